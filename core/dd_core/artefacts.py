@@ -1,0 +1,232 @@
+"""Expensive inputs that runs share: decoded folders, starting weights, experts, teachers, relabel banks.
+
+An artefact is named by the digest of the `ArtefactSpec` that determines it. It is made once, in independent
+parts, by parallel jobs; each part is one file that appears atomically, so an interrupted making goes on where
+it stopped and a half-made artefact is never handed over: `complete.json` is written last.
+
+    <cache>/artefacts/<kind>/<digest>/part-00000.safetensors ... complete.json
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from dd_core import parallel, store
+from dd_core.config import Config, digest, plain
+from dd_core.errors import UserError
+from dd_core.parallel import Workers
+
+Tensors = dict[str, np.ndarray]
+
+
+def cache_folder() -> Path:
+    """Where artefacts and downloads live: `$DD_APPS_CACHE`, else `~/.cache/dd-apps`."""
+    given = os.environ.get("DD_APPS_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dd-apps"
+
+
+class ArtefactSpec(Config):
+    """Everything that determines an artefact. Subclasses add fields, set `kind`, and make one part at a time.
+
+    What a part is made *from* (the images behind a fingerprint that is a field) is handed to `make_part` as
+    `resources`, and must be picklable where parts are made in parallel.
+    """
+
+    kind: ClassVar[str]
+
+    def digest(self) -> str:
+        """sha256 of kind and fields."""
+        return digest({"kind": self.kind, "spec": plain(self)})
+
+    def parts(self) -> int:
+        """How many independent parts it has."""
+        return 1
+
+    @abstractmethod
+    def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
+        """(tensors, facts) of one part; the same index gives the same bytes, whoever makes it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the making of one long part keeps its state, so that a kill costs minutes and not the part."""
+
+    path: Path
+
+    def load(self) -> dict[str, Any] | None:
+        """The state saved last, or None."""
+        return store.read_state(self.path)[0] if self.path.exists() else None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keep `state` (tensors and plain values) until the part is done."""
+        store.write_state(self.path, state, {})
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A complete artefact on disk. `content` is a digest of its very bytes."""
+
+    spec: ArtefactSpec
+    folder: Path
+    content: str
+
+    @property
+    def digest(self) -> str:
+        """The digest of the spec, which names it."""
+        return self.spec.digest()
+
+    def part(self, index: int) -> tuple[Tensors, dict[str, Any]]:
+        """(tensors, facts) of one part, checksums verified."""
+        tensors, body = store.read_container(_part_path(self.folder, index), store.ARTEFACT)
+        return tensors, body["facts"]
+
+    def __len__(self) -> int:
+        return self.spec.parts()
+
+    def __iter__(self) -> Iterator[tuple[Tensors, dict[str, Any]]]:
+        return (self.part(index) for index in range(len(self)))
+
+
+def get(
+    spec: ArtefactSpec, *, resources: Any = None, workers: Workers | None = None, cache: Path | None = None
+) -> Artefact:
+    """The artefact of `spec`: found, or made (missing parts only) and then found.
+
+    Two processes that want the same artefact take turns. Raises what `make_part` raises.
+    """
+    folder = (cache or cache_folder()) / "artefacts" / spec.kind / spec.digest()
+    if (found := _find(spec, folder)) is not None:
+        return found
+    with _locked(folder):
+        if (found := _find(spec, folder)) is not None:
+            return found
+        store.remove_leftovers(folder)
+        missing = [i for i in range(spec.parts()) if not _part_path(folder, i).exists()]
+        jobs = [_PartJob(spec, index, folder, resources) for index in missing]
+        for _ in parallel.run(_make_part, jobs, workers=workers):
+            pass
+        _complete(spec, folder)
+    made = _find(spec, folder)
+    assert made is not None
+    return made
+
+
+def _part_path(folder: Path, index: int) -> Path:
+    return folder / f"part-{index:05d}.safetensors"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with store.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _find(spec: ArtefactSpec, folder: Path) -> Artefact | None:
+    if not (folder / "complete.json").exists():
+        return None
+    return Artefact(spec, folder, store.read_json(folder / "complete.json")["content"])
+
+
+@dataclass(frozen=True)
+class _PartJob:
+    spec: ArtefactSpec
+    index: int
+    folder: Path
+    resources: Any
+
+
+def _make_part(job: _PartJob) -> None:
+    progress = Progress(job.folder / f"part-{job.index:05d}.progress")
+    tensors, facts = job.spec.make_part(job.index, resources=job.resources, progress=progress)
+    body = {"artefact": job.spec.digest(), "index": job.index, "facts": dict(facts)}
+    store.write_container(_part_path(job.folder, job.index), store.ARTEFACT, tensors, body)
+    progress.path.unlink(missing_ok=True)
+
+
+def _complete(spec: ArtefactSpec, folder: Path) -> None:
+    sums = [store.file_sha256(_part_path(folder, index)) for index in range(spec.parts())]
+    facts = {"kind": spec.kind, "spec": plain(spec), "digest": spec.digest(), "parts": sums, "content": digest(sums)}
+    store.write_json(folder / "complete.json", facts)
+
+
+# --- what is there ------------------------------------------------------------------------------------------
+
+
+def listing(cache: Path | None = None) -> list[dict[str, Any]]:
+    """Every artefact in the cache: kind, digest, whether it is complete, bytes, and its spec where complete."""
+    root = (cache or cache_folder()) / "artefacts"
+    rows: list[dict[str, Any]] = []
+    for folder in sorted(root.glob("*/*")):
+        facts = store.read_json(folder / "complete.json") if (folder / "complete.json").exists() else {}
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        row = {"kind": folder.parent.name, "digest": folder.name, "complete": bool(facts), "bytes": size}
+        rows.append({**row, "spec": facts.get("spec", {}), "folder": str(folder)})
+    return rows
+
+
+def prune(*, everything: bool = False, cache: Path | None = None) -> list[dict[str, Any]]:
+    """Remove half-made artefacts, or all of them; one that a process is making right now is left alone."""
+    removed: list[dict[str, Any]] = []
+    for row in listing(cache):
+        if row["complete"] and not everything:
+            continue
+        lock = FileLock(Path(row["folder"]) / "lock")
+        try:
+            with store.disk_errors(Path(row["folder"])), lock.acquire(timeout=0):
+                shutil.rmtree(row["folder"])
+        except Timeout:
+            continue
+        removed.append(row)
+    return removed
+
+
+class StartingWeights(ArtefactSpec):
+    """A pool of freshly initialised networks: part i holds the parameters of network i, in `parameters()` order."""
+
+    kind: ClassVar[str] = "starting-weights"
+
+    network: str
+    in_channels: int
+    classes: int
+    image_size: tuple[int, int]
+    count: int
+    seed: int
+
+    def parts(self) -> int:
+        """One network a part."""
+        return self.count
+
+    def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
+        """Initialise network `index` from its own stream."""
+        from dd_core import networks
+
+        if self.count < 1:
+            raise UserError(f"a pool of {self.count} networks is empty")
+        network = networks.build(
+            self.network,
+            in_channels=self.in_channels,
+            classes=self.classes,
+            image_size=self.image_size,
+            seed=self.seed,
+            stream="starting-weights",
+            step=index,
+        )
+        state = network.state_dict()
+        tensors = {f"t{position}": value.numpy() for position, value in enumerate(state.values())}
+        return tensors, {"names": list(state)}

@@ -1,0 +1,134 @@
+"""The base of every value that is written to disk or typed by a user, and its one canonical text.
+
+Canonical JSON (sorted keys, no spaces, ASCII) gives a value one digest, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dd_core.errors import UserError, nearest
+
+
+class Config(BaseModel):
+    """A frozen value with no unknown keys and no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def plain(value: object) -> Any:
+    """`value` as dictionaries, lists and scalars."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def canonical(value: object) -> str:
+    """The one JSON text of `value`; raises ValueError for NaN and infinities."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: object) -> str:
+    """sha256 of the canonical text, in hexadecimal."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def decode(model: type[C], data: object, *, where: str = "", key: str = "") -> C:
+    """`data` (from TOML or JSON) as a `model`.
+
+    Raises `UserError` with one line: `where: key.path: what is wrong`. Lists become tuples.
+    """
+    try:
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise UserError(_first_line(model, error, where=where, key=key)) from None
+    except (TypeError, ValueError) as error:
+        raise UserError(": ".join(part for part in (where, key, str(error)) if part)) from None
+
+
+def _first_line(model: type[BaseModel], error: ValidationError, *, where: str, key: str) -> str:
+    found = error.errors(include_url=False)
+    # a misspelt key also leaves the right one missing: name the misspelling
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join([key, *path] if key else path)
+    if first["type"] == "extra_forbidden":
+        what = f"unknown key{nearest(path[-1], _keys_at(model, path[:-1]))}"
+    elif first["type"] == "missing":
+        what = "required, but not given"
+    elif first["type"] == "value_error":
+        what = str(first["ctx"]["error"])
+    else:
+        what = f"{first['msg'][0].lower()}{first['msg'][1:]} (given: {_short(first['input'])})"
+    return ": ".join(part for part in (where, dotted, what) if part)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys of the model nested at `path`; of `model` itself where the path cannot be followed."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = _models_in(field.annotation) if field else []
+        model = inner[0] if inner else model
+    return list(model.model_fields)
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+    """Key-by-key lines `key: old -> new` for two nested dictionaries, in key order."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}{key}"
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += difference(before, after, prefix=f"{name}.")
+        elif before != after:
+            lines.append(f"{name}: {_short(before)} -> {_short(after)}")
+    return lines
+
+
+def describe(model: type[BaseModel]) -> list[dict[str, str]]:
+    """Every key of a model: name, type, default and meaning (the description states the unit)."""
+    rows: list[dict[str, str]] = []
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+        rows.append(
+            {
+                "key": name,
+                "type": _type_name(field.annotation),
+                "default": default,
+                "meaning": field.description or "",
+            }
+        )
+    return rows
+
+
+def _default(value: object) -> str:
+    return json.dumps(plain(value))
+
+
+def _type_name(annotation: object) -> str:
+    if get_origin(annotation) is Literal:
+        return " | ".join(json.dumps(choice) for choice in get_args(annotation))
+    if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
+        return " | ".join(_type_name(part) for part in get_args(annotation))
+    if annotation is type(None):
+        return "none"
+    if get_origin(annotation) is tuple:
+        return f"list of {_type_name(get_args(annotation)[0])}"
+    return getattr(annotation, "__name__", str(annotation))

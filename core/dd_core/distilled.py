@@ -1,0 +1,259 @@
+"""A distilled set and what travels with it. Values only: no disk, and no torch until a tensor is asked for.
+
+`stored -> raw -> network input` is decided by `Pixels` and by nothing else, so that a set cannot be fed to
+a network with somebody else's normalisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field, JsonValue, model_validator
+
+from dd_core.config import Config
+from dd_core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import TensorDataset
+
+
+class Size(Config):
+    """How many synthetic images: `ipc` a class, or `images` in all (dealt evenly, first classes first)."""
+
+    ipc: int | None = Field(default=None, ge=1, description="images per class")
+    images: int | None = Field(default=None, ge=1, description="images in all")
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Size:
+        if (self.ipc is None) == (self.images is None):
+            raise ValueError("give either ipc (images per class) or images (in all)")
+        return self
+
+    def per_class(self, classes: int) -> tuple[int, ...]:
+        """Images of each class; raises `UserError` where a class would get none."""
+        if self.ipc is not None:
+            return (self.ipc,) * classes
+        assert self.images is not None
+        if self.images < classes:
+            raise UserError(f"{self.images} images for {classes} classes; at least {classes} are needed")
+        share, rest = divmod(self.images, classes)
+        return tuple(share + (index < rest) for index in range(classes))
+
+
+class Pixels(Config):
+    """What the stored numbers are. The network's input is `(raw - mean) / std` with raw in [0, 1].
+
+    `raw`: uint8 stands for value / 255, a float for itself. `normalised`: the stored float *is* the input.
+    """
+
+    space: Literal["raw", "normalised"]
+    mean: tuple[float, ...] = Field(min_length=1)
+    std: tuple[float, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Pixels:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+
+class ScheduledStep(Config):
+    """One step of a learned training order: which block of images, and the learning rate for it."""
+
+    epoch: int = Field(ge=0)
+    step: int = Field(ge=0, description="block of images, class-major within it")
+    learning_rate: float = Field(gt=0)
+
+
+class Recipe(Config):
+    """How to train on the set, as its method meant it."""
+
+    network: str = Field(description="network that the set was distilled with")
+    optimiser: Literal["sgd", "adamw"] = Field(default="sgd")
+    learning_rate: float = Field(default=0.01, gt=0, description="of the optimiser")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser")
+    schedule: Literal["constant", "step", "cosine"] = Field(
+        default="step", description="step: times 0.1 after half of the epochs; cosine: to zero"
+    )
+    epochs: int = Field(default=300, ge=1, description="passes over the set")
+    batch_size: int = Field(default=256, ge=1, description="images in a mini-batch")
+    augmentation: str = Field(default="none", description="DSA strategy, tokens joined by _")
+    temperature: float = Field(default=1.0, gt=0, description="of soft targets")
+    initialisation: str = Field(
+        default="default", description="'default' or 'xavier' distribution, or sha256:... of the very weights"
+    )
+    steps: tuple[ScheduledStep, ...] = Field(
+        default=(), description="learned order and rates; where given, plain SGD over it replaces the epochs"
+    )
+
+
+class Environment(Config):
+    """What took part in computing a set and can change its last bits."""
+
+    dd_apps: str
+    python: str
+    torch: str
+    numpy: str
+    device: str
+    threads: int
+
+
+class Provenance(Config):
+    """Where a set came from: everything that determines it, and no time, host or path."""
+
+    source: str
+    fingerprint: str
+    source_images: int
+    method: str
+    config: dict[str, JsonValue]
+    size: Size
+    seed: int
+    artefacts: tuple[str, ...] = ()
+    environments: tuple[Environment, ...] = Field(
+        min_length=1, description="of each part of the run, in order; more than one where it was resumed elsewhere"
+    )
+
+
+class Manifest(Config):
+    """Everything about a set that is not a tensor."""
+
+    task: Literal["classification", "self-supervised"] = "classification"
+    classes: tuple[str, ...]
+    pixels: Pixels
+    targets: Literal["none", "probabilities", "logits", "features"] = "none"
+    recipe: Recipe
+    provenance: Provenance | None = Field(
+        default=None, description="filled in by the runner; absent from a set that a program put together"
+    )
+
+
+IMAGE_DTYPES = ("uint8", "float16", "float32")
+
+
+@dataclass(frozen=True, eq=False)
+class DistilledSet:
+    """Synthetic images with what is needed to use them.
+
+    images: (N, C, H, W) uint8, float16 or float32; labels: (N,) int64 or None; targets: (N, K) class
+    probabilities or logits, (N, D) features, or None. The arrays are read-only. Raises `UserError` where the
+    parts do not fit together.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    manifest: Manifest
+    targets: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        for problem in _problems(self):
+            raise UserError(f"not a distilled set: {problem}")
+        for name in ("images", "labels", "targets"):
+            array = getattr(self, name)
+            if array is not None and (array.flags.writeable or not array.flags.c_contiguous):
+                array = np.array(array, order="C")
+                array.flags.writeable = False
+                object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+        return self.manifest.classes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of images and targets as stored (a hard label is counted as nothing, for everybody)."""
+        return self.images.nbytes + (0 if self.targets is None else self.targets.nbytes)
+
+    def raw(self) -> np.ndarray:
+        """(N, C, H, W) float32 pixels, where [0, 1] is black to white; learned pixels may lie outside."""
+        if self.images.dtype == np.uint8:
+            return self.images.astype(np.float32) / np.float32(255)
+        values = self.images.astype(np.float32)
+        if self.manifest.pixels.space == "raw":
+            return values
+        mean, std = _channels(self.manifest.pixels)
+        return values * std + mean
+
+    def inputs(self) -> torch.Tensor:
+        """(N, C, H, W) float32 tensor, exactly what a network is to be fed."""
+        import torch
+
+        if self.manifest.pixels.space == "normalised":
+            return torch.from_numpy(self.images.astype(np.float32))
+        mean, std = _channels(self.manifest.pixels)
+        return torch.from_numpy((self.raw() - mean) / std)
+
+    def as_dataset(self) -> TensorDataset:
+        """A torch `Dataset` of (network input[, label][, target]), normalised as the set says."""
+        import torch
+        from torch.utils.data import TensorDataset
+
+        parts = [self.inputs()]
+        parts += [torch.tensor(array) for array in (self.labels, self.targets) if array is not None]
+        return TensorDataset(*parts)
+
+    def quantised(self) -> DistilledSet:
+        """The same set with uint8 raw pixels: one byte a value, as a replay buffer stores it."""
+        if self.images.dtype == np.uint8:
+            return self
+        pixels = self.manifest.pixels.model_copy(update={"space": "raw"})
+        images = np.rint(np.clip(self.raw(), 0, 1) * 255).astype(np.uint8)
+        return replace(self, images=images, manifest=self.manifest.model_copy(update={"pixels": pixels}))
+
+
+def _channels(pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
+    shape = (1, -1, 1, 1)
+    return np.float32(pixels.mean).reshape(shape), np.float32(pixels.std).reshape(shape)
+
+
+def _problems(ds: DistilledSet) -> list[str]:
+    """What is wrong with a set, in words; reading a file runs this too."""
+    images, manifest = ds.images, ds.manifest
+    if images.ndim != 4 or 0 in images.shape:
+        return [f"images have shape {images.shape}, not (N, C, H, W)"]
+    found: list[str] = []
+    if images.dtype.name not in IMAGE_DTYPES:
+        found.append(f"images are {images.dtype.name}, not one of {', '.join(IMAGE_DTYPES)}")
+    if images.shape[1] != len(manifest.pixels.mean):
+        found.append(f"{images.shape[1]} channels, but the normalisation has {len(manifest.pixels.mean)}")
+    if images.dtype == np.uint8 and manifest.pixels.space != "raw":
+        found.append("uint8 pixels cannot be normalised ones")
+    return found + _label_problems(ds) + _target_problems(ds) + _value_problems(ds)
+
+
+def _label_problems(ds: DistilledSet) -> list[str]:
+    if ds.labels is None:
+        return ["a classification set needs labels"] if ds.manifest.task == "classification" else []
+    if ds.labels.dtype != np.int64 or ds.labels.shape != (len(ds.images),):
+        return [f"labels are {ds.labels.dtype.name} {ds.labels.shape}, not int64 ({len(ds.images)},)"]
+    if ds.labels.min() < 0 or ds.labels.max() >= len(ds.classes):
+        return [f"labels run from {ds.labels.min()} to {ds.labels.max()} for {len(ds.classes)} classes"]
+    return []
+
+
+def _target_problems(ds: DistilledSet) -> list[str]:
+    kind, targets = ds.manifest.targets, ds.targets
+    if (kind == "none") != (targets is None):
+        return [f"the manifest says targets are '{kind}', and the set has {'none' if targets is None else 'some'}"]
+    if targets is None:
+        return []
+    if targets.ndim != 2 or len(targets) != len(ds.images) or targets.dtype.name not in IMAGE_DTYPES[1:]:
+        return [f"targets are {targets.dtype.name} {targets.shape}, not float (N, K)"]
+    if kind != "features" and targets.shape[1] != len(ds.classes):
+        return [f"targets have {targets.shape[1]} columns for {len(ds.classes)} classes"]
+    return []
+
+
+def _value_problems(ds: DistilledSet) -> list[str]:
+    arrays: dict[str, Any] = {"images": ds.images, "targets": ds.targets}
+    floats = {name: array for name, array in arrays.items() if array is not None and array.dtype.kind == "f"}
+    return [f"{name} hold a value that is not finite" for name, array in floats.items() if not np.isfinite(array).all()]

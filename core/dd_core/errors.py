@@ -1,0 +1,62 @@
+"""What can go wrong, and the exit code of each kind."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class DDError(Exception):
+    """A failure with one clear line for the user and an exit code for the shell."""
+
+    exit_code = 1
+
+
+class UserError(DDError):
+    """The user's input cannot be used: a wrong name, key, file, size or data set."""
+
+    exit_code = 2
+
+
+class Diverged(DDError):
+    """A loss, gradient or learned value stopped being finite."""
+
+    exit_code = 3
+
+
+class OutOfResources(DDError):
+    """Memory, disk or the time that was allowed ran out."""
+
+    exit_code = 4
+
+
+class Interrupted(DDError):
+    """A signal asked the run to stop; it stopped at a step's end and can be resumed."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known name closest to `given`, or an empty string."""
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def unknown_name(what: str, given: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is in no table: says what was given, what is near, what there is."""
+    known = sorted(known)
+    return UserError(f"unknown {what} '{given}'{nearest(given, known)} (known: {', '.join(known)})")
+
+
+def require_finite(**values: float) -> None:
+    """Raise `Diverged` naming the first value that is not finite.
+
+    A method calls this between computing its loss and gradients and using them, so that a state that
+    reached a checkpoint is always finite.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{name} is {float(value)}; the run stopped before this update")

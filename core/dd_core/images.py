@@ -1,0 +1,198 @@
+"""Images with labels: the `Source` protocol that methods draw from, and the in-memory one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from dd_core.errors import UserError
+from dd_core.streams import generator
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Real images, in memory or on disk. Pixels are always uint8 (n, C, H, W)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> Int64[Tensor, " N"] | None:
+        """(N,) class indices, or None for a self-supervised source."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """A digest of everything a method can see of the source."""
+        ...
+
+    def take(self, indices: Int64[Tensor, " n"]) -> UInt8[Tensor, "n C H W"]:
+        """The images at `indices`, in that order."""
+        ...
+
+    def batches(self, size: int) -> Iterator[UInt8[Tensor, "n C H W"]]:
+        """All images in order, `size` at a time."""
+        ...
+
+    def subset(self, indices: Int64[Tensor, " n"]) -> Source:
+        """A source of the images at `indices`, with the same classes."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Images in memory. images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: their names.
+
+    Raises `UserError` where the parts do not fit together.
+    """
+
+    images: UInt8[Tensor, "N C H W"]
+    labels: Int64[Tensor, " N"] | None
+    classes: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or 0 in self.images.shape:
+            raise UserError(
+                f"{self.name}: images must be uint8 (N, C, H, W), not {self.images.dtype} {tuple(self.images.shape)}"
+            )
+        if self.labels is None:
+            return
+        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self.images),):
+            raise UserError(f"{self.name}: labels must be int64 ({len(self.images)},), one for each image")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise UserError(f"{self.name}: labels run from {low} to {high}, but there are {len(self.classes)} classes")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def fingerprint(self) -> str:
+        """sha256 over classes, shapes, labels and pixels."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.classes, tuple(self.images.shape), self.labels is None)).encode())
+        if self.labels is not None:
+            digest.update(self.labels.contiguous().numpy().data)
+        digest.update(self.images.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def take(self, indices: Int64[Tensor, " n"]) -> UInt8[Tensor, "n C H W"]:
+        """The images at `indices`, in that order."""
+        return self.images[indices]
+
+    def batches(self, size: int) -> Iterator[UInt8[Tensor, "n C H W"]]:
+        """All images in order, `size` at a time, without copying."""
+        yield from self.images.split(size)
+
+    def subset(self, indices: Int64[Tensor, " n"]) -> LabelledImages:
+        """The images at `indices`, with the same classes."""
+        labels = None if self.labels is None else self.labels[indices]
+        return LabelledImages(self.images[indices], labels, self.classes, self.name)
+
+    def split(self, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
+        """(rest, held out): `fraction` of each class is held out, drawn by `seed`."""
+        held, rest = split_indices(self, fraction, seed)
+        return self.subset(rest), self.subset(held)
+
+    def of_classes(self, wanted: Sequence[int]) -> LabelledImages:
+        """Only these classes, relabelled 0.. in the order given."""
+        labels = require_labels(self)
+        position = torch.full((len(self.classes),), -1, dtype=torch.int64)
+        position[list(wanted)] = torch.arange(len(wanted))
+        chosen = (position[labels] >= 0).nonzero().flatten()
+        names = tuple(self.classes[index] for index in wanted)
+        return LabelledImages(self.images[chosen], position[labels[chosen]], names, self.name)
+
+    def channel_stats(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """See `channel_stats`."""
+        return channel_stats(self)
+
+
+def require_labels(source: Source) -> Int64[Tensor, " N"]:
+    """The labels; raises `UserError` for a source without them."""
+    if source.labels is None:
+        raise UserError(f"{source.name} has no labels, and this needs them")
+    return source.labels
+
+
+def indices_by_class(source: Source) -> list[Int64[Tensor, " n"]]:
+    """For each class, the indices of its images; raises `UserError` for a class without any."""
+    labels = require_labels(source)
+    order = torch.argsort(labels, stable=True)
+    counts = torch.bincount(labels, minlength=len(source.classes))
+    for index, count in enumerate(counts.tolist()):
+        if count == 0:
+            raise UserError(f"{source.name}: class '{source.classes[index]}' has no images")
+    return list(order.split(counts.tolist()))
+
+
+def split_indices(
+    source: Source, fraction: float, seed: int
+) -> tuple[Int64[Tensor, " held"], Int64[Tensor, " rest"]]:
+    """(held out, rest), both sorted: `fraction` of each class, at least one image on either side.
+
+    Raises `UserError` for a fraction outside (0, 1) and for a class of one image.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"a split needs a fraction between 0 and 1, not {fraction}")
+    held: list[Tensor] = []
+    rest: list[Tensor] = []
+    for index, members in enumerate(indices_by_class(source)):
+        if len(members) < 2:
+            raise UserError(f"{source.name}: class '{source.classes[index]}' has one image and cannot be split")
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        order = torch.randperm(len(members), generator=generator(seed, "split", index))
+        held.append(members[order[:count]])
+        rest.append(members[order[count:]])
+    return torch.cat(held).sort().values, torch.cat(rest).sort().values
+
+
+def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of each channel with pixels in [0, 1], exact: from a histogram of the 256 values.
+
+    A constant channel gets std 1, so that it normalises to zero.
+    """
+    channels = source.image_shape[0]
+    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    for batch in source.batches(4096):
+        for channel in range(channels):
+            counts[channel] += torch.bincount(batch[:, channel].flatten(), minlength=256)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    weights = counts.double() / counts.sum(1, keepdim=True)
+    mean = weights @ values
+    std = (weights @ values.square() - mean.square()).clamp(min=0).sqrt()
+    std = torch.where(std > 0, std, torch.ones_like(std))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def normalise(
+    images: UInt8[Tensor, "n C H W"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "n C H W"]:
+    """float32 network input `(image / 255 - mean) / std`, on the images' device."""
+    shape = (1, -1, 1, 1)
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(shape)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(shape)
+    return images.float() * scale + offset

@@ -1,0 +1,115 @@
+"""The names of networks that a user can type, and what they mean; imports no torch.
+
+A ConvNet is spelled `convnet-DEPTH` and then any of the tokens below, in any order and separated by dashes:
+`convnet-3`, `convnet-4-w64-batchnorm`, `convnet-2-nopool-leakyrelu`. Everything else is a fixed word or a
+library's name followed by that library's own model name: `timm:resnet18`, `torchvision:vgg11`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dd_core.errors import UserError, nearest, unknown_name
+
+NETWORKS = {
+    "convnet-3": "the literature's ConvNet: 3 blocks, 128 wide, instance norm, relu, average pooling (32 px)",
+    "convnet-4": "the same with 4 blocks (64 px); any depth works while the image is large enough",
+    "convnet-3-w32": "the same, 32 wide; w16, w64, ... likewise",
+    "convnet-3-batchnorm": "another norm: instancenorm (default), batchnorm, layernorm, groupnorm, nonorm",
+    "convnet-3-leakyrelu": "another activation: relu (default), leakyrelu, sigmoid",
+    "convnet-3-maxpool": "another pooling: avgpool (default), maxpool, nopool",
+    "lenet": "LeNet with relu: 6 and 16 convolutions of 5x5, then 120 and 84 units",
+    "alexcifarnet": "AlexNet for CIFAR: two 5x5 convolutions of 64 with local response norm, 384 and 192 units",
+    "timm:NAME": "any timm image classifier, from scratch: timm:resnet18, timm:vit_tiny_patch16_224",
+    "torchvision:NAME": "any torchvision image classifier, from scratch: torchvision:resnet18, torchvision:vgg11",
+}
+
+FAMILIES = ("convnet", "lenet", "alexcifarnet", "timm", "torchvision")
+
+TOKENS = {
+    "nonorm": ("norm", "none"),
+    "batchnorm": ("norm", "batch"),
+    "layernorm": ("norm", "layer"),
+    "instancenorm": ("norm", "instance"),
+    "groupnorm": ("norm", "group"),
+    "relu": ("activation", "relu"),
+    "leakyrelu": ("activation", "leakyrelu"),
+    "sigmoid": ("activation", "sigmoid"),
+    "avgpool": ("pool", "avg"),
+    "maxpool": ("pool", "max"),
+    "nopool": ("pool", "none"),
+}
+
+GROUPS = 4  # of the group norm, as in the literature
+
+
+@dataclass(frozen=True)
+class ConvNetSpec:
+    """What the name of a ConvNet says."""
+
+    depth: int
+    width: int = 128
+    norm: str = "instance"
+    activation: str = "relu"
+    pool: str = "avg"
+
+
+def available() -> list[tuple[str, str]]:
+    """Each name, or pattern of names, with its one-line meaning; what `dd-apps list networks` shows."""
+    return list(NETWORKS.items())
+
+
+def family(name: str) -> str:
+    """The family of `name`, one of `FAMILIES`, after checking all that can be checked without torch.
+
+    Raises `UserError` naming the word that is wrong. Whether timm or torchvision has the model is asked
+    when it is built.
+    """
+    library, colon, model = name.partition(":")
+    if colon and library in ("timm", "torchvision"):
+        if not model:
+            raise UserError(f"network '{name}' names no model; type for example '{library}:resnet18'")
+        return library
+    first = name.partition("-")[0]
+    if first == "convnet":
+        parse_convnet(name)
+        return first
+    if name in ("lenet", "alexcifarnet"):
+        return name
+    raise unknown_name("network", name, NETWORKS)
+
+
+def parse_convnet(name: str) -> ConvNetSpec:
+    """The spec that `convnet-DEPTH[-TOKEN]...` spells; raises `UserError` naming the token that is wrong."""
+    _, *words = name.split("-")
+    if not words or not _is_positive(words[0]):
+        raise UserError(f"network '{name}' must start with its depth, as in 'convnet-3'")
+    fields: dict[str, int | str] = {}
+    for word in words[1:]:
+        field, value = _token(word)
+        if field in fields:
+            raise UserError(f"network '{name}' gives its {field} twice: '{word}' is one too many")
+        fields[field] = value
+    spec = ConvNetSpec(
+        depth=int(words[0]),
+        width=int(fields.get("width", ConvNetSpec.width)),
+        norm=str(fields.get("norm", ConvNetSpec.norm)),
+        activation=str(fields.get("activation", ConvNetSpec.activation)),
+        pool=str(fields.get("pool", ConvNetSpec.pool)),
+    )
+    if spec.norm == "group" and spec.width % GROUPS:
+        raise UserError(f"network '{name}': groupnorm has {GROUPS} groups, so {spec.width} is no possible width")
+    return spec
+
+
+def _token(word: str) -> tuple[str, int | str]:
+    if word in TOKENS:
+        return TOKENS[word]
+    if word[:1] == "w" and _is_positive(word[1:]):
+        return "width", int(word[1:])
+    known = ", ".join(["w32", *TOKENS])
+    raise UserError(f"unknown token '{word}' in a convnet's name{nearest(word, TOKENS)} (known: {known})")
+
+
+def _is_positive(word: str) -> bool:
+    return word.isascii() and word.isdigit() and int(word) > 0

@@ -1,0 +1,124 @@
+"""Independent jobs through joblib: local processes, Ray or Dask. Results come back in the order of the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal, TypeVar, get_args
+
+from pydantic import Field
+
+from dd_core.config import Config
+from dd_core.errors import UserError, unknown_name
+
+Engine = Literal["processes", "ray", "dask"]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Workers(Config):
+    """Who runs independent jobs. `threads` can change the last bits of a result, `count` and `engine` cannot."""
+
+    count: int = Field(default=1, ge=1, description="jobs at the same time")
+    engine: Engine = Field(default="processes", description="what runs them")
+    threads: int = Field(default=1, ge=1, description="CPU threads of each job")
+
+
+def check_engine(name: str) -> Engine:
+    """`name` as an engine; raises `UserError` for an unknown one."""
+    for engine in get_args(Engine):
+        if name == engine:
+            return engine
+    raise unknown_name("engine for --parallel", name, get_args(Engine))
+
+
+def run(
+    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: Workers | None = None
+) -> Iterator[Result]:
+    """`function` of each job, lazily and in order. Function and jobs must be picklable.
+
+    A job runs in this process where there is one local worker. Raises what a job raises.
+    """
+    import joblib
+
+    workers = workers or Workers()
+    if workers.engine == "processes" and workers.count == 1:
+        for job in jobs:
+            yield _with_threads(function, job, workers.threads)
+        return
+    with _backend(workers):
+        # loky is told the thread count too, so that libraries that read it at import start right
+        parallel = joblib.Parallel(n_jobs=workers.count, return_as="generator")
+        yield from parallel(joblib.delayed(_with_threads)(function, job, workers.threads) for job in jobs)
+
+
+def _with_threads(function: Callable[[Job], Result], job: Job, threads: int) -> Result:
+    with thread_count(threads):
+        return function(job)
+
+
+@contextmanager
+def thread_count(threads: int) -> Iterator[None]:
+    """Run a block with this many CPU threads in torch, and put the number back."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _backend(workers: Workers):
+    import joblib
+
+    if workers.engine == "ray":
+        return _ray(workers)
+    if workers.engine == "dask":
+        return _dask(workers)
+    return joblib.parallel_config(backend="loky", inner_max_num_threads=workers.threads)
+
+
+@contextmanager
+def _ray(workers: Workers) -> Iterator[None]:
+    """Ray's own joblib backend, on the cluster of RAY_ADDRESS or on a local Ray started for the occasion."""
+    import os
+
+    import joblib
+
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise UserError("--parallel ray needs Ray: pip install 'dd-apps[ray]'") from None
+    ours = not ray.is_initialized()
+    if ours and "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+    elif ours:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(num_cpus=workers.count, include_dashboard=False, log_to_driver=False)
+    register_ray()
+    try:
+        with joblib.parallel_config(backend="ray"):
+            yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+@contextmanager
+def _dask(workers: Workers) -> Iterator[None]:
+    """Dask's joblib backend, on the current client or on local processes started for the occasion."""
+    import joblib
+
+    try:
+        from distributed import Client, LocalCluster, default_client
+    except ImportError:
+        raise UserError("--parallel dask needs Dask: pip install 'distributed'") from None
+    try:
+        running = nullcontext(default_client())
+    except ValueError:
+        running = Client(LocalCluster(n_workers=workers.count, threads_per_worker=1, dashboard_address=None))
+    with running, joblib.parallel_config(backend="dask"):
+        yield

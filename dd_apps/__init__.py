@@ -1,0 +1,1 @@
+"""Three applications of distilled sets: continual learning, architecture search, transfer."""

@@ -43,6 +43,7 @@ class ArtefactSpec(Config):
     """
 
     kind: ClassVar[str]
+    uses_torch: ClassVar[bool] = True  # False spares the jobs that make parts the import
 
     def digest(self) -> str:
         """sha256 of kind and fields."""
@@ -113,7 +114,7 @@ def get(
         store.remove_leftovers(folder)
         missing = [i for i in range(spec.parts()) if not _part_path(folder, i).exists()]
         jobs = [_PartJob(spec, index, folder, resources) for index in missing]
-        for _ in parallel.run(_make_part, jobs, workers=workers):
+        for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
             pass
         _complete(spec, folder)
     made = _find(spec, folder)

@@ -1,11 +1,11 @@
 """Differentiable siamese augmentation (DSA), for any batch on any device.
 
-Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021 (section 3.2 and the
-released code's ranges). A strategy is a list of kinds of transform, of which each call draws *one* for the
-whole batch. "Siamese" means that the real and the synthetic batch get the same transform.
+Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, with the ranges of
+their code. A strategy is a list of kinds of transform, of which each call draws *one* for the whole batch.
+"Siamese" means that the real and the synthetic batch get the same transform.
 
-Drawing is apart from transforming: `draw_parameters` makes a few numbers on the CPU, whatever the device of the
-images, and `apply` and the functions it calls are plain mathematics, differentiable in the images.
+Drawing is apart from transforming: `draw_parameters` makes a few numbers on the CPU, whatever the device of
+the images, and `apply` and the functions it calls are plain mathematics, twice differentiable in the images.
 
 Shapes: N images, C channels, H rows, W columns; R is 1 (one transform for all) or N (one for each).
 """
@@ -78,9 +78,7 @@ def dsa(
     return apply(images_NCHW, parameters, align_corners=align_corners)
 
 
-def draw_parameters(
-    strategy: str, *, rows: int, image_size: tuple[int, int], generator: torch.Generator
-) -> Parameters:
+def draw_parameters(strategy: str, *, rows: int, image_size: tuple[int, int], generator: torch.Generator) -> Parameters:
     """Draw a kind, then `rows` rows of its numbers (1 serves a batch of any size), on the CPU.
 
     `image_size` is (H, W) in pixels. Raises `UserError` for an unknown kind.
@@ -96,15 +94,15 @@ def draw_parameters(
 
 def _spread(kind: str, uniform: Tensor, *, image_size: tuple[int, int]) -> Tensor:
     """Turn numbers uniform in [0, 1) into the numbers of `kind`, uniform in their own ranges."""
-    sides = torch.tensor(image_size)
     if kind == "color":
         low = torch.tensor([-BRIGHTNESS, 0.0, 1 - CONTRAST])
         return low + uniform * torch.tensor([2 * BRIGHTNESS, SATURATION, 2 * CONTRAST])
     if kind == "crop":
-        largest = _portion(sides, CROP_FRACTION)
+        largest = torch.tensor([_portion(side, CROP_FRACTION) for side in image_size])
         return (uniform * (2 * largest + 1)).floor() - largest
     if kind == "cutout":
-        return (uniform * (sides + 1 - _portion(sides, CUTOUT_FRACTION) % 2)).floor()
+        places = [side + 1 - _portion(side, CUTOUT_FRACTION) % 2 for side in image_size]
+        return (uniform * torch.tensor(places)).floor()
     if kind == "flip":
         return (uniform < FLIP_PROBABILITY).double()
     if kind == "scale":
@@ -115,10 +113,10 @@ def _spread(kind: str, uniform: Tensor, *, image_size: tuple[int, int]) -> Tenso
 def apply(
     images_NCHW: Float[Tensor, "N C H W"], parameters: Parameters, *, align_corners: bool = True
 ) -> Float[Tensor, "N C H W"]:
-    """Transform the images as drawn; the colour transforms come in the order brightness, saturation, contrast.
+    """Transform the images as drawn; color is brightness, saturation and contrast in any order.
 
-    `align_corners` is that of `grid_sample`, for scale and rotate alone: True in MTT and its successors, False
-    in the ECCV-2024 challenge's evaluator.
+    `align_corners` is that of `grid_sample`, for scale and rotate alone: True in MTT and its successors,
+    False in the ECCV-2024 challenge's evaluator.
     """
     kind, x = parameters.kind, images_NCHW
     # Not waiting for the copy is safe: these few numbers are not written to again.
@@ -169,7 +167,7 @@ def crop(x: Float[Tensor, "N C H W"], shift: Int[Tensor, "R 2"]) -> Float[Tensor
 
 
 def cutout(x: Float[Tensor, "N C H W"], centre: Int[Tensor, "R 2"]) -> Float[Tensor, "N C H W"]:
-    """Set a window of half of each side to 0; its part outside the image is lost. `centre` is (row, column)."""
+    """Set a window of half of each side to 0, as far as it is inside; `centre` is (row, column)."""
     inside = []
     for side, middle in ((x.shape[2], centre[:, 0]), (x.shape[3], centre[:, 1])):
         length = _portion(side, CUTOUT_FRACTION)
@@ -186,7 +184,8 @@ def flip(x: Float[Tensor, "N C H W"], flipped: Tensor) -> Float[Tensor, "N C H W
 def scale(
     x: Float[Tensor, "N C H W"], factor: Float[Tensor, "R 2"], *, align_corners: bool = True
 ) -> Float[Tensor, "N C H W"]:
-    """Sample the image, bilinear and 0 outside, at its coordinates times (factor_y, factor_x) from the centre."""
+    """Sample each image, bilinear and 0 outside, at its coordinates times (factor_y, factor_x)."""
+    # The coordinates start from the centre, so a factor above 1 shows the image smaller.
     zero = torch.zeros_like(factor[:, 0])
     rows = (factor[:, 1], zero, zero), (zero, factor[:, 0], zero)
     return _affine(x, rows, align_corners=align_corners)
@@ -195,9 +194,9 @@ def scale(
 def rotate(
     x: Float[Tensor, "N C H W"], angle: Float[Tensor, " R"], *, align_corners: bool = True
 ) -> Float[Tensor, "N C H W"]:
-    """Sample the image, bilinear and 0 outside, at its coordinates turned by `angle` (radians) about the centre.
+    """Sample each image, bilinear and 0 outside, at its coordinates turned by `angle` (radians).
 
-    The coordinates run from -1 to 1 on both axes, as in the paper's code, so an oblong image is sheared a little.
+    They run from -1 to 1 on both axes, as in the paper's code, so an oblong image is sheared a little.
     """
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     return _affine(x, ((cos, -sin, zero), (sin, cos, zero)), align_corners=align_corners)
@@ -214,7 +213,20 @@ def _away_from(mean: Tensor, x: Tensor, factor: Tensor) -> Tensor:
     return (x - mean) * factor.view(-1, 1, 1, 1) + mean
 
 
-def _portion(side, fraction: float):
-    """`fraction` of a side in whole pixels, halves rounded up; takes an int or a tensor of ints."""
-    whole = side * fraction + 0.5
-    return whole.long() if isinstance(whole, Tensor) else int(whole)
+def _portion(side: int, fraction: float) -> int:
+    """`fraction` of a side in whole pixels, halves rounded up."""
+    return int(side * fraction + 0.5)
+
+
+MIRRORED = ("digits", "mnist", "kmnist", "usps", "svhn")  # sources whose classes a flip would confuse
+
+
+def resolve_strategy(strategy: str, source_name: str) -> str:
+    """`auto` as a strategy: every kind, but no flip for sources of digits and letters; others as they are.
+
+    Raises `UserError` for a word that is no kind.
+    """
+    if strategy == "auto":
+        return "_".join(kind for kind in KINDS if kind != "flip" or source_name not in MIRRORED)
+    parse_strategy(strategy)
+    return strategy

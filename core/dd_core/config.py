@@ -63,7 +63,7 @@ def _first_line(model: type[BaseModel], error: ValidationError, *, where: str, k
     elif first["type"] == "missing":
         what = "required, but not given"
     elif first["type"] == "value_error":
-        what = str(first["ctx"]["error"])
+        what = str(first.get("ctx", {}).get("error", first["msg"]))
     else:
         what = f"{first['msg'][0].lower()}{first['msg'][1:]} (given: {_short(first['input'])})"
     return ": ".join(part for part in (where, dotted, what) if part)

@@ -211,8 +211,8 @@ class DistilledSet:
 
 
 def _channels(pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
-    shape = (1, -1, 1, 1)
-    return np.float32(pixels.mean).reshape(shape), np.float32(pixels.std).reshape(shape)
+    mean, std = (np.asarray(values, dtype=np.float32) for values in (pixels.mean, pixels.std))
+    return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
 
 
 def _problems(ds: DistilledSet) -> list[str]:

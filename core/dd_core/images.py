@@ -149,9 +149,7 @@ def indices_by_class(source: Source) -> list[Int64[Tensor, " n"]]:
     return list(order.split(counts.tolist()))
 
 
-def split_indices(
-    source: Source, fraction: float, seed: int
-) -> tuple[Int64[Tensor, " held"], Int64[Tensor, " rest"]]:
+def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Tensor, " held"], Int64[Tensor, " rest"]]:
     """(held out, rest), both sorted: `fraction` of each class, at least one image on either side.
 
     Raises `UserError` for a fraction outside (0, 1) and for a class of one image.

@@ -1,8 +1,8 @@
 """The names of networks that a user can type, and what they mean; imports no torch.
 
-A ConvNet is spelled `convnet-DEPTH` and then any of the tokens below, in any order and separated by dashes:
-`convnet-3`, `convnet-4-w64-batchnorm`, `convnet-2-nopool-leakyrelu`. Everything else is a fixed word or a
-library's name followed by that library's own model name: `timm:resnet18`, `torchvision:vgg11`.
+A ConvNet is spelled `convnet`, then perhaps its depth, then any of the tokens below, in any order and separated
+by dashes: `convnet`, `convnet-3`, `convnet-4-w64-batchnorm`, `convnet-2-nopool-leakyrelu`. Everything else is a
+fixed word or a library's name followed by that library's own model name: `timm:resnet18`, `torchvision:vgg11`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dd_core.errors import UserError, nearest, unknown_name
 
 NETWORKS = {
+    "convnet": "the literature's ConvNet with its depth for the image: 2 below 28 px, 3 to 32, 4 to 64, 5 to 128, ...",
     "convnet-3": "the literature's ConvNet: 3 blocks, 128 wide, instance norm, relu, average pooling (32 px)",
     "convnet-4": "the same with 4 blocks (64 px); any depth works while the image is large enough",
     "convnet-3-w32": "the same, 32 wide; w16, w64, ... likewise",
@@ -19,9 +20,9 @@ NETWORKS = {
     "convnet-3-leakyrelu": "another activation: relu (default), leakyrelu, sigmoid",
     "convnet-3-maxpool": "another pooling: avgpool (default), maxpool, nopool",
     "lenet": "LeNet with relu: 6 and 16 convolutions of 5x5, then 120 and 84 units",
-    "alexcifarnet": "AlexNet for CIFAR: two 5x5 convolutions of 64 with local response norm, 384 and 192 units",
+    "alexcifarnet": "AlexNet for CIFAR: two 5x5 convolutions of 64, local response norm, 384 and 192 units",
     "timm:NAME": "any timm image classifier, from scratch: timm:resnet18, timm:vit_tiny_patch16_224",
-    "torchvision:NAME": "any torchvision image classifier, from scratch: torchvision:resnet18, torchvision:vgg11",
+    "torchvision:NAME": "any torchvision image classifier, from scratch: torchvision:vgg11",
 }
 
 FAMILIES = ("convnet", "lenet", "alexcifarnet", "timm", "torchvision")
@@ -47,11 +48,17 @@ GROUPS = 4  # of the group norm, as in the literature
 class ConvNetSpec:
     """What the name of a ConvNet says."""
 
-    depth: int
+    depth: int | None  # None: what the literature uses for the image size
     width: int = 128
     norm: str = "instance"
     activation: str = "relu"
     pool: str = "avg"
+
+
+def usual_depth(image_size: tuple[int, int]) -> int:
+    """The ConvNet depth of the literature: 3 for 32 px, one more for each doubling, and 2 below 28 px."""
+    side = min(image_size)
+    return 2 if side < 28 else max(3, side.bit_length() - 3 + (side.bit_count() > 1))
 
 
 def available() -> list[tuple[str, str]]:
@@ -80,25 +87,24 @@ def family(name: str) -> str:
 
 
 def parse_convnet(name: str) -> ConvNetSpec:
-    """The spec that `convnet-DEPTH[-TOKEN]...` spells; raises `UserError` naming the token that is wrong."""
+    """The spec that `convnet[-DEPTH][-TOKEN]...` spells; raises `UserError` naming the token that is wrong."""
     _, *words = name.split("-")
-    if not words or not _is_positive(words[0]):
-        raise UserError(f"network '{name}' must start with its depth, as in 'convnet-3'")
+    depth = int(words.pop(0)) if words and _is_positive(words[0]) else None
     fields: dict[str, int | str] = {}
-    for word in words[1:]:
+    for word in words:
         field, value = _token(word)
         if field in fields:
             raise UserError(f"network '{name}' gives its {field} twice: '{word}' is one too many")
         fields[field] = value
     spec = ConvNetSpec(
-        depth=int(words[0]),
+        depth=depth,
         width=int(fields.get("width", ConvNetSpec.width)),
         norm=str(fields.get("norm", ConvNetSpec.norm)),
         activation=str(fields.get("activation", ConvNetSpec.activation)),
         pool=str(fields.get("pool", ConvNetSpec.pool)),
     )
     if spec.norm == "group" and spec.width % GROUPS:
-        raise UserError(f"network '{name}': groupnorm has {GROUPS} groups, so {spec.width} is no possible width")
+        raise UserError(f"network '{name}': the width must be a multiple of groupnorm's {GROUPS}")
     return spec
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 from pydantic import Field
 
@@ -33,26 +33,35 @@ def check_engine(name: str) -> Engine:
 
 
 def run(
-    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: Workers | None = None
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    *,
+    workers: Workers | None = None,
+    uses_torch: bool = True,
 ) -> Iterator[Result]:
     """`function` of each job, lazily and in order. Function and jobs must be picklable.
 
-    A job runs in this process where there is one local worker. Raises what a job raises.
+    A job runs in this process where there is one local worker. Raises what a job raises. Jobs without torch
+    say so: to set torch's thread count a worker imports torch, which takes seconds.
     """
     import joblib
 
     workers = workers or Workers()
+    threads = workers.threads if uses_torch else None
     if workers.engine == "processes" and workers.count == 1:
         for job in jobs:
-            yield _with_threads(function, job, workers.threads)
+            yield _with_threads(function, job, threads)
         return
     with _backend(workers):
         # loky is told the thread count too, so that libraries that read it at import start right
         parallel = joblib.Parallel(n_jobs=workers.count, return_as="generator")
-        yield from parallel(joblib.delayed(_with_threads)(function, job, workers.threads) for job in jobs)
+        results = parallel(joblib.delayed(_with_threads)(function, job, threads) for job in jobs)
+        yield from cast("Iterator[Result]", results)
 
 
-def _with_threads(function: Callable[[Job], Result], job: Job, threads: int) -> Result:
+def _with_threads(function: Callable[[Job], Result], job: Job, threads: int | None) -> Result:
+    if threads is None:
+        return function(job)
     with thread_count(threads):
         return function(job)
 

@@ -239,14 +239,16 @@ def _check_table(entries: dict[str, Any], body: dict[str, Any], data_bytes: int)
 
 
 def _offsets(name: str, entry: object) -> tuple[int, int]:
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    offsets: Any = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not _is_shape(offsets) or len(offsets) != 2:
         raise _Refused(f"tensor {name} has no place in the file")
     return offsets[0], offsets[1]
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 8 and all(type(side) is int and 0 <= side < 2**48 for side in value)
+    return (
+        isinstance(value, list) and len(value) <= 8 and all(type(side) is int and 0 <= side < 2**48 for side in value)
+    )
 
 
 def _read_tensors(file: BinaryIO, entries: dict[str, Any], table: dict[str, Any]) -> dict[str, np.ndarray]:

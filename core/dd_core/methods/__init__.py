@@ -1,0 +1,56 @@
+"""The table of methods: what a user types, and where it lives. One line a method."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from dd_core.config import decode
+from dd_core.distiller import MethodConfig
+from dd_core.errors import UserError, unknown_name
+
+METHODS = {
+    "average": "dd_core.methods.average:Average",
+    "dm": "dd_core.methods.dm:DistributionMatching",
+    "herding": "dd_core.methods.herding:Herding",
+    "k-means": "dd_core.methods.k_means:KMeans",
+    "random": "dd_core.methods.random:Random",
+}
+
+
+def names() -> list[str]:
+    """Every method that can be typed, other packages' (entry points `dd_core.methods`) included."""
+    return sorted({*METHODS, *_others()})
+
+
+def load(name: str) -> type[MethodConfig]:
+    """The config class of a method; imports that one module. Raises `UserError` for an unknown name."""
+    target = METHODS.get(name)
+    if target is None:
+        others = _others()
+        if name not in others:
+            raise unknown_name("method", name, names())
+        return others[name].load()
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def decode_method(table: Mapping[str, Any], *, where: str = "", key: str = "method") -> MethodConfig:
+    """The config of `{"name": ..., option: value, ...}`; raises `UserError` naming `key.option`."""
+    options = dict(table)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        prefix = f"{where}: " if where else ""
+        raise UserError(f"{prefix}{key}.name: required; one of {', '.join(names())}")
+    return decode(load(name), options, where=where, key=key)
+
+
+def method(name: str, **options: Any) -> MethodConfig:
+    """The config of a method, for programs: `method("dm", steps=500)`."""
+    return decode_method({"name": name, **options})
+
+
+def _others() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="dd_core.methods")}

@@ -1,0 +1,174 @@
+"""The folder of a run: its lock, its checkpoints, its metrics, and the refusal to mix two runs."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from pydantic import JsonValue
+
+from dd_core import device as devices
+from dd_core import store
+from dd_core.config import Config, decode, difference, plain
+from dd_core.distilled import DistilledSet, Environment, Size
+from dd_core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT = 2
+
+
+class Identity(Config):
+    """What a run is. Two runs with equal identities make the same set."""
+
+    source: str
+    fingerprint: str
+    method: str
+    config: dict[str, JsonValue]
+    size: Size
+    seed: int
+
+    def fields(self) -> dict[str, Any]:
+        """As keyword arguments of `Provenance`."""
+        return {name: getattr(self, name) for name in Identity.model_fields}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state after `step` steps; without a state, the beginning."""
+
+    step: int = 0
+    state: dict[str, Any] | None = None
+    seconds: float = 0.0
+    environments: tuple[Environment, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`FILE.run/` beside `FILE.safetensors`. All methods are called under its lock."""
+
+    out: Path
+    path: Path
+
+    @staticmethod
+    @contextmanager
+    def locked(out: Path, *, fresh: bool) -> Iterator[RunFolder]:
+        """The folder for `out`, for this process alone; `fresh` discards what is there.
+
+        Raises `UserError` for an `out` that cannot be written and where another process is at work.
+        """
+        _check_out(out)
+        folder = RunFolder(out, out.with_suffix(".run"))
+        with store.disk_errors(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder.path / "lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(
+                    f"{folder.path}: another run is at work here; wait for it, or use another --out"
+                ) from None
+        try:
+            folder.prepare(fresh=fresh)
+            yield folder
+        finally:
+            lock.release()
+
+    def prepare(self, *, fresh: bool) -> None:
+        """Remove what a killed writer left, and with `fresh` everything but the lock."""
+        store.remove_leftovers(self.path)
+        for leftover in self.out.parent.glob(f".{self.out.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        if fresh:
+            with store.disk_errors(self.path):
+                self.out.unlink(missing_ok=True)
+                for file in self.path.iterdir():
+                    if file.name != "lock":
+                        shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    def finished(self, identity: Identity) -> DistilledSet | None:
+        """The set at `out` if it is there and of this identity; raises `UserError` if it is of another one."""
+        if not self.out.exists():
+            return None
+        ds = store.read_set(self.out)
+        made = ds.manifest.provenance
+        if made is None:
+            raise UserError(f"{self.out}: a set that no run made is there; use another --out, or --fresh to replace it")
+        theirs = {name: plain(getattr(made, name)) for name in Identity.model_fields}
+        self._refuse_difference(self.out, theirs, identity)
+        return ds
+
+    def latest(self, identity: Identity, say: Callable[[str], None]) -> Checkpoint:
+        """The newest checkpoint that can be read; raises `UserError` if it is of another identity."""
+        for path in reversed(self._checkpoints()):
+            try:
+                state, body = store.read_state(path)
+            except UserError as error:
+                say(f"{error}; going back to the one before")
+                continue
+            self._refuse_difference(self.path, body["identity"], identity)
+            environments = tuple(decode(Environment, one) for one in body["environments"])
+            return Checkpoint(body["step"], state, float(body["seconds"]), environments)
+        return Checkpoint()
+
+    def _refuse_difference(self, where: Path, old: Mapping[str, Any], identity: Identity) -> None:
+        changes = difference(old, plain(identity))
+        if changes:
+            raise UserError(
+                f"{where}: holds a run with other settings ({'; '.join(changes)}); "
+                "use another --out, or --fresh to start over"
+            )
+
+    def save(self, checkpoint: Checkpoint, identity: Identity) -> None:
+        """Write a checkpoint; the one before stays, older ones go."""
+        assert checkpoint.state is not None
+        body = {
+            "step": checkpoint.step,
+            "seconds": checkpoint.seconds,
+            "identity": plain(identity),
+            "environments": [plain(one) for one in checkpoint.environments],
+        }
+        store.write_state(self.path / f"checkpoint-{checkpoint.step:08d}.safetensors", checkpoint.state, body)
+        for old in self._checkpoints()[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.path.glob("checkpoint-*.safetensors"))
+
+    def metrics_up_to(self, step: int) -> None:
+        """Forget what was logged after `step`: those steps are done again."""
+        store.keep_lines(self.path / "metrics.jsonl", lambda record: record.get("step", step) < step)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        store.append_line(self.path / "metrics.jsonl", {"step": step, **metrics})
+
+    def finish(self, ds: DistilledSet, *, seconds: float, device: torch.device) -> None:
+        """Write the set and what the run cost; checkpoints are not needed any more."""
+        sha256 = store.write_set(self.out, ds)
+        cost = {
+            "sha256": sha256,
+            "seconds": round(seconds, 3),
+            "peak_memory_bytes": devices.peak_memory_bytes(device),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "host": platform.node(),
+            "hardware": devices.hardware(device),
+        }
+        store.write_json(self.path / "run.json", cost)
+        for old in self._checkpoints():
+            old.unlink(missing_ok=True)
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: a distilled set is a .safetensors file; try {out.name}.safetensors")
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a file")

@@ -1,0 +1,81 @@
+"""Which device computes, and what is worth recording about it. The only file that says "cuda"."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from dd_core.distilled import Environment
+from dd_core.errors import UserError
+
+
+def resolve(name: str | None = None) -> torch.device:
+    """The device called `name`; `auto` or None is the first GPU, or the CPU where there is none.
+
+    Raises `UserError` for a device that torch does not know or that is not there.
+    """
+    available = torch.cuda.is_available()
+    if name is None or name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device '{name}' (known: auto, cpu, cuda, cuda:0, ...)") from None
+    if device.type == "cuda" and (not available or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device '{name}' is not there; torch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def environment(device: torch.device) -> Environment:
+    """What can change the last bits of a result computed now, on this device."""
+    return Environment(
+        dd_apps=_version("dd-apps"),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=_version("numpy"),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads(),
+    )
+
+
+def hardware(device: torch.device | None = None) -> dict[str, Any]:
+    """What a reported figure has to say about the machine."""
+    facts: dict[str, Any] = {"cpu": _cpu_name(), "cores": torch.get_num_threads(), "torch": torch.__version__}
+    if device is not None and device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts | {"python": platform.python_version(), "system": platform.system()}
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory so far: of the GPU's allocator, or of the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,130 @@
+"""What a method is. Reading this page is enough to write one.
+
+A method is one file with two things in it: a frozen config, and the `Distiller` that the config builds.
+
+1. Subclass `MethodConfig`. Give it `name`, and a field for each hyper-parameter, with its unit and the paper's
+   symbol in the description. `steps` is the number of outer iterations. A method without any subclasses
+   `SelectionMethod` instead, and has one function to write.
+2. Write a class with `step`, `state_dict`, `load_state_dict` and `export`, by PyTorch's own conventions.
+3. Add one line to the table in `dd_core/methods/__init__.py`, or in another package an entry point in the
+   group `dd_core.methods`, and subclass `dd_core.testing.DistillerConformance` in a test.
+
+The runner owns the loop, the disk, signals and resuming. A method keeps three promises: every random draw
+comes from `streams` (never stored, so that a resumed run draws the same numbers); `step` calls
+`require_finite` between computing a gradient and using it; modules that import torch are imported inside
+functions, because the command line lists methods without loading torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from dd_core.config import Config
+from dd_core.distilled import DistilledSet, Recipe, Size
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from dd_core.artefacts import Artefact, ArtefactSpec
+    from dd_core.images import Source
+    from dd_core.streams import Streams
+
+
+@runtime_checkable
+class Distiller(Protocol):
+    """A distillation under way."""
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """One outer iteration; returns what to log. Raises `Diverged` before a non-finite update."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values from which `load_state_dict` goes on exactly here."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state of `state_dict`."""
+        ...
+
+    def export(self) -> DistilledSet:
+        """The set as it is now, rows in class-major order; the runner adds the provenance."""
+        ...
+
+
+class MethodConfig(Config):
+    """What determines a method's run besides source, size and seed."""
+
+    name: ClassVar[str]
+
+    steps: int = Field(default=0, ge=0, description="outer iterations")
+    recipe: Recipe = Field(
+        default=Recipe(network="convnet"), description="how to train on the set, and the network it is for"
+    )
+
+    def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
+        """Artefacts that must exist before `build`."""
+        return ()
+
+    def build(
+        self,
+        *,
+        source: Source,
+        size: Size,
+        artefacts: Mapping[str, Artefact],
+        streams: Streams,
+        device: torch.device,
+    ) -> Distiller:
+        """A distiller at step 0; `artefacts` are those of `needs`, by digest. Raises `UserError`."""
+        raise NotImplementedError
+
+
+class SelectionMethod(MethodConfig):
+    """A method without a loop: it chooses or averages real images, class by class."""
+
+    steps: int = Field(default=0, ge=0, le=0, description="outer iterations: it has none")
+
+    def select(self, source: Source, counts: Sequence[int], *, streams: Streams, device: torch.device) -> Tensor:
+        """(N, C, H, W) raw pixels, uint8 or float in [0, 1]: `counts[c]` images of each class c, class-major."""
+        raise NotImplementedError
+
+    def build(
+        self,
+        *,
+        source: Source,
+        size: Size,
+        artefacts: Mapping[str, Artefact],
+        streams: Streams,
+        device: torch.device,
+    ) -> Finished:
+        """Select; raises `UserError` where a class has too few images."""
+        from dd_core.selection import real_set
+
+        counts = size.per_class(len(source.classes))
+        images = self.select(source, counts, streams=streams, device=device)
+        return Finished(real_set(source, images, counts, self.recipe))
+
+
+class Finished:
+    """A distiller that has nothing to iterate: its set is final when it is built."""
+
+    def __init__(self, ds: DistilledSet) -> None:
+        self._set = ds
+
+    def step(self, index: int) -> Mapping[str, float]:
+        """Never called: such a method has no steps."""
+        raise IndexError(f"step {index} of a method without steps")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def export(self) -> DistilledSet:
+        """The set."""
+        return self._set

@@ -1,0 +1,226 @@
+"""Which image files a folder of class folders holds, each read and checked once: the index.
+
+For every file the index keeps size, modification time, sha256 and shape, so that later a look at size and
+time is enough. A file whose content changes while both stay the same goes unnoticed; where it is decoded
+again, its sha256 tells. Unreadable files are never kept: they are examined again each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import PIL
+
+from dd_core import artefacts, parallel, store
+from dd_core.config import canonical
+from dd_core.decoding import SUFFIXES, Header, ImageFile, Unreadable, examine, quiet
+from dd_core.errors import DDError, UserError
+from dd_core.parallel import Workers
+
+Say = Callable[[str], None]
+_FILES_A_JOB = 512
+_SAVE_SECONDS = 60.0  # between two savings of an index in the making
+
+_Stat = tuple[int, int]  # bytes, mtime in ns
+_Facts = tuple[str, bool, int, int]  # sha256, then the header
+
+
+class Survey(NamedTuple):
+    """The usable images of one folder of class folders, sorted by relative path, with their headers."""
+
+    folder: Path
+    files: dict[ImageFile, Header]
+
+
+@dataclass(frozen=True)
+class Surveyor:
+    """How folders below `path` are read. `say` is told what takes long and what is left out."""
+
+    path: Path
+    skip_corrupt: bool
+    workers: Workers
+    say: Say
+
+    def survey(self, folder: Path) -> Survey:
+        """Every image in the class folders of `folder`, from the index where nothing changed.
+
+        Raises `UserError` for a class without images and, unless they are skipped, for an unreadable one.
+        """
+        with store.disk_errors(folder):
+            labels = subfolders(folder)
+            found = {name: stat for label in labels for name, stat in _class_files(folder, label)}
+        _require_every_class(folder, labels, found, "no images")
+        index = _Index(folder)
+        facts = {name: known for name, stat in found.items() if (known := index.look_up(name, stat))}
+        problems = self._examine_rest(folder, found, facts, index)
+        if problems:
+            self._report(folder, problems)
+            _require_every_class(folder, labels, facts, "no readable images")
+        files = {ImageFile(name, facts[name][0]): Header(*facts[name][1:]) for name in found if name in facts}
+        return Survey(folder, files)
+
+    def _examine_rest(
+        self, folder: Path, found: Mapping[str, _Stat], facts: dict[str, _Facts], index: _Index
+    ) -> dict[str, str]:
+        """Fill `facts` with what the index does not know; returns what is wrong with the unreadable files."""
+        rest = [name for name in found if name not in facts]
+        if not rest:
+            return {}
+        problems: dict[str, str] = {}
+        self.say(f"reading {len(rest):,} images for the first time")
+        saved = time.monotonic()
+        try:
+            for name, result in _examined(folder, rest, self.workers):
+                if isinstance(result, str):
+                    problems[name] = result
+                else:
+                    facts[name] = result
+                if time.monotonic() - saved > _SAVE_SECONDS:
+                    self.say(f"read {len(facts) + len(problems):,} of {len(found):,} images")
+                    index.save(found, facts, say=self.say)
+                    saved = time.monotonic()
+        finally:
+            index.save(found, facts, say=self.say)
+        return problems
+
+    def _report(self, folder: Path, problems: Mapping[str, str]) -> None:
+        first = min(problems)
+        where = printable((folder / first).relative_to(self.path).as_posix())
+        many = len(problems)
+        if self.skip_corrupt:
+            noun = "image" if many == 1 else f"images, the first of {many}"
+            self.say(f"left out {many} unreadable {noun}: {where}: {problems[first]}")
+            return
+        more = f" (and {many - 1} more like it)" if many > 1 else ""
+        advice = "repair it, remove it, or leave it out with --skip-corrupt"
+        raise UserError(f"folder:{self.path}: {where}: {problems[first]}{more}; {advice}")
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the visible folders in `folder`, sorted; raises OSError."""
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not _is_hidden(e.name))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether image files lie directly in `folder`; raises OSError."""
+    return any(_is_image(entry.name) for entry in os.scandir(folder))
+
+
+def few(names: Sequence[str]) -> str:
+    """The first three of many names, for an error line."""
+    shown = ", ".join(f"'{printable(name)}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def printable(name: str) -> str:
+    """A file name for an error line or a manifest: no undecodable bytes, no line breaks."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
+
+
+def _require_every_class(folder: Path, labels: list[str], names: Mapping[str, Any], what: str) -> None:
+    full = {name.partition("/")[0] for name in names}
+    empty = [label for label in labels if label not in full]
+    if empty:
+        kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        raise UserError(f"folder:{folder}: {what} in {few(empty)}; files that are read: {kinds}")
+
+
+def _class_files(folder: Path, label: str) -> list[tuple[str, _Stat]]:
+    return sorted(_walk(folder / label, f"{label}/", ()))
+
+
+def _walk(folder: Path, prefix: str, above: tuple[_Stat, ...]) -> Iterator[tuple[str, _Stat]]:
+    """(relative path, stat) of the images below `folder`; a link back to a folder above is not followed."""
+    here = (folder.stat().st_dev, folder.stat().st_ino)
+    if here in above:
+        return
+    for entry in os.scandir(folder):
+        if _is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
+        elif _is_image(entry.name):
+            # of a dangling link the link itself is looked at; opening it will tell
+            stat = entry.stat(follow_symlinks=entry.is_file())
+            yield prefix + entry.name, (stat.st_size, stat.st_mtime_ns)
+
+
+# --- what is known of the files -----------------------------------------------------------------------------
+
+
+class _Index:
+    """The facts about the files of one folder. A damaged index, or another Pillow's, counts as empty."""
+
+    def __init__(self, folder: Path) -> None:
+        name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
+        self.path = artefacts.cache_folder() / "index" / f"{name}.json"
+        self.rows: dict[str, list[Any]] = {}
+        try:
+            content = store.read_json(self.path)
+            if content["version"] == 1 and content["pillow"] == PIL.__version__:
+                self.rows = content["files"]
+        except (UserError, KeyError, TypeError):
+            pass
+
+    def look_up(self, name: str, stat: _Stat) -> _Facts | None:
+        """The facts about a file, unless it changed."""
+        row = self.rows.get(name)
+        if row is None or tuple(row[:2]) != stat:
+            return None
+        sha256, grey, width, height = row[2:]
+        return sha256, grey, width, height
+
+    def save(self, found: Mapping[str, _Stat], facts: Mapping[str, _Facts], *, say: Say) -> None:
+        """Keep the facts; a cache that cannot be written costs time only, and `say` is told."""
+        rows = {name: [*found[name], *known] for name, known in facts.items()}
+        text = canonical({"version": 1, "pillow": PIL.__version__, "files": rows})
+        try:
+            store.write_bytes(self.path, text.encode())
+        except DDError as error:
+            say(f"{error}: every image will be read again next time")
+
+
+def _examined(folder: Path, names: list[str], workers: Workers) -> Iterator[tuple[str, _Facts | str]]:
+    batches = [(folder, names[at : at + _FILES_A_JOB]) for at in range(0, len(names), _FILES_A_JOB)]
+    for results in parallel.run(_examine_batch, batches, workers=at_most(workers, len(batches)), uses_torch=False):
+        yield from results
+
+
+def at_most(workers: Workers, jobs: int) -> Workers:
+    """No more workers than jobs: a single job is done sooner here than by a process started for it."""
+    return workers.model_copy(update={"count": min(workers.count, jobs)})
+
+
+def _examine_batch(batch: tuple[Path, list[str]]) -> list[tuple[str, _Facts | str]]:
+    folder, names = batch
+    with quiet():
+        return [(name, _examine(folder / name)) for name in names]
+
+
+def _examine(path: Path) -> _Facts | str:
+    """The facts about a file, or what is wrong with it."""
+    try:
+        data = path.read_bytes()
+        header = examine(data)
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    except Unreadable as reason:
+        return str(reason)
+    return hashlib.sha256(data).hexdigest(), header.grey, header.width, header.height

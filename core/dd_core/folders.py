@@ -1,0 +1,241 @@
+"""`folder:PATH`: anybody's images, one folder a class, as a `Source`.
+
+    PATH/cat/1.png  PATH/dog/x/2.jpg                     a fifth of each class is the test split
+    PATH/train/cat/1.png  PATH/test/cat/2.png            test/, or val/ where there is no test/
+
+Folders within a class belong to it; hidden files and files that are not images are passed over. The pixels
+are an artefact, named by the sha256 over sorted (relative path, content sha256) and by their shape.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import PIL
+
+from dd_core import artefacts, parallel, store
+from dd_core.artefacts import ArtefactSpec, Progress, Tensors
+from dd_core.config import digest
+from dd_core.decoding import Header, ImageFile, decode_file, quiet
+from dd_core.errors import UserError
+from dd_core.folder_index import Say, Survey, Surveyor, at_most, few, has_images, printable, subfolders
+from dd_core.parallel import Workers
+
+if TYPE_CHECKING:
+    from dd_core.images import LabelledImages, Source
+    from dd_core.streaming import StreamedFolder
+
+_HELD_OUT = 0.2  # of each class, where there is no test folder
+_PART_BYTES = 16 << 20
+
+
+def load(
+    path: Path,
+    *,
+    split: str,
+    image_size: int | None,
+    skip_corrupt: bool,
+    memory_limit: int,
+    workers: Workers,
+    progress: Say,
+) -> Source:
+    """The train or test images of a folder, in memory up to `memory_limit` bytes of pixels, else streamed.
+
+    Raises `UserError` for a folder without class folders, classes that differ between train and test, an
+    unreadable image (left out and counted with `skip_corrupt`), and mixed sizes without `image_size`.
+    """
+    layout = _layout(path)
+    surveyor = Surveyor(path, skip_corrupt, workers, progress)
+    train = surveyor.survey(layout.train)
+    chosen = train if split == "train" or layout.test is None else surveyor.survey(layout.test)
+    # test images take the shape of the training images, whatever they are
+    headers = {*train.files.values(), *chosen.files.values()}
+    channels = 1 if all(header.grey for header in train.files.values()) else 3
+    side = (image_size, image_size) if image_size is not None else _common_size(path, headers)
+    source = _streamed(chosen, layout.classes, (channels, *side))
+    if layout.test is None:
+        source = _side(source, split)
+    if source.nbytes > memory_limit:
+        progress(f"{source.nbytes / 2**30:.1f} GiB of pixels are above the limit; images are read as needed")
+        return source
+    return in_memory(source, workers=workers, progress=progress)
+
+
+def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> LabelledImages:
+    """The same images in memory, through the cache; raises `UserError` for a file that changed meanwhile."""
+    import torch
+
+    from dd_core.images import LabelledImages
+
+    images = np.empty((len(source), *source.image_shape), dtype=np.uint8)
+    start = 0
+    for pixels in _parts(source, workers=workers, progress=progress):
+        images[start : start + len(pixels)] = pixels
+        start += len(pixels)
+    return LabelledImages(torch.from_numpy(images), source.labels, source.classes, source.name)
+
+
+# --- layout, classes, splits, shape -------------------------------------------------------------------------
+
+
+class _Layout(NamedTuple):
+    train: Path
+    test: Path | None
+    classes: tuple[str, ...]
+
+
+def _layout(path: Path) -> _Layout:
+    """Where the class folders are. A `train` folder with images directly in it is a class of that name."""
+    if not path.is_dir():
+        raise UserError(f"folder:{path}: {'not a folder' if path.exists() else 'there is no such folder'}")
+    with store.disk_errors(path):
+        names = subfolders(path)
+        if "train" not in names or not subfolders(path / "train") or has_images(path / "train"):
+            return _Layout(path, None, _classes(path))
+        train = path / "train"
+        test = next((path / name for name in ("test", "val") if name in names), None)
+        classes = _classes(train)
+        if test is not None:
+            _require_equal_classes(classes, _classes(test), test)
+    return _Layout(train, test, classes)
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    names = subfolders(folder)
+    if not names:
+        found = "images, but no class folders" if has_images(folder) else "no class folders"
+        raise UserError(f"folder:{folder} has {found}; put the images of each class into a folder of its own")
+    if len(names) == 1:
+        deeper = f"; did you mean folder:{folder / names[0]}?" if subfolders(folder / names[0]) else ""
+        raise UserError(f"folder:{folder} has one class folder, {few(names)}, and two are needed{deeper}")
+    return tuple(names)
+
+
+def _require_equal_classes(train: Sequence[str], test: Sequence[str], folder: Path) -> None:
+    missing, extra = sorted(set(train) - set(test)), sorted(set(test) - set(train))
+    if missing:
+        raise UserError(f"folder:{folder} lacks {few(missing)}, which the training folder has")
+    if extra:
+        raise UserError(f"folder:{folder} has {few(extra)}, which the training folder lacks")
+
+
+def _side(whole: StreamedFolder, split: str) -> StreamedFolder:
+    from dd_core.images import split_indices
+
+    held_out, rest = split_indices(whole, _HELD_OUT, seed=0)
+    return whole.subset(rest if split == "train" else held_out)
+
+
+def _common_size(path: Path, headers: set[Header]) -> tuple[int, int]:
+    """(height, width) of all images; raises `UserError` where they differ."""
+    sizes = sorted({(header.width * header.height, header.width, header.height) for header in headers})
+    (_, width, height), (_, largest_width, largest_height) = sizes[0], sizes[-1]
+    if len(sizes) > 1:
+        raise UserError(
+            f"folder:{path} has images of {len(sizes)} sizes, from {width} x {height} to {largest_width} x "
+            f"{largest_height} pixels; give one for all, such as --image-size {min(width, height)}"
+        )
+    return height, width
+
+
+def _streamed(survey: Survey, classes: tuple[str, ...], shape: tuple[int, int, int]) -> StreamedFolder:
+    import torch
+
+    from dd_core.streaming import StreamedFolder
+
+    position = {name: index for index, name in enumerate(classes)}
+    labels = torch.tensor([position[file.name.partition("/")[0]] for file in survey.files])
+    names = tuple(printable(name) for name in classes)
+    return StreamedFolder(survey.folder, tuple(survey.files), labels, names, shape)
+
+
+# --- the pixels ---------------------------------------------------------------------------------------------
+
+
+class Files(NamedTuple):
+    """Where the pixels of a `FolderPixels` come from."""
+
+    folder: Path
+    files: tuple[ImageFile, ...]
+
+
+class FolderPixels(ArtefactSpec):
+    """The decoded images of a list of files, in that order."""
+
+    kind: ClassVar[str] = "folder"
+    uses_torch: ClassVar[bool] = False
+
+    fingerprint: str
+    shape: tuple[int, int, int]
+    count: int
+    part_size: int
+    pillow: str
+
+    def parts(self) -> int:
+        """Parts of `part_size` images; the last may be smaller."""
+        return -(-self.count // self.part_size)
+
+    def make_part(self, index: int, *, resources: Files, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
+        """Decode one part."""
+        return {"images": _decode_part(_Part(self, index, resources))}, {}
+
+
+def pixels_of(source: StreamedFolder) -> FolderPixels:
+    """The artefact that holds all the pixels of `source`."""
+    return FolderPixels(
+        fingerprint=digest(source.files),
+        shape=source.image_shape,
+        count=len(source),
+        part_size=max(1, min(4096, _PART_BYTES * len(source) // source.nbytes)),
+        pillow=PIL.__version__,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    spec: FolderPixels
+    index: int
+    source: Files
+
+
+def _decode_part(part: _Part) -> np.ndarray:
+    folder, files = part.source
+    start = part.index * part.spec.part_size
+    with quiet():
+        wanted = files[start : start + part.spec.part_size]
+        return np.stack([decode_file(folder, file, shape=part.spec.shape) for file in wanted])
+
+
+def _parts(source: StreamedFolder, *, workers: Workers, progress: Say) -> Iterator[np.ndarray]:
+    """The pixels part by part: from the cache, or decoded here where the cache is of no use."""
+    spec, files = pixels_of(source), Files(source.folder, source.files)
+    workers = at_most(workers, spec.parts())
+    try:
+        cached = artefacts.get(spec, resources=files, workers=workers)
+    except UserError as error:
+        if _is_writable(artefacts.cache_folder()):
+            raise
+        progress(f"{error}: decoding without a cache")
+        jobs = (_Part(spec, index, files) for index in range(spec.parts()))
+        yield from parallel.run(_decode_part, jobs, workers=workers, uses_torch=False)
+        return
+    for index in range(spec.parts()):
+        try:
+            yield cached.part(index)[0]["images"]
+        except UserError as error:
+            progress(f"{error}; decoding these images again")
+            yield _decode_part(_Part(spec, index, files))
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,224 @@
+"""THE loop: every method runs in it, and it alone deals with time, disk, signals and memory.
+
+Beside `FILE.safetensors` a run keeps a folder `FILE.run/`: `lock`, `metrics.jsonl`, the last two
+`checkpoint-*.safetensors`, and at the end `run.json` (seconds, memory, machine: what must not be in the set).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from dd_core import artefacts as artefact_store
+from dd_core import device as devices
+from dd_core import parallel
+from dd_core.checkpoints import Checkpoint, Identity, RunFolder
+from dd_core.distilled import DistilledSet, Environment, Provenance, Size
+from dd_core.distiller import Distiller, MethodConfig
+from dd_core.errors import DDError, Diverged, Interrupted, OutOfResources, require_finite
+from dd_core.images import Source
+from dd_core.parallel import Workers
+from dd_core.signals import Signals
+from dd_core.streams import Streams
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Who hears how a run goes: a terminal, a notebook, a test."""
+
+    def start(self, name: str, *, first: int, total: int) -> None:
+        """A loop over `first` to `total` begins."""
+
+    def step(self, index: int, metrics: Mapping[str, float]) -> None:
+        """Step `index` is done."""
+
+    def message(self, text: str) -> None:
+        """One line that the user should see."""
+
+    def finish(self) -> None:
+        """The loop is over, well or badly."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def start(self, name: str, *, first: int, total: int) -> None: ...
+    def step(self, index: int, metrics: Mapping[str, float]) -> None: ...
+    def message(self, text: str) -> None: ...
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, as opposed to what: nothing here changes the result, but for `device` and `threads`."""
+
+    device: str = "cpu"
+    threads: int | None = None
+    workers: Workers | None = None
+    checkpoint_seconds: float = 60.0
+    time_limit: float | None = None
+    fresh: bool = False
+    reporter: Reporter = field(default_factory=Silent)
+    resume_command: str = "call distill again with the same arguments"
+
+
+def distill(
+    config: MethodConfig,
+    source: Source,
+    size: Size,
+    *,
+    seed: int = 0,
+    out: Path | str | None = None,
+    options: RunOptions | None = None,
+) -> DistilledSet:
+    """Distil `source` into a set of `size`, and write it to `out` (`*.safetensors`) if that is given.
+
+    With `out`, an interrupted run is resumed, a finished one is returned, and one with another config, source,
+    size or seed is refused key by key. Raises `UserError`, `Diverged`, `OutOfResources` or `Interrupted`.
+    """
+    options = options or RunOptions()
+    device = devices.resolve(options.device)
+    with parallel.thread_count(options.threads or torch.get_num_threads()):
+        run = _Run(config, source, size, seed, options, device)
+        if out is None:
+            return run.in_memory()
+        with RunFolder.locked(Path(out), fresh=options.fresh) as folder:
+            return run.in_folder(folder)
+
+
+@dataclass
+class _Run:
+    config: MethodConfig
+    source: Source
+    size: Size
+    seed: int
+    options: RunOptions
+    device: torch.device
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def identity(self) -> Identity:
+        """What must not change between a run and its resumption."""
+        return Identity(
+            source=self.source.name,
+            fingerprint=self.source.fingerprint(),
+            method=self.config.name,
+            config=self.config.model_dump(mode="json"),
+            size=self.size,
+            seed=self.seed,
+        )
+
+    def in_memory(self) -> DistilledSet:
+        distiller = self._build()
+        self.options.reporter.start(self.config.name, first=0, total=self.config.steps)
+        try:
+            for index in range(self.config.steps):
+                self.options.reporter.step(index, _guarded(distiller, index, kept="nothing was written"))
+        finally:
+            self.options.reporter.finish()
+        return self._with_provenance(distiller.export(), (devices.environment(self.device),))
+
+    def in_folder(self, folder: RunFolder) -> DistilledSet:
+        if (finished := folder.finished(self.identity)) is not None:
+            self.options.reporter.message(f"{folder.out} is complete already; nothing to do")
+            return finished
+        checkpoint = folder.latest(self.identity, self.options.reporter.message)
+        environments = self._environments(checkpoint)
+        distiller = self._build()
+        if checkpoint.state is not None:
+            distiller.load_state_dict(checkpoint.state)
+            self.options.reporter.message(f"resumed at step {checkpoint.step} of {self.config.steps}")
+        self._loop(distiller, folder, replace(checkpoint, environments=environments))
+        ds = self._with_provenance(distiller.export(), environments)
+        folder.finish(ds, seconds=checkpoint.seconds + self._seconds(), device=self.device)
+        return ds
+
+    def _build(self) -> Distiller:
+        specs = self.config.needs(self.source)
+        workers = self.options.workers
+        made = {spec.digest(): artefact_store.get(spec, resources=self.source, workers=workers) for spec in specs}
+        with _memory_guard("while preparing the run"):
+            return self.config.build(
+                source=self.source, size=self.size, artefacts=made, streams=Streams(self.seed), device=self.device
+            )
+
+    def _environments(self, checkpoint: Checkpoint) -> tuple[Environment, ...]:
+        """The environments of all parts of the run; a change is allowed, said, and recorded."""
+        now = devices.environment(self.device)
+        before = checkpoint.environments
+        if before and before[-1] != now:
+            self.options.reporter.message(
+                "resumed under another torch, device or thread count: the last bits may differ from an "
+                "uninterrupted run's, and the manifest says so"
+            )
+        return before if before and before[-1] == now else (*before, now)
+
+    def _loop(self, distiller: Distiller, folder: RunFolder, start: Checkpoint) -> None:
+        reporter, options = self.options.reporter, self.options
+        folder.metrics_up_to(start.step)
+        reporter.start(self.config.name, first=start.step, total=self.config.steps)
+        saved, saved_at = start.step, time.monotonic()
+        try:
+            with Signals() as signals:
+                for index in range(start.step, self.config.steps):
+                    metrics = _guarded(distiller, index, kept=f"the checkpoint of step {saved} is kept")
+                    folder.log(index, metrics)
+                    reporter.step(index, metrics)
+                    late = options.time_limit is not None and self._seconds() >= options.time_limit
+                    stop = signals.received is not None or late
+                    if index + 1 == self.config.steps:
+                        break
+                    if stop or time.monotonic() - saved_at >= options.checkpoint_seconds:
+                        seconds = start.seconds + self._seconds()
+                        at = replace(start, step=index + 1, state=distiller.state_dict(), seconds=seconds)
+                        folder.save(at, self.identity)
+                        saved, saved_at = index + 1, time.monotonic()
+                    if stop:
+                        raise self._stopped(index + 1, signals.received)
+        finally:
+            reporter.finish()
+
+    def _stopped(self, step: int, signal_number: int | None) -> DDError:
+        where = f"stopped after step {step} of {self.config.steps}; to go on: {self.options.resume_command}"
+        if signal_number is None:
+            return OutOfResources(f"the time limit of {self.options.time_limit:g} s is reached; {where}")
+        return Interrupted(where, signal_number)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    def _with_provenance(self, ds: DistilledSet, environments: tuple[Environment, ...]) -> DistilledSet:
+        used = tuple(sorted(spec.digest() for spec in self.config.needs(self.source)))
+        provenance = Provenance(
+            **self.identity.fields(), source_images=len(self.source), artefacts=used, environments=environments
+        )
+        return replace(ds, manifest=ds.manifest.model_copy(update={"provenance": provenance}))
+
+
+def _guarded(distiller: Distiller, index: int, *, kept: str) -> Mapping[str, float]:
+    """One step whose failures say what to do; the numbers it reports are finite."""
+    try:
+        with _memory_guard(f"in step {index}; {kept}"):
+            metrics = distiller.step(index)
+        require_finite(**metrics)
+    except Diverged as error:
+        raise Diverged(f"step {index}: {error}; {kept}; a smaller learning rate is the usual remedy") from None
+    return metrics
+
+
+@contextmanager
+def _memory_guard(when: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if devices.is_out_of_memory(error):
+            raise OutOfResources(
+                f"out of memory {when}; fewer images at once or a narrower network need less"
+            ) from error
+        raise

@@ -1,0 +1,92 @@
+"""Choosing, or averaging, real images class by class. Methods use it, and the random-real twins too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.errors import UserError
+from dd_core.images import Source, channel_stats, indices_by_class, require_labels
+from dd_core.streams import Streams
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def members_of(source: Source, counts: Sequence[int]) -> list[Int64[Tensor, " n"]]:
+    """Indices of each class; raises `UserError` for a class with fewer images than `counts` asks for."""
+    members = indices_by_class(source)
+    for index, (have, want) in enumerate(zip(members, counts, strict=True)):
+        if want > len(have):
+            raise UserError(
+                f"{source.name}: class '{source.classes[index]}' has {len(have)} images, and {want} are asked for"
+            )
+    return members
+
+
+def labels_of(counts: Sequence[int]) -> Int64[Tensor, " n"]:
+    """Class-major labels: `counts[0]` zeros, `counts[1]` ones, ..."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
+def random_indices(source: Source, counts: Sequence[int], *, streams: Streams, stream: str) -> Int64[Tensor, " n"]:
+    """Indices of `counts[c]` random images of each class c, without replacement, class-major."""
+    chosen: list[Tensor] = []
+    for index, members in enumerate(members_of(source, counts)):
+        order = torch.randperm(len(members), generator=streams.generator(stream, index))
+        chosen.append(members[order[: counts[index]]])
+    return torch.cat(chosen)
+
+
+def herd(features: Float[Tensor, "n D"], count: int) -> Int64[Tensor, " k"]:
+    """Greedy herding: each pick brings the mean of the picks closest to the mean of all.
+
+    Welling, Herding dynamical weights to learn (2009), in the form of iCaRL (2017), algorithm 4:
+    p_k = argmin_x || mu - (phi(x) + sum_{j<k} phi(p_j)) / k ||. Picks are distinct.
+    """
+    mean = features.mean(0)
+    total = torch.zeros_like(mean)
+    left = torch.ones(len(features), dtype=torch.bool)
+    picks: list[int] = []
+    for k in range(1, count + 1):
+        distance = (mean - (features + total) / k).square().sum(1)
+        pick = int(distance.masked_fill(~left, torch.inf).argmin())
+        left[pick] = False
+        total = total + features[pick]
+        picks.append(pick)
+    return torch.tensor(picks)
+
+
+def averages(images: UInt8[Tensor, "n C H W"], groups: Int64[Tensor, " n"], count: int) -> Float[Tensor, "k C H W"]:
+    """Mean image of each group, pixels in [0, 1]; the sums are exact integers."""
+    sums = torch.zeros(count, *images.shape[1:], dtype=torch.int64)
+    sums.index_add_(0, groups, images.long())
+    sizes = torch.bincount(groups, minlength=count).view(-1, 1, 1, 1)
+    return (sums.double() / (sizes * 255)).float()
+
+
+def k_means(images: UInt8[Tensor, "n C H W"], count: int, *, seed: int) -> Float[Tensor, "k C H W"]:
+    """Centres of k-means++ and Lloyd's algorithm in pixel space (scikit-learn), in [0, 1]."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    points: np.ndarray = (images.flatten(1).double() / 255).numpy()
+    # one thread: partial sums of several threads differ in the last bits
+    with threadpool_limits(1):
+        fitted = KMeans(count, n_init=cast(Any, 1), random_state=seed % 2**32).fit(points)
+    return torch.from_numpy(fitted.cluster_centers_).float().clamp(0, 1).view(count, *images.shape[1:])
+
+
+def real_set(
+    source: Source, images: UInt8[Tensor, "N C H W"] | Float[Tensor, "N C H W"], counts: Sequence[int], recipe: Recipe
+) -> DistilledSet:
+    """A set of raw pixels (uint8, or float in [0, 1]) with class-major labels."""
+    require_labels(source)
+    mean, std = channel_stats(source)
+    manifest = Manifest(classes=source.classes, pixels=Pixels(space="raw", mean=mean, std=std), recipe=recipe)
+    return DistilledSet(images.numpy(), labels_of(counts).numpy(), manifest)

@@ -1,0 +1,68 @@
+"""`evaluate`: what a distilled set is worth, beside as many random real images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dd_apps.cli import options
+from dd_apps.cli.terminal import Answer, Page, Session
+from dd_apps.distillation import Scored, Scoring, check_names, data_of, score
+from dd_apps.report.scores import score_table, verdict
+from dd_core import store
+from dd_core.config import plain
+
+Networks = Annotated[
+    list[str],
+    typer.Option("--network", default_factory=list, help="Network to train, the set's own by default; repeatable."),
+]
+Nets = Annotated[int, typer.Option(min=1, metavar="K", help="Fresh networks of each kind, and as many twins.")]
+Protocol = Annotated[str, typer.Option(help="See `dd-apps list protocols`.")]
+Data = Annotated[
+    str | None, typer.Option(metavar="NAME|folder:PATH", help="Where the set came from, unless the set says so.")
+]
+
+
+def evaluate(
+    context: typer.Context,
+    file: options.SetFile,
+    *,
+    networks: Networks,
+    nets: Nets = 5,
+    protocol: Protocol = "recipe",
+    data: Data = None,
+    image_size: options.ImageSize = None,
+    skip_corrupt: options.SkipCorrupt = False,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    threads: options.Threads = 1,
+    parallel: options.Parallel = "processes",
+    jobs: options.Jobs = 1,
+    as_json: options.Json = False,
+) -> Answer:
+    """Train fresh networks on a distilled set, and as many on random real images; score both on test data."""
+    session: Session = context.obj
+    workers = options.workers_of(parallel, jobs, threads)
+    check_names(protocol=protocol, networks=networks)
+    ds = store.read_set(file)
+    real = data_of(ds, data, image_size=image_size, skip_corrupt=skip_corrupt)
+    run_options = options.run_options(session, device=device, threads=threads, workers=workers)
+    train, test = (real.load(split, options=run_options) for split in ("train", "test"))
+    scored = score(ds, train, test, Scoring(protocol, networks, nets, seed), options=run_options)
+    return Answer(_fields(scored), lambda page: _show(page, scored, title=str(file)))
+
+
+def _fields(scored: Scored) -> dict[str, Any]:
+    """The first network's evaluation, with all of them beside it."""
+    every = [{**plain(one), "twin_wins": one.twin_wins} for one in scored.evaluations]
+    return {**every[0], "networks": every, "warnings": list(scored.warnings)}
+
+
+def _show(page: Page, scored: Scored, *, title: str) -> None:
+    page.table(score_table(scored.evaluations, title=title))
+    if len(scored.evaluations) == 1:
+        (only,) = scored.evaluations
+        for who, values in (("distilled", only.accuracy), ("random real", only.random_real)):
+            page.line(f"each network, {who}: " + " ".join(f"{100 * value:.1f}" for value in values.per_network))
+        page.line(verdict(only), style="bold")

@@ -1,0 +1,126 @@
+"""`list`: what there is to choose from. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Protocol
+
+import typer
+from pydantic import BaseModel
+
+from dd_apps import scenario
+from dd_apps.cli.options import Json
+from dd_apps.cli.terminal import Answer, Page
+from dd_apps.report.tables import Table
+from dd_core import datasets, methods, network_names, protocols
+from dd_core.config import canonical, describe, plain
+from dd_core.errors import unknown_name
+
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="datasets, methods, networks, protocols or scenarios.")]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything about this one.")]
+
+
+def list_(kind: Kind, name: Name = None, *, as_json: Json = False) -> Answer:
+    """List datasets, methods, networks, protocols or scenarios; with NAME, all about one of them."""
+    kinds: dict[str, _Kind] = {
+        "datasets": _Datasets(),
+        "methods": _Methods(),
+        "networks": _Networks(),
+        "protocols": _Protocols(),
+        "scenarios": _Scenarios(),
+    }
+    if kind not in kinds:
+        raise unknown_name("kind of list", kind, kinds)
+    if name is not None:
+        one = {"name": name, **kinds[kind].one(name)}
+        return Answer(one, lambda page: _show_one(page, one))
+    rows = kinds[kind].rows()
+    return Answer({kind: rows}, lambda page: page.table(Table(kind, rows)))
+
+
+def _show_one(page: Page, fields: dict[str, Any]) -> None:
+    """Single values first, then each list of rows as a table."""
+    tables = {name: value for name, value in fields.items() if isinstance(value, list)}
+    page.facts({name: _text(value) for name, value in fields.items() if name not in tables})
+    for name, rows in tables.items():
+        page.line()
+        page.table(Table(name, rows))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else canonical(value)
+
+
+class _Kind(Protocol):
+    def rows(self) -> list[dict[str, Any]]: ...
+    def one(self, name: str) -> dict[str, Any]: ...
+
+
+class _Datasets:
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"name": name, "meaning": meaning} for name, meaning in datasets.available()]
+
+    def one(self, name: str) -> dict[str, Any]:
+        known = dict(datasets.available())
+        if name not in known:
+            raise unknown_name("data set", name, known)
+        return {"meaning": known[name]}
+
+
+class _Methods:
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"name": name, "meaning": self._meaning(name)} for name in methods.names()]
+
+    def one(self, name: str) -> dict[str, Any]:
+        return {"meaning": self._meaning(name), "settings": settings_of(methods.load(name))}
+
+    def _meaning(self, name: str) -> str:
+        return (methods.load(name).__doc__ or "").strip().partition("\n")[0]
+
+
+def settings_of(model: type[BaseModel], default: BaseModel | None = None, prefix: str = "") -> list[dict[str, str]]:
+    """Every key that `--set` takes, those of nested tables included, with type, default and meaning."""
+    rows: list[dict[str, str]] = []
+    for row in describe(model):
+        field = model.model_fields[row["key"]]
+        value = field.get_default(call_default_factory=True) if default is None else getattr(default, row["key"])
+        if isinstance(value, BaseModel):
+            rows += settings_of(type(value), value, f"{prefix}{row['key']}.")
+            continue
+        shown = row["default"] if default is None else canonical(plain(value))
+        rows.append({**row, "key": prefix + row["key"], "default": shown})
+    return rows
+
+
+class _Networks:
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"name": name, "meaning": meaning} for name, meaning in network_names.available()]
+
+    def one(self, name: str) -> dict[str, Any]:
+        family = network_names.family(name)
+        known = dict(network_names.available())
+        meaning = {"meaning": known[name]} if name in known else {}
+        details = asdict(network_names.parse_convnet(name)) if family == "convnet" else {}
+        return {"family": family, **meaning, **details}
+
+
+class _Protocols:
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"name": name, "meaning": meaning} for name, (meaning, _) in protocols.PROTOCOLS.items()]
+
+    def one(self, name: str) -> dict[str, Any]:
+        if name not in protocols.PROTOCOLS:
+            raise unknown_name("protocol", name, protocols.PROTOCOLS)
+        meaning, changes = protocols.PROTOCOLS[name]
+        return {"meaning": meaning, **changes}
+
+
+class _Scenarios:
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"name": name, "meaning": scenario.summary(path)} for name, path in scenario.shipped().items()]
+
+    def one(self, name: str) -> dict[str, Any]:
+        loaded = scenario.load(name)
+        values = [{"key": key, "value": _text(value)} for key, value in plain(loaded.values).items()]
+        facts = {"meaning": scenario.summary(loaded.path), "path": str(loaded.path), "task": loaded.task}
+        return {**facts, "values": values, "settings": settings_of(type(loaded.values))}

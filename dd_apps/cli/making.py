@@ -1,0 +1,105 @@
+"""`distill`: from real images to a file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dd_apps.cli import options
+from dd_apps.cli.terminal import Answer, Page, Session
+from dd_apps.report.tables import human_bytes
+from dd_apps.scenario import assign
+from dd_core import store
+from dd_core.distilled import DistilledSet, Size
+from dd_core.errors import UserError
+from dd_core.methods import decode_method
+
+Method = Annotated[str, typer.Argument(metavar="METHOD", help="See `dd-apps list methods`.")]
+Ipc = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images per class.")]
+Images = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images in all, instead of --ipc.")]
+Out = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the distilled set goes.")]
+
+
+def distill(
+    context: typer.Context,
+    method: Method,
+    *,
+    data: options.Data,
+    out: Out,
+    settings: options.Settings,
+    ipc: Ipc = None,
+    images: Images = None,
+    image_size: options.ImageSize = None,
+    skip_corrupt: options.SkipCorrupt = False,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    threads: options.Threads = 1,
+    parallel: options.Parallel = "processes",
+    jobs: options.Jobs = 1,
+    checkpoint_seconds: options.CheckpointSeconds = 60.0,
+    time_limit: options.TimeLimit = None,
+    fresh: options.Fresh = False,
+    as_json: options.Json = False,
+) -> Answer:
+    """Distil real images into a small synthetic set. The same command again resumes an interrupted run."""
+    session: Session = context.obj
+    config = decode_method(_method_table(method, settings))
+    size = _size(ipc, images)
+    workers = options.workers_of(parallel, jobs, threads)
+    run_options = options.run_options(
+        session,
+        device=device,
+        threads=threads,
+        workers=workers,
+        checkpoint_seconds=checkpoint_seconds,
+        time_limit=time_limit,
+        fresh=fresh,
+    )
+    begun = time.monotonic()
+    from dd_core import datasets, runner
+
+    source = datasets.load(data, image_size=image_size, skip_corrupt=skip_corrupt, workers=workers)
+    ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options)
+    fields = _cost(out, seconds=time.monotonic() - begun)
+    return Answer({**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields))
+
+
+def _method_table(name: str, settings: list[str]) -> dict[str, Any]:
+    """The method's table; `--set method.steps=3`, as in a scenario, is understood too."""
+    table: dict[str, Any] = {}
+    for setting in settings:
+        assign(table, setting.removeprefix("method."))
+    if "name" in table:
+        raise UserError(f"--set name={table['name']}: the method is '{name}', given before; leave one of them out")
+    return {**table, "name": name}
+
+
+def _size(ipc: int | None, images: int | None) -> Size:
+    if (ipc is None) == (images is None):
+        raise UserError("how many images? Give either --ipc (images per class) or --images (in all)")
+    return Size(ipc=ipc, images=images)
+
+
+def _cost(out: Path, *, seconds: float) -> dict[str, Any]:
+    """Path and sha256 of the set, and what making it cost, over all the runs that it took."""
+    facts: dict[str, Any] = {"seconds": round(seconds, 3), "peak_memory_bytes": None}
+    record = out.with_suffix(".run") / "run.json"
+    if record.exists():
+        facts = store.read_json(record)
+    costs = {name: facts[name] for name in ("seconds", "peak_memory_bytes")}
+    return {"path": str(out), "sha256": store.file_sha256(out), **costs}
+
+
+def _show(page: Page, ds: DistilledSet, fields: dict[str, Any]) -> None:
+    page.line(f"{fields['path']}: {len(ds)} images of {len(ds.classes)} classes, {human_bytes(ds.nbytes)}")
+    page.facts(
+        {
+            "sha256": fields["sha256"],
+            "time": f"{fields['seconds']:.1f} s",
+            "memory": human_bytes(fields["peak_memory_bytes"] or 0),
+            "next": f"dd-apps inspect {fields['path']} --png images.png; dd-apps evaluate {fields['path']}",
+        }
+    )

@@ -1,0 +1,63 @@
+"""Options that several verbs share, and the values made from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dd_apps.cli.terminal import Session
+from dd_core.parallel import Workers, check_engine
+
+if TYPE_CHECKING:
+    from dd_core.runner import RunOptions
+
+# `main` looks for --json itself: it must be known before a verb starts, and where the command line is wrong
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else on stderr.")]
+SetFile = Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A distilled set.")]
+Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from it.")]
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", default_factory=list, help="Change one setting; repeatable."),
+]
+Device = Annotated[str, typer.Option(help="cpu, or auto for the first GPU, or a device's torch name.")]
+Parallel = Annotated[str, typer.Option(metavar="ENGINE", help="Who runs independent jobs: processes, ray or dask.")]
+Jobs = Annotated[int, typer.Option("--workers", min=1, help="Independent jobs at the same time.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each job; can change the last bits.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run left, and start over.")]
+CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Seconds between two checkpoints.")]
+TimeLimit = Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds, resumable (exit code 4).")]
+Data = Annotated[str, typer.Option(metavar="NAME|folder:PATH", help="Real images; see `dd-apps list datasets`.")]
+ImageSize = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Resize images to this side.")]
+SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.")]
+
+
+def workers_of(engine: str, count: int, threads: int) -> Workers:
+    """Who runs independent jobs; raises `UserError` for an unknown engine."""
+    return Workers(count=count, engine=check_engine(engine), threads=threads)
+
+
+def run_options(
+    session: Session,
+    *,
+    device: str,
+    threads: int,
+    workers: Workers,
+    checkpoint_seconds: float = 60.0,
+    time_limit: float | None = None,
+    fresh: bool = False,
+) -> RunOptions:
+    """How the runner runs; an interruption names this very command, without its --fresh."""
+    from dd_core.runner import RunOptions
+
+    return RunOptions(
+        device=device,
+        threads=threads,
+        workers=workers,
+        checkpoint_seconds=checkpoint_seconds,
+        time_limit=time_limit,
+        fresh=fresh,
+        reporter=session.reporter(),
+        resume_command=session.resume_command(),
+    )

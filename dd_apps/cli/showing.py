@@ -1,0 +1,99 @@
+"""`inspect` and `verify`: what is in a file, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dd_apps.cli.options import Json, SetFile
+from dd_apps.cli.terminal import Answer, Page, Session
+from dd_apps.report.tables import human_bytes
+from dd_core import store
+from dd_core.config import canonical, plain
+from dd_core.distilled import DistilledSet
+from dd_core.errors import DDError, UserError
+
+_NAMED = 12  # classes named in the overview
+
+Png = Annotated[Path | None, typer.Option("--png", metavar="OUT.png", help="Draw the images, a row for each class.")]
+
+
+def inspect(file: SetFile, *, png: Png = None, as_json: Json = False) -> Answer:
+    """Show the manifest of a distilled set, and draw its images."""
+    if png is not None and png.suffix.lower() != ".png":
+        raise UserError(f"--png {png}: expected a name that ends in .png")
+    ds = store.read_set(file)
+    if png is not None:
+        from dd_apps.report.pictures import contact_sheet, png_bytes
+
+        store.write_bytes(png, png_bytes(contact_sheet(ds)))
+    fields = {"path": str(file), **_overview(ds), "manifest": plain(ds.manifest), "png": str(png) if png else None}
+    return Answer(fields, lambda page: _show(page, ds, file=file, png=png))
+
+
+def verify(context: typer.Context, file: SetFile, *, as_json: Json = False) -> Answer:
+    """Recompute every checksum of a distilled set."""
+    session: Session = context.obj
+    try:
+        ds = store.read_set(file)
+    except DDError as error:
+        if not session.json:
+            raise
+        failed = {"ok": False, "error": str(error), "exit_code": error.exit_code}
+        return Answer(failed, lambda page: None, exit_code=error.exit_code)
+    sha256 = store.file_sha256(file)
+    fields = {"ok": True, "path": str(file), "sha256": sha256, **_overview(ds)}
+    return Answer(fields, lambda page: page.line(f"{file}: ok, {len(ds)} images, sha256 {sha256}"))
+
+
+def _overview(ds: DistilledSet) -> dict[str, Any]:
+    return {
+        "images": len(ds),
+        "image_shape": list(ds.images.shape[1:]),
+        "dtype": ds.images.dtype.name,
+        "bytes": ds.nbytes,
+    }
+
+
+def _show(page: Page, ds: DistilledSet, *, file: Path, png: Path | None) -> None:
+    manifest = ds.manifest
+    page.line(str(file), style="bold")
+    page.facts(
+        {
+            "images": f"{len(ds)} of {' x '.join(map(str, ds.images.shape[1:]))}, {ds.images.dtype.name}",
+            "memory": human_bytes(ds.nbytes),
+            "task": manifest.task,
+            "classes": _classes(ds.classes),
+            "pixels": manifest.pixels.space,
+            "mean": _numbers(manifest.pixels.mean),
+            "std": _numbers(manifest.pixels.std),
+            "targets": manifest.targets,
+        }
+    )
+    page.line()
+    page.line("recipe", style="bold")
+    page.facts({name: _value(value) for name, value in plain(manifest.recipe).items()})
+    page.line()
+    page.line("provenance", style="bold")
+    if manifest.provenance is None:
+        page.line("none: this set was put together by a program, not made by a run")
+    else:
+        page.facts({name: _value(value) for name, value in plain(manifest.provenance).items()})
+    if png is not None:
+        page.line()
+        page.line(f"images drawn in {png}")
+
+
+def _classes(classes: tuple[str, ...]) -> str:
+    named = ", ".join(classes[:_NAMED])
+    return f"{len(classes)}: {named}{', ...' if len(classes) > _NAMED else ''}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else canonical(value)

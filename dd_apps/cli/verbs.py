@@ -1,0 +1,36 @@
+"""The verbs of `dd-apps`, in the order in which `--help` shows them."""
+
+from __future__ import annotations
+
+import typer
+
+from dd_apps.cli.cache import artefacts_app
+from dd_apps.cli.doctor import doctor
+from dd_apps.cli.evaluating import evaluate
+from dd_apps.cli.listing import list_
+from dd_apps.cli.making import distill
+from dd_apps.cli.running import quickstart, run
+from dd_apps.cli.showing import inspect, verify
+
+
+def application() -> typer.Typer:
+    """The command-line application; its verbs return an `Answer`."""
+    app = typer.Typer(
+        help="Dataset distillation you can use: a few synthetic images in place of a data set.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for name, verb in (
+        ("quickstart", quickstart),
+        ("run", run),
+        ("distill", distill),
+        ("evaluate", evaluate),
+        ("inspect", inspect),
+        ("verify", verify),
+        ("list", list_),
+    ):
+        app.command(name)(verb)
+    app.add_typer(artefacts_app(), name="artefacts")
+    app.command("doctor")(doctor)
+    return app

@@ -1,0 +1,32 @@
+"""Continual learning on Avalanche with distilled replay buffers.
+
+In a program of one's own: `DistilledBuffer` is a storage policy for Avalanche's `ReplayPlugin`, and
+`use_buffer` plugs it in where Avalanche offers no argument for one. The benchmark is `ContinualScenario` and
+`run`. Avalanche takes some ten seconds to import, so each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dd_apps.continual.buffer import DistilledBuffer
+    from dd_apps.continual.config import ContinualScenario
+    from dd_apps.continual.experiment import Results, run
+    from dd_apps.continual.plug import use_buffer
+
+_HOME = {
+    "ContinualScenario": "config",
+    "DistilledBuffer": "buffer",
+    "Results": "experiment",
+    "run": "experiment",
+    "use_buffer": "plug",
+}
+__all__ = ["ContinualScenario", "DistilledBuffer", "Results", "run", "use_buffer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dd_apps.continual' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"dd_apps.continual.{_HOME[name]}"), name)

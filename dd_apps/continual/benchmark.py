@@ -1,0 +1,99 @@
+"""A class-incremental benchmark for Avalanche, made from two sources: class orders, and no class left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dd_apps.continual.adapter import nc_benchmark
+from dd_core.errors import UserError
+from dd_core.images import Source, channel_stats, normalise, require_labels
+from dd_core.streams import generator
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One class order: Avalanche's benchmark, the classes of each experience, and the pixels' normalisation.
+
+    Mean and std are those of the first experience: nothing else exists when the network is first trained.
+    """
+
+    benchmark: Any
+    classes: tuple[tuple[int, ...], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def experiences(self) -> list[Any]:
+        """Avalanche's experiences of training images, in order."""
+        return list(self.benchmark.train_stream)
+
+
+class RawImages(Dataset[tuple[Tensor, int]]):
+    """A source as (uint8 (C, H, W), label), with the `targets` that Avalanche looks for."""
+
+    def __init__(self, source: Source) -> None:
+        self.images = source.take(torch.arange(len(source)))
+        self.targets = require_labels(source).tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], self.targets[index]
+
+
+class Normalise:
+    """uint8 (C, H, W) to network input: the transform of an Avalanche benchmark."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.mean, self.std = mean, std
+
+    def __call__(self, image: UInt8[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+        return normalise(image[None], self.mean, self.std)[0]
+
+
+def class_order(classes: int, *, seed: int, order: int) -> tuple[int, ...]:
+    """Permutation number `order` of the classes."""
+    return tuple(torch.randperm(classes, generator=generator(seed, "class-order", order)).tolist())
+
+
+def experience_sizes(classes: int, experiences: int) -> tuple[int, ...]:
+    """Classes of each experience, as even as can be, larger ones first; raises `UserError` for too many."""
+    if experiences > classes:
+        raise UserError(f"experiences: {experiences} experiences need as many classes, and there are {classes}")
+    share, rest = divmod(classes, experiences)
+    return tuple(share + (index < rest) for index in range(experiences))
+
+
+def build(train: Source, test: Source, *, experiences: int, seed: int, order: int) -> Stream:
+    """The benchmark of class order `order`, without task labels. Raises `UserError`."""
+    if train.classes != test.classes:
+        raise UserError(f"{train.name}: training and test images do not have the same classes")
+    labels = require_labels(train)
+    permutation = class_order(len(train.classes), seed=seed, order=order)
+    sizes = experience_sizes(len(train.classes), experiences)
+    parts = torch.tensor(permutation).split(list(sizes))
+    classes = tuple(tuple(sorted(part.tolist())) for part in parts)
+    first = torch.isin(labels, torch.tensor(classes[0])).nonzero().flatten()
+    mean, std = channel_stats(train.subset(first))
+    transform = Normalise(mean, std)
+    benchmark = nc_benchmark(
+        RawImages(train),
+        RawImages(test),
+        n_experiences=experiences,
+        task_labels=False,
+        fixed_class_order=list(permutation),
+        per_exp_classes=dict(enumerate(sizes)),
+        train_transform=transform,
+        eval_transform=transform,
+    )
+    found = tuple(tuple(sorted(one.classes_in_this_experience)) for one in benchmark.train_stream)
+    if found != classes:
+        raise AssertionError(f"Avalanche made experiences of classes {found} instead of {classes}")
+    return Stream(benchmark, classes, mean, std)

@@ -1,0 +1,197 @@
+"""`DistilledBuffer`: a storage policy for Avalanche that keeps distilled images instead of real ones.
+
+    buffer = DistilledBuffer(max_size=10, images_per_class=1, method="dm", fill=32)
+    plugin = ReplayPlugin(mem_size=10, batch_size_mem=32, storage_policy=buffer)
+
+Each class is distilled once, when its experience is handed over, from that experience's images alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from dd_apps.continual.adapter import (
+    AvalancheDataset,
+    BalancedExemplarsBuffer,
+    ClassBalancedBuffer,
+    ExemplarsBuffer,
+    RawClass,
+    classes_of,
+    concat_datasets,
+    filled,
+    raw_class,
+    replay_dataset,
+)
+from dd_core.distilled import Size
+from dd_core.distiller import MethodConfig
+from dd_core.errors import UserError
+from dd_core.images import LabelledImages
+from dd_core.methods import decode_method
+from dd_core.runner import RunOptions, distill
+from dd_core.streams import counter
+
+
+class ClassImages(ExemplarsBuffer):
+    """The distilled images of one class, uint8 (n, C, H, W)."""
+
+    def __init__(self, images: UInt8[Tensor, "n C H W"], label: int, like: RawClass, *, fingerprint: str) -> None:
+        super().__init__(len(images))
+        self.images, self.label, self.fingerprint = images, label, fingerprint
+        self._like = RawClass(images[:0], like.form, like.transforms, like.task)  # not the real images
+        self.buffer = replay_dataset(images, label, self._like)
+
+    def resize(self, strategy: Any, new_size: int) -> None:
+        """Keep the first `new_size` images."""
+        self.max_size = new_size
+        if new_size < len(self.images):
+            self.images = self.images[:new_size].clone()
+            self.buffer = replay_dataset(self.images, self.label, self._like)
+
+
+class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
+    """Distilled images, a group for each class seen, for any plugin that takes a storage policy.
+
+    `max_size` counts distinct images, whatever their number in `buffer`. When more classes arrive than
+    `images_per_class` leaves room for, every class keeps only its first images, equally many of each.
+
+    `fill` is the number of memory images in a mini-batch, `batch_size_mem` of the plugin: `buffer` then repeats
+    the stored images until such a part comes out full. Without it each image is in `buffer` once, and
+    Avalanche's loader draws no more than that against a full batch of current images. `method` is a name, a
+    table such as `{"name": "dm", "steps": 500}`, or a config. `data` names the images: a method does not mirror
+    "digits". With a `folder`, every distilled set is written there, and found again by the next run.
+    """
+
+    def __init__(
+        self,
+        max_size: int,
+        *,
+        images_per_class: int,
+        method: str | Mapping[str, Any] | MethodConfig = "dm",
+        seed: int = 0,
+        fill: int | None = None,
+        data: str = "avalanche",
+        folder: Path | str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Raises `UserError` for an unknown method or option, and for a memory smaller than one class."""
+        super().__init__(max_size, adaptive_size=True)
+        if not 1 <= images_per_class <= max_size:
+            raise UserError(f"images_per_class must be from 1 to max_size ({max_size}), not {images_per_class}")
+        if fill is not None and fill < 1:
+            raise UserError(f"fill must be at least 1, not {fill}")
+        self.images_per_class, self.seed, self.fill, self.data = images_per_class, seed, fill, data
+        self.config = _config(method)
+        self.folder = None if folder is None else Path(folder)
+        self.device = device
+        self._joined: AvalancheDataset | None = None
+
+    @property
+    def buffer(self) -> AvalancheDataset:
+        """All images as a data set of (image, label, task label), in the experiences' own transforms."""
+        if self._joined is None:  # Avalanche joins the groups anew at every access
+            self._joined = filled(concat_datasets(self.buffer_datasets), self.fill)
+        return self._joined
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored pixels; a repetition costs nothing."""
+        return sum(group.images.nbytes for group in self.buffer_groups.values())
+
+    def post_adapt(self, agent: Any, exp: Any) -> None:
+        """Distil the classes of `exp` from `exp.dataset`; Avalanche calls it after (GDumb: before) training."""
+        self.update_from_dataset(exp.dataset, agent)
+
+    def update_from_dataset(self, new_data: AvalancheDataset, strategy: Any = None) -> None:
+        """Distil each class of `new_data` from it alone.
+
+        A class that was distilled from these very images before is left as it is. Raises `UserError` for one
+        that comes back with others, for images that are not raw, and where a class would get no room.
+        """
+        members = classes_of(new_data)
+        if not members:
+            return
+        raw = {label: raw_class(new_data, label, positions) for label, positions in members.items()}
+        source = _source(raw, self.data)
+        known = [label for label in raw if label in self.buffer_groups]
+        for label in known:
+            if self.buffer_groups[label].fingerprint != source.fingerprint():
+                raise UserError(
+                    f"class {label} comes back in a later experience; a DistilledBuffer distils each class once, "
+                    "from the one experience that has it"
+                )
+        if known:
+            return
+        per_class = self._room(len(self.buffer_groups) + len(raw), self.max_size)
+        for label, images in self._distilled(source, list(raw)).items():
+            self.buffer_groups[label] = ClassImages(images, label, raw[label], fingerprint=source.fingerprint())
+        self._shrink(strategy, per_class)
+
+    def resize(self, strategy: Any, new_size: int) -> None:
+        """Change `max_size`; if need be each class keeps its first images, equally many of each.
+
+        Raises `UserError` where a class would keep none; nothing is changed then.
+        """
+        per_class = self._room(len(self.buffer_groups), new_size)
+        self.max_size = new_size
+        self._shrink(strategy, per_class)
+
+    def _room(self, classes: int, max_size: int) -> int:
+        per_class = self.images_per_class if classes == 0 else min(self.images_per_class, max_size // classes)
+        if per_class < 1:
+            raise UserError(f"a memory of {max_size} images has no room for {classes} classes; make max_size {classes}")
+        return per_class
+
+    def _shrink(self, strategy: Any, per_class: int) -> None:
+        for group in self.buffer_groups.values():
+            group.resize(strategy, per_class)
+        self._joined = None
+
+    def _distilled(self, source: LabelledImages, labels: list[int]) -> dict[int, Tensor]:
+        name = "-".join(map(str, labels[:8])) + f"-{source.fingerprint()[:8]}.safetensors"
+        ds = distill(
+            self.config,
+            source,
+            Size(ipc=self.images_per_class),
+            seed=counter(self.seed, "experience", labels[0]),
+            out=None if self.folder is None else self.folder / name,
+            options=RunOptions(device=self.device),
+        ).quantised()
+        assert ds.labels is not None
+        return {
+            label: torch.from_numpy(ds.images[ds.labels == index]) for index, label in enumerate(labels)
+        }
+
+
+class FilledClassBalancedBuffer(ClassBalancedBuffer):
+    """Avalanche's memory of real images, repeated as `DistilledBuffer` repeats its own: for fair comparisons."""
+
+    def __init__(self, max_size: int, *, total_num_classes: int | None = None, fill: int | None = None) -> None:
+        super().__init__(max_size, adaptive_size=total_num_classes is None, total_num_classes=total_num_classes)
+        self.fill = fill
+
+    @property
+    def buffer(self) -> AvalancheDataset:
+        """All images, each as often as the filling asks for."""
+        return filled(concat_datasets(self.buffer_datasets), self.fill)
+
+
+def _config(method: str | Mapping[str, Any] | MethodConfig) -> MethodConfig:
+    if isinstance(method, MethodConfig):
+        return method
+    return decode_method({"name": method} if isinstance(method, str) else method)
+
+
+def _source(raw: Mapping[int, RawClass], name: str) -> LabelledImages:
+    """The experience as a source with classes 0.. in ascending order of Avalanche's class ids."""
+    shapes = sorted({tuple(one.images.shape[1:]) for one in raw.values()})
+    if len(shapes) > 1:
+        raise UserError(f"the classes of this experience differ in image size: {shapes[0]} and {shapes[1]}")
+    images = torch.cat([one.images for one in raw.values()])
+    labels = torch.cat([torch.full((len(one.images),), index) for index, one in enumerate(raw.values())])
+    return LabelledImages(images, labels, tuple(map(str, raw)), name)

@@ -1,0 +1,150 @@
+"""The continual-learning benchmark: rows x class orders as independent jobs, and the two tables out of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dd_apps.continual.config import TABLES, ContinualScenario, Row, Table
+from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
+from dd_core import parallel
+from dd_core.distilled import DistilledSet
+from dd_core.errors import UserError
+from dd_core.parallel import Workers
+from dd_core.runner import Reporter, Silent
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row under one class order, in both tables."""
+
+    scenario: ContinualScenario
+    row: Row
+    order: int
+    folder: Path | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job found.
+
+    matrices: accuracy matrix of each table; counts: test images of each experience; seconds: of making the
+    memory and of training; nbytes and memory: what was kept at the end.
+    """
+
+    matrices: dict[Table, list[list[float | None]]]
+    counts: tuple[int, ...]
+    seconds: dict[Table, float]
+    nbytes: int
+    memory: DistilledSet | None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a scenario found.
+
+    tables: "retraining" and "replay", rows ready for JSON. Accuracies are fractions of 1 as mean and standard
+    deviation over class orders; `after_3` is over the test images of all classes of three experiences; seconds are
+    the mean over class orders. matrices: [table][row][order], see `metrics`. memories: what a row's memory held at
+    the end of class order 0. notes: what belongs below each table.
+    """
+
+    tables: dict[Table, list[dict[str, Any]]]
+    matrices: dict[Table, dict[str, list[Matrix]]]
+    memories: dict[str, DistilledSet]
+    notes: dict[Table, tuple[str, ...]]
+
+
+def run(
+    scenario: ContinualScenario,
+    *,
+    workers: Workers | None = None,
+    reporter: Reporter | None = None,
+    folder: Path | None = None,
+    device: str = "cpu",
+) -> Results:
+    """Both tables of a scenario. Nothing but the seconds depends on the workers.
+
+    With a `folder`, the distilled sets are written there, and found again by another run. Raises what a job raises.
+    """
+    reporter = reporter or Silent()
+    workers = workers or Workers(count=scenario.workers)
+    jobs = [Job(scenario, row, order, folder, device) for row in scenario.rows for order in range(scenario.orders)]
+    outcomes: dict[Row, list[Outcome]] = {row: [] for row in scenario.rows}
+    reporter.start("rows x class orders", first=0, total=len(jobs))
+    try:
+        for index, outcome in enumerate(parallel.run(work, jobs, workers=workers)):
+            outcomes[jobs[index].row].append(outcome)
+            reporter.step(index, {table: average_accuracy(outcome.matrices[table]) for table in TABLES})
+    finally:
+        reporter.finish()
+    return _results(scenario, outcomes)
+
+
+def work(job: Job) -> Outcome:
+    """Run one job, in whatever process: Avalanche is imported there only."""
+    try:
+        from dd_apps.continual.jobs import run_job
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "avalanche":
+            raise
+        raise UserError("task 'continual' needs Avalanche: pip install 'dd-apps[continual]'") from None
+    return run_job(job)
+
+
+def row_name(scenario: ContinualScenario, row: Row) -> str:
+    """What a row is called: the distillation method goes by its own name."""
+    return str(scenario.method["name"]) if row == "distilled" else row
+
+
+def _results(scenario: ContinualScenario, outcomes: dict[Row, list[Outcome]]) -> Results:
+    names = {row: row_name(scenario, row) for row in scenario.rows}
+    memories = {names[row]: found[0].memory for row, found in outcomes.items()}
+    return Results(
+        tables={table: [_table_row(names[row], table, outcomes[row]) for row in scenario.rows] for table in TABLES},
+        matrices={
+            table: {names[row]: [one.matrices[table] for one in outcomes[row]] for row in scenario.rows}
+            for table in TABLES
+        },
+        memories={name: memory for name, memory in memories.items() if memory is not None},
+        notes={table: notes(scenario, table) for table in TABLES},
+    )
+
+
+def _table_row(name: str, table: Table, outcomes: list[Outcome]) -> dict[str, Any]:
+    matrices = [one.matrices[table] for one in outcomes]
+    seen = [seen_accuracy(one.matrices[table], one.counts) for one in outcomes]
+    row: dict[str, Any] = {"row": name}
+    for index, values in enumerate(zip(*seen, strict=True), start=1):
+        row[f"after_{index}"] = spread(values)
+    row["average"] = spread([average_accuracy(matrix) for matrix in matrices])
+    row["forgetting"] = spread([forgetting(matrix) for matrix in matrices])
+    row["bytes"] = outcomes[0].nbytes
+    row["seconds"] = sum(one.seconds[table] for one in outcomes) / len(outcomes)
+    return row
+
+
+def notes(scenario: ContinualScenario, table: Table) -> tuple[str, ...]:
+    """What a reader has to know of the protocol to trust a table."""
+    replay, again = scenario.replay, scenario.retraining
+    common = (
+        f"{scenario.data}, {scenario.experiences} experiences, {scenario.orders} class orders, seed {scenario.seed}, "
+        f"{scenario.network}; test images of the classes seen so far, last epoch; settings are the same for all rows "
+        "and were not tuned on test images"
+    )
+    if table == "retraining":
+        return (
+            common,
+            f"retraining (Avalanche's GDumbPlugin): {again.epochs} epochs on the memory alone, from the first weights "
+            f"after each experience; none and joint: {replay.epochs} epochs on the current or on all real images",
+        )
+    share = (
+        f"filled to {replay.batch_size_mem} by repetition" if replay.share == "fill" else "each stored image at most once"
+    )
+    return (
+        common,
+        f"replay (Avalanche's ReplayPlugin): {replay.epochs} epochs; mini-batches of {replay.batch_size} current images "
+        f"and the memory's part, {share}",
+    )

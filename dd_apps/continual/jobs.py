@@ -1,0 +1,119 @@
+"""One row of the tables under one class order: make the memory, learn with it both ways, measure."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from dd_apps.continual import benchmark
+from dd_apps.continual.adapter import contained, contents
+from dd_apps.continual.benchmark import Stream
+from dd_apps.continual.buffer import DistilledBuffer
+from dd_apps.continual.config import TABLES, ContinualScenario, Row, Table
+from dd_apps.continual.experiment import Job, Outcome
+from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
+from dd_core import datasets, networks
+from dd_core import device as devices
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.images import Source, normalise, require_labels
+from dd_core.streams import counter
+
+
+def run_job(job: Job) -> Outcome:
+    """Every random number in it comes from the scenario's seed, the class order and the table."""
+    scenario = job.scenario
+    train, test = (datasets.load(scenario.data, split=split, image_size=scenario.image_size) for split in ("train", "test"))
+    seed = counter(scenario.seed, "order", job.order)
+    with tempfile.TemporaryDirectory() as scratch, contained(seed, "benchmark"):
+        stream = benchmark.build(
+            train, test, experiences=scenario.experiences, seed=scenario.seed, order=job.order
+        )
+        folder = Path(scratch) if job.folder is None else job.folder / f"order-{job.order}" / job.row
+        where = Where(classes=len(train.classes), seed=seed, folder=folder, device=job.device)
+        return _Learner(scenario, job.row, stream, train, test, where).outcome()
+
+
+@dataclass(frozen=True)
+class _Learner:
+    scenario: ContinualScenario
+    row: Row
+    stream: Stream
+    train: Source
+    test: Source
+    where: Where
+
+    def outcome(self) -> Outcome:
+        making = self._make_memory()
+        matrices: dict[Table, list[list[float | None]]] = {}
+        seconds: dict[Table, float] = {}
+        memory: Memory | None = None
+        for table in TABLES:
+            begun = time.monotonic()
+            memory = memory_for(self.scenario, self.row, table, self.where)
+            matrices[table] = self._learn(table, memory)
+            seconds[table] = making + time.monotonic() - begun
+        held = None if memory is None else self._held(memory)
+        counts = tuple(int(members.sum()) for members in self._members())
+        return Outcome(matrices, counts, seconds, self._nbytes(held), held)
+
+    def _make_memory(self) -> float:
+        """Distil every experience once, into the folder where both tables find it; returns the seconds."""
+        begun = time.monotonic()
+        memory = memory_for(self.scenario, self.row, "retraining", self.where)
+        if not isinstance(memory, DistilledBuffer):
+            return 0.0
+        for experience in self.stream.experiences:
+            memory.post_adapt(None, experience)
+        return time.monotonic() - begun
+
+    def _learn(self, table: Table, memory: Memory | None) -> list[list[float | None]]:
+        """Train on each experience in turn; the accuracy matrix."""
+        device = devices.resolve(self.where.device)
+        network = networks.for_source(self.scenario.network, self.test, seed=self.where.seed).to(device)
+        strategy = strategy_for(self.scenario, self.row, table, network=network, memory=memory, device=device)
+        matrix: list[list[float | None]] = []
+        with contained(self.where.seed, table):
+            for experience in self.stream.experiences:
+                strategy.train(experience)
+                right = self._right(strategy.model, device)
+                seen = self._members()[: len(matrix) + 1]
+                unseen = [None] * (len(self.stream.classes) - len(seen))
+                matrix.append([float(right[members].mean()) for members in seen] + unseen)
+        return matrix
+
+    def _right(self, network: nn.Module, device: torch.device) -> np.ndarray:
+        """(N,) whether each test image is labelled rightly, out of all classes of the data."""
+        network.eval()
+        with torch.no_grad():
+            guesses = [
+                network(normalise(batch.to(device), self.stream.mean, self.stream.std)).argmax(1).cpu()
+                for batch in self.test.batches(512)
+            ]
+        network.train()
+        return (torch.cat(guesses) == require_labels(self.test)).numpy()
+
+    def _members(self) -> list[np.ndarray]:
+        """For each experience, (N,) which test images belong to it."""
+        labels = require_labels(self.test).numpy()
+        return [np.isin(labels, classes) for classes in self.stream.classes]
+
+    def _held(self, memory: Memory) -> DistilledSet:
+        """What a memory holds in the end, as a set that can be drawn and counted."""
+        images, labels = contents(memory)
+        manifest = Manifest(
+            classes=self.test.classes,
+            pixels=Pixels(space="raw", mean=self.stream.mean, std=self.stream.std),
+            recipe=Recipe(network=self.scenario.network),
+        )
+        return DistilledSet(images, labels, manifest)
+
+    def _nbytes(self, held: DistilledSet | None) -> int:
+        if held is not None:
+            return held.nbytes
+        return len(self.train) * int(np.prod(self.train.image_shape)) if self.row == "joint" else 0

@@ -1,0 +1,60 @@
+"""`use_buffer`: put a `DistilledBuffer` where Avalanche hard-codes its own memory.
+
+`ReplayPlugin`, BiC and their like take a storage policy as an argument; GDumb, ER_ACE, MIR, CoPE and SCR make a
+`ClassBalancedBuffer` of their own, which is exchanged here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dd_apps.continual.adapter import BalancedExemplarsBuffer, GDumbPlugin
+from dd_apps.continual.buffer import DistilledBuffer
+from dd_core.errors import UserError
+
+
+# strategies whose memory holds more than images and labels, or that would hang with a small one
+REFUSED = {
+    "DER": "replays the outputs that its network gave for real images",
+    "FeatureReplay": "replays features, and a DistilledBuffer holds images",
+    "ER_AML": "draws a whole mini-batch of each class and never ends where a class holds less",
+}
+
+
+def use_buffer(target: Any, buffer: DistilledBuffer) -> None:
+    """Make a strategy or plugin keep its memory in `buffer`; call it before training begins.
+
+    Raises `UserError` where that cannot work, in one line that says why.
+    """
+    holder = _holder(target)
+    name, policy = type(holder).__name__, holder.storage_policy
+    if (reason := REFUSED.get(name)) is not None:
+        raise UserError(f"{name} {reason}; use ER_ACE or a ReplayPlugin")
+    if not isinstance(policy, BalancedExemplarsBuffer):
+        raise UserError(f"{name} keeps single samples ({type(policy).__name__}), and a DistilledBuffer keeps classes")
+    if len(policy.buffer_groups) > 0:
+        raise UserError(f"{name} has images in its memory already; call use_buffer before training")
+    _check_sizes(holder, buffer)
+    holder.storage_policy = buffer
+
+
+def _holder(target: Any) -> Any:
+    """The strategy or plugin that owns a storage policy."""
+    for candidate in (target, *getattr(target, "plugins", ())):
+        if getattr(candidate, "storage_policy", None) is not None:
+            return candidate
+    raise UserError(f"{type(target).__name__} has no replay memory; give it a ReplayPlugin(storage_policy=buffer)")
+
+
+def _check_sizes(holder: Any, buffer: DistilledBuffer) -> None:
+    name = type(holder).__name__
+    mem_size = getattr(holder, "mem_size", buffer.max_size)
+    if mem_size != buffer.max_size:
+        raise UserError(f"{name} has mem_size={mem_size} and the buffer max_size={buffer.max_size}; make them equal")
+    if isinstance(holder, GDumbPlugin) and buffer.fill is not None:
+        raise UserError("GDumbPlugin trains on the memory alone: there is nothing to fill, so leave fill out")
+    batch = getattr(holder, "batch_size_mem", None)
+    if name == "ER_ACE" and batch > max(buffer.max_size, buffer.fill or 0):
+        raise UserError(f"ER_ACE replays nothing before its memory fills a batch of {batch}; use fill={batch}")
+    if name == "MIRPlugin" and batch >= buffer.max_size:
+        raise UserError(f"MIR chooses {batch} out of more images; use a batch_size_mem below {buffer.max_size}")

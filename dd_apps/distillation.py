@@ -1,0 +1,157 @@
+"""The task `distill`: distil one data set by one method, and score the result on several networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, JsonValue, model_validator
+
+from dd_core.config import Config
+from dd_core.distilled import DistilledSet, Size
+from dd_core.errors import UserError, unknown_name
+from dd_core.methods import decode_method
+from dd_core.network_names import family
+from dd_core.protocols import PROTOCOLS
+
+if TYPE_CHECKING:
+    from dd_core.evaluation import Evaluation
+    from dd_core.images import Source
+    from dd_core.runner import RunOptions
+
+
+class DistillScenario(Config):
+    """One distilled set and its evaluation."""
+
+    data: str = Field(description="data set, or folder:PATH")
+    image_size: int | None = Field(default=None, ge=1, description="pixels a side; none keeps the images as they are")
+    method: dict[str, JsonValue] = Field(description="name of the method, and its options")
+    ipc: int | None = Field(default=None, ge=1, description="images per class")
+    images: int | None = Field(default=None, ge=1, description="images in all, instead of ipc")
+    seed: int = Field(default=0, ge=0, description="of the distillation and of the evaluation")
+    protocol: str = Field(default="recipe", description="how networks are trained on the set")
+    networks: tuple[str, ...] = Field(default=(), description="networks to evaluate; none given: the method's own")
+    nets: int = Field(default=5, ge=1, description="fresh networks of each kind")
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> DistillScenario:
+        if (self.ipc is None) == (self.images is None):
+            raise ValueError("give either ipc (images per class) or images (in all)")
+        try:
+            check_names(protocol=self.protocol, networks=self.networks)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+@dataclass(frozen=True)
+class Data:
+    """Real images by name, as the user asked for them."""
+
+    name: str
+    image_size: int | None = None
+    skip_corrupt: bool = False
+
+    def load(self, split: str, *, options: RunOptions) -> Source:
+        """One split; what is worth saying goes to the reporter. Raises `UserError`."""
+        from dd_core import datasets
+
+        return datasets.load(
+            self.name,
+            split=split,
+            image_size=self.image_size,
+            skip_corrupt=self.skip_corrupt,
+            workers=options.workers,
+            progress=options.reporter.message,
+        )
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a set is scored; no networks means the one of the set's recipe."""
+
+    protocol: str = "recipe"
+    networks: Sequence[str] = ()
+    nets: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores on each network, and what a reader should be warned of."""
+
+    evaluations: Sequence[Evaluation]
+    warnings: Sequence[str] = field(default=())
+
+
+def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[DistilledSet, Scored]:
+    """Distil into `out`, then evaluate. Raises what the runner raises."""
+    from dd_core import runner
+
+    data = Data(scenario.data, scenario.image_size)
+    train = data.load("train", options=options)
+    config = decode_method(scenario.method)
+    size = Size(ipc=scenario.ipc, images=scenario.images)
+    ds = runner.distill(config, train, size, seed=scenario.seed, out=out, options=options)
+    scoring = Scoring(scenario.protocol, scenario.networks, scenario.nets, scenario.seed)
+    return ds, score(ds, train, data.load("test", options=options), scoring, options=options)
+
+
+def score(ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, options: RunOptions) -> Scored:
+    """Evaluate on each network in turn; raises `UserError` where set and data do not belong together."""
+    from dd_core.evaluation import evaluate
+
+    warnings = list(_other_data(ds, train))
+    for warning in warnings:
+        options.reporter.message(f"warning: {warning}")
+    evaluations: list[Evaluation] = []
+    for network in scoring.networks or (ds.manifest.recipe.network,):
+        options.reporter.message(f"{network}: training {scoring.nets} on the set, {scoring.nets} on random real images")
+        one = evaluate(
+            ds,
+            train=train,
+            test=test,
+            network=network,
+            protocol=scoring.protocol,
+            nets=scoring.nets,
+            seed=scoring.seed,
+            workers=options.workers,
+            device=options.device,
+        )
+        evaluations.append(one)
+    return Scored(evaluations, warnings)
+
+
+def _other_data(ds: DistilledSet, train: Source) -> Iterator[str]:
+    made = ds.manifest.provenance
+    if made is not None and made.fingerprint != train.fingerprint():
+        yield (
+            f"this set was distilled from other training images (source {made.source}, fingerprint "
+            f"{made.fingerprint[:12]}...; the ones given have {train.fingerprint()[:12]}...)"
+        )
+
+
+def data_of(ds: DistilledSet, given: str | None, *, image_size: int | None, skip_corrupt: bool) -> Data:
+    """The data to score a set on: the ones given, or where the set came from, at the set's own image size.
+
+    Raises `UserError` where the set cannot say by name where it came from.
+    """
+    height, width = ds.images.shape[2:]
+    size = image_size or (height if height == width else None)
+    made = ds.manifest.provenance
+    if given is not None:
+        return Data(given, size, skip_corrupt)
+    if made is None or made.source == "folder":
+        found = "does not say what it was made from" if made is None else "was made from a folder"
+        raise UserError(f"the set {found}; name the real images: --data folder:PATH")
+    return Data(made.source, size, skip_corrupt)
+
+
+def check_names(*, protocol: str, networks: Sequence[str]) -> None:
+    """Raise `UserError` for a protocol or a network that does not exist, without loading torch."""
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    for network in networks:
+        family(network)

@@ -1,0 +1,1 @@
+"""Tables and pictures of results. Knows nothing of the applications whose results they are."""

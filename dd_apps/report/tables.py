@@ -1,0 +1,115 @@
+"""One table of results, three ways: rich for a terminal, Markdown for a report, plain objects for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+Unit = Literal["percent", "bytes", "seconds"]
+_HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a title, in the order given; `notes` are the sentences that belong below.
+
+    A cell is text, a number, a list of numbers, or `{"mean": ..., "std": ...}`. `units` says what the numbers
+    of a column are: `percent` (stored as a fraction of 1), `bytes` or `seconds`.
+    """
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    units: Mapping[str, Unit] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def columns(self) -> list[str]:
+        """Every column of any row, in the order of first appearance."""
+        return list(dict.fromkeys(column for row in self.rows for column in row))
+
+    def headings(self) -> list[str]:
+        """The columns as shown, with their units."""
+        return [column + (_HEADING[self.units[column]] if column in self.units else "") for column in self.columns()]
+
+    def cells(self) -> list[list[str]]:
+        """Every row as text."""
+        return [[text(row.get(column), self.units.get(column)) for column in self.columns()] for row in self.rows]
+
+    def plain(self) -> list[dict[str, Any]]:
+        """The rows as JSON objects, numbers untouched."""
+        return [dict(row) for row in self.rows]
+
+
+def text(value: object, unit: Unit | None = None) -> str:
+    """A cell as text; control characters are spelt out, so that no name can steer a terminal."""
+    if value is None:
+        return "-"
+    if isinstance(value, Mapping) and "mean" in value:
+        return f"{text(value['mean'], unit)} ± {text(value.get('std', 0.0), unit)}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(text(part, unit) for part in value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _number(value, unit)
+    return printable(str(value))
+
+
+def _number(value: float, unit: Unit | None) -> str:
+    if unit == "percent":
+        return f"{100 * value:.1f}"
+    if unit == "bytes":
+        return human_bytes(int(value))
+    if unit == "seconds":
+        return f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def human_bytes(count: int) -> str:
+    """A count of bytes with a binary prefix: `640 B`, `1.5 KiB`."""
+    if count < 1024:
+        return f"{count} B"
+    size, prefix = float(count), ""
+    for prefix in ("Ki", "Mi", "Gi", "Ti"):
+        size /= 1024
+        if size < 1024:
+            break
+    return f"{size:.1f} {prefix}B"
+
+
+def printable(line: str) -> str:
+    """`line` with every character that is not printable written as an escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
+def markdown(table: Table) -> str:
+    """The table as GitHub Markdown, with its title as a heading."""
+    lines = [f"## {printable(table.title)}", ""]
+    lines.append(_markdown_row(table.headings()))
+    lines.append(_markdown_row(["---"] * len(table.columns())))
+    lines += [_markdown_row(row) for row in table.cells()]
+    for note in table.notes:
+        lines += ["", printable(note)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def rich_table(table: Table) -> RichTable:
+    """The table for a rich console; columns of numbers are aligned to the right."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    # notes follow as lines of their own: a caption is folded to the table's width
+    shown = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    for column, heading in zip(table.columns(), table.headings(), strict=True):
+        values = [row.get(column) for row in table.rows]
+        numbers = not any(isinstance(value, str) for value in values)
+        shown.add_column(Text(heading), justify="right" if numbers else "left", overflow="fold")
+    for row in table.cells():
+        shown.add_row(*(Text(cell) for cell in row))
+    return shown

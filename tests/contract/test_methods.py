@@ -1,0 +1,40 @@
+"""The conformance kit over every method of the table."""
+
+from __future__ import annotations
+
+from dd_core import methods
+from dd_core.methods import method
+from dd_core.testing import DistillerConformance
+
+SMALL = {"network": "convnet-2-w16"}
+
+
+class TestAverage(DistillerConformance):
+    config = method("average")
+
+
+class TestDistributionMatching(DistillerConformance):
+    config = method("dm", steps=4, batch_real=8, recipe=SMALL)
+    diverging = method("dm", steps=6, batch_real=8, lr_img=1e30, recipe=SMALL)
+
+
+class TestHerding(DistillerConformance):
+    config = method("herding")
+
+
+class TestHerdingOfNetworkFeatures(DistillerConformance):
+    config = method("herding", features="random-network", recipe=SMALL)
+
+
+class TestKMeans(DistillerConformance):
+    config = method("k-means")
+
+
+class TestRandom(DistillerConformance):
+    config = method("random")
+
+
+def test_every_method_of_the_table_is_here():
+    kits = [kit for kit in DistillerConformance.__subclasses__() if kit.__module__ == __name__]
+    tested = {kit.config.name for kit in kits}
+    assert tested == {*methods.METHODS}

@@ -17,6 +17,7 @@ from dd_core.network_names import family
 from dd_core.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
+    from dd_core.datasets import Split
     from dd_core.evaluation import Evaluation
     from dd_core.images import Source
     from dd_core.runner import RunOptions
@@ -54,7 +55,7 @@ class Data:
     image_size: int | None = None
     skip_corrupt: bool = False
 
-    def load(self, split: str, *, options: RunOptions) -> Source:
+    def load(self, split: Split, *, options: RunOptions) -> Source:
         """One split; what is worth saying goes to the reporter. Raises `UserError`."""
         from dd_core import datasets
 

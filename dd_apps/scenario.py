@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import importlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dd_apps.report.tables import Table, Unit
 from dd_core.config import Config, decode, plain
 from dd_core.errors import UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.store import disk_errors
 
+if TYPE_CHECKING:
+    from dd_core.distilled import DistilledSet
+    from dd_core.runner import RunOptions
+
+_SUFFIX = ".toml"
 _TASKS = {
     "continual": "dd_apps.continual.config:ContinualScenario",
     "distill": "dd_apps.distillation:DistillScenario",
@@ -49,24 +55,79 @@ def load(wanted: str, *, overrides: Sequence[str] = ()) -> Scenario:
     `overrides` are `key.path=value` texts. Raises `UserError` in one line naming file and key.
     """
     path = find(wanted)
+    where = wanted if wanted.endswith(_SUFFIX) else path.name
     table = read(path)
     for override in overrides:
         assign(table, override)
     task = table.pop("task", None)
     if not isinstance(task, str):
-        raise UserError(f"{path.name}: task: required; one of {', '.join(_TASKS)}")
+        raise UserError(f"{where}: task: required; one of {', '.join(_TASKS)}")
     if task not in _TASKS:
-        raise UserError(f"{path.name}: task: {unknown_name('task', task, _TASKS)}")
-    values = decode(_attribute(_TASKS[task]), table, where=path.name)
+        raise UserError(f"{where}: task: {unknown_name('task', task, _TASKS)}")
+    values = decode(_attribute(_TASKS[task]), table, where=where)
     if "method" in table:
         # a task's model keeps the method's options as they are: which ones there are, its name decides
-        decode_method(table["method"], where=path.name)
+        decode_method(table["method"], where=where)
     return Scenario(path, task, values)
 
 
 def _attribute(target: str) -> Any:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+# --- running -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found: tables for people, sets to be drawn and kept, and all the figures for JSON."""
+
+    tables: Sequence[Table]
+    sets: Mapping[str, DistilledSet]
+    details: Mapping[str, Any]
+
+
+def run(scenario: Scenario, *, folder: Path, options: RunOptions) -> Outcome:
+    """Run it; what can be resumed is kept in `folder`. Raises `UserError` where an extra is not installed."""
+    if scenario.task == "continual":
+        return _continual(scenario, folder, options)
+    return _distill(scenario, folder, options)
+
+
+def _continual(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
+    from dd_apps.continual import ContinualScenario
+    from dd_apps.continual import run as run_continual
+
+    assert isinstance(scenario.values, ContinualScenario)
+    results = run_continual(
+        scenario.values,
+        workers=options.workers,
+        reporter=options.reporter,
+        folder=folder,
+        device=options.device,
+    )
+    tables = [
+        Table(title, rows, units=_units(rows), notes=results.notes[title]) for title, rows in results.tables.items()
+    ]
+    return Outcome(tables, results.memories, {"matrices": results.matrices, "notes": results.notes})
+
+
+def _units(rows: Sequence[Mapping[str, Any]]) -> dict[str, Unit]:
+    """Accuracies and what is made of them are the columns with a mean and a std; bytes and seconds say so."""
+    spreads = {column for row in rows for column, value in row.items() if isinstance(value, Mapping)}
+    units: dict[str, Unit] = dict.fromkeys(spreads, "percent")
+    return {**units, "bytes": "bytes", "seconds": "seconds"}
+
+
+def _distill(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
+    from dd_apps import distillation
+    from dd_apps.report.scores import score_table
+
+    assert isinstance(scenario.values, distillation.DistillScenario)
+    ds, scored = distillation.run(scenario.values, out=folder / "distilled.safetensors", options=options)
+    table = score_table(scored.evaluations, title="accuracy on test images")
+    return Outcome([table], {"distilled": ds}, {"evaluations": [plain(one) for one in scored.evaluations]})
 
 
 # --- finding and reading -------------------------------------------------------------------------------------
@@ -86,7 +147,7 @@ def _folder() -> Path:
 
 def find(wanted: str) -> Path:
     """The file of a scenario; raises `UserError` for an unknown name."""
-    if wanted.endswith(".toml"):
+    if wanted.endswith(_SUFFIX):
         return Path(wanted)
     known = shipped()
     if wanted not in known:
@@ -101,7 +162,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name}: not valid TOML: {error}") from None
+        raise UserError(f"{path}: not valid TOML: {error}") from None
 
 
 def summary(path: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from dd_core import device as devices
 from dd_core import store
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     import torch
 
 KEPT = 2
+
+
+class _Facts(Config):
+    """What a checkpoint says beside the state."""
+
+    step: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    identity: dict[str, JsonValue]
+    environments: tuple[Environment, ...]
 
 
 class Identity(Config):
@@ -108,15 +117,17 @@ class RunFolder:
 
     def latest(self, identity: Identity, say: Callable[[str], None]) -> Checkpoint:
         """The newest checkpoint that can be read; raises `UserError` if it is of another identity."""
-        for path in reversed(self._checkpoints()):
+        paths = self._checkpoints()
+        for path in reversed(paths):
             try:
                 state, body = store.read_state(path)
+                facts = decode(_Facts, body, where=str(path))
             except UserError as error:
-                say(f"{error}; going back to the one before")
+                then = "starting over" if path == paths[0] else "going back to the one before"
+                say(f"{error}; {then}")
                 continue
-            self._refuse_difference(self.path, body["identity"], identity)
-            environments = tuple(decode(Environment, one) for one in body["environments"])
-            return Checkpoint(body["step"], state, float(body["seconds"]), environments)
+            self._refuse_difference(self.path, facts.identity, identity)
+            return Checkpoint(facts.step, state, facts.seconds, facts.environments)
         return Checkpoint()
 
     def _refuse_difference(self, where: Path, old: Mapping[str, Any], identity: Identity) -> None:
@@ -130,13 +141,13 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint, identity: Identity) -> None:
         """Write a checkpoint; the one before stays, older ones go."""
         assert checkpoint.state is not None
-        body = {
-            "step": checkpoint.step,
-            "seconds": checkpoint.seconds,
-            "identity": plain(identity),
-            "environments": [plain(one) for one in checkpoint.environments],
-        }
-        store.write_state(self.path / f"checkpoint-{checkpoint.step:08d}.safetensors", checkpoint.state, body)
+        facts = _Facts(
+            step=checkpoint.step,
+            seconds=checkpoint.seconds,
+            identity=plain(identity),
+            environments=checkpoint.environments,
+        )
+        store.write_state(self.path / f"checkpoint-{checkpoint.step:08d}.safetensors", checkpoint.state, plain(facts))
         for old in self._checkpoints()[:-KEPT]:
             old.unlink(missing_ok=True)
 

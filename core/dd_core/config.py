@@ -48,7 +48,7 @@ def decode(model: type[C], data: object, *, where: str = "", key: str = "") -> C
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise UserError(_first_line(model, error, where=where, key=key)) from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(": ".join(part for part in (where, key, str(error)) if part)) from None
 
 
@@ -56,7 +56,7 @@ def _first_line(model: type[BaseModel], error: ValidationError, *, where: str, k
     found = error.errors(include_url=False)
     # a misspelt key also leaves the right one missing: name the misspelling
     first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-    path = [str(part) for part in first["loc"]]
+    path = [_name(part) for part in first["loc"]]
     dotted = ".".join([key, *path] if key else path)
     if first["type"] == "extra_forbidden":
         what = f"unknown key{nearest(path[-1], _keys_at(model, path[:-1]))}"
@@ -67,6 +67,12 @@ def _first_line(model: type[BaseModel], error: ValidationError, *, where: str, k
     else:
         what = f"{first['msg'][0].lower()}{first['msg'][1:]} (given: {_short(first['input'])})"
     return ": ".join(part for part in (where, dotted, what) if part)
+
+
+def _name(part: object) -> str:
+    """A key as it was given, where that is one short line."""
+    text = str(part)
+    return text if text.isprintable() and len(text) <= 60 else _short(text)
 
 
 def _short(value: object) -> str:

@@ -1,12 +1,26 @@
-"""Real images by name: scikit-learn's digits, torchvision's data sets, and `folder:PATH`."""
+"""Real images by name: scikit-learn's digits, torchvision's data sets, and `folder:PATH` (in `folders`).
+
+What torchvision does not find it downloads, or the user is told which file to put where. Its own layout below
+the root is kept, so that files of another project can be used. It downloads into a folder beside it, from
+where whole files are moved: a kill leaves nothing that looks complete.
+"""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from filelock import FileLock
+
+from dd_core import store
 from dd_core.artefacts import cache_folder
 from dd_core.errors import UserError, unknown_name
 from dd_core.parallel import Workers
@@ -31,6 +45,7 @@ DATASETS = {
     "folder:PATH": "your own images: one folder a class, or train/ and test/ (or val/) with such folders",
 }
 _HELD_OUT = 0.2  # of each class of the digits, which have no test split of their own
+_SILENT_SECONDS = 30.0  # without a byte from the server before a download has failed
 
 
 def load(
@@ -88,10 +103,8 @@ def _named(name: str, split: Split, root: Path | None) -> LabelledImages:
         raise unknown_name("data set", name, DATASETS)
     if name == "digits":
         return _digits(split)
-    from dd_core import downloads
-
     given = root or os.environ.get("DD_APPS_DATA") or cache_folder() / "data"
-    return downloads.load(name, split=split, root=Path(given).expanduser())
+    return _torchvision(name, split, Path(given).expanduser())
 
 
 def _digits(split: Split) -> LabelledImages:
@@ -132,9 +145,166 @@ def _resized(source: LabelledImages, side: int, memory_limit: int) -> LabelledIm
 
 def _resize(image: Tensor, side: int) -> Tensor:
     """uint8 (C, H, W) -> (C, side, side), channel by channel."""
-    import numpy as np
     import torch
     from PIL import Image
 
     planes = [Image.fromarray(plane.numpy()).resize((side, side), Image.Resampling.BICUBIC) for plane in image]
     return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))
+
+
+# --- torchvision's data sets ---------------------------------------------------------------------------------
+
+_DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class _Home:
+    """How torchvision calls a data set, and the archives (path below the root, md5) that its `split` needs."""
+
+    kind: str
+    archives: Callable[[Any, str], list[tuple[str, str]]]
+    takes_split: bool = False
+    classes: tuple[str, ...] | None = None
+
+
+def _idx(kind: Any, split: str) -> list[tuple[str, str]]:
+    return [(f"{kind.__name__}/raw/{name}", md5) for name, md5 in kind.resources]
+
+
+def _whole(kind: Any, split: str) -> list[tuple[str, str]]:
+    return [(kind.filename, kind.tgz_md5)]
+
+
+def _by_split(kind: Any, split: str) -> list[tuple[str, str]]:
+    return [tuple(kind.split_list[split][1:3])]
+
+
+_HOMES = {
+    "mnist": _Home("MNIST", _idx, classes=_DIGITS),
+    "fashion-mnist": _Home("FashionMNIST", _idx),
+    "kmnist": _Home("KMNIST", _idx),
+    "usps": _Home("USPS", _by_split, classes=_DIGITS),
+    "cifar10": _Home("CIFAR10", _whole),
+    "cifar100": _Home("CIFAR100", _whole),
+    "svhn": _Home("SVHN", _by_split, takes_split=True, classes=_DIGITS),
+    "stl10": _Home("STL10", _whole, takes_split=True),
+}
+
+
+def _torchvision(name: str, split: str, root: Path) -> LabelledImages:
+    """A data set from the files below `root`, downloaded first where they are missing."""
+    found = _open_if_there(name, split, root) or _fetch(name, split, root)
+    return _convert(name, found)
+
+
+def _open(name: str, split: str, root: Path, *, download: bool = False) -> Any:
+    import torchvision
+
+    home = _HOMES[name]
+    side = {"split": split} if home.takes_split else {"train": split == "train"}
+    # torchvision prints to stdout, which belongs to results; its progress bar goes to stderr
+    with redirect_stdout(io.StringIO()):
+        return getattr(torchvision.datasets, home.kind)(str(root), download=download, **side)
+
+
+def _convert(name: str, found: Any) -> LabelledImages:
+    import torch
+
+    from dd_core.images import LabelledImages
+
+    pixels = np.asarray(found.data)
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.shape[-1] == 3:
+        pixels = pixels.transpose(0, 3, 1, 2)
+    labels = np.asarray(found.labels if hasattr(found, "labels") else found.targets, dtype=np.int64)
+    classes = _HOMES[name].classes or tuple(found.classes)
+    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    return LabelledImages(images, torch.from_numpy(labels), classes, name)
+
+
+def _fetch(name: str, split: str, root: Path) -> Any:
+    """Download under a lock, so that two processes do it once and a killed one's leftovers can go."""
+    with store.disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / f".{name}.lock").acquire()
+    staging = root / f".{name}.partial"
+    try:
+        if (found := _open_if_there(name, split, root)) is not None:
+            return found
+        shutil.rmtree(staging, ignore_errors=True)
+        _borrow_archives(name, split, root, staging)
+        with _patience(_SILENT_SECONDS):
+            _open(name, split, staging, download=True)
+        _move_files(staging, root)
+        return _open(name, split, root)
+    except Exception as reason:  # no network, no server, wrong checksum, full disk ...
+        raise UserError(_please_put(name, split, root, reason)) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        lock.lock.release()
+
+
+def _open_if_there(name: str, split: str, root: Path) -> Any:
+    """torchvision's data set, or None where a file is missing or damaged."""
+    try:
+        return _open(name, split, root)
+    except Exception:  # whatever torchvision raises when it reads a file that is not what it should be
+        return None
+
+
+def _archives(name: str, split: str) -> list[tuple[str, str]]:
+    import torchvision
+
+    home = _HOMES[name]
+    return home.archives(getattr(torchvision.datasets, home.kind), split)
+
+
+def _borrow_archives(name: str, split: str, root: Path, staging: Path) -> None:
+    """Archives that the user put there are used from where they lie."""
+    for archive, _ in _archives(name, split):
+        if (root / archive).is_file():
+            (staging / archive).parent.mkdir(parents=True, exist_ok=True)
+            (staging / archive).symlink_to((root / archive).absolute())
+
+
+def _move_files(staging: Path, root: Path) -> None:
+    for file in sorted(staging.rglob("*")):
+        if file.is_file() and not file.is_symlink():
+            target = root / file.relative_to(staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """A limit for silent connections; torchvision sets none and would wait for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _please_put(name: str, split: str, root: Path, reason: Exception) -> str:
+    from torchvision.datasets.utils import check_integrity
+
+    missing: list[str] = []
+    damaged: list[str] = []
+    for archive, md5 in _archives(name, split):
+        if not (root / archive).is_file():
+            missing.append(archive)
+        elif not check_integrity(root / archive, md5):
+            damaged.append(archive)
+    folder = (root / (missing + damaged or [name])[0]).parent
+    files = ", ".join(Path(archive).name for archive in missing + damaged)
+    wrong = f" ({', '.join(Path(a).name for a in damaged)} there: wrong checksum)" if damaged else ""
+    return f"{name} cannot be downloaded ({_line(reason)}); put {files} into {folder}{wrong}"
+
+
+def _line(error: Exception) -> str:
+    """The last non-empty line of a message: torchvision lists every mirror that it tried, and then why."""
+    with suppress(IndexError):
+        return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+    return type(error).__name__

@@ -38,6 +38,10 @@ class Interrupted(DDError):
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int]]:
+        # an exception is unpickled (out of a worker process) by calling its class with `args`: the message alone
+        return type(self), (str(self), self.exit_code - 128)
+
 
 def nearest(given: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known name closest to `given`, or an empty string."""

@@ -14,8 +14,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,14 +45,17 @@ class Format:
 
     kind: str
     names: str
+    keys: frozenset[str]
     header_bytes: int
     tensors: int
     version: int = 1
 
 
-SET = Format("dd-apps.set", r"images|labels|targets", 1 * _MEBI, 16)
-CHECKPOINT = Format("dd-apps.checkpoint", r"t\d{1,5}", 16 * _MEBI, 20_000)
-ARTEFACT = Format("dd-apps.artefact", r"[a-z][a-z0-9_]{0,40}", 4 * _MEBI, 4_096)
+SET = Format("dd-apps.set", r"images|labels|targets", frozenset({"manifest"}), 1 * _MEBI, 16)
+CHECKPOINT = Format("dd-apps.checkpoint", r"t\d{1,5}", frozenset({"state", "body"}), 16 * _MEBI, 20_000)
+ARTEFACT = Format(
+    "dd-apps.artefact", r"[a-z][a-z0-9_]{0,40}", frozenset({"artefact", "index", "facts"}), 4 * _MEBI, 4_096
+)
 
 
 # --- writing -------------------------------------------------------------------------------------------------
@@ -109,14 +114,18 @@ def write_container(path: Path, fmt: Format, tensors: Mapping[str, np.ndarray], 
 
 def container_bytes(fmt: Format, tensors: Mapping[str, np.ndarray], body: Mapping[str, Any]) -> bytes:
     """The bytes of a container."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    # not `ascontiguousarray`, which turns a scalar into an array of one
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    for name, array in arrays.items():
+        if not re.fullmatch(fmt.names, name) or array.dtype.name not in _DTYPES.values() or not array.dtype.isnative:
+            raise UserError(f"{fmt.kind}: no reader takes a tensor '{name}' of {array.dtype.str}")
     table = {name: _entry(array) for name, array in arrays.items()}
     whole = {"kind": fmt.kind, "version": fmt.version, "tensors": table, **body}
-    text = canonical({"body": whole, "sha256": digest(whole)})
-    header = len(text) + 200 * len(table)
+    data = to_safetensors(arrays, metadata={"manifest": canonical({"body": whole, "sha256": digest(whole)})})
+    header = int.from_bytes(data[:8], "little")
     if header > fmt.header_bytes or len(table) > fmt.tensors:
-        raise UserError(f"{fmt.kind}: {len(table)} tensors and {header} bytes of manifest are more than a reader takes")
-    return to_safetensors(arrays, metadata={"manifest": text})
+        raise UserError(f"{fmt.kind}: {len(table)} tensors and a header of {header} bytes are more than a reader takes")
+    return data
 
 
 def _entry(array: np.ndarray) -> dict[str, Any]:
@@ -136,7 +145,10 @@ class _Refused(Exception):
 
 def read_container(path: Path, fmt: Format) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors, body) of a container, all checksums verified; raises `UserError` in one line otherwise."""
-    with disk_errors(path), open(path, "rb") as file:
+    # without O_NONBLOCK, opening a named pipe waits for somebody to write to it
+    with disk_errors(path), open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{path}: not a readable {fmt.kind} file: it is no regular file")
         return parse_container(file, fmt, name=str(path))
 
 
@@ -148,6 +160,10 @@ def parse_container(file: BinaryIO, fmt: Format, *, name: str) -> tuple[dict[str
         return _read_tensors(file, entries, body["tensors"]), body
     except _Refused as reason:
         raise UserError(f"{name}: not a readable {fmt.kind} file: {reason}") from None
+    except RecursionError:
+        raise UserError(f"{name}: not a readable {fmt.kind} file: it is too deeply nested") from None
+    except MemoryError:
+        raise OutOfResources(f"{name}: this {fmt.kind} file does not fit into memory") from None
 
 
 def _read_header(file: BinaryIO, fmt: Format) -> tuple[dict[str, Any], dict[str, Any], int]:
@@ -179,12 +195,14 @@ def _strict_json(text: bytes | str, what: str) -> dict[str, Any]:
             raise ValueError("a key is there twice")
         return found
 
-    def no_constants(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number")
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):  # NaN, Infinity, or 1e999, which Python reads as an infinity
+            raise ValueError(f"{number[:20]} is not a finite number")
+        return float(number)
 
     try:
-        found = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants)
-    except (ValueError, RecursionError) as error:
+        found = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=finite, parse_float=finite)
+    except ValueError as error:
         raise _Refused(f"its {what} is not valid JSON ({str(error)[:80]})") from None
     if not isinstance(found, dict):
         raise _Refused(f"its {what} is not a JSON object")
@@ -209,8 +227,10 @@ def _body(metadata: object, fmt: Format) -> dict[str, Any]:
         raise _Refused("its manifest does not match its own sha256")
     if body.get("kind") != fmt.kind:
         raise _Refused(f"it is a {str(body.get('kind'))[:40]!r}")
-    if body.get("version") != fmt.version:
-        raise _Refused(f"it has format version {str(body.get('version'))[:10]}, and this library reads {fmt.version}")
+    if body.get("version") != fmt.version or body["version"] is True:
+        raise _Refused(f"it has format version {str(body.get('version'))[:10]!r}, and this library reads {fmt.version}")
+    if set(body) != {"kind", "version", "tensors"} | fmt.keys:
+        raise _Refused(f"its manifest does not have the keys {', '.join(sorted(fmt.keys))}, or has others")
     return body
 
 
@@ -224,14 +244,14 @@ def _check_table(entries: dict[str, Any], body: dict[str, Any], data_bytes: int)
         begin, stop = _offsets(name, entry)
         dtype, shape = _DTYPES.get(str(entry.get("dtype"))), entry.get("shape")
         if dtype is None or not _is_shape(shape):
-            raise _Refused(f"tensor {name} has dtype {str(entry.get('dtype'))[:20]} and shape {str(shape)[:40]}")
+            raise _Refused(f"tensor {name} has dtype {str(entry.get('dtype'))[:20]!r} and shape {str(shape)[:40]!r}")
         count = 1
         for side in shape:
             count *= side
         if begin != end or stop - begin != count * np.dtype(dtype).itemsize:
             raise _Refused(f"tensor {name} lies at bytes {begin} to {stop}, which its shape contradicts")
-        stated = table[name]
-        if not isinstance(stated, dict) or stated.get("dtype") != dtype or stated.get("shape") != shape:
+        stated = {**table[name]} if isinstance(table[name], dict) else {}
+        if canonical({**stated, "sha256": 0}) != canonical({"dtype": dtype, "shape": shape, "sha256": 0}):
             raise _Refused(f"its manifest contradicts its header about tensor {name}")
         end = stop
     if end != data_bytes:
@@ -239,7 +259,9 @@ def _check_table(entries: dict[str, Any], body: dict[str, Any], data_bytes: int)
 
 
 def _offsets(name: str, entry: object) -> tuple[int, int]:
-    offsets: Any = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _Refused(f"tensor {name} does not have dtype, shape and data_offsets, or has more")
+    offsets: Any = entry["data_offsets"]
     if not _is_shape(offsets) or len(offsets) != 2:
         raise _Refused(f"tensor {name} has no place in the file")
     return offsets[0], offsets[1]
@@ -254,7 +276,7 @@ def _is_shape(value: Any) -> bool:
 def _read_tensors(file: BinaryIO, entries: dict[str, Any], table: dict[str, Any]) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for name, entry in sorted(entries.items(), key=lambda item: _offsets(*item)):
-        array = np.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
+        array = _empty(entry)
         if array.size and file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:  # type: ignore[attr-defined]
             raise _Refused(f"tensor {name} ends early")
         if _sha256(array) != table[name].get("sha256"):
@@ -262,6 +284,13 @@ def _read_tensors(file: BinaryIO, entries: dict[str, Any], table: dict[str, Any]
         array.flags.writeable = False
         tensors[name] = array
     return tensors
+
+
+def _empty(entry: dict[str, Any]) -> np.ndarray:
+    try:
+        return np.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
+    except ValueError:  # no bytes, and sides whose product overflows
+        raise _Refused(f"it has a tensor of the impossible shape {entry['shape']}") from None
 
 
 # --- distilled sets ------------------------------------------------------------------------------------------
@@ -308,7 +337,13 @@ def write_state(path: Path, state: Mapping[str, Any], body: Mapping[str, Any]) -
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(state, body) of a checkpoint; tensors come back as what they were."""
     tensors, whole = read_container(path, CHECKPOINT)
-    return _from_tree(whole["state"], tensors), whole["body"]
+    try:
+        state, body = _from_tree(whole["state"], tensors), whole["body"]
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
+        raise UserError(f"{path}: not a readable {CHECKPOINT.kind} file: its state makes no sense") from None
+    if not isinstance(state, dict) or not isinstance(body, dict):
+        raise UserError(f"{path}: not a readable {CHECKPOINT.kind} file: its state is no dictionary")
+    return state, body
 
 
 def _to_tree(value: Any, arrays: list[np.ndarray]) -> Any:
@@ -346,7 +381,7 @@ def _from_tree(tree: Any, tensors: dict[str, np.ndarray]) -> Any:
 
         return torch.from_numpy(tensors[f"t{value}"].copy())
     items = [_from_tree(item, tensors) for item in value]
-    return tuple(items) if kind == "tuple" else items
+    return {"list": list, "tuple": tuple}[kind](items)
 
 
 # --- small text files ----------------------------------------------------------------------------------------
@@ -360,10 +395,10 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file of ours; raises `UserError` where it is not one."""
     with disk_errors(path):
-        text = path.read_text()
+        text = path.read_bytes()
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
@@ -379,10 +414,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return records
     with disk_errors(path):
-        lines = path.read_text().splitlines()
+        lines = path.read_text(errors="replace").splitlines()
     for line in lines:
         with suppress(ValueError):
-            records.append(json.loads(line))
+            record = json.loads(line)
+            if isinstance(record, dict):
+                records.append(record)
     return records
 
 

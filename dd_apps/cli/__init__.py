@@ -42,7 +42,8 @@ def _call(arguments: Sequence[str], session: Session) -> Answer | int:
     """The verb's answer, or an exit code where everything has been said."""
     try:
         outcome = application()(args=list(arguments), prog_name="dd-apps", standalone_mode=False, obj=session)
-        return outcome if isinstance(outcome, (Answer, int)) else 0
+        # an integer is what typer itself has to say: 0 after --help, 130 after Ctrl-C
+        return _failure("interrupted", outcome) if isinstance(outcome, int) and outcome else outcome
     except DDError as error:
         return _failure(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

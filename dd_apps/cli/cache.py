@@ -50,4 +50,6 @@ def _show(page: Page, rows: list[dict[str, Any]], *, title: str) -> None:
         }
         for row in rows
     ]
-    page.table(Table(title, shown, units={"bytes": "bytes"}, notes=[f"{len(rows)} in all, {human_bytes(_total(rows))}"]))
+    page.table(
+        Table(title, shown, units={"bytes": "bytes"}, notes=[f"{len(rows)} in all, {human_bytes(_total(rows))}"])
+    )

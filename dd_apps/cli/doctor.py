@@ -8,8 +8,8 @@ import platform
 import shutil
 import tempfile
 from importlib import metadata
-from typing import Any
 
+import dd_core
 from dd_apps.cli.options import Json
 from dd_apps.cli.terminal import Answer, Page
 from dd_apps.report.tables import Table, human_bytes
@@ -38,7 +38,10 @@ class Check(Config):
 
 
 def doctor(*, as_json: Json = False) -> Answer:
-    """Check this machine: versions, devices, memory, cache, optional parts."""
+    """Check this machine and its installation.
+
+    Exits with 4 where something is missing that is needed.
+    """
     checks = [*_software(), *_machine(), *_cache(), *_extras()]
     well = all(check.ok for check in checks if check.needed)
     fields = {"ok": well, "checks": [check.model_dump() for check in checks]}
@@ -46,11 +49,11 @@ def doctor(*, as_json: Json = False) -> Answer:
 
 
 def _software() -> list[Check]:
-    versions = [_version(package) for package in ("torch", "torchvision", "numpy", "scikit-learn")]
+    packages = ("torch", "torchvision", "numpy", "safetensors", "pillow", "scikit-learn")
     return [
-        Check(name="dd-apps", found=_installed("dd-apps")),
+        Check(name="dd-apps", found=dd_core.__version__),
         Check(name="python", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        *versions,
+        *(_version(package) for package in packages),
     ]
 
 
@@ -72,3 +75,49 @@ def _machine() -> list[Check]:
         Check(name="gpu", found=facts.get("gpu", "none; everything runs on the CPU"), needed=False),
         Check(name="memory", found=human_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))),
     ]
+
+
+def _cache() -> list[Check]:
+    folder = artefacts.cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        advice = "set DD_APPS_CACHE to a folder that can be written"
+        return [Check(name="cache", found=f"{folder}: {error.strerror}", ok=False, advice=advice)]
+    free = shutil.disk_usage(folder).free
+    return [
+        Check(name="cache", found=f"{folder}, can be written"),
+        Check(
+            name="disk",
+            found=f"{human_bytes(free)} free",
+            ok=free >= _ROOM,
+            advice="" if free >= _ROOM else f"free {human_bytes(_ROOM)}, or set DD_APPS_CACHE to another disk",
+        ),
+    ]
+
+
+def _extras() -> list[Check]:
+    return [_extra(package, extra=extra, enables=enables) for package, extra, enables in _EXTRAS]
+
+
+def _extra(package: str, *, extra: str, enables: str) -> Check:
+    there = importlib.util.find_spec(package) is not None
+    advice = "" if there else f"pip install 'dd-apps[{extra}]'"
+    found = f"{'present' if there else 'missing'}: {enables}"
+    return Check(name=package, found=found, ok=there, needed=False, advice=advice)
+
+
+def _show(page: Page, checks: list[Check], *, well: bool) -> None:
+    rows = [
+        {
+            "": "ok" if check.ok else "BAD" if check.needed else "-",
+            "what": check.name,
+            "found": check.found,
+            "to do": check.advice,
+        }
+        for check in checks
+    ]
+    page.table(Table("this machine", rows))
+    page.line("all that is needed is there" if well else "something that is needed is missing; see above")

@@ -9,7 +9,7 @@ import typer
 from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
 from dd_apps.distillation import Scored, Scoring, check_names, data_of, score
-from dd_apps.report.scores import score_table, verdict
+from dd_apps.report.scores import machine, score_table, verdict
 from dd_core import store
 from dd_core.config import plain
 
@@ -38,10 +38,13 @@ def evaluate(
     device: options.Device = "cpu",
     threads: options.Threads = 1,
     parallel: options.Parallel = "processes",
-    jobs: options.Jobs = 1,
+    jobs: options.Jobs = None,
     as_json: options.Json = False,
 ) -> Answer:
-    """Train fresh networks on a distilled set, and as many on random real images; score both on test data."""
+    """Score a set beside random real images.
+
+    Fresh networks are trained on the distilled set, and as many on as many real images; both are tested.
+    """
     session: Session = context.obj
     workers = options.workers_of(parallel, jobs, threads)
     check_names(protocol=protocol, networks=networks)
@@ -66,3 +69,4 @@ def _show(page: Page, scored: Scored, *, title: str) -> None:
         for who, values in (("distilled", only.accuracy), ("random real", only.random_real)):
             page.line(f"each network, {who}: " + " ".join(f"{100 * value:.1f}" for value in values.per_network))
         page.line(verdict(only), style="bold")
+    page.line(machine(scored.evaluations[0].hardware))

@@ -21,7 +21,7 @@ Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everyth
 
 
 def list_(kind: Kind, name: Name = None, *, as_json: Json = False) -> Answer:
-    """List datasets, methods, networks, protocols or scenarios; with NAME, all about one of them."""
+    """List what has a name; with NAME, show one in full."""
     kinds: dict[str, _Kind] = {
         "datasets": _Datasets(),
         "methods": _Methods(),
@@ -58,13 +58,12 @@ class _Kind(Protocol):
 
 class _Datasets:
     def rows(self) -> list[dict[str, Any]]:
-        return [{"name": name, "meaning": meaning} for name, meaning in datasets.available()]
+        return [{"name": name, "meaning": meaning} for name, meaning in datasets.DATASETS.items()]
 
     def one(self, name: str) -> dict[str, Any]:
-        known = dict(datasets.available())
-        if name not in known:
-            raise unknown_name("data set", name, known)
-        return {"meaning": known[name]}
+        if name not in datasets.DATASETS:
+            raise unknown_name("data set", name, datasets.DATASETS)
+        return {"meaning": datasets.DATASETS[name]}
 
 
 class _Methods:
@@ -79,17 +78,18 @@ class _Methods:
 
 
 def settings_of(model: type[BaseModel], default: BaseModel | None = None, prefix: str = "") -> list[dict[str, str]]:
-    """Every key that `--set` takes, those of nested tables included, with type, default and meaning."""
+    """Every key that `--set` takes, with type, default and meaning; those of nested tables come last."""
     rows: list[dict[str, str]] = []
+    nested: list[dict[str, str]] = []
     for row in describe(model):
         field = model.model_fields[row["key"]]
         value = field.get_default(call_default_factory=True) if default is None else getattr(default, row["key"])
         if isinstance(value, BaseModel):
-            rows += settings_of(type(value), value, f"{prefix}{row['key']}.")
+            nested += settings_of(type(value), value, f"{prefix}{row['key']}.")
             continue
         shown = row["default"] if default is None else canonical(plain(value))
         rows.append({**row, "key": prefix + row["key"], "default": shown})
-    return rows
+    return rows + nested
 
 
 class _Networks:

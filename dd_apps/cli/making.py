@@ -10,6 +10,7 @@ import typer
 
 from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
+from dd_apps.distillation import Data
 from dd_apps.report.tables import human_bytes
 from dd_apps.scenario import assign
 from dd_core import store
@@ -27,7 +28,7 @@ def distill(
     context: typer.Context,
     method: Method,
     *,
-    data: options.Data,
+    data: options.DataName,
     out: Out,
     settings: options.Settings,
     ipc: Ipc = None,
@@ -38,13 +39,16 @@ def distill(
     device: options.Device = "cpu",
     threads: options.Threads = 1,
     parallel: options.Parallel = "processes",
-    jobs: options.Jobs = 1,
+    jobs: options.Jobs = None,
     checkpoint_seconds: options.CheckpointSeconds = 60.0,
     time_limit: options.TimeLimit = None,
     fresh: options.Fresh = False,
     as_json: options.Json = False,
 ) -> Answer:
-    """Distil real images into a small synthetic set. The same command again resumes an interrupted run."""
+    """Distil real images into a small synthetic set.
+
+    The same command again resumes an interrupted run.
+    """
     session: Session = context.obj
     config = decode_method(_method_table(method, settings))
     size = _size(ipc, images)
@@ -59,9 +63,9 @@ def distill(
         fresh=fresh,
     )
     begun = time.monotonic()
-    from dd_core import datasets, runner
+    from dd_core import runner
 
-    source = datasets.load(data, image_size=image_size, skip_corrupt=skip_corrupt, workers=workers)
+    source = Data(data, image_size, skip_corrupt).load("train", options=run_options)
     ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options)
     fields = _cost(out, seconds=time.monotonic() - begun)
     return Answer({**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields))

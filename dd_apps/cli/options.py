@@ -23,19 +23,20 @@ Settings = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, or auto for the first GPU, or a device's torch name.")]
 Parallel = Annotated[str, typer.Option(metavar="ENGINE", help="Who runs independent jobs: processes, ray or dask.")]
-Jobs = Annotated[int, typer.Option("--workers", min=1, help="Independent jobs at the same time.")]
+Jobs = Annotated[int | None, typer.Option("--workers", min=1, help="Independent jobs at the same time.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each job; can change the last bits.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run left, and start over.")]
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Seconds between two checkpoints.")]
 TimeLimit = Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds, resumable (exit code 4).")]
-Data = Annotated[str, typer.Option(metavar="NAME|folder:PATH", help="Real images; see `dd-apps list datasets`.")]
+DataName = Annotated[str, typer.Option(metavar="NAME|folder:PATH", help="Real images; see `dd-apps list datasets`.")]
 ImageSize = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Resize images to this side.")]
 SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.")]
 
 
-def workers_of(engine: str, count: int, threads: int) -> Workers:
-    """Who runs independent jobs; raises `UserError` for an unknown engine."""
-    return Workers(count=count, engine=check_engine(engine), threads=threads)
+def workers_of(engine: str, count: int | None, threads: int) -> Workers | None:
+    """Who runs independent jobs, or None where nothing was asked for; raises `UserError` for an unknown engine."""
+    chosen = Workers(count=count or 1, engine=check_engine(engine), threads=threads)
+    return None if count is None and chosen == Workers() else chosen
 
 
 def run_options(
@@ -43,7 +44,7 @@ def run_options(
     *,
     device: str,
     threads: int,
-    workers: Workers,
+    workers: Workers | None,
     checkpoint_seconds: float = 60.0,
     time_limit: float | None = None,
     fresh: bool = False,

@@ -74,13 +74,13 @@ def _show(page: Page, ds: DistilledSet, *, file: Path, png: Path | None) -> None
     )
     page.line()
     page.line("recipe", style="bold")
-    page.facts({name: _value(value) for name, value in plain(manifest.recipe).items()})
+    page.facts(_flat(plain(manifest.recipe)))
     page.line()
     page.line("provenance", style="bold")
     if manifest.provenance is None:
         page.line("none: this set was put together by a program, not made by a run")
     else:
-        page.facts({name: _value(value) for name, value in plain(manifest.provenance).items()})
+        page.facts(_flat(plain(manifest.provenance)))
     if png is not None:
         page.line()
         page.line(f"images drawn in {png}")
@@ -95,5 +95,14 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _value(value: object) -> str:
-    return value if isinstance(value, str) else canonical(value)
+def _flat(value: object, name: str = "") -> dict[str, object]:
+    """Nested values as `a.b` keys; what is not given is left out."""
+    if isinstance(value, dict):
+        pairs = [(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        pairs = [(f"{name}.{index}", inner) for index, inner in enumerate(value)]
+    elif value is None or value == []:
+        return {}
+    else:
+        return {name: value if isinstance(value, str) else canonical(value)}
+    return {key: leaf for inner_name, inner in pairs for key, leaf in _flat(inner, inner_name).items()}

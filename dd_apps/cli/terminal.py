@@ -58,7 +58,10 @@ class Page:
 
     def table(self, table: Table) -> None:
         """A table with its notes."""
-        self._console.print(rich_table(table))
+        if table.rows:
+            self._console.print(rich_table(table))
+        else:
+            self.line(f"{table.title}: none")
         for note in table.notes:
             self.line(note)
 

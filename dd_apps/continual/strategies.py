@@ -92,7 +92,7 @@ def strategy_for(
         train_epochs=settings.epochs,
         device=device,
         plugins=plugins,
-        evaluator=EvaluationPlugin(suppress_warnings=True),
+        evaluator=EvaluationPlugin(),
     )
 
 

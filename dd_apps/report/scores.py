@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dd_apps.report.tables import Table
+from dd_apps.report.tables import Table, Unit
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation
 
 
 def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
-    """One row for each network; the notes carry all else that a figure has to say."""
+    """One row for each network; the notes carry all else that a figure has to say, but for the machine."""
     first = evaluations[0]
     rows = [_row(evaluation) for evaluation in evaluations]
     notes = [verdict(evaluation) for evaluation in evaluations if evaluation.twin_wins]
@@ -20,8 +20,14 @@ def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
         f"protocol {first.protocol}, {first.nets} networks (seed {first.seed}), mean and standard deviation, "
         f"{first.epoch} epoch; {first.data}"
     )
-    notes.append(", ".join(f"{name} {value}" for name, value in first.hardware.items()))
-    return Table(title, rows, units={"distilled": "percent", "random real": "percent", "bytes": "bytes"}, notes=notes)
+    percent, size = ("distilled", "random real"), ("bytes", "bytes of the twin")
+    units: dict[str, Unit] = {**dict.fromkeys(percent, "percent"), **dict.fromkeys(size, "bytes")}
+    return Table(title, rows, units=units, notes=notes)
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """What a figure has to say about where it was computed, on one line."""
+    return ", ".join(f"{name} {value}" for name, value in hardware.items())
 
 
 def verdict(evaluation: Evaluation) -> str:

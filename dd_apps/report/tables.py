@@ -68,14 +68,12 @@ def _number(value: float, unit: Unit | None) -> str:
 
 def human_bytes(count: int) -> str:
     """A count of bytes with a binary prefix: `640 B`, `1.5 KiB`."""
-    if count < 1024:
-        return f"{count} B"
-    size, prefix = float(count), ""
-    for prefix in ("Ki", "Mi", "Gi", "Ti"):
-        size /= 1024
+    size = float(count)
+    for prefix in ("", "Ki", "Mi", "Gi"):
         if size < 1024:
-            break
-    return f"{size:.1f} {prefix}B"
+            return f"{size:.1f} {prefix}B" if prefix else f"{count} B"
+        size /= 1024
+    return f"{size:.1f} TiB"
 
 
 def printable(line: str) -> str:

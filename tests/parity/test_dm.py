@@ -1,0 +1,95 @@
+"""Distribution matching against equation 7 written plainly, and its independence between classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dd_core import augment, networks
+from dd_core.distilled import Size
+from dd_core.images import normalise
+from dd_core.methods import dm, method
+from dd_core.streams import Streams
+from dd_core.testing import blobs
+
+
+def _distiller(*, batch_real: int = 7, augmentation: str = "none", seed: int = 3):
+    config = method("dm", steps=3, batch_real=batch_real, augmentation=augmentation, recipe={"network": "convnet-2-w16"})
+    return config.build(
+        source=blobs(channels=3), size=Size(ipc=2), artefacts={}, streams=Streams(seed), device=torch.device("cpu")
+    )
+
+
+def _plain_loss(distiller: dm.Matching, pixels: torch.Tensor, index: int) -> torch.Tensor:
+    """Equation 7, one class and one image at a time."""
+    source, streams = distiller.source, distiller.streams
+    network = networks.for_source("convnet-2-w16", source, seed=streams.seed, stream="network", step=index)
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        generator = streams.generator("augmentation", index)
+        return network.features(augment.dsa(images, distiller.strategy, generator=generator, siamese=True))
+
+    assert source.labels is not None
+    total = torch.zeros(())
+    for label in range(3):
+        members = (source.labels == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=streams.generator(f"real-{label}", index))
+        real = source.images[members[order[: distiller.config.batch_real]]]
+        mean, std = distiller.mean, distiller.std
+        target = sum(embed(normalise(image[None], mean, std))[0] for image in real) / len(real)
+        own = sum(embed(pixels[2 * label + j][None])[0] for j in range(2)) / 2
+        total = total + (target.detach() - own).pow(2).sum()
+    return total
+
+
+@pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_flip_scale_rotate"])
+def test_loss_and_gradient_are_equation_7(augmentation: str):
+    distiller = _distiller(augmentation=augmentation)
+    for index in range(3):
+        pixels = distiller.pixels.detach().clone().requires_grad_()
+        expected = _plain_loss(distiller, pixels, index)
+        (gradient,) = torch.autograd.grad(expected, pixels)
+        logged = distiller.step(index)["loss"]
+        assert logged == pytest.approx(expected.item(), rel=1e-4)
+        assert torch.allclose(distiller.pixels.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_the_update_is_sgd_with_momentum():
+    distiller = _distiller()
+    velocity = torch.zeros_like(distiller.pixels)
+    for index in range(3):
+        before = distiller.pixels.detach().clone()
+        distiller.step(index)
+        velocity = 0.5 * velocity + distiller.pixels.grad
+        assert torch.allclose(distiller.pixels, before - 1.0 * velocity, atol=1e-6)
+
+
+def test_classes_are_grouped_without_changing_the_gradient(monkeypatch: pytest.MonkeyPatch):
+    whole = _distiller(batch_real=12)
+    whole.step(0)
+    monkeypatch.setattr(dm, "IMAGES_AT_ONCE", 12)
+    grouped = _distiller(batch_real=12)
+    assert len(grouped._class_groups()) == 3
+    grouped.step(0)
+    assert torch.allclose(whole.pixels.grad, grouped.pixels.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_matching_brings_the_class_means_together():
+    """On held-out networks and without augmentation, the distance falls."""
+    distiller = _distiller(batch_real=12)
+    source = distiller.source
+
+    def distance(pixels: torch.Tensor) -> float:
+        total = 0.0
+        for seed in range(5):
+            network = networks.for_source("convnet-2-w16", source, seed=1000 + seed)
+            real = network.features(normalise(source.images, distiller.mean, distiller.std))
+            own = network.features(pixels).view(3, 2, -1).mean(1)
+            for label in range(3):
+                total += (real[source.labels == label].mean(0) - own[label]).pow(2).sum().item()
+        return total
+
+    before = distance(distiller.pixels.detach())
+    for index in range(30):
+        distiller.step(index)
+    assert distance(distiller.pixels.detach()) < 0.5 * before

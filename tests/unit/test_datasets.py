@@ -1,0 +1,262 @@
+"""Named data sets: the digits, torchvision's from files that are there, and the errors of what is not."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from dd_core import datasets
+from dd_core.errors import UserError
+from dd_core.images import require_labels
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without one: no name is resolved, no connection made."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """LeCun's format: 0, 0, type 8 (bytes), number of dimensions, each dimension as 4 bytes, the values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = b"".join(side.to_bytes(4, "big") for side in values.shape)
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + shape + values.astype(np.uint8).tobytes())
+
+
+def write_mnist(raw: Path, *, train: int = 20, test: int = 10) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(0)
+    arrays = {
+        "train-images-idx3-ubyte": draw.integers(0, 256, (train, 28, 28)),
+        "train-labels-idx1-ubyte": np.arange(train) % 10,
+        "t10k-images-idx3-ubyte": draw.integers(0, 256, (test, 28, 28)),
+        "t10k-labels-idx1-ubyte": np.arange(test) % 10,
+    }
+    for name, values in arrays.items():
+        write_idx(raw / name, values)
+    return arrays
+
+
+# --- digits --------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_scikit_learns_own_and_every_grey_level_can_be_told() -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    train, test = datasets.load("digits"), datasets.load("digits", split="test")
+    assert (len(train), len(test)) == (1438, 359)
+    assert train.image_shape == (1, 8, 8)
+    assert train.classes == tuple("0123456789")
+    expected = {(row.astype(int).tobytes(), int(label)) for row, label in zip(pixels, labels, strict=True)}
+    found: set[tuple[bytes, int]] = set()
+    for source in (train, test):
+        images = source.take(torch.arange(len(source))).view(len(source), 64)
+        levels = (images.double() * 16 / 255).round().to(torch.int64)
+        assert torch.equal(levels.double().mul(255 / 16).round().to(torch.uint8), images)
+        found |= {
+            (row.numpy().tobytes(), label) for row, label in zip(levels, require_labels(source).tolist(), strict=True)
+        }
+    assert found == expected
+    assert max(int(batch.max()) for batch in train.batches(100)) == 255
+
+
+def test_the_split_of_the_digits_is_stratified_and_fixed() -> None:
+    test = datasets.load("digits", split="test")
+    assert torch.bincount(require_labels(test)).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
+    assert test.fingerprint() == datasets.load("digits", split="test").fingerprint()
+
+
+def test_image_size_resizes_bicubically() -> None:
+    source = datasets.load("digits", image_size=12)
+    assert source.image_shape == (1, 12, 12)
+    first = datasets.load("digits").take(torch.tensor([0]))[0, 0].numpy()
+    expected = Image.fromarray(first).resize((12, 12), Image.Resampling.BICUBIC)
+    assert np.array_equal(source.take(torch.tensor([0]))[0, 0].numpy(), np.asarray(expected))
+    same = datasets.load("digits", image_size=8)
+    assert same.fingerprint() == datasets.load("digits").fingerprint()
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifra10", "unknown data set 'cifra10'; did you mean 'cifar10'?"),
+        ("folder:", "folder: needs a path"),
+        ("folder:PATH", "there is no such folder"),
+    ],
+)
+def test_an_unknown_name_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        datasets.load(name)
+    assert message in str(caught.value)
+
+
+def test_a_path_without_folder_is_understood(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"for the images in that folder: folder:{tmp_path}"):
+        datasets.load(str(tmp_path))
+
+
+def test_wrong_splits_and_sizes_are_refused() -> None:
+    with pytest.raises(UserError, match="unknown split 'tset'; did you mean 'test'"):
+        datasets.load("digits", split="tset")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="at least 1, not 0"):
+        datasets.load("digits", image_size=0)
+    with pytest.raises(UserError, match=r"digits at --image-size 200 is 0.1 GiB, above the limit of 0.0 GiB"):
+        datasets.load("digits", image_size=200, memory_limit=10**6)
+
+
+def test_every_name_has_a_meaning_and_the_table_needs_no_torch() -> None:
+    code = (
+        "import sys; from dd_core.datasets import DATASETS; assert all(DATASETS.values());"
+        "sys.exit(bool({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- torchvision's -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("name", "split", "folder", "files"),
+    [
+        ("mnist", "train", "MNIST/raw", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]),
+        ("fashion-mnist", "test", "FashionMNIST/raw", ["train-images-idx3-ubyte.gz"]),
+        ("kmnist", "train", "KMNIST/raw", ["train-images-idx3-ubyte.gz"]),
+        ("usps", "test", "", ["usps.t.bz2"]),
+        ("cifar10", "train", "", ["cifar-10-python.tar.gz"]),
+        ("cifar100", "train", "", ["cifar-100-python.tar.gz"]),
+        ("svhn", "test", "", ["test_32x32.mat"]),
+        ("stl10", "train", "", ["stl10_binary.tar.gz"]),
+    ],
+)
+def test_without_a_network_the_files_and_their_folder_are_named(
+    tmp_path: Path, name: str, split: datasets.Split, folder: str, files: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        datasets.load(name, split=split, root=tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{name} cannot be downloaded (")
+    assert message.endswith(f" into {tmp_path / folder}")
+    assert all(file in message for file in files)
+    assert "\n" not in message
+    assert [file.name for file in tmp_path.iterdir()] == [f".{name}.lock"]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_files_that_are_there_are_loaded_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arrays = write_mnist(tmp_path / "MNIST/raw")
+    monkeypatch.setenv("DD_APPS_DATA", str(tmp_path))
+    train, test = datasets.load("mnist"), datasets.load("mnist", split="test")
+    assert train.image_shape == (1, 28, 28)
+    assert train.classes == tuple("0123456789")
+    assert train.name == "mnist"
+    expected = torch.from_numpy(arrays["train-images-idx3-ubyte"].astype(np.uint8))
+    assert torch.equal(train.take(torch.arange(20))[:, 0], expected)
+    assert require_labels(test).tolist() == list(range(10))
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("no_network")
+def test_fashion_has_human_class_names(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "FashionMNIST/raw")
+    assert datasets.load("fashion-mnist", root=tmp_path).classes[:2] == ("T-shirt/top", "Trouser")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_damaged_file_is_asked_for_again(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "MNIST/raw")
+    images = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:1000])
+    with pytest.raises(UserError, match="put train-images-idx3-ubyte.gz"):
+        datasets.load("mnist", root=tmp_path)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_archive_with_a_wrong_checksum_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half of it")
+    with pytest.raises(UserError, match=r"put cifar-10-python.tar.gz into .* \(cifar-10-python.tar.gz there: wrong"):
+        datasets.load("cifar10", root=tmp_path)
+    assert (tmp_path / "cifar-10-python.tar.gz").read_bytes() == b"half of it"
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A server of small MNIST archives on this machine, which torchvision takes for the real one."""
+    folder = tmp_path / "mirror"
+    write_mnist(folder)
+    resources: list[tuple[str, str]] = []
+    for name, _ in torchvision.datasets.MNIST.resources:
+        data = gzip.compress((folder / name.removesuffix(".gz")).read_bytes())
+        (folder / name).write_bytes(data)
+        resources.append((name, hashlib.md5(data).hexdigest()))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        yield folder
+        server.shutdown()
+
+
+def test_a_download_leaves_whole_files_only(tmp_path: Path, mirror: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    leftover = root / ".mnist.partial/MNIST/raw/train-images-idx3-ubyte"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"of a download that was killed")
+    source = datasets.load("mnist", root=root)
+    assert len(source) == 20
+    assert sorted(file.name for file in root.iterdir()) == [".mnist.lock", "MNIST"]
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "%" in output.err  # the progress bar
+    (mirror / "train-images-idx3-ubyte.gz").unlink()
+    assert datasets.load("mnist", root=root).fingerprint() == source.fingerprint()
+
+
+def test_a_download_that_fails_half_way_leaves_nothing(tmp_path: Path, mirror: Path) -> None:
+    (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(b"not what the checksum says")
+    root = tmp_path / "data"
+    with pytest.raises(UserError, match=r"cannot be downloaded \(.*corrupted.*put train-images"):
+        datasets.load("mnist", root=root)
+    assert [file.name for file in root.iterdir()] == [".mnist.lock"]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_archives_that_the_user_put_there_are_unpacked(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    (root / "MNIST/raw").mkdir(parents=True)
+    for archive in mirror.glob("*.gz"):
+        archive.rename(root / "MNIST/raw" / archive.name)
+    assert len(datasets.load("mnist", split="test", root=root)) == 10
+
+
+def test_an_unwritable_data_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="file/data: Not a directory"):
+        datasets.load("mnist", root=tmp_path / "file/data")

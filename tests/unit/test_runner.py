@@ -1,0 +1,150 @@
+"""The loop: resuming, refusing, reporting. Kills and full disks are under reliability/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from dd_core import store
+from dd_core.distilled import Size
+from dd_core.errors import OutOfResources, UserError
+from dd_core.methods import method
+from dd_core.runner import RunOptions, distill
+from dd_core.testing import blobs
+
+DM = method("dm", steps=6, batch_real=8, recipe={"network": "convnet-2-w16"})
+
+
+class Notes:
+    """A reporter that remembers, and can stop a run by an error."""
+
+    def __init__(self, stop_at: int = -1) -> None:
+        self.steps: list[int] = []
+        self.messages: list[str] = []
+        self.ranges: list[tuple[int, int]] = []
+        self.finished = 0
+        self.stop_at = stop_at
+
+    def start(self, name: str, *, first: int, total: int) -> None:
+        self.ranges.append((first, total))
+
+    def step(self, index: int, metrics: Mapping[str, float]) -> None:
+        assert metrics["loss"] > 0
+        self.steps.append(index)
+        if index == self.stop_at:
+            raise RuntimeError("stopped by the test")
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def _run(out: Path, *, config=DM, seed: int = 0, **options):
+    notes = options.setdefault("reporter", Notes())
+    ds = distill(config, blobs(), Size(ipc=1), seed=seed, out=out, options=RunOptions(checkpoint_seconds=0.0, **options))
+    return ds, notes
+
+
+def test_a_run_leaves_a_set_its_metrics_and_its_cost(tmp_path):
+    out = tmp_path / "new" / "set.safetensors"
+    _, notes = _run(out)
+    assert notes.steps == list(range(6))
+    assert (notes.ranges, notes.finished) == ([(0, 6)], 1)
+    assert [record["step"] for record in store.read_lines(tmp_path / "new/set.run/metrics.jsonl")] == list(range(6))
+    cost = json.loads((tmp_path / "new/set.run/run.json").read_text())
+    assert cost["sha256"] == store.file_sha256(out)
+    assert cost["seconds"] > 0
+    assert cost["peak_memory_bytes"] > 1e6
+    assert not list((tmp_path / "new/set.run").glob("checkpoint-*"))
+
+
+def test_a_stopped_run_goes_on_and_makes_the_same_bytes(tmp_path):
+    _run(tmp_path / "whole.safetensors")
+    out = tmp_path / "set.safetensors"
+    for stop in (1, 4):
+        with pytest.raises(RuntimeError):
+            _run(out, reporter=Notes(stop_at=stop))
+        assert len(list((tmp_path / "set.run").glob("checkpoint-*"))) <= 2
+    _, notes = _run(out)
+    assert notes.steps == [4, 5]
+    assert notes.messages == ["resumed at step 4 of 6"]
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert [record["step"] for record in store.read_lines(tmp_path / "set.run/metrics.jsonl")] == list(range(6))
+
+
+def test_a_finished_run_is_handed_over_again(tmp_path):
+    out = tmp_path / "set.safetensors"
+    first, _ = _run(out)
+    before = out.stat().st_mtime_ns
+    again, notes = _run(out)
+    assert (notes.steps, notes.messages) == ([], [f"{out} is complete already; nothing to do"])
+    assert again.manifest == first.manifest
+    assert out.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_run_in_its_place_is_refused_key_by_key(tmp_path, finished: bool):
+    out = tmp_path / "set.safetensors"
+    if finished:
+        _run(out)
+    else:
+        with pytest.raises(RuntimeError):
+            _run(out, reporter=Notes(stop_at=3))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    changed = method("dm", steps=7, batch_real=8, recipe={"network": "convnet-2-w16", "epochs": 5})
+    with pytest.raises(UserError) as caught:
+        _run(out, config=changed, seed=1)
+    assert "(config.recipe.epochs: 300 -> 5; config.steps: 6 -> 7; seed: 0 -> 1)" in str(caught.value)
+    assert "use another --out, or --fresh to start over" in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
+    _, notes = _run(out, config=changed, seed=1, fresh=True)
+    assert notes.steps == list(range(7))
+
+
+def test_a_changed_source_is_refused(tmp_path):
+    out = tmp_path / "set.safetensors"
+    _run(out)
+    with pytest.raises(UserError, match="fingerprint: "):
+        distill(DM, blobs(per_class=13), Size(ipc=1), out=out)
+
+
+def test_another_thread_count_is_said_and_recorded(tmp_path):
+    out = tmp_path / "set.safetensors"
+    with pytest.raises(RuntimeError):
+        _run(out, reporter=Notes(stop_at=3), threads=1)
+    ds, notes = _run(out, threads=2)
+    assert "another torch, device or thread count" in notes.messages[0]
+    assert [one.threads for one in ds.manifest.provenance.environments] == [1, 2]
+
+
+def test_a_time_limit_ends_a_run_that_can_be_resumed(tmp_path):
+    out = tmp_path / "set.safetensors"
+    with pytest.raises(OutOfResources) as caught:
+        _run(out, time_limit=0.0, resume_command="dd-apps distill again")
+    assert str(caught.value) == (
+        "the time limit of 0 s is reached; stopped after step 1 of 6; to go on: dd-apps distill again"
+    )
+    assert caught.value.exit_code == 4
+    _, notes = _run(out)
+    assert notes.steps == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("name", "message"), [("set", "a distilled set is a .safetensors file"), ("x.png", "try x.png")])
+def test_an_output_of_another_kind_is_refused(tmp_path, name: str, message: str):
+    with pytest.raises(UserError, match=message):
+        _run(tmp_path / name)
+
+
+def test_a_set_that_no_run_made_is_not_overwritten(tmp_path):
+    out = tmp_path / "set.safetensors"
+    ds, _ = _run(tmp_path / "other.safetensors")
+    from dataclasses import replace
+
+    store.write_set(out, replace(ds, manifest=ds.manifest.model_copy(update={"provenance": None})))
+    with pytest.raises(UserError, match="a set that no run made is there"):
+        _run(out)

@@ -1,0 +1,105 @@
+"""Containers, sets and states on disk. Hostile files have a file of their own under reliability/."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from dd_core import store
+from dd_core.distilled import Size
+from dd_core.errors import UserError
+from dd_core.methods import method
+from dd_core.runner import distill
+from dd_core.testing import blobs
+
+
+@pytest.fixture
+def ds():
+    return distill(method("average"), blobs(), Size(ipc=1))
+
+
+def test_a_set_is_a_safetensors_file_with_one_metadata_key(tmp_path, ds):
+    sha256 = store.write_set(tmp_path / "s.safetensors", ds)
+    assert hashlib.sha256((tmp_path / "s.safetensors").read_bytes()).hexdigest() == sha256
+    with safe_open(tmp_path / "s.safetensors", framework="np") as file:
+        assert set(file.keys()) == {"images", "labels"}
+        assert list(file.metadata()) == ["manifest"]
+        assert np.array_equal(file.get_tensor("images"), ds.images)
+        manifest = json.loads(file.metadata()["manifest"])
+    assert set(manifest) == {"body", "sha256"}
+    assert manifest["body"]["manifest"]["provenance"]["method"] == "average"
+
+
+def test_equal_sets_are_equal_bytes_and_a_set_comes_back_whole(tmp_path, ds):
+    store.write_set(tmp_path / "a.safetensors", ds)
+    store.write_set(tmp_path / "b.safetensors", store.read_set(tmp_path / "a.safetensors"))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_nothing_in_a_set_says_when_or_where_it_was_made(tmp_path, ds, monkeypatch):
+    store.write_set(tmp_path / "a.safetensors", ds)
+    text = (tmp_path / "a.safetensors").read_bytes()
+    assert str(tmp_path).encode() not in text
+    monkeypatch.chdir(tmp_path)
+    assert store.write_set(tmp_path / "b.safetensors", distill(method("average"), blobs(), Size(ipc=1))) == (
+        hashlib.sha256(text).hexdigest()
+    )
+
+
+def test_a_state_comes_back_as_what_it_was(tmp_path):
+    state = {
+        "tensor": torch.arange(4.0),
+        "half": torch.ones(2, dtype=torch.float16),
+        "scalar": torch.tensor(3),
+        "array": np.array([1, 2], dtype=np.int32),
+        "empty": torch.zeros(0, 3),
+        "nested": {0: [1, 2.5, (None, True)], "inf": float("inf"), "text": "ü"},
+    }
+    store.write_state(tmp_path / "c", state, {"step": 3})
+    back, body = store.read_state(tmp_path / "c")
+    assert body == {"step": 3}
+    assert back["nested"] == state["nested"]
+    for name in ("tensor", "half", "scalar", "empty"):
+        assert torch.equal(back[name], state[name])
+        assert back[name].dtype == state[name].dtype
+    assert np.array_equal(back["array"], state["array"])
+
+
+def test_an_optimisers_state_survives(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimiser = torch.optim.Adam([weight], lr=0.1)
+    weight.sum().backward()
+    optimiser.step()
+    store.write_state(tmp_path / "c", {"optimiser": optimiser.state_dict()}, {})
+    other = torch.optim.Adam([weight], lr=0.5)
+    other.load_state_dict(store.read_state(tmp_path / "c")[0]["optimiser"])
+    assert str(other.state_dict()) == str(optimiser.state_dict())
+
+
+def test_a_state_of_objects_is_refused_when_it_is_written(tmp_path):
+    with pytest.raises(TypeError, match="tensors and plain values, not object"):
+        store.write_state(tmp_path / "c", {"x": object()}, {})
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_missing_file_is_one_line(tmp_path):
+    with pytest.raises(UserError) as caught:
+        store.read_set(tmp_path / "no.safetensors")
+    assert str(caught.value) == f"{tmp_path / 'no.safetensors'}: No such file or directory"
+
+
+def test_json_lines_survive_a_cut_and_can_be_shortened(tmp_path):
+    path = tmp_path / "m.jsonl"
+    for step in range(4):
+        store.append_line(path, {"step": step})
+    with open(path, "a") as file:
+        file.write('{"step": 4, "lo')
+    assert [record["step"] for record in store.read_lines(path)] == [0, 1, 2, 3]
+    store.keep_lines(path, lambda record: record["step"] < 2)
+    store.append_line(path, {"step": 2})
+    assert [record["step"] for record in store.read_lines(path)] == [0, 1, 2]

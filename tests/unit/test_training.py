@@ -1,0 +1,112 @@
+"""Training by a recipe."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dd_core import networks
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, ScheduledStep, Size
+from dd_core.errors import Diverged, UserError
+from dd_core.methods import method
+from dd_core.runner import distill
+from dd_core.streams import Streams
+from dd_core.testing import blobs
+from dd_core.training import accuracy, fit, train, training_data
+
+NETWORK = "convnet-2-w16"
+
+
+def _set(**recipe) -> DistilledSet:
+    defaults = {"epochs": 20, "learning_rate": 0.05}
+    return distill(method("average", recipe={"network": NETWORK, **defaults, **recipe}), blobs(), Size(ipc=2))
+
+
+def test_a_network_learns_the_classes():
+    source = blobs(per_class=30)
+    ds = _set()
+    model = train(ds, seed=1)
+    assert accuracy(model, source, ds.manifest.pixels, device=torch.device("cpu")) > 0.95
+
+
+def test_training_is_determined_by_its_seed_and_leaves_the_global_generator_alone():
+    ds = _set(augmentation="color_crop_cutout_flip_scale_rotate", epochs=3)
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    one, same, other = (list(train(ds, seed=seed).parameters())[0] for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.1] * 7),
+        ("step", [0.1] * 5 + [0.01] * 2),
+        ("cosine", [0.05 * (1 + np.cos(np.pi * e / 7)) for e in range(7)]),
+    ],
+)
+def test_the_learning_rate_of_every_epoch(schedule: str, rates: list[float], monkeypatch: pytest.MonkeyPatch):
+    seen: list[float] = []
+    original = torch.optim.SGD.step
+
+    def step(self, *args):
+        seen.append(self.param_groups[0]["lr"])
+        return original(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    train(_set(schedule=schedule, epochs=7, learning_rate=0.1))
+    assert seen == pytest.approx(rates)
+
+
+def test_a_learned_order_is_plain_gradient_descent_over_its_blocks():
+    steps = tuple(ScheduledStep(epoch=e, step=s, learning_rate=0.1 / (1 + e + s)) for e in (0, 1) for s in (0, 1))
+    ds = _set(steps=[one.model_dump() for one in steps])
+    model = train(ds, seed=4)
+    expected = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=4)
+    inputs, labels = ds.inputs(), torch.tensor(ds.labels)
+    for one in steps:
+        rows = slice(3 * one.step, 3 * one.step + 3)
+        loss = F.cross_entropy(expected(inputs[rows]), labels[rows])
+        for parameter, gradient in zip(
+            expected.parameters(), torch.autograd.grad(loss, list(expected.parameters())), strict=True
+        ):
+            parameter.data -= one.learning_rate * gradient
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_set_for_particular_weights_is_not_trained_from_others():
+    with pytest.raises(UserError, match="start from the weights sha256:abc"):
+        train(_set(initialisation="sha256:abc"))
+
+
+def test_xavier_is_the_initialisation_when_the_recipe_says_so():
+    ds = _set(initialisation="xavier", epochs=1, learning_rate=1e-9)
+    model = train(ds)
+    biases = [value for name, value in model.named_parameters() if name.endswith("bias")]
+    assert all(value.abs().max() < 1e-6 for value in biases)
+
+
+def test_soft_targets_are_learned_instead_of_labels():
+    pixels = Pixels(space="raw", mean=(0.5,), std=(0.5,))
+    manifest = Manifest(
+        classes=("a", "b"), pixels=pixels, targets="logits", recipe=Recipe(network=NETWORK, temperature=2.0, epochs=60)
+    )
+    images = np.stack([np.zeros((1, 8, 8)), np.ones((1, 8, 8))]).astype(np.float32)
+    logits = np.array([[2.0, 0.0], [0.0, 4.0]], dtype=np.float32)
+    ds = DistilledSet(images, np.array([0, 1]), manifest, logits)
+    data = training_data(ds)
+    assert torch.allclose(data.probabilities, torch.tensor(logits / 2).softmax(1))
+    data = type(data)(data.inputs, 1 - data.labels, data.probabilities, 2)
+    model = fit(data, NETWORK, manifest.recipe, streams=Streams(0), device=torch.device("cpu"))
+    assert model(ds.inputs()).argmax(1).tolist() == [0, 1], "labels were learned, not targets"
+
+
+def test_divergence_is_said():
+    with pytest.raises(Diverged, match="training loss is"):
+        train(_set(learning_rate=1e9, epochs=50))

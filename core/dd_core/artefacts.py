@@ -13,7 +13,7 @@ import os
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,7 +88,10 @@ class Artefact:
 
     def part(self, index: int) -> tuple[Tensors, dict[str, Any]]:
         """(tensors, facts) of one part, checksums verified."""
-        tensors, body = store.read_container(_part_path(self.folder, index), store.ARTEFACT)
+        path = _part_path(self.folder, index)
+        tensors, body = store.read_container(path, store.ARTEFACT)
+        if (body["artefact"], body["index"]) != (self.digest, index):
+            raise UserError(f"{path}: is not the part that its name says; remove {self.folder}")
         return tensors, body["facts"]
 
     def __len__(self) -> int:
@@ -139,9 +142,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _find(spec: ArtefactSpec, folder: Path) -> Artefact | None:
-    if not (folder / "complete.json").exists():
+    facts: Any = None
+    with suppress(UserError):  # not there, or damaged: it is made again from the parts
+        facts = store.read_json(folder / "complete.json")
+    if not isinstance(facts, dict) or not isinstance(facts.get("content"), str):
         return None
-    return Artefact(spec, folder, store.read_json(folder / "complete.json")["content"])
+    return Artefact(spec, folder, facts["content"])
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,8 @@ def _complete(spec: ArtefactSpec, folder: Path) -> None:
     sums = [store.file_sha256(_part_path(folder, index)) for index in range(spec.parts())]
     facts = {"kind": spec.kind, "spec": plain(spec), "digest": spec.digest(), "parts": sums, "content": digest(sums)}
     store.write_json(folder / "complete.json", facts)
+    for finished in folder.glob("*.progress"):  # of a part that was killed after it was written
+        finished.unlink(missing_ok=True)
 
 
 # --- what is there ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import time
@@ -74,7 +75,8 @@ class RunFolder:
 
         Raises `UserError` for an `out` that cannot be written and where another process is at work.
         """
-        _check_out(out)
+        with store.disk_errors(out):
+            _check_out(out)
         folder = RunFolder(out, out.with_suffix(".run"))
         with store.disk_errors(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -94,8 +96,7 @@ class RunFolder:
     def prepare(self, *, fresh: bool) -> None:
         """Remove what a killed writer left, and with `fresh` everything but the lock."""
         store.remove_leftovers(self.path)
-        for leftover in self.out.parent.glob(f".{self.out.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
+        store.remove_leftovers(self.out.parent, of=self.out.name)
         if fresh:
             with store.disk_errors(self.path):
                 self.out.unlink(missing_ok=True)
@@ -107,12 +108,16 @@ class RunFolder:
         """The set at `out` if it is there and of this identity; raises `UserError` if it is of another one."""
         if not self.out.exists():
             return None
-        ds = store.read_set(self.out)
+        try:
+            ds = store.read_set(self.out)
+        except UserError as error:
+            raise UserError(f"{error}; use another --out, or --fresh to replace it") from None
         made = ds.manifest.provenance
         if made is None:
             raise UserError(f"{self.out}: a set that no run made is there; use another --out, or --fresh to replace it")
         theirs = {name: plain(getattr(made, name)) for name in Identity.model_fields}
         self._refuse_difference(self.out, theirs, identity)
+        self._drop_checkpoints()
         return ds
 
     def latest(self, identity: Identity, say: Callable[[str], None]) -> Checkpoint:
@@ -163,10 +168,10 @@ class RunFolder:
         store.append_line(self.path / "metrics.jsonl", {"step": step, **metrics})
 
     def finish(self, ds: DistilledSet, *, seconds: float, device: torch.device) -> None:
-        """Write the set and what the run cost; checkpoints are not needed any more."""
-        sha256 = store.write_set(self.out, ds)
+        """Write what the run cost, and then the set: where the set is, everything is. Checkpoints go."""
+        data = store.set_bytes(ds)
         cost = {
-            "sha256": sha256,
+            "sha256": hashlib.sha256(data).hexdigest(),
             "seconds": round(seconds, 3),
             "peak_memory_bytes": devices.peak_memory_bytes(device),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -174,8 +179,13 @@ class RunFolder:
             "hardware": devices.hardware(device),
         }
         store.write_json(self.path / "run.json", cost)
-        for old in self._checkpoints():
-            old.unlink(missing_ok=True)
+        store.write_bytes(self.out, data)
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        with store.disk_errors(self.path):
+            for old in self._checkpoints():
+                old.unlink(missing_ok=True)
 
 
 def _check_out(out: Path) -> None:

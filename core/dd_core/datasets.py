@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dd_core.images import LabelledImages, Source
-
-Split = Literal["train", "test"]
 
 DATASETS = {
     "digits": "1,797 grey 8x8 handwritten digits, 10 classes; comes with scikit-learn, needs no network",
@@ -51,7 +49,7 @@ _SILENT_SECONDS = 30.0  # without a byte from the server before a download has f
 def load(
     name: str,
     *,
-    split: Split = "train",
+    split: str = "train",
     image_size: int | None = None,
     skip_corrupt: bool = False,
     memory_limit: int = 2 * 2**30,
@@ -59,7 +57,7 @@ def load(
     root: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Source:
-    """The images of a data set: uint8 (N, C, H, W), `image_size` pixels square where that is given.
+    """The "train" or "test" images of a data set: uint8 (N, C, H, W), `image_size` pixels square where that is given.
 
     `memory_limit` is in bytes of pixels, and a folder above it streams. Downloads go to `root`, else to
     `$DD_APPS_DATA`, else to the cache. Raises `UserError` for an unknown name, a data set that is neither
@@ -96,7 +94,7 @@ def _silent(_: str) -> None:
     """Tell nobody."""
 
 
-def _named(name: str, split: Split, root: Path | None) -> LabelledImages:
+def _named(name: str, split: str, root: Path | None) -> LabelledImages:
     if name not in DATASETS or name == "folder:PATH":
         if Path(name).is_dir():
             raise UserError(f"unknown data set '{name}'; for the images in that folder: folder:{name}")
@@ -107,7 +105,7 @@ def _named(name: str, split: Split, root: Path | None) -> LabelledImages:
     return _torchvision(name, split, Path(given).expanduser())
 
 
-def _digits(split: Split) -> LabelledImages:
+def _digits(split: str) -> LabelledImages:
     """scikit-learn's digits: grey levels 0 to 16, spread over 0 to 255; a fifth of each class is the test split."""
     import torch
     from sklearn.datasets import load_digits

@@ -107,12 +107,13 @@ class Surveyor:
 
 def subfolders(folder: Path) -> list[str]:
     """The names of the visible folders in `folder`, sorted; raises OSError."""
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not _is_hidden(e.name))
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
 
 
 def has_images(folder: Path) -> bool:
     """Whether image files lie directly in `folder`; raises OSError."""
-    return any(_is_image(entry.name) for entry in os.scandir(folder))
+    return any(_is_image(name) for name in os.listdir(folder))
 
 
 def few(names: Sequence[str]) -> str:
@@ -151,9 +152,9 @@ def _walk(folder: Path, prefix: str, above: tuple[_Stat, ...]) -> Iterator[tuple
     here = (folder.stat().st_dev, folder.stat().st_ino)
     if here in above:
         return
-    for entry in os.scandir(folder):
-        if _is_hidden(entry.name):
-            continue
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not _is_hidden(entry.name)]
+    for entry in visible:
         if entry.is_dir():
             yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
         elif _is_image(entry.name):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -21,7 +21,7 @@ from dd_core import parallel
 from dd_core.checkpoints import Checkpoint, Identity, RunFolder
 from dd_core.distilled import DistilledSet, Environment, Provenance, Size
 from dd_core.distiller import Distiller, MethodConfig
-from dd_core.errors import DDError, Diverged, Interrupted, OutOfResources, require_finite
+from dd_core.errors import DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
 from dd_core.images import Source
 from dd_core.parallel import Workers
 from dd_core.signals import Signals
@@ -132,7 +132,7 @@ class _Run:
         environments = self._environments(checkpoint)
         distiller = self._build()
         if checkpoint.state is not None:
-            distiller.load_state_dict(checkpoint.state)
+            _take_up(distiller, checkpoint.state, folder)
             self.options.reporter.message(f"resumed at step {checkpoint.step} of {self.config.steps}")
         self._loop(distiller, folder, replace(checkpoint, environments=environments))
         ds = self._with_provenance(distiller.export(), environments)
@@ -199,6 +199,17 @@ class _Run:
             **self.identity.fields(), source_images=len(self.source), artefacts=used, environments=environments
         )
         return replace(ds, manifest=ds.manifest.model_copy(update={"provenance": provenance}))
+
+
+def _take_up(distiller: Distiller, state: Mapping[str, Any], folder: RunFolder) -> None:
+    """`load_state_dict`; another version of the method may have left a state that does not fit."""
+    try:
+        with _memory_guard("while resuming"):
+            distiller.load_state_dict(state)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{folder.path}: its checkpoint does not fit the method ({type(error).__name__}); --fresh starts over"
+        ) from error
 
 
 def _guarded(distiller: Distiller, index: int, *, kept: str) -> Mapping[str, float]:

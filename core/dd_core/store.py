@@ -12,6 +12,7 @@ text, tensor names, dtypes, shapes, digest of the body, and then tensor by tenso
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -99,9 +100,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed writer left; call it under the folder's lock."""
-    for leftover in folder.glob(".*.tmp"):
+def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
+    """Delete temporary files that a killed writer left (`of` one file, or of all); call it under a lock."""
+    for leftover in folder.glob(".*.tmp" if of is None else f".{glob.escape(of)}.*.tmp"):
         with disk_errors(leftover):
             leftover.unlink(missing_ok=True)
 
@@ -296,11 +297,16 @@ def _empty(entry: dict[str, Any]) -> np.ndarray:
 # --- distilled sets ------------------------------------------------------------------------------------------
 
 
-def write_set(path: Path, ds: DistilledSet) -> str:
-    """Write a distilled set; returns the sha256 of the file."""
+def set_bytes(ds: DistilledSet) -> bytes:
+    """The bytes of a distilled set's file."""
     arrays = {"images": ds.images, "labels": ds.labels, "targets": ds.targets}
     tensors = {name: array for name, array in arrays.items() if array is not None}
-    data = container_bytes(SET, tensors, {"manifest": ds.manifest.model_dump(mode="json")})
+    return container_bytes(SET, tensors, {"manifest": ds.manifest.model_dump(mode="json")})
+
+
+def write_set(path: Path, ds: DistilledSet) -> str:
+    """Write a distilled set; returns the sha256 of the file."""
+    data = set_bytes(ds)
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 

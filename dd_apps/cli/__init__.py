@@ -78,7 +78,3 @@ def _answer(outcome: Answer | int, session: Session) -> int:
         outcome.show(Page(sys.stdout))
     sys.stdout.flush()
     return outcome.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,13 +14,13 @@ from dd_apps.cli.terminal import Answer, Page
 from dd_apps.report.tables import Table
 from dd_core import datasets, methods, network_names, protocols
 from dd_core.config import canonical, describe, plain
-from dd_core.errors import unknown_name
+from dd_core.errors import UserError, unknown_name
 
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="datasets, methods, networks, protocols or scenarios.")]
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything about this one.")]
 
 
-def list_(kind: Kind, name: Name = None, *, as_json: Json = False) -> Answer:
+def list_(kind: Kind = "", name: Name = None, *, as_json: Json = False) -> Answer:
     """List what has a name; with NAME, show one in full."""
     kinds: dict[str, _Kind] = {
         "datasets": _Datasets(),
@@ -29,6 +29,8 @@ def list_(kind: Kind, name: Name = None, *, as_json: Json = False) -> Answer:
         "protocols": _Protocols(),
         "scenarios": _Scenarios(),
     }
+    if not kind:
+        raise UserError(f"list what? One of {', '.join(kinds)}")
     if kind not in kinds:
         raise unknown_name("kind of list", kind, kinds)
     if name is not None:

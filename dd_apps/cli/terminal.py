@@ -57,11 +57,10 @@ class Page:
         self._console.print(printable(text), style=style, soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """A table with its notes."""
+        """A table with its title and notes."""
+        self.line(table.title if table.rows else f"{table.title}: none", style="bold")
         if table.rows:
             self._console.print(rich_table(table))
-        else:
-            self.line(f"{table.title}: none")
         for note in table.notes:
             self.line(note)
 
@@ -97,7 +96,7 @@ class TerminalReporter:
 
     def start(self, name: str, *, first: int, total: int) -> None:
         """A run of `total` steps begins, or goes on, at step `first`."""
-        if not self._bar:
+        if not self._bar or total == 0:
             self._plain = _PlainProgress(name, total, first)
             return
         self._progress = Progress(

@@ -25,7 +25,6 @@ from dd_core import streams
 from dd_core.errors import UserError
 
 
-
 @contextmanager
 def warnings_contained() -> Iterator[None]:
     """Keep Avalanche's process-wide warning filters and its own deprecations inside; other warnings get out."""
@@ -60,7 +59,6 @@ __all__ = [
     "BalancedExemplarsBuffer",
     "ClassBalancedBuffer",
     "Cumulative",
-    "EvaluationPlugin",
     "ExemplarsBuffer",
     "FromScratchTrainingPlugin",
     "GDumbPlugin",
@@ -76,6 +74,7 @@ __all__ = [
     "nc_benchmark",
     "raw_class",
     "replay_dataset",
+    "silent_evaluator",
     "warnings_contained",
 ]
 
@@ -117,7 +116,7 @@ def raw_class(data: AvalancheDataset, label: int, positions: Sequence[int]) -> R
     Raises `UserError` for images that are not raw, that differ in size or form, or that Avalanche transforms in
     different ways.
     """
-    flat: Any = data._flat_data  # noqa: SLF001 (no public way leads below the transforms)
+    flat: Any = data._flat_data  # pyright: ignore[reportPrivateUsage] (no public way leads below the transforms)
     found = [_leaf(flat, position) for position in positions]
     images, forms = zip(*(to_uint8(leaf[index][0]) for leaf, index, _ in found), strict=True)
     sizes = sorted({tuple(image.shape) for image in images})
@@ -133,7 +132,9 @@ def raw_class(data: AvalancheDataset, label: int, positions: Sequence[int]) -> R
         if transforms not in pipelines:
             pipelines.append(transforms)
     if len(pipelines) > 1:
-        raise UserError(f"class {label}: its images go through different transforms, so a replayed one could go nowhere")
+        raise UserError(
+            f"class {label}: its images go through different transforms, so a replayed one could go nowhere"
+        )
     return RawClass(torch.stack(images), forms[0], pipelines[0], _task(data, label, positions))
 
 
@@ -142,9 +143,9 @@ def _leaf(flat: Any, position: int) -> tuple[Any, int, list[Any]]:
     levels: list[Any] = []
     while hasattr(flat, "_datasets"):
         if hasattr(flat, "_transform_groups"):
-            levels[:0] = [flat._frozen_transform_groups, flat._transform_groups]  # noqa: SLF001
-        child, position = flat._get_idx(position)  # noqa: SLF001
-        flat = flat._datasets[child]  # noqa: SLF001
+            levels[:0] = [flat._frozen_transform_groups, flat._transform_groups]
+        child, position = flat._get_idx(position)
+        flat = flat._datasets[child]
     return flat, position, levels
 
 
@@ -158,7 +159,7 @@ def _transforms(levels: Sequence[Any]) -> Transforms:
 
 
 def _task(data: AvalancheDataset, label: int, positions: Sequence[int]) -> int | None:
-    attributes: Any = data._data_attributes  # noqa: SLF001
+    attributes: Any = data._data_attributes  # pyright: ignore[reportPrivateUsage]
     extra = [name for name, one in attributes.items() if one.use_in_getitem and name != "targets_task_labels"]
     if extra:
         raise UserError(f"the experience's items carry '{extra[0]}', which a distilled image does not have")
@@ -206,6 +207,13 @@ def replay_dataset(images: Tensor, label: int, like: RawClass) -> AvalancheDatas
         attributes.append(DataAttribute(tasks, "targets_task_labels", use_in_getitem=True))
         kind = TaskAwareClassificationDataset
     return kind([leaf], data_attributes=attributes, transform_groups=TransformGroups(groups))
+
+
+def silent_evaluator() -> EvaluationPlugin:
+    """An evaluator that neither measures nor prints; Avalanche warns of such a one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return EvaluationPlugin()
 
 
 def filled(data: AvalancheDataset, fill: int | None) -> AvalancheDataset:

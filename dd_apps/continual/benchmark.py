@@ -52,10 +52,13 @@ class Normalise:
     """uint8 (C, H, W) to network input: the transform of an Avalanche benchmark."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.mean, self.std = mean, std
+        # a table of all 256 values of each channel: Avalanche transforms one image at a time, which adds up
+        values = torch.arange(256, dtype=torch.uint8).expand(len(mean), 256)[None, :, :, None]
+        self.table = normalise(values, mean, std)[0, :, :, 0]
+        self.channels = torch.arange(len(mean))[:, None, None]
 
     def __call__(self, image: UInt8[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
-        return normalise(image[None], self.mean, self.std)[0]
+        return self.table[self.channels, image.long()]
 
 
 def class_order(classes: int, *, seed: int, order: int) -> tuple[int, ...]:
@@ -93,7 +96,7 @@ def build(train: Source, test: Source, *, experiences: int, seed: int, order: in
         train_transform=transform,
         eval_transform=transform,
     )
-    found = tuple(tuple(sorted(one.classes_in_this_experience)) for one in benchmark.train_stream)
+    found = tuple(tuple(sorted(one.classes_in_this_experience or ())) for one in benchmark.train_stream)
     if found != classes:
         raise AssertionError(f"Avalanche made experiences of classes {found} instead of {classes}")
     return Stream(benchmark, classes, mean, std)

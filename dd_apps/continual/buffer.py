@@ -58,7 +58,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
     """Distilled images, a group for each class seen, for any plugin that takes a storage policy.
 
     `max_size` counts distinct images, whatever their number in `buffer`. When more classes arrive than
-    `images_per_class` leaves room for, every class keeps only its first images, equally many of each.
+    `images_per_class` leaves room for, the older ones keep only their first images, equally many of each.
 
     `fill` is the number of memory images in a mini-batch, `batch_size_mem` of the plugin: `buffer` then repeats
     the stored images until such a part comes out full. Without it each image is in `buffer` once, and
@@ -92,7 +92,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self._joined: AvalancheDataset | None = None
 
     @property
-    def buffer(self) -> AvalancheDataset:
+    def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride] (Avalanche's setter does nothing)
         """All images as a data set of (image, label, task label), in the experiences' own transforms."""
         if self._joined is None:  # Avalanche joins the groups anew at every access
             self._joined = filled(concat_datasets(self.buffer_datasets), self.fill)
@@ -103,9 +103,9 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         """Bytes of the stored pixels; a repetition costs nothing."""
         return sum(group.images.nbytes for group in self.buffer_groups.values())
 
-    def post_adapt(self, agent: Any, exp: Any) -> None:
+    def post_adapt(self, agent_state: Any, exp: Any) -> None:
         """Distil the classes of `exp` from `exp.dataset`; Avalanche calls it after (GDumb: before) training."""
-        self.update_from_dataset(exp.dataset, agent)
+        self.update_from_dataset(exp.dataset, agent_state)
 
     def update_from_dataset(self, new_data: AvalancheDataset, strategy: Any = None) -> None:
         """Distil each class of `new_data` from it alone.
@@ -128,7 +128,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         if known:
             return
         per_class = self._room(len(self.buffer_groups) + len(raw), self.max_size)
-        for label, images in self._distilled(source, list(raw)).items():
+        for label, images in self._distilled(source, list(raw), per_class).items():
             self.buffer_groups[label] = ClassImages(images, label, raw[label], fingerprint=source.fingerprint())
         self._shrink(strategy, per_class)
 
@@ -152,20 +152,18 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             group.resize(strategy, per_class)
         self._joined = None
 
-    def _distilled(self, source: LabelledImages, labels: list[int]) -> dict[int, Tensor]:
+    def _distilled(self, source: LabelledImages, labels: list[int], per_class: int) -> dict[int, Tensor]:
         name = "-".join(map(str, labels[:8])) + f"-{source.fingerprint()[:8]}.safetensors"
         ds = distill(
             self.config,
             source,
-            Size(ipc=self.images_per_class),
+            Size(ipc=per_class),
             seed=counter(self.seed, "experience", labels[0]),
             out=None if self.folder is None else self.folder / name,
             options=RunOptions(device=self.device),
         ).quantised()
         assert ds.labels is not None
-        return {
-            label: torch.from_numpy(ds.images[ds.labels == index]) for index, label in enumerate(labels)
-        }
+        return {label: torch.from_numpy(ds.images[ds.labels == index]) for index, label in enumerate(labels)}
 
 
 class FilledClassBalancedBuffer(ClassBalancedBuffer):
@@ -176,7 +174,7 @@ class FilledClassBalancedBuffer(ClassBalancedBuffer):
         self.fill = fill
 
     @property
-    def buffer(self) -> AvalancheDataset:
+    def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride] (Avalanche's setter does nothing)
         """All images, each as often as the filling asks for."""
         return filled(concat_datasets(self.buffer_datasets), self.fill)
 

@@ -80,6 +80,8 @@ class ContinualScenario(Config):
             decode_method(self.method)
         except UserError as error:
             raise ValueError(str(error)) from None
+        if "distilled" in self.rows and self.method["name"] in self.rows:
+            raise ValueError(f"rows: '{self.method['name']}' is the row 'distilled' already")
         return self
 
     def memory_method(self, row: Row) -> dict[str, Any] | None:

@@ -140,11 +140,10 @@ def notes(scenario: ContinualScenario, table: Table) -> tuple[str, ...]:
             f"retraining (Avalanche's GDumbPlugin): {again.epochs} epochs on the memory alone, from the first weights "
             f"after each experience; none and joint: {replay.epochs} epochs on the current or on all real images",
         )
-    share = (
-        f"filled to {replay.batch_size_mem} by repetition" if replay.share == "fill" else "each stored image at most once"
-    )
+    filled = replay.share == "fill"
+    share = f"filled to {replay.batch_size_mem} by repetition" if filled else "each stored image at most once"
     return (
         common,
-        f"replay (Avalanche's ReplayPlugin): {replay.epochs} epochs; mini-batches of {replay.batch_size} current images "
-        f"and the memory's part, {share}",
+        f"replay (Avalanche's ReplayPlugin): {replay.epochs} epochs; mini-batches of {replay.batch_size} current "
+        f"images and the memory's part, {share}",
     )

@@ -28,15 +28,26 @@ from dd_core.streams import counter
 def run_job(job: Job) -> Outcome:
     """Every random number in it comes from the scenario's seed, the class order and the table."""
     scenario = job.scenario
-    train, test = (datasets.load(scenario.data, split=split, image_size=scenario.image_size) for split in ("train", "test"))
+    train, test = (
+        datasets.load(scenario.data, split=split, image_size=scenario.image_size) for split in ("train", "test")
+    )
     seed = counter(scenario.seed, "order", job.order)
     with tempfile.TemporaryDirectory() as scratch, contained(seed, "benchmark"):
-        stream = benchmark.build(
-            train, test, experiences=scenario.experiences, seed=scenario.seed, order=job.order
-        )
+        stream = benchmark.build(train, test, experiences=scenario.experiences, seed=scenario.seed, order=job.order)
         folder = Path(scratch) if job.folder is None else job.folder / f"order-{job.order}" / job.row
         where = Where(classes=len(train.classes), seed=seed, folder=folder, device=job.device)
         return _Learner(scenario, job.row, stream, train, test, where).outcome()
+
+
+def rightly_labelled(network: nn.Module, test: Source, stream: Stream, *, device: torch.device) -> np.ndarray:
+    """(N,) whether `network`, choosing among all classes of the data, labels each test image rightly."""
+    network.eval()
+    with torch.no_grad():
+        guesses = [
+            network(normalise(batch.to(device), stream.mean, stream.std)).argmax(1).cpu() for batch in test.batches(512)
+        ]
+    network.train()
+    return (torch.cat(guesses) == require_labels(test)).numpy()
 
 
 @dataclass(frozen=True)
@@ -81,22 +92,11 @@ class _Learner:
         with contained(self.where.seed, table):
             for experience in self.stream.experiences:
                 strategy.train(experience)
-                right = self._right(strategy.model, device)
+                right = rightly_labelled(strategy.model, self.test, self.stream, device=device)
                 seen = self._members()[: len(matrix) + 1]
                 unseen = [None] * (len(self.stream.classes) - len(seen))
                 matrix.append([float(right[members].mean()) for members in seen] + unseen)
         return matrix
-
-    def _right(self, network: nn.Module, device: torch.device) -> np.ndarray:
-        """(N,) whether each test image is labelled rightly, out of all classes of the data."""
-        network.eval()
-        with torch.no_grad():
-            guesses = [
-                network(normalise(batch.to(device), self.stream.mean, self.stream.std)).argmax(1).cpu()
-                for batch in self.test.batches(512)
-            ]
-        network.train()
-        return (torch.cat(guesses) == require_labels(self.test)).numpy()
 
     def _members(self) -> list[np.ndarray]:
         """For each experience, (N,) which test images belong to it."""

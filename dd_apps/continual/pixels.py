@@ -77,7 +77,7 @@ def _from_tensor(image: Tensor) -> tuple[Tensor, Form]:
     form = Form("tensor", dtype=image.dtype, plain=image.ndim == 2)
     if image.dtype != torch.uint8:
         low, high = float(image.min()), float(image.max())
-        if not (0 <= low and high <= 1):  # false for NaN too
+        if not (low >= 0 and high <= 1):  # false for NaN too
             raise UserError(f"the experience's untransformed images hold values from {low:.3g} to {high:.3g}; {ADVICE}")
         image = (image * 255).round().to(torch.uint8)
     return (image[None] if form.plain else image).contiguous(), form

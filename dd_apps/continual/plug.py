@@ -12,7 +12,6 @@ from dd_apps.continual.adapter import BalancedExemplarsBuffer, GDumbPlugin
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_core.errors import UserError
 
-
 # strategies whose memory holds more than images and labels, or that would hang with a small one
 REFUSED = {
     "DER": "replays the outputs that its network gave for real images",
@@ -53,7 +52,7 @@ def _check_sizes(holder: Any, buffer: DistilledBuffer) -> None:
         raise UserError(f"{name} has mem_size={mem_size} and the buffer max_size={buffer.max_size}; make them equal")
     if isinstance(holder, GDumbPlugin) and buffer.fill is not None:
         raise UserError("GDumbPlugin trains on the memory alone: there is nothing to fill, so leave fill out")
-    batch = getattr(holder, "batch_size_mem", None)
+    batch = getattr(holder, "batch_size_mem", 0)
     if name == "ER_ACE" and batch > max(buffer.max_size, buffer.fill or 0):
         raise UserError(f"ER_ACE replays nothing before its memory fills a batch of {batch}; use fill={batch}")
     if name == "MIRPlugin" and batch >= buffer.max_size:

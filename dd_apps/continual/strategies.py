@@ -17,11 +17,11 @@ from torch import nn
 
 from dd_apps.continual.adapter import (
     Cumulative,
-    EvaluationPlugin,
     FromScratchTrainingPlugin,
     GDumbPlugin,
     Naive,
     ReplayPlugin,
+    silent_evaluator,
 )
 from dd_apps.continual.buffer import DistilledBuffer, FilledClassBalancedBuffer
 from dd_apps.continual.config import ContinualScenario, Replay, Retraining, Row, Table
@@ -63,7 +63,13 @@ def memory_for(scenario: ContinualScenario, row: Row, table: Table, where: Where
 
 
 def strategy_for(
-    scenario: ContinualScenario, row: Row, table: Table, *, network: nn.Module, memory: Memory | None, device: torch.device
+    scenario: ContinualScenario,
+    row: Row,
+    table: Table,
+    *,
+    network: nn.Module,
+    memory: Memory | None,
+    device: torch.device,
 ) -> Any:
     """An Avalanche strategy; its `model` is the network after each `train`."""
     settings = scenario.retraining if memory is not None and table == "retraining" else scenario.replay
@@ -71,7 +77,7 @@ def strategy_for(
     if memory is None and table == "retraining":
         plugins.append(FromScratchTrainingPlugin())
     elif memory is not None and table == "retraining":
-        plugin = GDumbPlugin(mem_size=memory.max_size)
+        plugin: Any = GDumbPlugin(mem_size=memory.max_size)
         plugin.storage_policy = memory  # Avalanche offers no argument for it
         plugins.append(plugin)
     elif memory is not None:
@@ -92,7 +98,7 @@ def strategy_for(
         train_epochs=settings.epochs,
         device=device,
         plugins=plugins,
-        evaluator=EvaluationPlugin(),
+        evaluator=silent_evaluator(),
     )
 
 

@@ -97,13 +97,15 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def rich_table(table: Table) -> RichTable:
-    """The table for a rich console; columns of numbers are aligned to the right."""
+    """The body of the table for a rich console; columns of numbers are aligned to the right.
+
+    Title and notes are left to the caller: rich would fold them to the body's width.
+    """
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    # notes follow as lines of their own: a caption is folded to the table's width
-    shown = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    shown = RichTable(box=box.SIMPLE_HEAD)
     for column, heading in zip(table.columns(), table.headings(), strict=True):
         values = [row.get(column) for row in table.rows]
         numbers = not any(isinstance(value, str) for value in values)

@@ -63,7 +63,7 @@ def pixels(source: Source) -> torch.Tensor:
 
 
 def png(path: Path) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
 
 
 # --- layouts and splits --------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_a_class_that_loses_all_its_images_is_named(root: Path) -> None:
 def test_a_repaired_image_is_read_again(root: Path) -> None:
     put_classes(root)
     (root / "dog/0.png").write_text("nothing")
-    with pytest.raises(UserError, match="dog/0.png: not an image"):
+    with pytest.raises(UserError, match=r"dog/0\.png: not an image"):
         load(root)
     put(root / "dog/0.png", picture(77))
     assert len(load(root)) == 8
@@ -342,7 +342,7 @@ def test_a_repaired_image_is_read_again(root: Path) -> None:
 def test_a_dangling_link_is_named(root: Path) -> None:
     put_classes(root)
     (root / "cat/gone.png").symlink_to(root / "nowhere.png")
-    with pytest.raises(UserError, match="cat/gone.png: No such file or directory"):
+    with pytest.raises(UserError, match=r"cat/gone\.png: No such file or directory"):
         load(root)
 
 

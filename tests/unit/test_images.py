@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import jaxtyping
 import pytest
 import torch
 
@@ -24,11 +27,20 @@ def some_images(count: int = 24, *, channels: int = 3, classes: int = 3, seed: i
     return LabelledImages(images, torch.arange(count) % classes, names, "test")
 
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the run-time type checks of these tests, which users do not have either."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def test_it_is_a_source() -> None:
     assert isinstance(some_images(), Source)
     assert some_images().image_shape == (3, 4, 5)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [

@@ -1,0 +1,79 @@
+"""The snippets of README and CONTRIBUTING do what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
+
+
+def _run(code: str) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    return printed.getvalue()
+
+
+def test_the_python_snippets_run():
+    snippets = _blocks("README.md", "python")
+    assert len(snippets) == 2
+    _run(snippets[0])
+    assert Path("digits.safetensors").exists()
+
+
+def test_the_avalanche_snippet_runs():
+    assert _run(_blocks("README.md", "python")[1]).strip().endswith("10 classes in 640 bytes")
+
+
+def test_the_shell_snippets_run(capsys: pytest.CaptureFixture[str]):
+    from dd_apps.cli import main
+
+    lines = [line[2:] for block in _blocks("README.md", "console") for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("dd-apps")]
+    assert len(commands) == 3
+    for line in commands:
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    assert Path("digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_two_commands_are_targets_of_the_makefile():
+    lines = [line.split("#")[0].strip() for block in _blocks("README.md", "console") for line in block.splitlines()]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert [line for line in lines if "make" in line] == ["$ make quickstart", "$ make test"]
+    assert {"quickstart", "test"} <= set(targets)
+
+
+def test_the_table_of_methods_is_the_table_of_methods():
+    from dd_core.methods import METHODS
+
+    rows = re.findall(r"^\| (`.*?) \|.*\| (works|not yet) \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    stated = {name: state for names, state in rows for name in re.findall(r"`(.*?)`", names)}
+    assert {name for name, state in stated.items() if state == "works"} == set(METHODS)
+
+
+def test_the_method_of_contributing_is_a_method():
+    from dd_core.distilled import Size
+    from dd_core.runner import distill
+    from dd_core.testing import blobs
+
+    scope: dict[str, object] = {"__name__": "blend"}
+    exec(compile(_blocks("CONTRIBUTING.md", "python")[0], "CONTRIBUTING.md", "exec"), scope)
+    ds = distill(scope["Blend"](share=0.5), blobs(), Size(ipc=2))
+    assert ds.images.shape == (6, 1, 8, 8)
+    assert ds.manifest.provenance.config["share"] == 0.5

@@ -1,0 +1,198 @@
+"""Tables as text, and contact sheets pixel by pixel."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from dd_apps.report.pictures import contact_sheet, png_bytes
+from dd_apps.report.tables import Table, human_bytes, markdown, printable, rich_table, text
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+
+GAP = 2  # px between images
+
+
+def a_set(images: np.ndarray, labels: list[int], *, names: tuple[str, ...] = ("cat", "dog"), **pixels) -> DistilledSet:
+    channels = images.shape[1]
+    described = {"space": "raw", "mean": (0.5,) * channels, "std": (0.25,) * channels, **pixels}
+    manifest = Manifest(classes=names, pixels=Pixels(**described), recipe=Recipe(network="lenet"))
+    return DistilledSet(images, np.array(labels, dtype=np.int64), manifest)
+
+
+def grey(*values: int, side: int = 8) -> np.ndarray:
+    """One flat image a value."""
+    return np.stack([np.full((1, side, side), value, np.uint8) for value in values])
+
+
+def tiles(sheet: Image.Image, *, tile: int, rows: int, columns: int) -> np.ndarray:
+    """(rows, columns, tile, tile, ...) cut from the sheet's right-hand side, where the images are."""
+    pixels = np.asarray(sheet)
+    left = pixels.shape[1] - columns * (tile + GAP)
+    cut = [
+        [pixels[GAP + r * (tile + GAP) :, left + c * (tile + GAP) :][:tile, :tile] for c in range(columns)]
+        for r in range(rows)
+    ]
+    return np.array(cut)
+
+
+def test_each_class_has_a_row_and_each_pixel_becomes_a_square():
+    images = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
+    sheet = contact_sheet(a_set(images, [0, 0, 1, 1]))
+    drawn = tiles(sheet, tile=64, rows=2, columns=2)
+    expected = images[:, 0].repeat(8, axis=1).repeat(8, axis=2).reshape(2, 2, 64, 64)
+    assert sheet.mode == "L"
+    assert np.array_equal(drawn, expected)
+
+
+def test_rows_follow_the_labels_and_not_the_order_in_the_file():
+    drawn = tiles(contact_sheet(a_set(grey(10, 20, 30, 40), [1, 0, 1, 0])), tile=64, rows=2, columns=2)
+    assert drawn[:, :, 0, 0].tolist() == [[20, 40], [10, 30]]
+
+
+def test_colour_stays_in_its_channel():
+    images = np.zeros((2, 3, 8, 8), np.uint8)
+    images[0, 0], images[1, 2] = 200, 100
+    sheet = contact_sheet(a_set(images, [0, 1]))
+    drawn = tiles(sheet, tile=64, rows=2, columns=1)
+    assert sheet.mode == "RGB"
+    assert drawn[:, 0, 0, 0].tolist() == [[200, 0, 0], [0, 0, 100]]
+
+
+def test_normalised_pixels_are_drawn_as_what_they_stand_for_and_clipped():
+    images = np.zeros((2, 1, 8, 8), np.float32)  # 0 stands for the mean, 0.5
+    images[1] = 9  # 0.5 + 9 * 0.25 is whiter than white
+    drawn = tiles(contact_sheet(a_set(images, [0, 1], space="normalised")), tile=64, rows=2, columns=1)
+    assert drawn[:, 0, 0, 0].tolist() == [128, 255]
+
+
+def test_names_are_written_beside_their_rows():
+    one = contact_sheet(a_set(grey(0, 0), [0, 1], names=("cat", "dog")))
+    other = contact_sheet(a_set(grey(0, 0), [0, 1], names=("cat", "cow")))
+    margin = one.width - 64 - GAP
+    first, second = np.asarray(one)[:, :margin], np.asarray(other)[:, : other.width - 64 - GAP]
+    assert (first < 128).any()
+    assert first.shape != second.shape or (first != second).any()
+
+
+@pytest.mark.parametrize("name", ["a" * 500, "two\nlines", "\x1b[31mred", "猫", "naïve", ""])
+def test_any_name_can_be_drawn(name: str):
+    sheet = contact_sheet(a_set(grey(0, 0), [0, 1], names=(name, "dog")))
+    assert sheet.height == 2 * (64 + GAP) + GAP
+    assert sheet.width < 500
+
+
+def test_a_class_without_images_has_no_row():
+    assert contact_sheet(a_set(grey(0, 0), [1, 1])).height == 64 + 2 * GAP
+
+
+def test_what_does_not_fit_is_left_out_and_counted():
+    whole = contact_sheet(a_set(grey(*range(6)), [0, 0, 0, 1, 1, 1]))
+    cut = contact_sheet(a_set(grey(*range(6)), [0, 0, 0, 1, 1, 1]), columns=2, rows=1)
+    assert whole.height == 2 * (64 + GAP) + GAP
+    assert cut.height > 64 + 2 * GAP  # one row, and a line below it
+    assert (np.asarray(cut)[64 + 2 * GAP :] < 128).any()
+    assert tiles(cut.crop((0, 0, cut.width, 70)), tile=64, rows=1, columns=2)[0, 1, 0, 0] == 1
+
+
+def test_large_images_are_reduced_and_middling_ones_are_left_alone():
+    large = contact_sheet(a_set(grey(0, side=400), [0]))
+    exact = contact_sheet(a_set(grey(0, side=100), [0]))
+    assert large.height == 128 + 2 * GAP
+    assert exact.height == 100 + 2 * GAP
+
+
+def test_odd_shapes_and_channel_counts_are_drawn():
+    oblong = contact_sheet(a_set(np.zeros((1, 1, 8, 16), np.uint8), [0]))
+    two = np.zeros((1, 2, 8, 8), np.uint8)
+    two[0, 0] = 200
+    assert oblong.height == 32 + 2 * GAP
+    assert tiles(contact_sheet(a_set(two, [0])), tile=64, rows=1, columns=1)[0, 0, 0, 0] == 100
+
+
+def test_a_set_without_labels_is_drawn_in_order():
+    manifest = Manifest(
+        task="self-supervised",
+        classes=(),
+        pixels=Pixels(space="raw", mean=(0.5,), std=(0.5,)),
+        recipe=Recipe(network="lenet"),
+    )
+    sheet = contact_sheet(DistilledSet(grey(1, 2, 3, 4), None, manifest), columns=2)
+    assert tiles(sheet, tile=64, rows=2, columns=2)[:, :, 0, 0].tolist() == [[1, 2], [3, 4]]
+
+
+def test_equal_sheets_are_equal_png_files():
+    sheet = contact_sheet(a_set(grey(10, 20), [0, 1]))
+    data = png_bytes(sheet)
+    assert data == png_bytes(contact_sheet(a_set(grey(10, 20), [0, 1])))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(sheet))
+
+
+# --- tables --------------------------------------------------------------------------------------------------
+
+ROWS = [
+    {"row": "dm", "accuracy": {"mean": 0.877, "std": 0.0123}, "bytes": 640, "seconds": 1.25},
+    {"row": "a|b", "accuracy": {"mean": 0.5, "std": 0.0}, "bytes": 2048, "note": "new"},
+]
+TABLE = Table("results", ROWS, units={"accuracy": "percent", "bytes": "bytes", "seconds": "seconds"}, notes=["twice"])
+
+
+def test_markdown():
+    assert markdown(TABLE).splitlines() == [
+        "## results",
+        "",
+        "| row | accuracy (%) | bytes | seconds (s) | note |",
+        "| --- | --- | --- | --- | --- |",
+        "| dm | 87.7 ± 1.2 | 640 B | 1.2 | - |",
+        "| a\\|b | 50.0 ± 0.0 | 2.0 KiB | - | new |",
+        "",
+        "twice",
+    ]
+
+
+def test_a_terminal_sees_every_cell():
+    console = Console(file=io.StringIO(), width=200)
+    console.print(rich_table(TABLE))
+    printed = console.file.getvalue()
+    assert [cell for row in TABLE.cells() for cell in row if cell not in printed] == []
+
+
+def test_markup_in_a_cell_is_text():
+    console = Console(file=io.StringIO(), width=200)
+    console.print(rich_table(Table("t", [{"[b]": "[red]x[/red]"}])))
+    assert "[red]x[/red]" in console.file.getvalue()
+    assert "[b]" in console.file.getvalue()
+
+
+def test_json_rows_keep_their_numbers():
+    assert TABLE.plain() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (None, None, "-"),
+        (1234567, None, "1,234,567"),
+        (0.000123456, None, "0.0001235"),
+        (True, None, "True"),
+        ([0.5, 0.25], "percent", "50.0 25.0"),
+        ("\x1b[2J", None, "\\x1b[2J"),
+    ],
+)
+def test_cells(value: object, unit, shown: str):
+    assert text(value, unit) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")],
+)
+def test_bytes(count: int, shown: str):
+    assert human_bytes(count) == shown
+
+
+def test_printable_leaves_letters_of_all_scripts_alone():
+    assert printable("naïve 猫 ± \n\x1b\u202e") == "naïve 猫 ± \\n\\x1b\\u202e"

@@ -1,0 +1,136 @@
+"""Scenarios: found, read, changed by --set, decoded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dd_apps import scenario
+from dd_core.config import canonical
+from dd_core.errors import UserError
+
+GOOD = """# What it shows
+task = "distill"
+data = "digits"
+ipc = 2
+networks = ["lenet"]
+
+[method]
+name = "dm"
+steps = 7
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(scenario.shipped()))
+def test_every_shipped_scenario_decodes_and_says_what_it_is(name: str):
+    loaded = scenario.load(name)
+    assert loaded.name == name
+    assert len(scenario.summary(loaded.path)) > 20
+    assert canonical(loaded.plain())
+
+
+def test_the_quickstart_is_shipped():
+    assert {"quickstart", "digits-dm"} <= set(scenario.shipped())
+
+
+def test_a_file(mine: Path):
+    loaded = scenario.load(str(mine))
+    assert (loaded.name, loaded.task) == ("mine", "distill")
+    assert loaded.plain()["method"] == {"name": "dm", "steps": 7}
+    assert loaded.plain()["networks"] == ["lenet"]
+    assert scenario.summary(mine) == "What it shows"
+
+
+def test_set_is_merged_before_decoding(mine: Path):
+    recipe = ["method.recipe.network=lenet", "method.recipe.epochs = 5"]
+    changes = ["method.steps=3", "method.name=dm", 'networks=["lenet", "alexcifarnet"]', *recipe]
+    values = scenario.load(str(mine), overrides=changes).plain()
+    assert values["method"] == {"name": "dm", "steps": 3, "recipe": {"network": "lenet", "epochs": 5}}
+    assert values["networks"] == ["lenet", "alexcifarnet"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a=3", 3),
+        ("a=3.5", 3.5),
+        ("a=1e-3", 1e-3),
+        ("a=true", True),
+        ("a=word", "word"),
+        ("a=folder:/x y=z", "folder:/x y=z"),
+        ("a='3'", "3"),
+        ("a=[1, 2]", [1, 2]),
+        ("a={b = 1}", {"b": 1}),
+        ("a=", ""),
+    ],
+)
+def test_values_are_toml_and_words_need_no_quotes(text: str, value: object):
+    table = {"kept": 1}
+    scenario.assign(table, text)
+    assert table == {"kept": 1, "a": value}
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("ipc", "--set ipc: expected key=value"),
+        ("=3", "--set =3: expected key=value"),
+        ("method..steps=3", "expected key=value"),
+        ("ipc.x=3", "ipc is 2 and has no keys"),
+        ("method.stepz=3", "mine.toml: method.stepz: unknown key; did you mean 'steps'?"),
+        ("ipz=3", "mine.toml: ipz: unknown key; did you mean 'ipc'?"),
+        ("ipc=none", "mine.toml: ipc: input should be a valid integer (given: 'none')"),
+        ("images=3", "mine.toml: give either ipc"),
+        ("method.name=dn", "unknown method 'dn'; did you mean 'dm'?"),
+        ("protocol=plain", "unknown protocol 'plain'; did you mean 'plain-300'?"),
+        ('networks=["lenat"]', "unknown network 'lenat'; did you mean 'lenet'?"),
+        ("task=distil", "mine.toml: task: unknown task 'distil'; did you mean 'distill'?"),
+        ("task=3", "mine.toml: task: required; one of continual, distill"),
+    ],
+)
+def test_mistakes_name_the_key_and_the_nearest_spelling(mine: Path, override: str, line: str):
+    with pytest.raises(UserError) as caught:
+        scenario.load(str(mine), overrides=[override])
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"task = \n", "line 1"),
+        (b'task = "distill"\n[method\n', "line 2"),
+        (b"\xff\xfe", "not valid TOML"),
+        (b"", "task: required"),
+        (b'task = "distill"\ndata = "digits"\nipc = 1\n', "method: required, but not given"),
+        (b'task = "distill"\ndata = "digits"\nipc = 1\nmethod = "dm"\n', "method: input should be"),
+        (b'task = "distill"\ndata = "digits"\nipc = 1\n[method]\nsteps = 1\n', "method.name: required"),
+    ],
+)
+def test_broken_files_name_file_and_place(tmp_path: Path, content: bytes, line: str):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"mine\.toml: ") as caught:
+        scenario.load(str(path))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_not_there(tmp_path: Path):
+    with pytest.raises(UserError, match="unknown scenario 'quickstrat'; did you mean 'quickstart'"):
+        scenario.load("quickstrat")
+    with pytest.raises(UserError, match=r"none\.toml: No such file"):
+        scenario.load(str(tmp_path / "none.toml"))
+
+
+def test_a_file_without_a_comment_has_no_summary(tmp_path: Path):
+    (tmp_path / "mine.toml").write_text('task = "distill"\n')
+    assert scenario.summary(tmp_path / "mine.toml") == ""

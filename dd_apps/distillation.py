@@ -17,7 +17,6 @@ from dd_core.network_names import family
 from dd_core.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
-    from dd_core.datasets import Split
     from dd_core.evaluation import Evaluation
     from dd_core.images import Source
     from dd_core.runner import RunOptions
@@ -55,7 +54,7 @@ class Data:
     image_size: int | None = None
     skip_corrupt: bool = False
 
-    def load(self, split: Split, *, options: RunOptions) -> Source:
+    def load(self, split: str, *, options: RunOptions) -> Source:
         """One split; what is worth saying goes to the reporter. Raises `UserError`."""
         from dd_core import datasets
 
@@ -134,13 +133,13 @@ def _other_data(ds: DistilledSet, train: Source) -> Iterator[str]:
         )
 
 
-def data_of(ds: DistilledSet, given: str | None, *, image_size: int | None, skip_corrupt: bool) -> Data:
+def data_of(ds: DistilledSet, given: str | None, *, skip_corrupt: bool) -> Data:
     """The data to score a set on: the ones given, or where the set came from, at the set's own image size.
 
     Raises `UserError` where the set cannot say by name where it came from.
     """
     height, width = ds.images.shape[2:]
-    size = image_size or (height if height == width else None)
+    size = height if height == width else None
     made = ds.manifest.provenance
     if given is not None:
         return Data(given, size, skip_corrupt)

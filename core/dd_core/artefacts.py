@@ -89,9 +89,12 @@ class Artefact:
     def part(self, index: int) -> tuple[Tensors, dict[str, Any]]:
         """(tensors, facts) of one part, checksums verified."""
         path = _part_path(self.folder, index)
-        tensors, body = store.read_container(path, store.ARTEFACT)
+        try:
+            tensors, body = store.read_container(path, store.ARTEFACT)
+        except UserError as error:
+            raise UserError(f"{error}; remove {self.folder}, and it is made anew") from None
         if (body["artefact"], body["index"]) != (self.digest, index):
-            raise UserError(f"{path}: is not the part that its name says; remove {self.folder}")
+            raise UserError(f"{path}: is not the part that its name says; remove {self.folder}, and it is made anew")
         return tensors, body["facts"]
 
     def __len__(self) -> int:

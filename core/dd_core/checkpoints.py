@@ -76,7 +76,7 @@ class RunFolder:
         Raises `UserError` for an `out` that cannot be written and where another process is at work.
         """
         with store.disk_errors(out):
-            _check_out(out)
+            check_out(out)
         folder = RunFolder(out, out.with_suffix(".run"))
         with store.disk_errors(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,8 @@ class RunFolder:
                 old.unlink(missing_ok=True)
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Raise `UserError` for an `out` that cannot be the file of a distilled set."""
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: a distilled set is a .safetensors file; try {out.name}.safetensors")
     if out.is_dir():

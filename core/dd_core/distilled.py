@@ -73,8 +73,8 @@ class ScheduledStep(Config):
 class Recipe(Config):
     """How to train on the set, as its method meant it."""
 
-    network: str = Field(description="network that the set was distilled with")
-    optimiser: Literal["sgd", "adamw"] = Field(default="sgd")
+    network: str = Field(default="convnet", description="network that the set was distilled with")
+    optimiser: Literal["sgd", "adamw"] = Field(default="sgd", description="what updates the weights")
     learning_rate: float = Field(default=0.01, gt=0, description="of the optimiser")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser")

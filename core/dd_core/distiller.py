@@ -61,9 +61,7 @@ class MethodConfig(Config):
     name: ClassVar[str]
 
     steps: int = Field(default=0, ge=0, description="outer iterations")
-    recipe: Recipe = Field(
-        default=Recipe(network="convnet"), description="how to train on the set, and the network it is for"
-    )
+    recipe: Recipe = Field(default=Recipe(), description="how to train on the set, and the network it is for")
 
     def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
         """Artefacts that must exist before `build`."""

@@ -83,7 +83,7 @@ def evaluate(
     nets: int = 5,
     seed: int = 0,
     workers: Workers | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> Evaluation:
     """Train `nets` fresh networks on `ds` and as many on random images of `train`; score all on `test`.
 

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar, cast, get_args
 from pydantic import Field
 
 from dd_core.config import Config
-from dd_core.errors import UserError, unknown_name
+from dd_core.errors import OutOfResources, UserError, unknown_name
 
 Engine = Literal["processes", "ray", "dask"]
 Job = TypeVar("Job")
@@ -54,9 +54,23 @@ def run(
         return
     with _backend(workers):
         # loky is told the thread count too, so that libraries that read it at import start right
-        parallel = joblib.Parallel(n_jobs=workers.count, return_as="generator")
+        # Ray's backend cannot hand results over one by one
+        order = "list" if workers.engine == "ray" else "generator"
+        parallel = joblib.Parallel(n_jobs=workers.count, return_as=order)
         results = parallel(joblib.delayed(_with_threads)(function, job, threads) for job in jobs)
-        yield from cast("Iterator[Result]", results)
+        with _lost_workers():
+            yield from cast("Iterator[Result]", results)
+
+
+@contextmanager
+def _lost_workers() -> Iterator[None]:
+    """A worker that the system killed is, nearly always, memory that ran out."""
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    try:
+        yield
+    except TerminatedWorkerError:
+        raise OutOfResources("a worker process was killed, most likely for memory; fewer --workers need less") from None
 
 
 def _with_threads(function: Callable[[Job], Result], job: Job, threads: int | None) -> Result:

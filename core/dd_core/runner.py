@@ -58,7 +58,7 @@ class Silent:
 class RunOptions:
     """How to run, as opposed to what: nothing here changes the result, but for `device` and `threads`."""
 
-    device: str = "cpu"
+    device: str = "auto"
     threads: int | None = None
     workers: Workers | None = None
     checkpoint_seconds: float = 60.0

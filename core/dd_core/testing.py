@@ -29,6 +29,8 @@ from dd_core.methods import decode_method
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams, generator
 
+CPU = RunOptions(device="cpu")  # where equal bytes are promised
+
 
 def blobs(
     *, classes: int = 3, per_class: int = 12, channels: int = 1, side: int = 8, labelled: bool = True
@@ -62,7 +64,7 @@ class DistillerConformance:
     @pytest.mark.parametrize("size", [Size(ipc=2), Size(images=4)], ids=["ipc", "images"])
     def test_makes_a_set_of_the_size_and_shape_asked_for(self, channels: int, size: Size):
         source = blobs(channels=channels)
-        ds = distill(self.config, source, size)
+        ds = distill(self.config, source, size, options=CPU)
         assert ds.images.shape == (sum(size.per_class(3)), *source.image_shape)
         assert ds.classes == source.classes
         if self.needs_labels:
@@ -72,7 +74,7 @@ class DistillerConformance:
 
     def test_the_pixels_can_be_shown_and_fed(self):
         source = blobs()
-        ds = distill(self.config, source, Size(ipc=1))
+        ds = distill(self.config, source, Size(ipc=1), options=CPU)
         inputs, raw = ds.inputs(), ds.raw()
         assert inputs.dtype == torch.float32
         assert torch.isfinite(inputs).all()
@@ -82,7 +84,7 @@ class DistillerConformance:
 
     def test_the_manifest_says_what_made_the_set(self):
         source = blobs()
-        made = distill(self.config, source, Size(ipc=1), seed=5).manifest.provenance
+        made = distill(self.config, source, Size(ipc=1), seed=5, options=CPU).manifest.provenance
         assert made is not None
         assert (made.method, made.seed, made.size) == (self.config.name, 5, Size(ipc=1))
         assert (made.source, made.fingerprint, made.source_images) == ("blobs", source.fingerprint(), len(source))
@@ -90,14 +92,14 @@ class DistillerConformance:
 
     def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(self, tmp_path: Path):
         sums = [
-            _sha256_of(distill(self.config, blobs(), Size(ipc=2), seed=seed), tmp_path / "set.safetensors")
+            _sha256_of(distill(self.config, blobs(), Size(ipc=2), seed=seed, options=CPU), tmp_path / "set.safetensors")
             for seed in (0, 0, 1)
         ]
         assert sums[0] == sums[1] != sums[2]
 
     def test_a_set_survives_the_disk(self, tmp_path: Path):
         out = tmp_path / "set.safetensors"
-        ds = distill(self.config, blobs(), Size(ipc=1), out=out)
+        ds = distill(self.config, blobs(), Size(ipc=1), out=out, options=CPU)
         back = store.read_set(out)
         assert back.manifest == ds.manifest
         assert np.array_equal(back.images, ds.images)
@@ -122,28 +124,28 @@ class DistillerConformance:
         torch.manual_seed(11)
         expected = torch.rand(3)
         torch.manual_seed(11)
-        distill(self.config, blobs(), Size(ipc=1))
+        distill(self.config, blobs(), Size(ipc=1), options=CPU)
         assert torch.equal(torch.rand(3), expected)
 
     def test_the_source_is_left_alone(self):
         source = blobs()
         before = source.images.clone()
-        distill(self.config, source, Size(ipc=1))
+        distill(self.config, source, Size(ipc=1), options=CPU)
         assert torch.equal(source.images, before)
 
     def test_a_source_without_labels_is_refused(self):
         if not self.needs_labels:
             pytest.skip("a self-supervised method")
         with pytest.raises(UserError, match="has no labels"):
-            distill(self.config, blobs(labelled=False), Size(ipc=1))
+            distill(self.config, blobs(labelled=False), Size(ipc=1), options=CPU)
 
     def test_too_many_images_are_refused(self):
         with pytest.raises(UserError, match="class 'blob 0' has 12 images, and 13 are asked for"):
-            distill(self.config, blobs(), Size(ipc=13))
+            distill(self.config, blobs(), Size(ipc=13), options=CPU)
 
     def test_fewer_images_than_classes_are_refused(self):
         with pytest.raises(UserError, match="2 images for 3 classes"):
-            distill(self.config, blobs(), Size(images=2))
+            distill(self.config, blobs(), Size(images=2), options=CPU)
 
     def test_a_misspelt_option_is_named_with_the_right_spelling(self):
         with pytest.raises(UserError) as caught:
@@ -162,7 +164,9 @@ class DistillerConformance:
             pytest.skip("nothing to diverge")
         out = tmp_path / "set.safetensors"
         with pytest.raises(Diverged) as caught:
-            distill(self.diverging, blobs(), Size(ipc=1), out=out, options=RunOptions(checkpoint_seconds=0.0))
+            distill(
+                self.diverging, blobs(), Size(ipc=1), out=out, options=RunOptions(device="cpu", checkpoint_seconds=0.0)
+            )
         assert "\n" not in str(caught.value)
         assert not out.exists()
         for path in (tmp_path / "set.run").glob("checkpoint-*"):

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dd_core import augment, networks
+from dd_core import device as devices
 from dd_core.distilled import DistilledSet, Pixels, Recipe
 from dd_core.errors import UserError, require_finite
 from dd_core.images import Source, normalise, require_labels
@@ -47,7 +48,7 @@ def training_data(ds: DistilledSet) -> TrainingData:
 
 
 def train(
-    ds: DistilledSet, *, network: str | None = None, recipe: Recipe | None = None, seed: int = 0, device: str = "cpu"
+    ds: DistilledSet, *, network: str | None = None, recipe: Recipe | None = None, seed: int = 0, device: str = "auto"
 ) -> nn.Module:
     """A fresh network trained on `ds`, in evaluation mode.
 
@@ -55,7 +56,9 @@ def train(
     `ds.as_dataset()` gives, or real images through `normalise` with the set's mean and std.
     """
     recipe = recipe or ds.manifest.recipe
-    return fit(training_data(ds), network or recipe.network, recipe, streams=Streams(seed), device=torch.device(device))
+    return fit(
+        training_data(ds), network or recipe.network, recipe, streams=Streams(seed), device=devices.resolve(device)
+    )
 
 
 def fit(data: TrainingData, network: str, recipe: Recipe, *, streams: Streams, device: torch.device) -> nn.Module:

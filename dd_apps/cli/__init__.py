@@ -6,6 +6,7 @@ Nothing in this package imports torch before a verb that computes is called: `--
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ import typer
 from dd_apps.cli.terminal import Answer, Page, Session, stdout_kept_clean
 from dd_apps.cli.verbs import application
 from dd_apps.report.tables import printable
-from dd_core.errors import DDError
+from dd_core.errors import DDError, OutOfResources
 
 _INTERRUPTED = 130
 _BUG = 1
@@ -32,8 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with stdout_kept_clean() if session.json else nullcontext():
             outcome = _call(given or ["--help"], session)
         return _answer(outcome, session)
-    except BrokenPipeError:
-        # whoever read our output has seen enough; python would complain again when it flushes stdout at exit
+    except (BrokenPipeError, SystemExit) as error:
+        # whoever read our output has seen enough; typer and rich turn that into an exit with code 1
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # python would complain again when it flushes stdout at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -43,18 +47,37 @@ def _call(arguments: Sequence[str], session: Session) -> Answer | int:
     try:
         outcome = application()(args=list(arguments), prog_name="dd-apps", standalone_mode=False, obj=session)
         # an integer is what typer itself has to say: 0 after --help, 130 after Ctrl-C
-        return _failure("interrupted", outcome) if isinstance(outcome, int) and outcome else outcome
+        return _interrupted(session) if outcome == _INTERRUPTED else outcome
     except DDError as error:
         return _failure(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _failure("interrupted", _INTERRUPTED)
+        return _interrupted(session)
     except BrokenPipeError:
         raise
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's usage errors, which have no public common class
             return _failure(_usage(error), 2)
+        if (reason := _exhausted(error)) is not None:
+            return _failure(reason, OutOfResources.exit_code)
         traceback.print_exc()
         return _failure(f"{type(error).__name__}: {error}; this is a bug in dd-apps, please report it", _BUG)
+
+
+def _interrupted(session: Session) -> Answer:
+    return _failure(f"interrupted; to go on, or to start again: {session.resume_command()}", _INTERRUPTED)
+
+
+def _exhausted(error: Exception) -> str | None:
+    """What ran out, where an exception means that memory or disk did."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'disk'}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if "torch" in sys.modules:
+        from dd_core.device import is_out_of_memory
+
+        return f"out of memory: {error}" if is_out_of_memory(error) else None
+    return None
 
 
 def _usage(error: Exception) -> str:

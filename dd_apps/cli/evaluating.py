@@ -32,10 +32,9 @@ def evaluate(
     nets: Nets = 5,
     protocol: Protocol = "recipe",
     data: Data = None,
-    image_size: options.ImageSize = None,
     skip_corrupt: options.SkipCorrupt = False,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
     threads: options.Threads = 1,
     parallel: options.Parallel = "processes",
     jobs: options.Jobs = None,
@@ -49,7 +48,7 @@ def evaluate(
     workers = options.workers_of(parallel, jobs, threads)
     check_names(protocol=protocol, networks=networks)
     ds = store.read_set(file)
-    real = data_of(ds, data, image_size=image_size, skip_corrupt=skip_corrupt)
+    real = data_of(ds, data, skip_corrupt=skip_corrupt)
     run_options = options.run_options(session, device=device, threads=threads, workers=workers)
     train, test = (real.load(split, options=run_options) for split in ("train", "test"))
     scored = score(ds, train, test, Scoring(protocol, networks, nets, seed), options=run_options)

@@ -36,7 +36,7 @@ def distill(
     image_size: options.ImageSize = None,
     skip_corrupt: options.SkipCorrupt = False,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
     threads: options.Threads = 1,
     parallel: options.Parallel = "processes",
     jobs: options.Jobs = None,
@@ -63,8 +63,9 @@ def distill(
         fresh=fresh,
     )
     begun = time.monotonic()
-    from dd_core import runner
+    from dd_core import checkpoints, runner
 
+    checkpoints.check_out(out)
     source = Data(data, image_size, skip_corrupt).load("train", options=run_options)
     ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options)
     fields = _cost(out, seconds=time.monotonic() - begun)

@@ -21,7 +21,7 @@ Settings = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", default_factory=list, help="Change one setting; repeatable."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, or auto for the first GPU, or a device's torch name.")]
+Device = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU), cpu, or a device's torch name.")]
 Parallel = Annotated[str, typer.Option(metavar="ENGINE", help="Who runs independent jobs: processes, ray or dask.")]
 Jobs = Annotated[int | None, typer.Option("--workers", min=1, help="Independent jobs at the same time.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each job; can change the last bits.")]

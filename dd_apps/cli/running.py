@@ -35,10 +35,18 @@ Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="See `dd-a
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go; runs/NAME by default.")]
 
 
-def quickstart(context: typer.Context, *, out: Out = None, jobs: options.Jobs = None, as_json: Json = False) -> Answer:
+def quickstart(
+    context: typer.Context,
+    *,
+    out: Out = None,
+    fresh: options.Fresh = False,
+    jobs: options.Jobs = None,
+    as_json: Json = False,
+) -> Answer:
     """Run the quickstart: minutes on a CPU, offline."""
+    loaded = scenario.load("quickstart")
     workers = options.workers_of("processes", jobs, 1)
-    return _run(context.obj, scenario.load("quickstart"), out, device="cpu", threads=1, workers=workers, fresh=False)
+    return _run(context.obj, loaded, out, device="cpu", threads=1, workers=workers, fresh=fresh)
 
 
 def run(
@@ -48,7 +56,7 @@ def run(
     settings: options.Settings,
     out: Out = None,
     fresh: options.Fresh = False,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
     threads: options.Threads = 1,
     parallel: options.Parallel = "processes",
     jobs: options.Jobs = None,

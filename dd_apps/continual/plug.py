@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dd_apps.continual.adapter import BalancedExemplarsBuffer, GDumbPlugin
+from dd_apps.continual.adapter import GDumbPlugin
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_core.errors import UserError
 
@@ -29,9 +29,7 @@ def use_buffer(target: Any, buffer: DistilledBuffer) -> None:
     name, policy = type(holder).__name__, holder.storage_policy
     if (reason := REFUSED.get(name)) is not None:
         raise UserError(f"{name} {reason}; use ER_ACE or a ReplayPlugin")
-    if not isinstance(policy, BalancedExemplarsBuffer):
-        raise UserError(f"{name} keeps single samples ({type(policy).__name__}), and a DistilledBuffer keeps classes")
-    if len(policy.buffer_groups) > 0:
+    if len(policy.buffer) > 0:
         raise UserError(f"{name} has images in its memory already; call use_buffer before training")
     _check_sizes(holder, buffer)
     holder.storage_policy = buffer
@@ -42,7 +40,9 @@ def _holder(target: Any) -> Any:
     for candidate in (target, *getattr(target, "plugins", ())):
         if getattr(candidate, "storage_policy", None) is not None:
             return candidate
-    raise UserError(f"{type(target).__name__} has no replay memory; give it a ReplayPlugin(storage_policy=buffer)")
+    raise UserError(
+        f"{type(target).__name__} has no storage policy to replace; give it a ReplayPlugin(storage_policy=buffer)"
+    )
 
 
 def _check_sizes(holder: Any, buffer: DistilledBuffer) -> None:

@@ -131,9 +131,7 @@ def test_rotate_samples_at_turned_coordinates(*, align_corners: bool):
 @pytest.mark.parametrize("rows", [1, 2])
 def test_gradients_reach_the_images(kind: str, rows: int):
     x = images(n=2, height=5, width=5).requires_grad_()
-    drawn = augment.draw_parameters(
-        kind, rows=rows, image_size=(5, 5), generator=streams.generator(3, "draw")
-    )
+    drawn = augment.draw_parameters(kind, rows=rows, image_size=(5, 5), generator=streams.generator(3, "draw"))
     assert torch.autograd.gradcheck(lambda y: augment.apply(y, drawn), x)
     assert torch.autograd.grad(augment.apply(x, drawn).sum(), x)[0].abs().sum() > 0
 

@@ -14,7 +14,9 @@ from dd_core.testing import blobs
 
 
 def _distiller(*, batch_real: int = 7, augmentation: str = "none", seed: int = 3):
-    config = method("dm", steps=3, batch_real=batch_real, augmentation=augmentation, recipe={"network": "convnet-2-w16"})
+    config = method(
+        "dm", steps=3, batch_real=batch_real, augmentation=augmentation, recipe={"network": "convnet-2-w16"}
+    )
     return config.build(
         source=blobs(channels=3), size=Size(ipc=2), artefacts={}, streams=Streams(seed), device=torch.device("cpu")
     )

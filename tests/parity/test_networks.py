@@ -68,18 +68,14 @@ POOLS = {
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(
-    ("activation", "pool"), [("relu", "avgpool"), ("sigmoid", "maxpool"), ("leakyrelu", "nopool")]
-)
+@pytest.mark.parametrize(("activation", "pool"), [("relu", "avgpool"), ("sigmoid", "maxpool"), ("leakyrelu", "nopool")])
 @pytest.mark.parametrize(("channels", "side", "padding"), [(3, 16, 1), (1, 28, 3), (1, 8, 1)])
 def test_convnet_is_convolution_norm_activation_pool(
     norm: str, activation: str, pool: str, channels: int, side: int, padding: int
 ):
     network = build(f"convnet-2-w8-{norm}-{activation}-{pool}", in_channels=channels, side=side)
     weights, x = dict(network.named_parameters()), images(channels=channels, side=side)
-    convolutions = [
-        name for name, weight in weights.items() if name.endswith("weight") and weight.shape[2:] == (3, 3)
-    ]
+    convolutions = [name for name, weight in weights.items() if name.endswith("weight") and weight.shape[2:] == (3, 3)]
     expected = x
     for index, name in enumerate(convolutions[:2]):
         bias = weights[name.replace("weight", "bias")]
@@ -91,9 +87,7 @@ def test_convnet_is_convolution_norm_activation_pool(
     torch.testing.assert_close(network(x), logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("side", "paddings", "flat"), [(28, (2, 0), 400), (32, (0, 0), 400), (8, (2, 2), 64)]
-)
+@pytest.mark.parametrize(("side", "paddings", "flat"), [(28, (2, 0), 400), (32, (0, 0), 400), (8, (2, 2), 64)])
 def test_lenet_is_wangs_lenet(side: int, paddings: tuple[int, int], flat: int):
     network, x = build("lenet", in_channels=1, side=side), images(channels=1, side=side)
     (w1, b1), (w2, b2), (w3, b3), (w4, b4), (w5, b5) = weight_pairs(network)

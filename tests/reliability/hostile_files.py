@@ -338,7 +338,22 @@ def _whole_entry(value: object) -> Change:
 
 
 def _dtypes() -> Found:
-    names: list[object] = ["BF16", "F8_E4M3", "I8", "U16", "C64", "F64", "I32", "f32", "", "F3\n2", "object", None, 1, ["F32"]]
+    names: list[object] = [
+        "BF16",
+        "F8_E4M3",
+        "I8",
+        "U16",
+        "C64",
+        "F64",
+        "I32",
+        "f32",
+        "",
+        "F3\n2",
+        "object",
+        None,
+        1,
+        ["F32"],
+    ]
     for name in names:
         yield f"dtype {name!r}", set_with(header=_entry("images", "dtype", name)), 0
     for name in ("float64", "int32", "object", "O", "F32", "", None, 7, "float32\n"):
@@ -431,13 +446,26 @@ def _data_of(whole: bytes) -> bytes:
 
 
 def _versions() -> Found:
-    kinds: list[object] = ["dd-apps.checkpoint", "dd-apps.artefact", "dd-apps.Set", "", None, 1, ["dd-apps.set"], "x\ny" * 50]
+    kinds: list[object] = [
+        "dd-apps.checkpoint",
+        "dd-apps.artefact",
+        "dd-apps.Set",
+        "",
+        None,
+        1,
+        ["dd-apps.set"],
+        "x\ny" * 50,
+    ]
     for kind in kinds:
         yield f"kind {str(kind)[:20]!r}", set_with(body=_put("kind", kind)), 0
     versions: list[object] = [0, 2, -1, 10**30, "1", True, None, [1], "1\n2", 1.5]
     for version in versions:
         yield f"version {version!r}", set_with(body=_put("version", version)), 0
-    yield "a checkpoint", store.container_bytes(store.CHECKPOINT, {"t0": np.ones(3)}, {"state": {"array": 0}, "body": {}}), 0
+    yield (
+        "a checkpoint",
+        store.container_bytes(store.CHECKPOINT, {"t0": np.ones(3)}, {"state": {"array": 0}, "body": {}}),
+        0,
+    )
     part = {"artefact": "x", "index": 0, "facts": {}}
     yield "an artefact's part", store.container_bytes(store.ARTEFACT, {"images": np.ones((1, 1, 2, 2))}, part), 0
 
@@ -453,20 +481,50 @@ def _json_tricks() -> Found:
             yield f"header is a {name} {depth} deep", pack(nest), 0
             yield f"images is a {name} {depth} deep", pack('{"images":' + nest + "}"), 0
             text = '{"body":' + nest + ',"sha256":"x"}'
-            yield f"body is a {name} {depth} deep", pack(compact({**table, "__metadata__": {"manifest": text}}), data), 0
+            yield (
+                f"body is a {name} {depth} deep",
+                pack(compact({**table, "__metadata__": {"manifest": text}}), data),
+                0,
+            )
     for depth in (100, 300, 900):
         nested: object = 1
         for _ in range(depth):
             nested = [nested]
         yield f"classes nested {depth} deep", set_with(manifest=_put("classes", nested)), 3
-    for number in ("1e999", "-1e999", "NaN", "Infinity", "-Infinity", "9" * 5_000, "1" + "0" * 4_200, "1E400", "-0", "01"):
+    for number in (
+        "1e999",
+        "-1e999",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "9" * 5_000,
+        "1" + "0" * 4_200,
+        "1E400",
+        "-0",
+        "01",
+    ):
         for true, lie in (('"version":1', f'"version":{number}'), ('"shape":[4,', f'"shape":[{number},')):
             text = table["__metadata__"]["manifest"].replace(true, lie)
             manifest = compact({**table, "__metadata__": {"manifest": text}})
             yield f"manifest: {lie[:18]}", pack(manifest, data), 0
         header = compact(table).replace('"shape":[4,', f'"shape":[{number},', 1)
         yield f"header: shape is {number[:9]}", pack(header, data), 0
-    for header in ("null", "1", '"x"', "[]", "[{}]", "true", "{}", "{", "}", "{}{}", "{,}", "{'images':1}", "{//x\n}", "\0"):
+    for header in (
+        "null",
+        "1",
+        '"x"',
+        "[]",
+        "[{}]",
+        "true",
+        "{}",
+        "{",
+        "}",
+        "{}{}",
+        "{,}",
+        "{'images':1}",
+        "{//x\n}",
+        "\0",
+    ):
         yield f"header is {header!r}", pack(header), 0
 
 
@@ -497,7 +555,17 @@ def _values() -> Found:
 
 
 def _semantics() -> Found:
-    for shape in ((4, 4, 4), (4, 1, 4, 4, 1), (64,), (), (0, 1, 4, 4), (4, 0, 4, 4), (4, 1, 0, 4), (4, 3, 4, 4), (3, 1, 4, 4)):
+    for shape in (
+        (4, 4, 4),
+        (4, 1, 4, 4, 1),
+        (64,),
+        (),
+        (0, 1, 4, 4),
+        (4, 0, 4, 4),
+        (4, 1, 0, 4),
+        (4, 3, 4, 4),
+        (3, 1, 4, 4),
+    ):
         yield f"images of shape {shape}", set_with(tensors={"images": np.zeros(shape, np.float32)}), 3
     for shape in ((4,), (4, 3), (4, 1), (3, 2), (4, 2, 1), (0, 2), (2, 4), ()):
         yield f"targets of shape {shape}", set_with(tensors={"targets": np.zeros(shape, np.float32)}), 3

@@ -98,7 +98,10 @@ def stopped(tmp_path: Path) -> Path:
     options = RunOptions(threads=1, checkpoint_seconds=0.0, reporter=StopAtThree())
     with pytest.raises(Interrupted):
         distill(DM, blobs(), Size(ipc=1), out=out, options=options)
-    assert [path.name for path in checkpoints(out)] == ["checkpoint-00000002.safetensors", "checkpoint-00000003.safetensors"]
+    assert [path.name for path in checkpoints(out)] == [
+        "checkpoint-00000002.safetensors",
+        "checkpoint-00000003.safetensors",
+    ]
     return out
 
 
@@ -126,7 +129,9 @@ def test_a_damaged_newest_checkpoint_costs_one_step_and_is_named(stopped: Path, 
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100, set_with()], ids=["empty", "zeros", "a set"])
-def test_where_no_checkpoint_can_be_read_the_run_starts_over_and_says_so(stopped: Path, reference: bytes, damage: bytes):
+def test_where_no_checkpoint_can_be_read_the_run_starts_over_and_says_so(
+    stopped: Path, reference: bytes, damage: bytes
+):
     for path in checkpoints(stopped):
         path.write_bytes(damage)
     said = run(stopped)
@@ -166,7 +171,7 @@ def test_a_state_of_another_version_of_the_method_is_one_line(stopped: Path, sta
     for path in checkpoints(stopped):
         store.write_state(path, state, store.read_state(path)[1])
     before = [path.read_bytes() for path in checkpoints(stopped)]
-    with pytest.raises(UserError, match="its checkpoint does not fit the method .*--fresh starts over") as caught:
+    with pytest.raises(UserError, match=r"its checkpoint does not fit the method .*--fresh starts over") as caught:
         run(stopped)
     assert str(caught.value).isprintable()
     assert [path.read_bytes() for path in checkpoints(stopped)] == before
@@ -216,7 +221,9 @@ def test_a_part_that_lacks_a_key_is_refused(weights: artefacts.Artefact, key: st
         weights.part(0)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"content": 1}', "[" * 100_000, "\x00", signed({}), canonical({})])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "null", '{"content": 1}', "[" * 100_000, "\x00", signed({}), canonical({})]
+)
 def test_a_damaged_record_of_completeness_is_made_again_from_the_parts(weights: artefacts.Artefact, text: str):
     (weights.folder / "complete.json").write_text(text)
     parts = {path: path.stat().st_mtime_ns for path in weights.folder.glob("part-*")}

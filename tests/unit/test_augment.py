@@ -71,9 +71,7 @@ def test_without_siamese_equal_images_part_ways_by_one_kind():
     for kind in augment.KINDS:
         changed = augment.dsa(x, kind, generator=streams.generator(0, "draw"))
         assert len({tuple(image.flatten().tolist()) for image in changed}) > 1, kind
-    assert {draw(EVERYTHING, rows=n, seed=7).kind for n in (1, 2, 50)} == {
-        draw(EVERYTHING, rows=9, seed=7).kind
-    }
+    assert {draw(EVERYTHING, rows=n, seed=7).kind for n in (1, 2, 50)} == {draw(EVERYTHING, rows=9, seed=7).kind}
 
 
 def test_equal_generators_give_equal_images_and_leave_the_global_one_alone():
@@ -86,8 +84,7 @@ def test_equal_generators_give_equal_images_and_leave_the_global_one_alone():
 def test_kinds_are_drawn_equally_often():
     generator = streams.generator(0, "draw")
     drawn = [
-        augment.draw_parameters(EVERYTHING, rows=1, image_size=(8, 8), generator=generator).kind
-        for _ in range(3000)
+        augment.draw_parameters(EVERYTHING, rows=1, image_size=(8, 8), generator=generator).kind for _ in range(3000)
     ]
     for kind in augment.KINDS:  # 500 expected, standard deviation 20
         assert 400 < drawn.count(kind) < 600, kind

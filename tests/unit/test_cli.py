@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -209,7 +210,7 @@ def test_one_of_a_kind(kind: str, name: str, expected: Mapping[str, Any], call, 
         (["list", "networks", "convnet-3-batchnrm"], "did you mean 'batchnorm'?"),
         (["list", "protocols", "plain300"], "unknown protocol 'plain300'; did you mean 'plain-300'?"),
         (["list", "scenarios", "quickstat"], "unknown scenario 'quickstat'; did you mean 'quickstart'?"),
-        (["inspct", "x"], "No such command 'inspct'. Did you mean 'inspect'? (see dd-apps --help)"),
+        (["inspct", "x"], "No such command 'inspct'. Did you mean 'inspect'"),
         (["inspect"], "Missing argument 'FILE.safetensors' (see dd-apps inspect --help)"),
         (["verify", "x", "--jsn"], "No such option: --jsn"),
         (["distill", "dm", "--data", "digits", "--out", "x.safetensors", "--ipc", "two"], "--ipc"),
@@ -254,6 +255,9 @@ def test_every_verb_has_help_and_json(verb: str, call):
         (Interrupted("stopped; to go on: x", 2), 130),
         (Interrupted("stopped; to go on: x", 15), 143),
         (KeyboardInterrupt(), 130),
+        (MemoryError(), 4),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 4),
+        (OSError(errno.EIO, "Input/output error", "/x"), 1),
         (RuntimeError("boom"), 1),
     ],
 )
@@ -269,14 +273,16 @@ def test_each_failure_has_its_exit_code(error: BaseException, code: int, file: P
     assert ("Traceback" in err) == (code == 1)
     assert ("please report" in lines[-1]) == (code == 1)
     assert code == 1 or len(lines) == 1
-    assert call_json("inspect", file) == {"error": lines[-1][7:], "exit_code": code}
+    again = call_json("inspect", file)
+    assert again == {"error": again["error"], "exit_code": code}
+    assert again["error"].removesuffix(" --json") == lines[-1][7:]
 
 
 def test_what_libraries_print_does_not_mix_with_json(file: Path, call, monkeypatch):
     read = store.read_set
 
     def talkative(path: Path) -> DistilledSet:
-        print("from python")
+        sys.stdout.write("from python\n")
         os.write(1, b"from C\n")
         subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
         return read(path)
@@ -326,7 +332,7 @@ def test_artefacts_are_listed_and_pruned(cache: Path, call, call_json):
 
 
 @pytest.mark.parametrize("bar", [True, False])
-def test_messages_come_through_with_and_without_a_bar(bar: bool, capfd):
+def test_messages_come_through_with_and_without_a_bar(*, bar: bool, capfd):
     reporter = TerminalReporter(bar=bar)
     reporter.message("before [b]")
     reporter.start("dm", first=2, total=4)

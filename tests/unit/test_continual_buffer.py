@@ -116,7 +116,7 @@ def test_images_of_several_sizes_are_refused():
             return image.resize((8 + index // 12, 8)), label
 
     resize = transforms.Compose([transforms.Resize((8, 8)), TO_INPUT])
-    with pytest.raises(UserError, match="not alike .1x8x8, 1x8x9."):
+    with pytest.raises(UserError, match=r"not alike \(1x8x8, 1x8x9\)"):
         buffer_of(benchmark(Uneven(pixels(), images().targets), resize).train_stream[0])
 
 

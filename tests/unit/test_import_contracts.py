@@ -49,10 +49,7 @@ FORBIDDEN = [
     ("dd_core/images", "import dd_core.artefacts", RUNNER),
     ("dd_core/errors", "import dd_core.streams", RUNNER),
     ("dd_core/methods/dm", "from dd_core.methods import random", METHODS),
-    *(
-        ("dd_core/methods/random", f"import dd_core.{name}", METHODS_LOW)
-        for name in ("runner", "store", "parallel")
-    ),
+    *(("dd_core/methods/random", f"import dd_core.{name}", METHODS_LOW) for name in ("runner", "store", "parallel")),
     ("dd_core/runner", "import avalanche", FRAMEWORKS),
     ("dd_core/runner", "def f():\n    import nni", FRAMEWORKS),
     ("dd_core/errors", "import rich", FRAMEWORKS),

@@ -17,9 +17,7 @@ from dd_core.images import LabelledImages
 
 
 def build(name: str, *, in_channels: int = 3, classes: int = 4, side: int = 32, seed: int = 0, step: int = 0):
-    return networks.build(
-        name, in_channels=in_channels, classes=classes, image_size=(side, side), seed=seed, step=step
-    )
+    return networks.build(name, in_channels=in_channels, classes=classes, image_size=(side, side), seed=seed, step=step)
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:
@@ -31,9 +29,7 @@ def test_a_convnets_tokens_come_in_any_order():
     spec = network_names.ConvNetSpec(depth=4, width=32, norm="batch", activation="leakyrelu", pool="max")
     assert network_names.parse_convnet("convnet-4-w32-batchnorm-leakyrelu-maxpool") == spec
     assert network_names.parse_convnet("convnet-4-maxpool-leakyrelu-w32-batchnorm") == spec
-    assert network_names.parse_convnet("convnet-3") == network_names.ConvNetSpec(
-        3, 128, "instance", "relu", "avg"
-    )
+    assert network_names.parse_convnet("convnet-3") == network_names.ConvNetSpec(3, 128, "instance", "relu", "avg")
 
 
 @pytest.mark.parametrize("name", [name for name, _ in networks.available() if "NAME" not in name])
@@ -116,9 +112,7 @@ def test_weights_follow_seed_stream_and_step_alone(name: str):
     torch.set_rng_state(before)
     build(name)
     assert torch.equal(before, torch.get_rng_state())
-    other_stream = networks.build(
-        name, in_channels=3, classes=4, image_size=(32, 32), seed=0, stream="student"
-    )
+    other_stream = networks.build(name, in_channels=3, classes=4, image_size=(32, 32), seed=0, stream="student")
     for other in (build(name, seed=1), build(name, step=1), other_stream):
         assert not same_weights(first, other)
 

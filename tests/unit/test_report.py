@@ -10,8 +10,10 @@ from PIL import Image
 from rich.console import Console
 
 from dd_apps.report.pictures import contact_sheet, png_bytes
+from dd_apps.report.scores import machine, score_table, verdict
 from dd_apps.report.tables import Table, human_bytes, markdown, printable, rich_table, text
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.evaluation import Evaluation, Score
 
 GAP = 2  # px between images
 
@@ -129,6 +131,41 @@ def test_equal_sheets_are_equal_png_files():
     data = png_bytes(sheet)
     assert data == png_bytes(contact_sheet(a_set(grey(10, 20), [0, 1])))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(sheet))
+
+
+# --- scores --------------------------------------------------------------------------------------------------
+
+
+def an_evaluation(ours: float, twin: float) -> Evaluation:
+    return Evaluation(
+        accuracy=Score.of([ours, ours]),
+        random_real=Score.of([twin, twin]),
+        protocol="plain-300",
+        network="lenet",
+        nets=2,
+        seed=7,
+        data="digits, 359 test images",
+        images=10,
+        bytes=2560,
+        twin_bytes=640,
+        hardware={"cpu": "a slow one", "torch": "2.6"},
+    )
+
+
+@pytest.mark.parametrize(("ours", "twin", "wins"), [(0.5, 0.6, True), (0.5, 0.5, True), (0.6, 0.5, False)])
+def test_a_table_of_scores_says_where_the_twin_wins(*, ours: float, twin: float, wins: bool):
+    table = score_table([an_evaluation(ours, twin)], title="t")
+    words = f"lenet: as many random real images do at least as well ({100 * ours:.1f} % against {100 * twin:.1f} %)"
+    assert (words in table.notes) == wins
+    assert (verdict(an_evaluation(ours, twin)) == words) == wins
+
+
+def test_a_table_of_scores_says_all_that_a_figure_needs():
+    table = score_table([an_evaluation(0.5, 0.25), an_evaluation(0.75, 0.25)], title="t")
+    assert [row[1] for row in table.cells()] == ["50.0 ± 0.0", "75.0 ± 0.0"]
+    (note,) = table.notes
+    assert all(word in note for word in ("plain-300", "2 networks", "seed 7", "last epoch", "digits, 359 test images"))
+    assert machine(an_evaluation(0.0, 0.0).hardware) == "cpu a slow one, torch 2.6"
 
 
 # --- tables --------------------------------------------------------------------------------------------------

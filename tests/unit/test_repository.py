@@ -96,14 +96,10 @@ def test_nothing_shipped_loads_code_from_data():
     assert offences(unsafe_loading, *SHIPPED) == []
 
 
-@pytest.mark.parametrize(
-    "line", ["import core", "import core.dd_core.store as s", "from core.dd_core import store"]
-)
+@pytest.mark.parametrize("line", ["import core", "import core.dd_core.store as s", "from core.dd_core import store"])
 def test_the_scan_sees_an_import_of_core(line: str):
     assert imports_of_core(ast.parse(line))
-    assert not imports_of_core(
-        ast.parse(line.replace("core.dd_core", "dd_core").replace("import core", "import x"))
-    )
+    assert not imports_of_core(ast.parse(line.replace("core.dd_core", "dd_core").replace("import core", "import x")))
 
 
 @pytest.mark.parametrize(
@@ -127,8 +123,6 @@ def test_the_scan_lets_safe_loading_pass():
     assert not unsafe_loading(ast.parse("torch.load(p, weights_only=True)\nnet.eval()\nnp.load(p)"))
 
 
-@pytest.mark.parametrize(
-    "host", ["https://files.python" + "hosted.org/x", "https://mirror.example/root/" + "simple/"]
-)
+@pytest.mark.parametrize("host", ["https://files.python" + "hosted.org/x", "https://mirror.example/root/" + "simple/"])
 def test_the_scan_sees_a_registry(host: str):
     assert REGISTRY.search(f"--extra-index-url {host}")

@@ -46,7 +46,9 @@ class Notes:
 
 def _run(out: Path, *, config=DM, seed: int = 0, **options):
     notes = options.setdefault("reporter", Notes())
-    ds = distill(config, blobs(), Size(ipc=1), seed=seed, out=out, options=RunOptions(checkpoint_seconds=0.0, **options))
+    ds = distill(
+        config, blobs(), Size(ipc=1), seed=seed, out=out, options=RunOptions(checkpoint_seconds=0.0, **options)
+    )
     return ds, notes
 
 
@@ -134,7 +136,9 @@ def test_a_time_limit_ends_a_run_that_can_be_resumed(tmp_path):
     assert notes.steps == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(("name", "message"), [("set", "a distilled set is a .safetensors file"), ("x.png", "try x.png")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("set", "a distilled set is a .safetensors file"), ("x.png", "try x.png")]
+)
 def test_an_output_of_another_kind_is_refused(tmp_path, name: str, message: str):
     with pytest.raises(UserError, match=message):
         _run(tmp_path / name)

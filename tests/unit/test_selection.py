@@ -42,7 +42,9 @@ def test_herding_follows_the_class_mean_as_written_in_the_paper():
 def test_herding_keeps_the_mean_closer_than_random_picks():
     features = torch.randn(200, 8, generator=generator(1, "features"))
     herded = features[selection.herd(features, 10)].mean(0)
-    random = torch.stack([features[torch.randperm(200, generator=generator(2, "r", i))[:10]].mean(0) for i in range(20)])
+    random = torch.stack(
+        [features[torch.randperm(200, generator=generator(2, "r", i))[:10]].mean(0) for i in range(20)]
+    )
     mean = features.mean(0)
     assert (herded - mean).norm() < (random - mean).norm(dim=1).min()
 

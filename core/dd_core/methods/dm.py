@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dd_core.images import Source
     from dd_core.streams import Streams
 
-IMAGES_AT_ONCE = 4096  # embedded together; bounds memory, and does not change what is computed but for rounding
+IMAGES_AT_ONCE = 1024  # embedded together; bounds memory, and does not change what is computed but for rounding
 
 
 class DistributionMatching(MethodConfig):

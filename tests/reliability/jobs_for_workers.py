@@ -1,0 +1,30 @@
+"""Jobs for worker processes, which import this module by its name."""
+
+from __future__ import annotations
+
+from dd_core.errors import Interrupted, UserError
+
+
+def uneven(index: int) -> tuple[int, int, float]:
+    """(index, threads, a sum); the first jobs take longest, so that the last end first."""
+    import torch
+
+    values = torch.arange(200_000 // (1 + index), dtype=torch.float64)
+    return index, torch.get_num_threads(), float(values.sin().sum())
+
+
+def pow_of_two(index: int) -> int:
+    """A job without torch."""
+    return 2**index
+
+
+def refused(index: int) -> int:
+    """A job whose third one finds a mistake."""
+    if index == 2:
+        raise UserError(f"job {index} is refused")
+    return index
+
+
+def interrupted(index: int) -> int:
+    """A job that a signal stopped."""
+    raise Interrupted("stopped after step 3; to go on: again", 15)

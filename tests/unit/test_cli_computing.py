@@ -1,0 +1,350 @@
+"""`distill`, `evaluate`, `run` and `doctor` on small data, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from dd_apps.cli import main
+from dd_core import store
+from dd_core.testing import blobs
+
+QUICK = ["--set", "recipe.network=convnet-1-w8", "--set", "recipe.epochs=2"]
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = main([str(word) for word in words])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def call_json(call) -> Callable[..., dict[str, Any]]:
+    """Run a command line with --json that succeeds: the object."""
+
+    def run(*words: object) -> dict[str, Any]:
+        code, out, err = call(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def refused(call) -> Callable[..., str]:
+    """Run a command line that the user got wrong: its one line on stderr, progress messages left out."""
+
+    def run(*words: object, code: int = 2) -> str:
+        found, out, err = call(*words)
+        assert (found, out) == (code, ""), err
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        assert "Traceback" not in err
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`one/` and `two/`: class folders with the same classes and other images; `three/`: other classes."""
+    root = tmp_path_factory.mktemp("images")
+    for name, first, classes in (("one", 0, 2), ("two", 10, 2), ("three", 0, 3)):
+        source = blobs(classes=classes, per_class=20)
+        for index in range(first * classes, (first + 10) * classes):
+            path = root / name / f"class {int(source.labels[index])}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(source.images[index, 0].numpy()).save(path)
+    return root
+
+
+# --- distill -------------------------------------------------------------------------------------------------
+
+
+def test_distill_says_what_it_made_and_what_it_cost(call_json):
+    found = call_json("distill", "random", "--data", "digits", "--ipc", 2, "--out", "new/a.safetensors")
+    assert found["path"] == "new/a.safetensors"
+    assert found["sha256"] == store.file_sha256(Path("new/a.safetensors"))
+    assert found["seconds"] > 0
+    assert found["peak_memory_bytes"] > 1 << 20
+    ds = store.read_set(Path("new/a.safetensors"))
+    assert len(ds) == found["images"] == 20
+    assert ds.manifest.provenance is not None
+    assert ds.manifest.provenance.method == "random"
+
+
+def test_a_finished_run_is_found_and_another_one_is_refused(call, call_json, refused):
+    command = ["distill", "random", "--data", "digits", "--images", 15, "--out", "a.safetensors"]
+    first = call_json(*command)
+    code, out, err = call(*command, "--json")
+    assert code == 0
+    assert json.loads(out)["sha256"] == first["sha256"]
+    assert "complete already" in err
+    line = refused(*command, "--seed", 1)
+    assert "seed: 0 -> 1" in line
+    assert store.file_sha256(Path("a.safetensors")) == first["sha256"]
+    assert call_json(*command, "--seed", 1, "--fresh")["sha256"] != first["sha256"]
+
+
+def test_settings_reach_the_method(call_json):
+    call_json(
+        "distill", "dm", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", "--set", "method.steps=1", *QUICK
+    )
+    made = store.read_set(Path("a.safetensors")).manifest.provenance
+    assert made is not None
+    assert made.config["steps"] == 1
+    assert made.config["recipe"]["network"] == "convnet-1-w8"
+
+
+def test_a_time_limit_stops_and_the_printed_command_goes_on(call_json, refused):
+    command = ["distill", "dm", "--data", "digits", "--ipc", 1, "--set", "steps=3", *QUICK]
+    whole = call_json(*command, "--out", "whole.safetensors")
+    line = refused(*command, "--out", "b c.safetensors", "--time-limit", 0, "--fresh", code=4)
+    assert "step 1 of 3" in line
+    assert "to go on: dd-apps distill dm --data digits" in line
+    assert "--out 'b c.safetensors'" in line
+    assert "--fresh" not in line
+    rest = call_json(*command, "--out", "b c.safetensors")
+    assert rest["sha256"] == whole["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "give either --ipc"),
+        (["--ipc", "1", "--images", "10"], "give either --ipc"),
+        (["--images", "9"], "9 images for 10 classes"),
+        (["--ipc", "1", "--set", "stps=3"], "method.stps: unknown key"),
+        (["--ipc", "1", "--set", "steps"], "--set steps: expected key=value"),
+        (["--ipc", "1", "--set", "name=dm"], "the method is 'random', given before"),
+        (["--ipc", "1", "--parallel", "rya"], "unknown engine for --parallel 'rya'; did you mean 'ray'?"),
+        (["--ipc", "1", "--device", "gpu"], "unknown device 'gpu'"),
+        (["--ipc", "1", "--data", "digit"], "unknown data set 'digit'; did you mean 'digits'?"),
+        (["--ipc", "1", "--data", "folder:none"], "folder:none: there is no such folder"),
+        (["--ipc", "1", "--out", "a"], "a distilled set is a .safetensors file"),
+        (["--ipc", "1", "--out", "folder.safetensors"], "is a folder"),
+    ],
+)
+def test_mistakes_in_distill(words: list[str], line: str, refused):
+    Path("folder.safetensors").mkdir()
+    given = ["distill", "random", *words]
+    for option, value in (("--data", "digits"), ("--out", "a.safetensors")):
+        given += [] if option in words else [option, value]
+    assert line.lower() in refused(*given).lower()
+    assert not Path("a.safetensors").exists()
+
+
+def test_an_unknown_method(refused):
+    line = refused("distill", "herdig", "--data", "digits", "--ipc", 1, "--out", "a.safetensors")
+    assert "unknown method 'herdig'; did you mean 'herding'?" in line
+
+
+# --- evaluate ------------------------------------------------------------------------------------------------
+
+
+def test_evaluate(call, call_json):
+    call_json("distill", "average", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", *QUICK)
+    found = call_json("evaluate", "a.safetensors", "--nets", 2)
+    for score in (found["accuracy"], found["random_real"]):
+        assert len(score["per_network"]) == 2
+        assert 0 <= min(score["per_network"]) <= score["mean"] <= max(score["per_network"]) <= 1
+        assert score["std"] >= 0
+    assert (found["protocol"], found["network"]) == ("recipe", "convnet-1-w8")
+    assert "digits" in found["data"]
+    assert found["hardware"]["torch"]
+    assert found["warnings"] == []
+    code, out, _ = call("evaluate", "a.safetensors", "--nets", 2)
+    assert code == 0
+    assert f"{100 * found['accuracy']['mean']:.1f} ± {100 * found['accuracy']['std']:.1f}" in out
+    assert f"{100 * found['random_real']['mean']:.1f} ± {100 * found['random_real']['std']:.1f}" in out
+    assert ("do at least as well" if found["twin_wins"] else "better than as many random real") in out
+
+
+def test_cross_architecture(call, call_json):
+    call_json("distill", "random", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", *QUICK)
+    words = ["evaluate", "a.safetensors", "--nets", 1, "--network", "lenet", "--network", "convnet-1-w8-batchnorm"]
+    found = call_json(*words)
+    assert [one["network"] for one in found["networks"]] == ["lenet", "convnet-1-w8-batchnorm"]
+    assert found["network"] == "lenet"
+    assert found["accuracy"] == found["networks"][0]["accuracy"]
+    out = call(*words)[1]
+    assert "lenet" in out
+    assert "convnet-1-w8-batchnorm" in out
+
+
+def test_a_set_from_a_folder_needs_its_folder(folders: Path, call, call_json, refused):
+    data = f"folder:{folders / 'one'}"
+    call_json("distill", "random", "--data", data, "--ipc", 1, "--out", "a.safetensors", *QUICK)
+    assert "was made from a folder; name the real images: --data folder:PATH" in refused("evaluate", "a.safetensors")
+    found = call_json("evaluate", "a.safetensors", "--nets", 1, "--data", data)
+    assert found["warnings"] == []
+    code, out, err = call("evaluate", "a.safetensors", "--nets", 1, "--data", f"folder:{folders / 'two'}", "--json")
+    assert code == 0
+    assert "distilled from other training images" in err
+    assert json.loads(out)["warnings"]
+    line = refused("evaluate", "a.safetensors", "--data", f"folder:{folders / 'three'}")
+    assert "classes" in line
+
+
+def test_the_sets_own_image_size_is_used(folders: Path, call_json):
+    data = f"folder:{folders / 'one'}"
+    words = ["--ipc", 1, "--out", "a.safetensors", "--image-size", 12]
+    call_json("distill", "random", "--data", data, *words, *QUICK)
+    assert store.read_set(Path("a.safetensors")).images.shape == (2, 1, 12, 12)
+    assert call_json("evaluate", "a.safetensors", "--nets", 1, "--data", data)["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--protocol", "recip"], "unknown protocol 'recip'; did you mean 'recipe'?"),
+        (["--network", "lenett"], "unknown network 'lenett'; did you mean 'lenet'?"),
+        (["--data", "usp"], "unknown data set 'usp'; did you mean 'usps'?"),
+        (["--nets", "0"], "--nets"),
+    ],
+)
+def test_mistakes_in_evaluate(words: list[str], line: str, call_json, refused):
+    call_json("distill", "random", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", *QUICK)
+    assert line in refused("evaluate", "a.safetensors", *words)
+
+
+# --- run -----------------------------------------------------------------------------------------------------
+
+SCENARIO = """# A small one
+task = "distill"
+data = "digits"
+ipc = 1
+nets = 1
+networks = ["convnet-1-w8", "lenet"]
+
+[method]
+name = "average"
+
+[method.recipe]
+network = "convnet-1-w8"
+epochs = 1
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    (tmp_path / "mine.toml").write_text(SCENARIO)
+    return "mine.toml"
+
+
+def test_run_leaves_a_folder_of_results(mine: str, call, call_json):
+    found = call_json("run", mine)
+    folder = Path("runs/mine")
+    (rows,) = found["results"].values()
+    assert [row["network"] for row in rows] == ["convnet-1-w8", "lenet"]
+    assert all(0 <= row["distilled"]["mean"] <= 1 for row in rows)
+    assert found["seconds"] > 0
+    assert Path(found["report"]) == folder / "report.md"
+    report = (folder / "report.md").read_text()
+    assert all(word in report for word in ("# mine", "A small one", "| lenet |", "distilled.png", "torch"))
+    kept = store.read_json(folder / "results.json")
+    assert kept["results"] == found["results"]
+    assert kept["scenario"]["method"]["name"] == "average"
+    assert kept["hardware"]["torch"]
+    assert len(kept["evaluations"][0]["accuracy"]["per_network"]) == 1
+    assert len(store.read_set(folder / "distilled.safetensors")) == 10
+    with Image.open(folder / "distilled.png") as image:
+        assert image.height > 10 * 64
+    out = call("run", mine)[1]
+    assert all(word in out for word in ("lenet", str(folder / "report.md"), "distilled.png"))
+
+
+def test_two_scenarios_do_not_share_a_folder(mine: str, call_json, refused):
+    call_json("run", mine, "--out", "here")
+    before = Path("here/results.json").read_bytes()
+    line = refused("run", mine, "--out", "here", "--set", "seed=3", "--set", "method.name=random")
+    assert "here: holds results of other settings (method.name: 'average' -> 'random'; seed: 0 -> 3)" in line
+    assert Path("here/results.json").read_bytes() == before
+    call_json("run", mine, "--out", "here", "--set", "seed=3", "--set", "method.name=random", "--fresh")
+    assert store.read_json(Path("here/scenario.json"))["seed"] == 3
+    assert store.read_set(Path("here/distilled.safetensors")).manifest.provenance.method == "random"
+
+
+def test_a_folder_with_other_files_is_left_alone(mine: str, refused):
+    Path("here").mkdir()
+    Path("here/report.md").write_text("my own")
+    for words in ([], ["--fresh"]):
+        line = refused("run", mine, "--out", "here", *words)
+        assert "here: holds other files (report.md); give an empty folder as --out" in line
+    assert Path("here/report.md").read_text() == "my own"
+    assert "Not a directory" in refused("run", mine, "--out", "mine.toml/x")
+
+
+def test_one_run_at_a_time_in_a_folder(mine: str, refused):
+    Path("here").mkdir()
+    with FileLock("here/lock"):
+        assert "another run is at work here" in refused("run", mine, "--out", "here")
+
+
+def test_mistakes_in_a_scenario(mine: str, refused):
+    line = refused("run", mine, "--set", "method.recip.epochs=1")
+    assert line == "error: mine.toml: method.recip: unknown key; did you mean 'recipe'?"
+    assert refused("run", mine, "--set", "net=1") == "error: mine.toml: net: unknown key; did you mean 'nets'?"
+    assert "did you mean 'quickstart'" in refused("run", "quickstrt")
+    assert not Path("runs").exists()
+
+
+def test_running_out_of_memory_is_no_bug(call_json, refused, monkeypatch: pytest.MonkeyPatch):
+    call_json("distill", "random", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", *QUICK)
+
+    def too_large(path: Path) -> None:
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr(store, "read_set", too_large)
+    assert "out of memory" in refused("evaluate", "a.safetensors", code=4)
+
+
+# --- doctor --------------------------------------------------------------------------------------------------
+
+
+def test_doctor(call, call_json):
+    found = call_json("doctor")
+    assert found["ok"] is True
+    names = {check["name"] for check in found["checks"]}
+    assert {"python", "torch", "cpu", "gpu", "memory", "cache", "disk", "avalanche", "timm", "ray"} <= names
+    code, out, _ = call("doctor")
+    assert code == 0
+    assert [check for check in found["checks"] if check["name"] not in out] == []
+
+
+def test_doctor_finds_a_cache_that_cannot_be_written(tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "file"))
+    code, out, _ = call("doctor", "--json")
+    assert code == 4
+    (cache,) = [check for check in json.loads(out)["checks"] if check["name"] == "cache"]
+    assert cache["ok"] is False
+    assert "DD_APPS_CACHE" in cache["advice"]
+
+
+def test_doctor_finds_a_full_disk(call, monkeypatch: pytest.MonkeyPatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    code, out, _ = call("doctor")
+    assert code == 4
+    assert "1000 B free" in out

@@ -1,0 +1,172 @@
+"""`DistilledBuffer` inside Avalanche's own strategies, and what `use_buffer` refuses."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from dd_apps.continual import DistilledBuffer, use_buffer
+from dd_apps.continual.adapter import contained, silent_evaluator
+from dd_core.errors import UserError
+
+with warnings.catch_warnings():  # Avalanche sets filters for the whole process while it is imported
+    from avalanche.benchmarks import nc_benchmark
+    from avalanche.evaluation.metrics import accuracy_metrics
+    from avalanche.logging import TextLogger
+    from avalanche.models import SCRModel
+    from avalanche.training.plugins import CoPEPlugin, EvaluationPlugin, GDumbPlugin, MIRPlugin, ReplayPlugin
+    from avalanche.training.supervised import DER, ER_ACE, ER_AML, MER, SCR, GDumb, Naive
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The first 40 images of each of six digits, three experiences of two classes."""
+    data = load_digits(n_class=6)
+    parts = [torch.tensor(data.images[data.target == label][:40]) for label in range(6)]
+    images = (torch.cat(parts) / 16).float()[:, None]
+    train = TensorDataset(images, torch.arange(6).repeat_interleave(40))
+    train.targets = train.tensors[1]  # pyright: ignore[reportAttributeAccessIssue]
+    return nc_benchmark(train, train, 3, task_labels=False, shuffle=False)
+
+
+def buffer(**options) -> DistilledBuffer:
+    return DistilledBuffer(6, **({"images_per_class": 1, "method": "average"} | options))
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 6))
+
+
+def arguments(model: nn.Module | None = None, **options):
+    model = model or network()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    common = {"train_mb_size": 20, "train_epochs": 2, "evaluator": silent_evaluator()}
+    return {"model": model, "optimizer": optimiser, "criterion": nn.CrossEntropyLoss()} | common | options
+
+
+def measuring() -> EvaluationPlugin:
+    return EvaluationPlugin(accuracy_metrics(stream=True), loggers=[TextLogger(io.StringIO())])
+
+
+def train(strategy, benchmark) -> None:
+    with contained(0, "test"):
+        for experience in benchmark.train_stream:
+            strategy.train(experience)
+
+
+def test_the_three_lines_of_the_readme(digits):
+    with contained(0, "test"):
+        memory = DistilledBuffer(max_size=6, images_per_class=1, method="average", fill=20)
+        plugin = ReplayPlugin(mem_size=6, batch_size_mem=20, storage_policy=memory)
+        strategy = Naive(**arguments(plugins=[plugin], evaluator=measuring(), train_epochs=8))
+        forgetful = Naive(**arguments(evaluator=measuring()))
+        for experience in digits.train_stream:
+            strategy.train(experience)
+            forgetful.train(experience)
+        with_memory, without = (
+            one.eval(digits.test_stream)["Top1_Acc_Stream/eval_phase/test_stream/Task000"]
+            for one in (strategy, forgetful)
+        )
+    assert without < 0.4  # the last two of six classes
+    assert with_memory > 0.6
+
+
+def test_gdumb_trains_on_the_distilled_images_alone_and_from_the_first_weights(digits):
+    plugin, memory = GDumbPlugin(mem_size=6), buffer()
+    use_buffer(plugin, memory)
+    strategy = Naive(**arguments(plugins=[plugin], train_epochs=60))
+    initial = [parameter.clone() for parameter in strategy.model.parameters()]
+    seen: list[int] = []
+    strategy.plugins.insert(1, Witness(seen))
+    train(strategy, digits)
+    assert seen == [2] * 60 + [4] * 60 + [6] * 60  # images in each epoch
+    assert all(torch.equal(a, b) for a, b in zip(initial, plugin.init_model.parameters(), strict=True))
+    images, labels, _ = next(iter(torch.utils.data.DataLoader(memory.buffer, batch_size=6)))
+    assert (strategy.model(images).argmax(1) == labels).all()
+
+
+class Witness:
+    """An Avalanche plugin that counts the images of each epoch."""
+
+    supports_distributed = True
+
+    def __init__(self, seen: list[int]) -> None:
+        self.seen = seen
+
+    def before_training_epoch(self, strategy, **kwargs) -> None:
+        self.seen.append(0)
+
+    def before_training_iteration(self, strategy, **kwargs) -> None:
+        self.seen[-1] += len(strategy.mb_x)
+
+
+def er_ace(**options):
+    return ER_ACE(**arguments(mem_size=6, batch_size_mem=options.pop("batch_size_mem", 12), **options))
+
+
+def scr():
+    features = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
+    options = arguments(SCRModel(features, nn.Linear(16, 8)), mem_size=6, batch_size_mem=6)
+    return SCR(**{name: value for name, value in options.items() if name != "criterion"})
+
+
+@pytest.mark.parametrize(
+    ("make", "fill"),
+    [
+        (lambda: GDumb(**arguments(mem_size=6)), None),
+        (er_ace, 12),
+        (lambda: Naive(**arguments(plugins=[MIRPlugin(batch_size_mem=2, mem_size=6, subsample=4)])), None),
+        (lambda: Naive(**arguments(plugins=[CoPEPlugin(mem_size=6, n_classes=6, p_size=6)])), 20),
+        (scr, None),
+        (lambda: Naive(**arguments(plugins=[ReplayPlugin(mem_size=6)])), 20),
+    ],
+    ids=["GDumb", "ER_ACE", "MIR", "CoPE", "SCR", "ReplayPlugin"],
+)
+def test_strategies_with_a_memory_of_their_own_run_on_distilled_images(make, fill, digits):
+    strategy, memory = make(), buffer(fill=fill)
+    use_buffer(strategy, memory)
+    train(strategy, digits)
+    assert sorted(memory.buffer_groups) == list(range(6))
+    assert memory.nbytes == 6 * 64
+    assert all(torch.isfinite(parameter).all() for parameter in strategy.model.parameters())
+
+
+def used(memory: DistilledBuffer, digits) -> DistilledBuffer:
+    memory.post_adapt(None, digits.train_stream[0])
+    return memory
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lambda: Naive(**arguments()), {}, "Naive has no storage policy to replace; give it a ReplayPlugin"),
+        (lambda: DER(**arguments(mem_size=6)), {}, "DER replays the outputs that its network gave for real images"),
+        (
+            lambda: ER_AML(**arguments(feature_extractor=network(), mem_size=6)),
+            {},
+            "ER_AML draws a whole mini-batch of each class",
+        ),
+        (lambda: MER(**arguments(mem_size=6)), {}, "MER has no storage policy to replace"),
+        (lambda: GDumbPlugin(mem_size=200), {}, "GDumbPlugin has mem_size=200 and the buffer max_size=6"),
+        (lambda: GDumbPlugin(mem_size=6), {"fill": 20}, "GDumbPlugin trains on the memory alone"),
+        (er_ace, {}, "ER_ACE replays nothing before its memory fills a batch of 12; use fill=12"),
+        (lambda: MIRPlugin(batch_size_mem=6, mem_size=6), {}, "MIR chooses 6 out of more images"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(make, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        use_buffer(make(), buffer(**options))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_memory_that_is_in_use_is_not_replaced(digits):
+    plugin = GDumbPlugin(mem_size=6)
+    plugin.storage_policy.post_adapt(None, digits.train_stream[0])
+    with pytest.raises(UserError, match="GDumbPlugin has images in its memory already"):
+        use_buffer(plugin, buffer())

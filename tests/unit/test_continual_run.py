@@ -1,0 +1,220 @@
+"""The class-incremental benchmark and the two tables, on a small part of the digits."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from dd_apps.continual import ContinualScenario, run
+from dd_apps.continual.adapter import contained, contents
+from dd_apps.continual.benchmark import build, class_order, experience_sizes
+from dd_apps.continual.jobs import rightly_labelled
+from dd_apps.continual.strategies import Where, memory_for
+from dd_core import datasets, networks
+from dd_core.config import decode
+from dd_core.errors import UserError
+from dd_core.images import channel_stats, normalise
+from dd_core.parallel import Workers
+
+with warnings.catch_warnings():  # Avalanche sets filters for the whole process while it is imported
+    from avalanche.evaluation.metrics import accuracy_metrics
+    from avalanche.logging import TextLogger
+    from avalanche.training.plugins import EvaluationPlugin
+    from avalanche.training.supervised import Naive
+
+SMALL = {
+    "data": "digits",
+    "experiences": 2,
+    "orders": 2,
+    "images_per_class": 1,
+    "network": "convnet-1-w4",
+    "method": {"name": "dm", "steps": 2, "recipe": {"network": "convnet-1-w4"}},
+    "rows": ["distilled", "real", "none"],
+    "retraining": {"epochs": 3},
+    "replay": {"epochs": 2, "batch_size": 32, "batch_size_mem": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits", split="train"), datasets.load("digits", split="test")
+
+
+# --- the benchmark -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("classes", "experiences", "sizes"), [(10, 5, (2,) * 5), (10, 3, (4, 3, 3)), (7, 2, (4, 3))])
+def test_classes_are_dealt_evenly_and_none_is_dropped(classes, experiences, sizes):
+    assert experience_sizes(classes, experiences) == sizes
+
+
+def test_ten_classes_in_three_experiences_all_arrive_with_all_their_images(digits):
+    stream = build(*digits, experiences=3, seed=0, order=0)
+    assert [len(classes) for classes in stream.classes] == [4, 3, 3]
+    assert sorted(sum(stream.classes, ())) == list(range(10))
+    labels = digits[0].labels.numpy()
+    for classes, experience in zip(stream.classes, stream.benchmark.train_stream, strict=True):
+        assert set(experience.classes_in_this_experience) == set(classes)
+        assert len(experience.dataset) == int(np.isin(labels, classes).sum())
+        assert experience.task_labels == [0]
+    assert sum(len(experience.dataset) for experience in stream.benchmark.test_stream) == len(digits[1])
+
+
+def test_orders_are_permutations_that_only_seed_and_number_decide():
+    orders = [class_order(10, seed=0, order=order) for order in range(5)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert len(set(orders)) == 5
+    assert orders[1] == class_order(10, seed=0, order=1)
+    assert orders[1] != class_order(10, seed=1, order=1)
+
+
+def test_too_many_experiences_are_refused(digits):
+    with pytest.raises(UserError, match="experiences: 11 experiences need as many classes, and there are 10"):
+        build(*digits, experiences=11, seed=0, order=0)
+
+
+def test_images_are_normalised_by_the_first_experience_alone(digits):
+    train, _ = digits
+    stream = build(*digits, experiences=5, seed=0, order=1)
+    first = torch.isin(train.labels, torch.tensor(stream.classes[0])).nonzero().flatten()
+    assert (stream.mean, stream.std) == channel_stats(train.subset(first))
+    image, label, _ = stream.benchmark.train_stream[3].dataset[7]
+    own = train.images[train.labels == label]
+    assert any(torch.equal(image, one) for one in normalise(own, stream.mean, stream.std))
+
+
+def test_our_accuracy_is_avalanches(digits):
+    stream = build(*digits, experiences=2, seed=0, order=0)
+    network = networks.for_source("convnet-1-w4", digits[1], seed=0)
+    with contained(0, "test"):
+        evaluator = EvaluationPlugin(accuracy_metrics(experience=True), loggers=[TextLogger(io.StringIO())])
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.05)
+        strategy = Naive(model=network, optimizer=optimiser, train_mb_size=32, eval_mb_size=100, evaluator=evaluator)
+        strategy.train(stream.experiences[0])
+        theirs = strategy.eval(stream.benchmark.test_stream)
+    right = rightly_labelled(strategy.model, digits[1], stream, device=torch.device("cpu"))
+    for index, classes in enumerate(stream.classes):
+        ours = right[np.isin(digits[1].labels.numpy(), classes)].mean()
+        assert theirs[f"Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp00{index}"] == pytest.approx(ours)
+    assert 0.3 < right.mean() < 0.7
+
+
+# --- the tables --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return run(decode(ContinualScenario, SMALL), folder=tmp_path_factory.mktemp("memories"), workers=Workers(count=1))
+
+
+def test_rows_and_columns(results):
+    for rows in results.tables.values():
+        assert [row["row"] for row in rows] == ["dm", "real", "none"]
+        assert list(rows[0]) == ["row", "after_1", "after_2", "average", "forgetting", "bytes", "seconds"]
+        assert [row["bytes"] for row in rows] == [640, 640, 0]
+        assert all(row["seconds"] > 0 for row in rows)
+    assert list(results.tables) == ["retraining", "replay"]
+    assert json.loads(json.dumps(results.tables)) == results.tables
+
+
+def test_figures_follow_from_the_matrices(results):
+    row, matrices = results.tables["replay"][1], results.matrices["replay"]["real"]
+    finals = [(matrix[1][0] + matrix[1][1]) / 2 for matrix in matrices]
+    lost = [matrix[0][0] - matrix[1][0] for matrix in matrices]
+    assert row["average"]["mean"] == pytest.approx(np.mean(finals))
+    assert row["average"]["std"] == pytest.approx(np.std(finals, ddof=1))
+    assert row["forgetting"]["mean"] == pytest.approx(np.mean(lost))
+    assert row["after_1"]["mean"] == pytest.approx(np.mean([matrix[0][0] for matrix in matrices]))
+    assert matrices[0][0][1] is None
+
+
+def test_memories_are_what_was_replayed_and_can_be_drawn(results):
+    assert set(results.memories) == {"dm", "real"}
+    for memory in results.memories.values():
+        assert memory.images.shape == (10, 1, 8, 8)
+        assert memory.images.dtype == np.uint8
+        assert memory.labels is not None
+        assert memory.labels.tolist() == list(range(10))
+    digits = datasets.load("digits", split="train").images.numpy()
+    kept = results.memories["real"].images
+    assert all((digits == one).all((1, 2, 3)).any() for one in kept)
+    assert not all((digits == one).all((1, 2, 3)).any() for one in results.memories["dm"].images)
+
+
+def test_a_network_without_memory_forgets_everything(results):
+    for matrices in results.matrices.values():
+        for before, after in matrices["none"]:
+            assert before[0] > 0.5
+            assert after[0] < 0.1
+            assert after[1] > 0.5
+
+
+def test_the_notes_say_what_the_memorys_share_is(results):
+    assert "filled to 16 by repetition" in " ".join(results.notes["replay"])
+    assert "GDumb" in " ".join(results.notes["retraining"])
+
+
+def test_worker_processes_find_the_same_figures(results, tmp_path):
+    again = run(decode(ContinualScenario, SMALL), folder=tmp_path, workers=Workers(count=2))
+    assert again.matrices == results.matrices
+    for row, memory in results.memories.items():
+        assert np.array_equal(again.memories[row].images, memory.images)
+
+
+def test_finished_memories_are_found_again(tmp_path):
+    scenario = decode(ContinualScenario, SMALL | {"orders": 1, "rows": ["distilled"]})
+    first = run(scenario, folder=tmp_path, workers=Workers(count=1))
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    second = run(scenario, folder=tmp_path, workers=Workers(count=1))
+    assert len(files) == 2
+    assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    assert second.matrices == first.matrices
+
+
+def test_another_seed_gives_other_figures(results):
+    other = run(decode(ContinualScenario, SMALL | {"seed": 1, "rows": ["real"]}), workers=Workers(count=1))
+    assert other.matrices["replay"]["real"] != results.matrices["replay"]["real"]
+
+
+def test_every_memory_has_equal_bytes_and_the_adaptive_one_only_at_the_end(digits, tmp_path):
+    scenario = decode(ContinualScenario, SMALL)
+    held: dict[str, list[int]] = {}
+    with contained(0, "test"):
+        stream = build(*digits, experiences=2, seed=0, order=0)
+        for row in ("distilled", "average", "real", "real-adaptive"):
+            where = Where(classes=10, seed=0, folder=tmp_path / row)
+            memory = memory_for(scenario, row, "retraining", where)
+            held[row] = []
+            for experience in stream.experiences:
+                memory.post_adapt(None, experience)
+                held[row].append(contents(memory)[0].nbytes)
+    equal = [5 * 64, 10 * 64]
+    assert held == {"distilled": equal, "average": equal, "real": equal, "real-adaptive": [640, 640]}
+
+
+def test_joint_training_counts_all_training_images(digits):
+    scenario = decode(ContinualScenario, SMALL | {"orders": 1, "rows": ["joint"]})
+    found = run(scenario, workers=Workers(count=1))
+    for table in found.tables.values():
+        assert table[0]["bytes"] == 64 * len(digits[0])
+        assert table[0]["after_2"]["mean"] > 0.6
+    assert found.memories == {}
+
+
+def test_the_application_is_imported_lightly():
+    import subprocess
+
+    code = (
+        "import sys, dd_apps.continual, dd_apps.continual.config\n"
+        "assert not {'torch', 'avalanche'} & set(sys.modules), 'torch'\n"
+        "dd_apps.continual.run\n"
+        "assert 'avalanche' not in sys.modules, 'avalanche'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

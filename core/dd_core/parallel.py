@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Literal, TypeVar, cast, get_args
 
 from pydantic import Field
@@ -136,12 +136,15 @@ def _dask(workers: Workers) -> Iterator[None]:
     import joblib
 
     try:
-        from distributed import Client, LocalCluster, default_client
+        from distributed import Client, LocalCluster, default_client  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("--parallel dask needs Dask: pip install 'distributed'") from None
-    try:
-        running = nullcontext(default_client())
-    except ValueError:
-        running = Client(LocalCluster(n_workers=workers.count, threads_per_worker=1, dashboard_address=None))
-    with running, joblib.parallel_config(backend="dask"):
-        yield
+    with ExitStack() as ours:
+        try:
+            default_client()
+        except ValueError:
+            # a client does not close a cluster that was given to it
+            local = LocalCluster(n_workers=workers.count, threads_per_worker=1, dashboard_address=":0")
+            ours.enter_context(Client(ours.enter_context(local)))
+        with joblib.parallel_config(backend="dask"):
+            yield

@@ -14,6 +14,11 @@ from dd_core.errors import UserError
 from dd_core.parallel import Workers
 from dd_core.runner import Reporter, Silent
 
+REAL = {
+    "real": "real: Avalanche's ClassBalancedBuffer, held to as many images of a class as the distilled rows keep",
+    "real-adaptive": "real-adaptive: the same, all its room shared by the classes seen so far (Avalanche's default)",
+}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -132,18 +137,19 @@ def notes(scenario: ContinualScenario, table: Table) -> tuple[str, ...]:
     common = (
         f"{scenario.data}, {scenario.experiences} experiences, {scenario.orders} class orders, seed {scenario.seed}, "
         f"{scenario.network}; test images of the classes seen so far, last epoch; settings are the same for all rows "
-        "and were not tuned on test images"
+        "and were not tuned on test images",
+        *(REAL[row] for row in scenario.rows if row in REAL),
     )
     if table == "retraining":
         return (
-            common,
+            *common,
             f"retraining (Avalanche's GDumbPlugin): {again.epochs} epochs on the memory alone, from the first weights "
             f"after each experience; none and joint: {replay.epochs} epochs on the current or on all real images",
         )
     filled = replay.share == "fill"
     share = f"filled to {replay.batch_size_mem} by repetition" if filled else "each stored image at most once"
     return (
-        common,
+        *common,
         f"replay (Avalanche's ReplayPlugin): {replay.epochs} epochs; mini-batches of {replay.batch_size} current "
         f"images and the memory's part, {share}",
     )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from killing import Server
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[object]:
+def server() -> Server:
     """Starts processes that have everything imported: a fork takes milliseconds, and importing torch seconds."""
     from killing import Server
 
@@ -30,4 +33,4 @@ def server() -> Iterator[object]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
-    yield starter
+    return starter

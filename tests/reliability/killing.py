@@ -21,7 +21,7 @@ import faulty_disk
 import numpy as np
 import sklearn.cluster  # noqa: F401  (for the server: k-means imports it when it is first called)
 import torch
-import torch._dynamo  # noqa: F401  (the first optimiser imports it, in seconds)
+import torch._dynamo  # the first optimiser imports it, in seconds
 
 import dd_core.networks  # noqa: F401  (likewise)
 from dd_core import artefacts

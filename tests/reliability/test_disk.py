@@ -234,7 +234,7 @@ def test_fresh_starts_over(tmp_path: Path, sha256: str):
 def test_an_unreadable_result_is_refused_and_replaced_only_when_asked(tmp_path: Path, sha256: str, content: bytes):
     out = tmp_path / "set.safetensors"
     out.write_bytes(content)
-    with pytest.raises(UserError, match="not a readable dd-apps.set file.*or --fresh to replace it") as caught:
+    with pytest.raises(UserError, match=r"not a readable dd-apps.set file.*or --fresh to replace it") as caught:
         run(out)
     one_line(caught.value)
     assert out.read_bytes() == content

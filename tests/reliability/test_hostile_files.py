@@ -7,13 +7,13 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hostile_files import PLACES, Hostile, catalogue, set_with, valid_set
 
+from dd_apps.cli import main
 from dd_core import store
 from dd_core.errors import UserError
 
@@ -38,7 +38,7 @@ class CountingFile(io.BufferedReader):
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[CountingFile]]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[CountingFile]:
     """Every file that the store opens, counted."""
     files: list[CountingFile] = []
 
@@ -48,7 +48,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[CountingFile]]:
         return files[-1]
 
     monkeypatch.setattr(store, "open", counting, raising=False)
-    yield files
+    return files
 
 
 def refusal(path: Path) -> str:
@@ -163,3 +163,36 @@ def test_a_link_to_a_set_is_a_set(tmp_path: Path):
     (tmp_path / "good.safetensors").write_bytes(set_with())
     (tmp_path / "link.safetensors").symlink_to("good.safetensors")
     assert len(store.read_set(tmp_path / "link.safetensors")) == 4
+
+
+TEN = (
+    "cut at 700",
+    "length bit 63",
+    "data of images at 160",
+    "a tensor '../../etc/passwd'",
+    "300,000 empty tensors",
+    "float32 images with nan",
+    "manifest with 'evil\\nkey'",
+    'manifest: "version":1e999',
+    "pickle protocol 2",
+    ".pt with pickle protocol 4",
+)
+
+
+def test_ten_of_them_through_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    canary, path = tmp_path / "canary", tmp_path / "hostile.safetensors"
+    found = {one.name: one.data for one in catalogue(canary)}
+    found["cut at 700"] = set_with()[:700]
+    for name in TEN:
+        path.write_bytes(found[name])
+        for words in (["inspect"], ["verify"], ["inspect", "--png", str(tmp_path / "out.png")]):
+            assert main([words[0], str(path), *words[1:]]) == 2, name
+            output = capfd.readouterr()
+            (line,) = output.err.splitlines()
+            assert line.startswith(f"error: {path}"), name
+            assert output.out == "", name
+        assert main(["verify", str(path), "--json"]) == 2
+        answer = json.loads(capfd.readouterr().out)
+        assert (answer["ok"], answer["exit_code"]) == (False, 2)
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name}, "no canary, no picture"
+    assert len(TEN) == 10

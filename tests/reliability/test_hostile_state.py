@@ -52,7 +52,7 @@ STATES: list[object] = [
 def test_a_state_that_makes_no_sense_is_refused(tmp_path: Path, state: object):
     path = tmp_path / "checkpoint.safetensors"
     store.write_container(path, store.CHECKPOINT, {"t0": np.ones(2)}, {"state": state, "body": {}})
-    with pytest.raises(UserError, match="not a readable dd-apps.checkpoint file") as caught:
+    with pytest.raises(UserError, match=r"not a readable dd-apps.checkpoint file") as caught:
         store.read_state(path)
     assert str(caught.value).isprintable()
 
@@ -62,7 +62,7 @@ def test_a_state_nested_too_deeply_is_refused(tmp_path: Path):
     whole = '{"body":{},"kind":"dd-apps.checkpoint","state":' + text + ',"tensors":{},"version":1}'
     manifest = '{"body":' + whole + ',"sha256":"' + hashlib.sha256(whole.encode()).hexdigest() + '"}'
     path.write_bytes(pack(compact({"__metadata__": {"manifest": manifest}})))
-    with pytest.raises(UserError, match="not a readable dd-apps.checkpoint file"):
+    with pytest.raises(UserError, match=r"not a readable dd-apps.checkpoint file"):
         store.read_state(path)
 
 
@@ -230,3 +230,24 @@ def test_a_damaged_record_of_completeness_is_made_again_from_the_parts(weights: 
     again = artefacts.get(WEIGHTS, cache=weights.folder.parents[2])
     assert again.content == weights.content
     assert parts == {path: path.stat().st_mtime_ns for path in weights.folder.glob("part-*")}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "state"),
+    [
+        ({"t0": np.zeros(2, np.int8)}, 1),
+        ({"t0": np.zeros(2, ">f4")}, 1),
+        ({"weights": np.zeros(2)}, 1),
+        ({"t1000000": np.zeros(2)}, 1),
+        ({f"t{index}": np.zeros(0) for index in range(20_001)}, 1),
+        ({}, ['"'] * 3_000_000),  # 12 MB of text, and 18 MB where it is quoted in the header
+    ],
+    ids=["int8", "big-endian", "name", "long name", "too many", "too long"],
+)
+def test_what_no_reader_takes_is_refused_when_it_is_written(
+    tmp_path: Path, tensors: dict[str, np.ndarray], state: object
+):
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(UserError, match="reader"):
+        store.write_container(path, store.CHECKPOINT, tensors, {"state": state, "body": {}})
+    assert not path.exists()

@@ -1,0 +1,155 @@
+"""kill -9 the real command line again and again: is the file the same as that of an uninterrupted run?
+
+    python benchmarks/kill.py                 # 5 files, 4 kills each
+
+Half of the kills come at a random time, from outside. The other half are aimed at the save: the process kills
+itself before, within or after the n-th open, write, fsync or rename of its store (`tests/reliability/faulty_disk.py`).
+A negative control shows that another seed gives another file. Appends a line to benchmarks/results/kill.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "kill.jsonl"
+STEPS = 40
+SETTINGS = [
+    "--data",
+    "digits",
+    "--ipc",
+    "1",
+    "--set",
+    f"steps={STEPS}",
+    "--set",
+    "batch_real=32",
+    "--checkpoint-seconds",
+    "0",
+]
+
+
+def main() -> None:
+    """Kill, resume, compare, and say how many files differ."""
+    if sys.argv[1:2] == ["--aimed"]:
+        aimed(int(sys.argv[2]), sys.argv[3:])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--files", type=int, default=5, help="files to make")
+    parser.add_argument("--kills", type=int, default=4, help="kills of each")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kill-") as folder:
+        record = measure(options, Path(folder))
+    RESULTS.parent.mkdir(exist_ok=True)
+    with open(RESULTS, "a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(json.dumps(record))
+    if record["differing"] or not record["control_differs"]:
+        sys.exit(1)
+
+
+def aimed(moment: int, arguments: list[str]) -> None:
+    """The command line, in this process, until it has written `moment` times."""
+    sys.path.insert(0, str(HERE.parent / "tests" / "reliability"))
+    from faulty_disk import KillAt, watched
+
+    from dd_apps.cli import main as dd_apps
+
+    with watched(KillAt(moment)):
+        sys.exit(dd_apps(arguments))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The record of all runs."""
+    from dd_core import __version__, device, store
+
+    begun = time.monotonic()
+    draw = random.Random(options.seed)
+    whole = finish(folder / "whole.safetensors")
+    other = finish(folder / "other.safetensors", seed=1)
+    kills: list[dict[str, Any]] = []
+    differing = 0
+    for number in range(options.files):
+        out = folder / f"set-{number}.safetensors"
+        while sum(kill["file"] == number for kill in kills) < options.kills and not out.exists():
+            how = "aimed" if len(kills) % 2 else "random"
+            step = kill_aimed(out, draw) if how == "aimed" else kill_at_random(out, draw)
+            if step is not None:
+                kills.append({"file": number, "how": how, "step": step})
+                print(f"kill {len(kills)}: {how}, after {step} steps", file=sys.stderr, flush=True)
+        differing += finish(out) != whole
+        lines = store.read_lines(out.with_suffix(".run") / "metrics.jsonl")
+        assert [line["step"] for line in lines] == list(range(STEPS)), "a step is missing or there twice"
+        assert not list(folder.rglob(".*.tmp")), "a temporary file is left"
+    return {
+        "benchmark": "kill",
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": f"python benchmarks/kill.py --files {options.files} --kills {options.kills} --seed {options.seed}",
+        "run": " ".join(["dd-apps distill dm", *SETTINGS]),
+        "kills": len(kills),
+        "aimed": sum(kill["how"] == "aimed" for kill in kills),
+        "after_steps": [kill["step"] for kill in kills],
+        "files": options.files,
+        "differing": differing,
+        "control_differs": other != whole,
+        "sha256": whole,
+        "seconds": round(time.monotonic() - begun, 1),
+        "hardware": device.hardware() | {"machine_cores": os.cpu_count()},
+        "dd_apps": __version__,
+    }
+
+
+def words(out: Path, *, seed: int = 0) -> list[str]:
+    """The arguments of `dd-apps`."""
+    return ["distill", "dm", *SETTINGS, "--seed", str(seed), "--out", str(out)]
+
+
+def finish(out: Path, *, seed: int = 0) -> str:
+    """Run to the end; the sha256 that the command line reports."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dd_apps.cli", *words(out, seed=seed), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"a run failed with {done.returncode}: {done.stderr}")
+    return json.loads(done.stdout)["sha256"]
+
+
+def kill_at_random(out: Path, draw: random.Random) -> int | None:
+    """Start, kill from outside a few steps on; how many steps were logged, or None where it ended before."""
+    target = steps_done(out) + draw.randrange(1, 5)
+    process = subprocess.Popen([sys.executable, "-m", "dd_apps.cli", *words(out)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and steps_done(out) < target:
+        time.sleep(0.002)
+    time.sleep(draw.random() * 0.1)
+    process.send_signal(signal.SIGKILL)
+    return steps_done(out) if process.wait() == -signal.SIGKILL else None
+
+
+def kill_aimed(out: Path, draw: random.Random) -> int | None:
+    """Start, and let it kill itself at one of its next writes."""
+    command = [sys.executable, __file__, "--aimed", str(draw.randrange(80)), *words(out)]
+    done = subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+    return steps_done(out) if done.returncode == -signal.SIGKILL else None
+
+
+def steps_done(out: Path) -> int:
+    """Lines in the log."""
+    log = out.with_suffix(".run") / "metrics.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+if __name__ == "__main__":
+    main()

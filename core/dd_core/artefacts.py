@@ -65,8 +65,10 @@ class Progress:
     path: Path
 
     def load(self) -> dict[str, Any] | None:
-        """The state saved last, or None."""
-        return store.read_state(self.path)[0] if self.path.exists() else None
+        """The state saved last; None where there is none, or a damaged one: the part begins again."""
+        with suppress(UserError):
+            return store.read_state(self.path)[0]
+        return None
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keep `state` (tensors and plain values) until the part is done."""
@@ -145,12 +147,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _find(spec: ArtefactSpec, folder: Path) -> Artefact | None:
+    facts = _facts(folder)
+    return None if facts is None else Artefact(spec, folder, facts["content"])
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    """What `complete.json` says; None where it is not there, or damaged: it is made again from the parts."""
     facts: Any = None
-    with suppress(UserError):  # not there, or damaged: it is made again from the parts
+    with suppress(UserError):
         facts = store.read_json(folder / "complete.json")
-    if not isinstance(facts, dict) or not isinstance(facts.get("content"), str):
-        return None
-    return Artefact(spec, folder, facts["content"])
+    return facts if isinstance(facts, dict) and isinstance(facts.get("content"), str) else None
 
 
 @dataclass(frozen=True)
@@ -184,11 +190,11 @@ def listing(cache: Path | None = None) -> list[dict[str, Any]]:
     """Every artefact in the cache: kind, digest, whether it is complete, bytes, and its spec where complete."""
     root = (cache or cache_folder()) / "artefacts"
     rows: list[dict[str, Any]] = []
-    for folder in sorted(root.glob("*/*")):
-        facts = store.read_json(folder / "complete.json") if (folder / "complete.json").exists() else {}
+    for folder in sorted(root.glob("*/*/")):
+        facts = _facts(folder)
         size = sum(file.stat().st_size for file in folder.iterdir())
-        row = {"kind": folder.parent.name, "digest": folder.name, "complete": bool(facts), "bytes": size}
-        rows.append({**row, "spec": facts.get("spec", {}), "folder": str(folder)})
+        row = {"kind": folder.parent.name, "digest": folder.name, "complete": facts is not None, "bytes": size}
+        rows.append({**row, "spec": (facts or {}).get("spec", {}), "folder": str(folder)})
     return rows
 
 
@@ -198,12 +204,13 @@ def prune(*, everything: bool = False, cache: Path | None = None) -> list[dict[s
     for row in listing(cache):
         if row["complete"] and not everything:
             continue
-        lock = FileLock(Path(row["folder"]) / "lock")
-        try:
-            with store.disk_errors(Path(row["folder"])), lock.acquire(timeout=0):
-                shutil.rmtree(row["folder"])
-        except Timeout:
-            continue
+        folder = Path(row["folder"])
+        with store.disk_errors(folder):
+            try:
+                with FileLock(folder / "lock").acquire(timeout=0):
+                    shutil.rmtree(folder)
+            except Timeout:
+                continue
         removed.append(row)
     return removed
 

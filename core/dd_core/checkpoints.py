@@ -70,8 +70,8 @@ class RunFolder:
 
     @staticmethod
     @contextmanager
-    def locked(out: Path, *, fresh: bool) -> Iterator[RunFolder]:
-        """The folder for `out`, for this process alone; `fresh` discards what is there.
+    def locked(out: Path) -> Iterator[RunFolder]:
+        """The folder for `out`, for this process alone.
 
         Raises `UserError` for an `out` that cannot be written and where another process is at work.
         """
@@ -88,21 +88,23 @@ class RunFolder:
                     f"{folder.path}: another run is at work here; wait for it, or use another --out"
                 ) from None
         try:
-            folder.prepare(fresh=fresh)
+            folder.prepare()
             yield folder
         finally:
             lock.release()
 
-    def prepare(self, *, fresh: bool) -> None:
-        """Remove what a killed writer left, and with `fresh` everything but the lock."""
+    def prepare(self) -> None:
+        """Remove what a killed writer left."""
         store.remove_leftovers(self.path)
         store.remove_leftovers(self.out.parent, of=self.out.name)
-        if fresh:
-            with store.disk_errors(self.path):
-                self.out.unlink(missing_ok=True)
-                for file in self.path.iterdir():
-                    if file.name != "lock":
-                        shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    def discard(self) -> None:
+        """Remove the set and the run that made it, all but the lock."""
+        with store.disk_errors(self.path):
+            self.out.unlink(missing_ok=True)
+            for file in self.path.iterdir():
+                if file.name != "lock":
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def finished(self, identity: Identity) -> DistilledSet | None:
         """The set at `out` if it is there and of this identity; raises `UserError` if it is of another one."""

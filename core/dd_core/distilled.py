@@ -57,8 +57,8 @@ class Pixels(Config):
     def _channels_agree(self) -> Pixels:
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}")
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive")
+        if min(self.std) < 1e-12 or max(*self.std, *map(abs, self.mean)) > 1e12:
+            raise ValueError("std must be positive, and mean and std fit for float32")
         return self
 
 

@@ -136,9 +136,9 @@ def _dask(workers: Workers) -> Iterator[None]:
     import joblib
 
     try:
-        from distributed import Client, LocalCluster, default_client  # pyright: ignore[reportMissingImports]
+        from distributed import Client, LocalCluster, default_client
     except ImportError:
-        raise UserError("--parallel dask needs Dask: pip install 'distributed'") from None
+        raise UserError("--parallel dask needs Dask: pip install 'dd-apps[dask]'") from None
     with ExitStack() as ours:
         try:
             default_client()

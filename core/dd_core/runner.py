@@ -88,7 +88,7 @@ def distill(
         run = _Run(config, source, size, seed, options, device)
         if out is None:
             return run.in_memory()
-        with RunFolder.locked(Path(out), fresh=options.fresh) as folder:
+        with RunFolder.locked(Path(out)) as folder:
             return run.in_folder(folder)
 
 
@@ -125,12 +125,15 @@ class _Run:
         return self._with_provenance(distiller.export(), (devices.environment(self.device),))
 
     def in_folder(self, folder: RunFolder) -> DistilledSet:
-        if (finished := folder.finished(self.identity)) is not None:
+        fresh = self.options.fresh
+        if not fresh and (finished := folder.finished(self.identity)) is not None:
             self.options.reporter.message(f"{folder.out} is complete already; nothing to do")
             return finished
-        checkpoint = folder.latest(self.identity, self.options.reporter.message)
+        checkpoint = Checkpoint() if fresh else folder.latest(self.identity, self.options.reporter.message)
         environments = self._environments(checkpoint)
         distiller = self._build()
+        if fresh:  # only now: a run that cannot begin discards nothing
+            folder.discard()
         if checkpoint.state is not None:
             _take_up(distiller, checkpoint.state, folder)
             self.options.reporter.message(f"resumed at step {checkpoint.step} of {self.config.steps}")

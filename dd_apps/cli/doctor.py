@@ -24,6 +24,7 @@ _EXTRAS = (
     ("timm", "transfer", "networks called timm:NAME"),
     ("nni", "nas", "architecture search"),
     ("ray", "ray", "--parallel ray"),
+    ("distributed", "dask", "--parallel dask"),
 )
 
 

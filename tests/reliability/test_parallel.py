@@ -66,6 +66,16 @@ def test_processes_change_nothing(here: dict[str, object], tmp_path: Path):
     raises_what_a_job_raises(workers)
 
 
+def test_dask_changes_nothing(here: dict[str, object], tmp_path: Path):
+    pytest.importorskip("distributed", reason="needs the extra: pip install 'dd-apps[dask]'")
+    workers = Workers(count=2, engine="dask")
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
+        assert everything(workers, tmp_path) == here
+        raises_what_a_job_raises(workers)
+
+
 def test_ray_changes_nothing(here: dict[str, object], tmp_path: Path):
     ray = pytest.importorskip("ray", reason="needs the extra: pip install 'dd-apps[ray]'")
     workers = Workers(count=2, engine="ray")

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from dd_core import artefacts, networks, store
 from dd_core.artefacts import ArtefactSpec, StartingWeights
@@ -87,6 +88,16 @@ def test_prune_removes_the_half_made_and_all_on_request(tmp_path):
     assert [row["kind"] for row in artefacts.listing(tmp_path)] == ["starting-weights"]
     assert len(artefacts.prune(everything=True, cache=tmp_path)) == 1
     assert artefacts.listing(tmp_path) == []
+
+
+def test_prune_leaves_alone_what_is_being_made_and_does_not_stop_at_stray_files(tmp_path):
+    made = artefacts.get(POOL, cache=tmp_path)
+    (tmp_path / "artefacts" / "starting-weights" / "stray").write_text("x")
+    (made.folder / "complete.json").write_text("{")
+    assert [row["complete"] for row in artefacts.listing(tmp_path)] == [False]
+    with FileLock(made.folder / "lock"):
+        assert artefacts.prune(cache=tmp_path) == []
+    assert artefacts.get(POOL, cache=tmp_path).content == made.content
 
 
 def test_a_damaged_part_is_said_when_it_is_read(tmp_path):

@@ -108,6 +108,15 @@ def test_another_run_in_its_place_is_refused_key_by_key(tmp_path, finished: bool
     assert notes.steps == list(range(7))
 
 
+def test_a_fresh_run_that_cannot_begin_discards_nothing(tmp_path):
+    out = tmp_path / "set.safetensors"
+    _run(out)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="13 are asked for"):
+        distill(DM, blobs(), Size(ipc=13), out=out, options=RunOptions(fresh=True))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_changed_source_is_refused(tmp_path):
     out = tmp_path / "set.safetensors"
     _run(out)

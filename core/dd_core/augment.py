@@ -20,9 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dd_core.errors import unknown_name
-
-KINDS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+from dd_core.augment_names import parse_strategy
 
 FLIP_PROBABILITY = 0.5
 SCALE_RATIO = 1.2  # each axis by a factor in [1/1.2, 1.2]
@@ -44,20 +42,6 @@ class Parameters:
 
     kind: str | None
     values: Float[Tensor, "R K"]
-
-
-def parse_strategy(strategy: str) -> tuple[str, ...]:
-    """The kinds that a text such as `color_crop_cutout_flip_scale_rotate` lists; `none` lists nothing.
-
-    Raises `UserError` for a word that is no kind.
-    """
-    if strategy == "none":
-        return ()
-    words = tuple(strategy.split("_"))
-    for word in words:
-        if word not in KINDS:
-            raise unknown_name(f"kind of augmentation in '{strategy}':", word, (*KINDS, "none"))
-    return words
 
 
 def dsa(
@@ -216,17 +200,3 @@ def _away_from(mean: Tensor, x: Tensor, factor: Tensor) -> Tensor:
 def _portion(side: int, fraction: float) -> int:
     """`fraction` of a side in whole pixels, halves rounded up."""
     return int(side * fraction + 0.5)
-
-
-MIRRORED = ("digits", "mnist", "kmnist", "usps", "svhn")  # sources whose classes a flip would confuse
-
-
-def resolve_strategy(strategy: str, source_name: str) -> str:
-    """`auto` as a strategy: every kind, but no flip for sources of digits and letters; others as they are.
-
-    Raises `UserError` for a word that is no kind.
-    """
-    if strategy == "auto":
-        return "_".join(kind for kind in KINDS if kind != "flip" or source_name not in MIRRORED)
-    parse_strategy(strategy)
-    return strategy

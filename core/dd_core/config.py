@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +22,15 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+
+
+def checked(value: str, check: Callable[[str], object]) -> str:
+    """`value` after `check`, in a pydantic validator: its `UserError` becomes the error of that key."""
+    try:
+        check(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return value
 
 
 def plain(value: object) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
@@ -26,6 +27,8 @@ def resolve(name: str | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"unknown device '{name}' (known: auto, cpu, cuda, cuda:0, ...)") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device '{name}' is not supported; use cpu, or a GPU that torch calls cuda")
     if device.type == "cuda" and (not available or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device '{name}' is not there; torch sees {torch.cuda.device_count()} GPUs")
     return device
@@ -43,9 +46,10 @@ def environment(device: torch.device) -> Environment:
     )
 
 
-def hardware(device: torch.device | None = None) -> dict[str, Any]:
-    """What a reported figure has to say about the machine."""
-    facts: dict[str, Any] = {"cpu": _cpu_name(), "cores": torch.get_num_threads(), "torch": torch.__version__}
+def hardware(device: torch.device | None = None, *, threads: int | None = None) -> dict[str, Any]:
+    """What a reported figure has to say about the machine; `threads` are those of a job, else torch's own."""
+    facts: dict[str, Any] = {"cpu": _cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__}
+    facts["threads"] = threads or torch.get_num_threads()
     if device is not None and device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts | {"python": platform.python_version(), "system": platform.system()}

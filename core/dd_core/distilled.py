@@ -6,14 +6,17 @@ a network with somebody else's normalisation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from dd_core.config import Config
+from dd_core.augment_names import parse_strategy, resolve_strategy
+from dd_core.config import Config, checked
 from dd_core.errors import UserError
+from dd_core.network_names import family
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +76,7 @@ class ScheduledStep(Config):
 class Recipe(Config):
     """How to train on the set, as its method meant it."""
 
-    network: str = Field(default="convnet", description="network that the set was distilled with")
+    network: str = Field(default="convnet", description="network that the set was distilled with; `list networks`")
     optimiser: Literal["sgd", "adamw"] = Field(default="sgd", description="what updates the weights")
     learning_rate: float = Field(default=0.01, gt=0, description="of the optimiser")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
@@ -83,7 +86,7 @@ class Recipe(Config):
     )
     epochs: int = Field(default=300, ge=1, description="passes over the set")
     batch_size: int = Field(default=256, ge=1, description="images in a mini-batch")
-    augmentation: str = Field(default="none", description="DSA strategy, tokens joined by _")
+    augmentation: str = Field(default="none", description="DSA strategy, kinds joined by _; auto: see `dm`")
     temperature: float = Field(default=1.0, gt=0, description="of soft targets")
     initialisation: str = Field(
         default="default", description="'default' or 'xavier' distribution, or sha256:... of the very weights"
@@ -91,6 +94,20 @@ class Recipe(Config):
     steps: tuple[ScheduledStep, ...] = Field(
         default=(), description="learned order and rates; where given, plain SGD over it replaces the epochs"
     )
+
+    @field_validator("network")
+    @classmethod
+    def _network_has_a_name(cls, name: str) -> str:
+        return checked(name, family)
+
+    @field_validator("augmentation")
+    @classmethod
+    def _augmentation_has_a_name(cls, strategy: str) -> str:
+        return strategy if strategy == "auto" else checked(strategy, parse_strategy)
+
+    def for_source(self, name: str) -> Recipe:
+        """With `auto` spelled out for a source, as a set must carry it."""
+        return self.model_copy(update={"augmentation": resolve_strategy(self.augmentation, name)})
 
 
 class Environment(Config):
@@ -215,45 +232,64 @@ def _channels(pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
     return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
 
 
-def _problems(ds: DistilledSet) -> list[str]:
-    """What is wrong with a set, in words; reading a file runs this too."""
-    images, manifest = ds.images, ds.manifest
-    if images.ndim != 4 or 0 in images.shape:
+class Layout(NamedTuple):
+    """An array without its values: all that the header of a file says of it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def layout_problems(manifest: Manifest, layouts: Mapping[str, Layout]) -> list[str]:
+    """Why arrays of these layouts (images, labels, targets, by name) are no set of this manifest, in words."""
+    if "images" not in layouts:
+        return ["it has no images"]
+    images = layouts["images"]
+    if len(images.shape) != 4 or 0 in images.shape:
         return [f"images have shape {images.shape}, not (N, C, H, W)"]
     found: list[str] = []
-    if images.dtype.name not in IMAGE_DTYPES:
-        found.append(f"images are {images.dtype.name}, not one of {', '.join(IMAGE_DTYPES)}")
+    if images.dtype not in IMAGE_DTYPES:
+        found.append(f"images are {images.dtype}, not one of {', '.join(IMAGE_DTYPES)}")
     if images.shape[1] != len(manifest.pixels.mean):
         found.append(f"{images.shape[1]} channels, but the normalisation has {len(manifest.pixels.mean)}")
-    if images.dtype == np.uint8 and manifest.pixels.space != "raw":
+    if images.dtype == "uint8" and manifest.pixels.space != "raw":
         found.append("uint8 pixels cannot be normalised ones")
-    return found + _label_problems(ds) + _target_problems(ds) + _value_problems(ds)
+    count = images.shape[0]
+    return found + _label_problems(manifest, layouts, count) + _target_problems(manifest, layouts, count)
 
 
-def _label_problems(ds: DistilledSet) -> list[str]:
-    if ds.labels is None:
-        return ["a classification set needs labels"] if ds.manifest.task == "classification" else []
-    if ds.labels.dtype != np.int64 or ds.labels.shape != (len(ds.images),):
-        return [f"labels are {ds.labels.dtype.name} {ds.labels.shape}, not int64 ({len(ds.images)},)"]
-    if ds.labels.min() < 0 or ds.labels.max() >= len(ds.classes):
-        return [f"labels run from {ds.labels.min()} to {ds.labels.max()} for {len(ds.classes)} classes"]
+def _label_problems(manifest: Manifest, layouts: Mapping[str, Layout], count: int) -> list[str]:
+    labels = layouts.get("labels")
+    if labels is None:
+        return ["a classification set needs labels"] if manifest.task == "classification" else []
+    if labels != Layout("int64", (count,)):
+        return [f"labels are {labels.dtype} {labels.shape}, not int64 ({count},)"]
     return []
 
 
-def _target_problems(ds: DistilledSet) -> list[str]:
-    kind, targets = ds.manifest.targets, ds.targets
+def _target_problems(manifest: Manifest, layouts: Mapping[str, Layout], count: int) -> list[str]:
+    kind, targets = manifest.targets, layouts.get("targets")
     if (kind == "none") != (targets is None):
         return [f"the manifest says targets are '{kind}', and the set has {'none' if targets is None else 'some'}"]
     if targets is None:
         return []
-    if targets.ndim != 2 or len(targets) != len(ds.images) or targets.dtype.name not in IMAGE_DTYPES[1:]:
-        return [f"targets are {targets.dtype.name} {targets.shape}, not float (N, K)"]
-    if kind != "features" and targets.shape[1] != len(ds.classes):
-        return [f"targets have {targets.shape[1]} columns for {len(ds.classes)} classes"]
+    if len(targets.shape) != 2 or targets.shape[0] != count or targets.dtype not in IMAGE_DTYPES[1:]:
+        return [f"targets are {targets.dtype} {targets.shape}, not float (N, K)"]
+    if kind != "features" and targets.shape[1] != len(manifest.classes):
+        return [f"targets have {targets.shape[1]} columns for {len(manifest.classes)} classes"]
     return []
 
 
-def _value_problems(ds: DistilledSet) -> list[str]:
-    arrays: dict[str, Any] = {"images": ds.images, "targets": ds.targets}
-    floats = {name: array for name, array in arrays.items() if array is not None and array.dtype.kind == "f"}
+def _problems(ds: DistilledSet) -> list[str]:
+    """What is wrong with a set, in words; reading a file runs this too."""
+    parts = {"images": ds.images, "labels": ds.labels, "targets": ds.targets}
+    arrays = {name: array for name, array in parts.items() if array is not None}
+    layouts = {name: Layout(array.dtype.name, array.shape) for name, array in arrays.items()}
+    return layout_problems(ds.manifest, layouts) or _value_problems(ds.manifest, arrays)
+
+
+def _value_problems(manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    labels, classes = arrays.get("labels"), len(manifest.classes)
+    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
+        return [f"labels run from {labels.min()} to {labels.max()} for {classes} classes"]
+    floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
     return [f"{name} hold a value that is not finite" for name, array in floats.items() if not np.isfinite(array).all()]

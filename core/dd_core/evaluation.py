@@ -50,6 +50,7 @@ class Evaluation(Config):
     nets: int
     seed: int
     data: str
+    fingerprints: dict[str, str]
     images: int
     bytes: int
     twin_bytes: int
@@ -95,7 +96,7 @@ def evaluate(
         raise UserError(f"{nets} networks; at least one is needed")
     recipe = recipe_of(protocol, ds.manifest.recipe, source_name=train.name)
     network = network or recipe.network
-    distilled = training_data(ds)
+    distilled = training_data(ds, recipe)
     twins = [_twin(ds, train, Streams(seed), index) for index in range(nets)]
     jobs = [
         _Job(data, network, recipe, Streams(seed).child("network", index % nets).seed, test, ds.manifest.pixels, device)
@@ -110,10 +111,11 @@ def evaluate(
         nets=nets,
         seed=seed,
         data=f"{test.name}, {len(test)} test images",
+        fingerprints={"train": train.fingerprint(), "test": test.fingerprint()},
         images=len(ds),
         bytes=ds.nbytes,
         twin_bytes=len(ds) * int(np.prod(train.image_shape)),
-        hardware=devices.hardware(devices.resolve(device)),
+        hardware=devices.hardware(devices.resolve(device), threads=(workers or Workers()).threads),
     )
 
 
@@ -125,7 +127,7 @@ def _check_match(ds: DistilledSet, train: Source, test: Source) -> None:
             )
         if source.image_shape != ds.images.shape[1:]:
             theirs, ours = "x".join(map(str, source.image_shape)), "x".join(map(str, ds.images.shape[1:]))
-            raise UserError(f"the set has {ours} images, and {source.name} has {theirs}; --image-size resizes")
+            raise UserError(f"the set has {ours} images (C x H x W), and {source.name} has {theirs}")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -127,7 +127,7 @@ def _require_equal_classes(train: Sequence[str], test: Sequence[str], folder: Pa
 def _side(whole: StreamedFolder, split: str) -> StreamedFolder:
     from dd_core.images import split_indices
 
-    held_out, rest = split_indices(whole, _HELD_OUT, seed=0)
+    rest, held_out = split_indices(whole, _HELD_OUT, seed=0)
     return whole.subset(rest if split == "train" else held_out)
 
 

@@ -114,7 +114,7 @@ class LabelledImages:
 
     def split(self, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
         """(rest, held out): `fraction` of each class is held out, drawn by `seed`."""
-        held, rest = split_indices(self, fraction, seed)
+        rest, held = split_indices(self, fraction, seed)
         return self.subset(rest), self.subset(held)
 
     def of_classes(self, wanted: Sequence[int]) -> LabelledImages:
@@ -149,8 +149,8 @@ def indices_by_class(source: Source) -> list[Int64[Tensor, " n"]]:
     return list(order.split(counts.tolist()))
 
 
-def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Tensor, " held"], Int64[Tensor, " rest"]]:
-    """(held out, rest), both sorted: `fraction` of each class, at least one image on either side.
+def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Tensor, " rest"], Int64[Tensor, " held"]]:
+    """(rest, held out), both sorted: `fraction` of each class, at least one image on either side.
 
     Raises `UserError` for a fraction outside (0, 1) and for a class of one image.
     """
@@ -165,7 +165,7 @@ def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Ten
         order = torch.randperm(len(members), generator=generator(seed, "split", index))
         held.append(members[order[:count]])
         rest.append(members[order[count:]])
-    return torch.cat(held).sort().values, torch.cat(rest).sort().values
+    return torch.cat(rest).sort().values, torch.cat(held).sort().values
 
 
 def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -26,7 +26,6 @@ __all__ = [
     "embed",
     "for_source",
     "initialise_xavier",
-    "parameter_count",
 ]
 
 SMALL_IMAGE = 64  # pixels; up to here an ImageNet network's strided stem would throw most of the image away
@@ -130,11 +129,6 @@ def initialise_xavier(network: nn.Module, *, generator: torch.Generator) -> None
             continue
         if isinstance(bias, Tensor):
             nn.init.zeros_(bias)
-
-
-def parameter_count(network: nn.Module) -> int:
-    """The number of scalars in the network's parameters; buffers such as running means do not count."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _convnet(name: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> FeatureNetwork:

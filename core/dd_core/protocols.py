@@ -25,11 +25,6 @@ PROTOCOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 def recipe_of(protocol: str, own: Recipe, *, source_name: str) -> Recipe:
     """The recipe that `protocol` makes of a set's own; raises `UserError` for an unknown name."""
-    from dd_core.augment import resolve_strategy
-
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
-    changes = dict(PROTOCOLS[protocol][1])
-    if "augmentation" in changes:
-        changes["augmentation"] = resolve_strategy(changes["augmentation"], source_name)
-    return own.model_copy(update=changes)
+    return own.model_copy(update=PROTOCOLS[protocol][1]).for_source(source_name)

@@ -170,7 +170,11 @@ class _Run:
         try:
             with Signals() as signals:
                 for index in range(start.step, self.config.steps):
-                    metrics = _guarded(distiller, index, kept=f"the checkpoint of step {saved} is kept")
+                    metrics = _guarded(
+                        distiller,
+                        index,
+                        kept=f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet",
+                    )
                     folder.log(index, metrics)
                     reporter.step(index, metrics)
                     late = options.time_limit is not None and self._seconds() >= options.time_limit

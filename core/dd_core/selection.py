@@ -88,5 +88,7 @@ def real_set(
     """A set of raw pixels (uint8, or float in [0, 1]) with class-major labels."""
     require_labels(source)
     mean, std = channel_stats(source)
-    manifest = Manifest(classes=source.classes, pixels=Pixels(space="raw", mean=mean, std=std), recipe=recipe)
+    manifest = Manifest(
+        classes=source.classes, pixels=Pixels(space="raw", mean=mean, std=std), recipe=recipe.for_source(source.name)
+    )
     return DistilledSet(images.numpy(), labels_of(counts).numpy(), manifest)

@@ -37,13 +37,16 @@ class TrainingData:
         return TrainingData(self.inputs.to(device), self.labels.to(device), soft, self.classes)
 
 
-def training_data(ds: DistilledSet) -> TrainingData:
-    """A classification set as a network sees it; raises `UserError` for a set without labels or with features."""
+def training_data(ds: DistilledSet, recipe: Recipe) -> TrainingData:
+    """A classification set as a network sees it under `recipe`, whose temperature softens logits.
+
+    Raises `UserError` for a set without labels or with features.
+    """
     if ds.labels is None or ds.manifest.targets == "features":
         raise UserError(f"a {ds.manifest.task} set with targets '{ds.manifest.targets}' does not train a classifier")
     soft = None if ds.targets is None else torch.tensor(ds.targets).float()
     if soft is not None and ds.manifest.targets == "logits":
-        soft = (soft / ds.manifest.recipe.temperature).softmax(1)
+        soft = (soft / recipe.temperature).softmax(1)
     return TrainingData(ds.inputs(), torch.tensor(ds.labels), soft, len(ds.classes))
 
 
@@ -56,9 +59,8 @@ def train(
     `ds.as_dataset()` gives, or real images through `normalise` with the set's mean and std.
     """
     recipe = recipe or ds.manifest.recipe
-    return fit(
-        training_data(ds), network or recipe.network, recipe, streams=Streams(seed), device=devices.resolve(device)
-    )
+    data = training_data(ds, recipe)
+    return fit(data, network or recipe.network, recipe, streams=Streams(seed), device=devices.resolve(device))
 
 
 def fit(data: TrainingData, network: str, recipe: Recipe, *, streams: Streams, device: torch.device) -> nn.Module:
@@ -114,10 +116,9 @@ def _run_epochs(model: nn.Module, data: TrainingData, recipe: Recipe, streams: S
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
         total = torch.zeros((), device=data.inputs.device)
+        transforms = streams.generator("augmentation", epoch)
         for rows in _batches(len(data.inputs), recipe.batch_size, streams, epoch):
-            images = augment.dsa(
-                data.inputs[rows], recipe.augmentation, generator=streams.generator("augmentation", epoch)
-            )
+            images = augment.dsa(data.inputs[rows], recipe.augmentation, generator=transforms)
             loss = _loss(model(images), data, rows, recipe.temperature)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

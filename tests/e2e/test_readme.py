@@ -77,3 +77,15 @@ def test_the_method_of_contributing_is_a_method():
     ds = distill(scope["Blend"](share=0.5), blobs(), Size(ipc=2))
     assert ds.images.shape == (6, 1, 8, 8)
     assert ds.manifest.provenance.config["share"] == 0.5
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "REPRODUCIBILITY.md", "CHANGELOG.md"])
+def test_what_the_documents_link_to_is_there(document: str):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_benchmark_of_the_makefile_is_there():
+    (names,) = re.findall(r"^BENCHES := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    scripts = [ROOT / "benchmarks" / f"{name.removeprefix('bench-')}.py" for name in names.split()]
+    assert [script.name for script in scripts if not script.exists()] == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dd_core import augment, streams
+from dd_core import augment, augment_names, streams
 
 
 def images(*, n: int = 5, channels: int = 3, height: int = 9, width: int = 9) -> Tensor:
@@ -127,7 +127,7 @@ def test_rotate_samples_at_turned_coordinates(*, align_corners: bool):
     torch.testing.assert_close(augment.rotate(x, angle, align_corners=align_corners), plain)
 
 
-@pytest.mark.parametrize("kind", augment.KINDS)
+@pytest.mark.parametrize("kind", augment_names.KINDS)
 @pytest.mark.parametrize("rows", [1, 2])
 def test_gradients_reach_the_images(kind: str, rows: int):
     x = images(n=2, height=5, width=5).requires_grad_()
@@ -136,14 +136,14 @@ def test_gradients_reach_the_images(kind: str, rows: int):
     assert torch.autograd.grad(augment.apply(x, drawn).sum(), x)[0].abs().sum() > 0
 
 
-@pytest.mark.parametrize("kind", augment.KINDS)
+@pytest.mark.parametrize("kind", augment_names.KINDS)
 def test_second_derivatives_exist(kind: str):
     x = images(n=2, height=5, width=5).requires_grad_()
     drawn = augment.draw_parameters(kind, rows=2, image_size=(5, 5), generator=streams.generator(3, "draw"))
     assert torch.autograd.gradgradcheck(lambda y: augment.apply(y, drawn).pow(3), x)
 
 
-@pytest.mark.parametrize("kind", augment.KINDS)
+@pytest.mark.parametrize("kind", augment_names.KINDS)
 def test_a_batch_is_its_images_one_by_one(kind: str):
     x = images(n=4)
     drawn = augment.draw_parameters(kind, rows=4, image_size=(9, 9), generator=streams.generator(5, "draw"))

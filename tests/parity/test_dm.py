@@ -9,8 +9,9 @@ from dd_core import augment, networks
 from dd_core.distilled import Size
 from dd_core.images import normalise
 from dd_core.methods import dm, method
+from dd_core.runner import distill
 from dd_core.streams import Streams
-from dd_core.testing import blobs
+from dd_core.testing import CPU, blobs
 
 
 def _distiller(*, batch_real: int = 7, augmentation: str = "none", seed: int = 3):
@@ -95,3 +96,10 @@ def test_matching_brings_the_class_means_together():
     for index in range(30):
         distiller.step(index)
     assert distance(distiller.pixels.detach()) < 0.5 * before
+
+
+def test_a_network_with_dropout_gives_the_same_images_again():
+    config = method("dm", steps=2, batch_real=4, recipe={"network": "torchvision:mobilenet_v2"})
+    torch.manual_seed(1)
+    one, again = (distill(config, blobs(channels=3), Size(ipc=1), options=CPU).images for _ in range(2))
+    assert (one == again).all()

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dd_core import augment, streams
+from dd_core import augment, augment_names, streams
 from dd_core.errors import UserError
 
 EVERYTHING = "color_crop_cutout_flip_scale_rotate"
@@ -19,11 +19,11 @@ def draw(strategy: str, *, rows: int, seed: int = 0, size: tuple[int, int] = (32
 
 
 def test_strategies_are_read_in_order():
-    assert augment.parse_strategy(EVERYTHING) == augment.KINDS
-    assert augment.parse_strategy("color_crop_cutout_scale_rotate") == tuple(
-        kind for kind in augment.KINDS if kind != "flip"
+    assert augment_names.parse_strategy(EVERYTHING) == augment_names.KINDS
+    assert augment_names.parse_strategy("color_crop_cutout_scale_rotate") == tuple(
+        kind for kind in augment_names.KINDS if kind != "flip"
     )
-    assert augment.parse_strategy("none") == ()
+    assert augment_names.parse_strategy("none") == ()
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_strategies_are_read_in_order():
 )
 def test_an_unknown_kind_is_refused_in_one_line(strategy: str, message: str):
     with pytest.raises(UserError) as caught:
-        augment.parse_strategy(strategy)
+        augment_names.parse_strategy(strategy)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -49,7 +49,7 @@ def test_none_changes_nothing():
 
 def test_every_kind_changes_the_images():
     x = torch.randn(8, 3, 8, 8)
-    for kind in augment.KINDS:
+    for kind in augment_names.KINDS:
         assert not torch.equal(augment.dsa(x, kind, generator=streams.generator(1, "draw")), x), kind
 
 
@@ -63,12 +63,12 @@ def test_siamese_gives_batches_of_any_size_the_same_transform():
             for part in (x, x[2:4])
         )
         torch.testing.assert_close(many[2:4], few, rtol=0, atol=1e-6)
-    assert kinds == set(augment.KINDS)
+    assert kinds == set(augment_names.KINDS)
 
 
 def test_without_siamese_equal_images_part_ways_by_one_kind():
     x = torch.randn(1, 3, 12, 12).expand(6, -1, -1, -1)
-    for kind in augment.KINDS:
+    for kind in augment_names.KINDS:
         changed = augment.dsa(x, kind, generator=streams.generator(0, "draw"))
         assert len({tuple(image.flatten().tolist()) for image in changed}) > 1, kind
     assert {draw(EVERYTHING, rows=n, seed=7).kind for n in (1, 2, 50)} == {draw(EVERYTHING, rows=9, seed=7).kind}
@@ -86,7 +86,7 @@ def test_kinds_are_drawn_equally_often():
     drawn = [
         augment.draw_parameters(EVERYTHING, rows=1, image_size=(8, 8), generator=generator).kind for _ in range(3000)
     ]
-    for kind in augment.KINDS:  # 500 expected, standard deviation 20
+    for kind in augment_names.KINDS:  # 500 expected, standard deviation 20
         assert 400 < drawn.count(kind) < 600, kind
 
 
@@ -140,7 +140,7 @@ def test_grey_images_have_no_saturation():
     assert torch.equal(augment.saturation(x, torch.tensor([0.0, 1.0, 2.0])), x)
 
 
-@pytest.mark.parametrize("kind", augment.KINDS)
+@pytest.mark.parametrize("kind", augment_names.KINDS)
 @pytest.mark.parametrize("siamese", [True, False])
 def test_nothing_is_read_back_from_the_images_device(*, kind: str, siamese: bool):
     """A meta tensor holds no values, so that any look at them (a host sync on a GPU) raises."""
@@ -150,7 +150,7 @@ def test_nothing_is_read_back_from_the_images_device(*, kind: str, siamese: bool
     assert out.device.type == "meta"
 
 
-@pytest.mark.parametrize("kind", augment.KINDS)
+@pytest.mark.parametrize("kind", augment_names.KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_images_dtype_is_kept(kind: str, dtype: torch.dtype):
     x = torch.zeros(2, 3, 8, 8, dtype=dtype)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dd_core.config import decode
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.errors import UserError
 
@@ -104,3 +105,23 @@ def test_sizes():
     for wrong in ({}, {"ipc": 1, "images": 1}):
         with pytest.raises(ValueError, match="either ipc"):
             Size(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"network": "convent"}, "recipe.network: unknown network 'convent'; did you mean 'convnet'?"),
+        ({"augmentation": "bogus"}, "recipe.augmentation: unknown kind of augmentation in 'bogus': 'bogus'"),
+    ],
+)
+def test_a_recipe_that_nobody_could_follow_is_refused(recipe, message: str):
+    with pytest.raises(UserError) as caught:
+        decode(Recipe, recipe, key="recipe")
+    assert str(caught.value).startswith(message)
+
+
+def test_auto_is_spelled_out_for_a_source():
+    recipe = Recipe(augmentation="auto")
+    assert recipe.for_source("cifar10").augmentation == "color_crop_cutout_flip_scale_rotate"
+    assert recipe.for_source("digits").augmentation == "color_crop_cutout_scale_rotate"
+    assert Recipe().for_source("cifar10").augmentation == "none"

@@ -97,7 +97,7 @@ def test_another_network_can_be_scored(scored):
         ({"network": "convent-3"}, "unknown network 'convent-3'; did you mean 'convnet"),
         ({"nets": 0}, "0 networks; at least one is needed"),
         ({"test": blobs(classes=2)}, "the set has the classes blob 0, blob 1, blob 2, and blobs has blob 0, blob 1"),
-        ({"test": blobs(side=10)}, "the set has 1x8x8 images, and blobs has 1x10x10; --image-size resizes"),
+        ({"test": blobs(side=10)}, "the set has 1x8x8 images (C x H x W), and blobs has 1x10x10"),
     ],
 )
 def test_what_does_not_fit_is_refused(scored, changes, message: str):

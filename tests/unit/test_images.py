@@ -97,14 +97,14 @@ def test_the_fingerprint_of_a_view_is_that_of_its_copy() -> None:
 
 def test_a_split_is_stratified_complete_and_repeatable() -> None:
     source = some_images(30)
-    held, rest = split_indices(source, 0.2, seed=1)
+    rest, held = split_indices(source, 0.2, seed=1)
     assert sorted([*held.tolist(), *rest.tolist()]) == list(range(30))
     labels = require_labels(source)
     assert torch.bincount(labels[held]).tolist() == [2, 2, 2]
     assert held.tolist() == sorted(held.tolist())
     assert rest.tolist() == sorted(rest.tolist())
-    assert torch.equal(split_indices(source, 0.2, seed=1)[0], held)
-    assert not torch.equal(split_indices(source, 0.2, seed=2)[0], held)
+    assert torch.equal(split_indices(source, 0.2, seed=1)[1], held)
+    assert not torch.equal(split_indices(source, 0.2, seed=2)[1], held)
 
 
 def test_split_returns_the_rest_first() -> None:
@@ -115,7 +115,7 @@ def test_split_returns_the_rest_first() -> None:
 def test_a_split_leaves_an_image_of_each_class_on_both_sides() -> None:
     source = some_images(6)
     for fraction in (0.01, 0.99):
-        held, rest = split_indices(source, fraction, seed=0)
+        rest, held = split_indices(source, fraction, seed=0)
         labels = require_labels(source)
         assert sorted(labels[held].tolist()) == sorted(labels[rest].tolist()) == [0, 1, 2]
 

@@ -19,6 +19,7 @@ LIGHT = [
     "dd_core.parallel",
     "dd_core.protocols",
     "dd_core.network_names",
+    "dd_core.augment_names",
     "dd_core.datasets",
     "dd_core.methods",
     "dd_core.methods.average",

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dd_core import networks
+from dd_core import augment, networks
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, ScheduledStep, Size
 from dd_core.errors import Diverged, UserError
 from dd_core.methods import method
@@ -100,7 +100,7 @@ def test_soft_targets_are_learned_instead_of_labels():
     images = np.stack([np.zeros((1, 8, 8)), np.ones((1, 8, 8))]).astype(np.float32)
     logits = np.array([[2.0, 0.0], [0.0, 4.0]], dtype=np.float32)
     ds = DistilledSet(images, np.array([0, 1]), manifest, logits)
-    data = training_data(ds)
+    data = training_data(ds, manifest.recipe)
     assert torch.allclose(data.probabilities, torch.tensor(logits / 2).softmax(1))
     data = type(data)(data.inputs, 1 - data.labels, data.probabilities, 2)
     model = fit(data, NETWORK, manifest.recipe, streams=Streams(0), device=torch.device("cpu"))
@@ -110,3 +110,16 @@ def test_soft_targets_are_learned_instead_of_labels():
 def test_divergence_is_said():
     with pytest.raises(Diverged, match="training loss is"):
         train(_set(learning_rate=1e9, epochs=50))
+
+
+def test_every_mini_batch_has_a_transform_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    states: list[bytes] = []
+    original = augment.dsa
+
+    def watched(images, strategy, *, generator):
+        states.append(generator.get_state().numpy().tobytes())
+        return original(images, strategy, generator=generator)
+
+    monkeypatch.setattr(augment, "dsa", watched)
+    train(_set(augmentation="color_crop", batch_size=2, epochs=2))
+    assert len(states) == len(set(states)) == 6

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
+from dd_core.augment_names import parse_strategy, resolve_strategy
+from dd_core.config import checked
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import require_finite
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from dd_core.images import Source
     from dd_core.streams import Streams
 
-IMAGES_AT_ONCE = 1024  # embedded together; bounds memory, and does not change what is computed but for rounding
+IMAGES_AT_ONCE = 1024  # embedded together: bounds memory; batch norm sees the classes of one such group
 
 
 class DistributionMatching(MethodConfig):
@@ -40,6 +42,15 @@ class DistributionMatching(MethodConfig):
     momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of that SGD")
     batch_real: int = Field(default=256, ge=1, description="real images of each class in a step (|B_c|)")
     augmentation: str = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
+    recipe: Recipe = Field(
+        default=Recipe(epochs=1000, augmentation="auto"),
+        description="how to train on the set (the paper's own way), and the network that embeds (psi)",
+    )
+
+    @field_validator("augmentation")
+    @classmethod
+    def _augmentation_has_a_name(cls, strategy: str) -> str:
+        return strategy if strategy == "auto" else checked(strategy, parse_strategy)
 
     def build(
         self,
@@ -62,13 +73,13 @@ class Matching:
     ) -> None:
         import torch
 
-        from dd_core import augment, images, selection
+        from dd_core import images, selection
 
         self.config, self.source, self.streams, self.device = config, source, streams, device
         self.counts = size.per_class(len(source.classes))
         self.members = selection.members_of(source, self.counts)
         self.mean, self.std = images.channel_stats(source)
-        self.strategy = augment.resolve_strategy(config.augmentation, source.name)
+        self.strategy = resolve_strategy(config.augmentation, source.name)
         chosen = selection.random_indices(source, self.counts, streams=streams, stream="initial-images")
         initial = images.normalise(source.take(chosen).to(device), self.mean, self.std)
         self.pixels = initial.requires_grad_()
@@ -131,7 +142,9 @@ class Matching:
         from dd_core import augment, networks
 
         generator = self.streams.generator("augmentation", index)
-        return networks.embed(network, augment.dsa(images, self.strategy, generator=generator, siamese=True))
+        augmented = augment.dsa(images, self.strategy, generator=generator, siamese=True)
+        with self.streams.seeded("dropout", index):
+            return networks.embed(network, augmented)
 
     def state_dict(self) -> dict[str, Any]:
         """Pixels and momentum."""
@@ -152,7 +165,7 @@ class Matching:
         manifest = Manifest(
             classes=self.source.classes,
             pixels=Pixels(space="normalised", mean=self.mean, std=self.std),
-            recipe=self.config.recipe,
+            recipe=self.config.recipe.for_source(self.source.name),
         )
         return DistilledSet(self.pixels.detach().cpu().numpy().copy(), labels_of(self.counts).numpy(), manifest)
 

@@ -27,6 +27,7 @@ class DistillScenario(Config):
 
     data: str = Field(description="data set, or folder:PATH")
     image_size: int | None = Field(default=None, ge=1, description="pixels a side; none keeps the images as they are")
+    skip_corrupt: bool = Field(default=False, description="leave out images that cannot be decoded")
     method: dict[str, JsonValue] = Field(description="name of the method, and its options")
     ipc: int | None = Field(default=None, ge=1, description="images per class")
     images: int | None = Field(default=None, ge=1, description="images in all, instead of ipc")
@@ -90,7 +91,7 @@ def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[D
     """Distil into `out`, then evaluate. Raises what the runner raises."""
     from dd_core import runner
 
-    data = Data(scenario.data, scenario.image_size)
+    data = Data(scenario.data, scenario.image_size, scenario.skip_corrupt)
     train = data.load("train", options=options)
     config = decode_method(scenario.method)
     size = Size(ipc=scenario.ipc, images=scenario.images)

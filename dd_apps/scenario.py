@@ -8,15 +8,16 @@ scenario asks for them.
 from __future__ import annotations
 
 import importlib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dd_apps.report.tables import Table, Unit
 from dd_core.config import Config, decode, plain
-from dd_core.errors import UserError, unknown_name
+from dd_core.errors import Interrupted, UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.store import disk_errors
 
@@ -43,6 +44,11 @@ class Scenario:
     def name(self) -> str:
         """The name of the file, without its ending."""
         return self.path.stem
+
+    @property
+    def workers(self) -> int | None:
+        """How many jobs at the same time the scenario asks for, where it says so."""
+        return getattr(self.values, "workers", None)
 
     def plain(self) -> dict[str, Any]:
         """Everything that determines its results, for JSON."""
@@ -81,18 +87,31 @@ def _attribute(target: str) -> Any:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found: tables for people, sets to be drawn and kept, and all the figures for JSON."""
+    """What a run found: tables for people, distilled sets to be drawn and kept, and all the figures for JSON.
+
+    `drawn`: what is to be drawn only, such as a memory of real images.
+    """
 
     tables: Sequence[Table]
     sets: Mapping[str, DistilledSet]
     details: Mapping[str, Any]
+    drawn: Mapping[str, DistilledSet] = field(default_factory=dict)
 
 
 def run(scenario: Scenario, *, folder: Path, options: RunOptions) -> Outcome:
     """Run it; what can be resumed is kept in `folder`. Raises `UserError` where an extra is not installed."""
-    if scenario.task == "continual":
-        return _continual(scenario, folder, options)
-    return _distill(scenario, folder, options)
+    try:
+        if scenario.task == "continual":
+            return _continual(scenario, folder, options)
+        return _distill(scenario, folder, options)
+    except UserError as error:
+        raise UserError(_in_keys(str(error))) from error
+
+
+def _in_keys(advice: str) -> str:
+    """The engine's advice names options of other verbs; here they are keys of the scenario."""
+    advice = advice.replace("--skip-corrupt", "--set skip_corrupt=true")
+    return re.sub(r"--image-size (\d+)", r"--set image_size=\1", advice)
 
 
 def _continual(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
@@ -100,17 +119,23 @@ def _continual(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome
     from dd_apps.continual import run as run_continual
 
     assert isinstance(scenario.values, ContinualScenario)
-    results = run_continual(
-        scenario.values,
-        workers=options.workers,
-        reporter=options.reporter,
-        folder=folder,
-        device=options.device,
-    )
+    try:
+        results = run_continual(
+            scenario.values,
+            workers=options.workers,
+            reporter=options.reporter,
+            folder=folder,
+            device=options.device,
+        )
+    except Interrupted as error:  # one of its jobs was; the command that it names is not the user's
+        raise Interrupted(f"interrupted; to go on: {options.resume_command}", error.exit_code - 128) from None
     tables = [
         Table(title, rows, units=_units(rows), notes=results.notes[title]) for title, rows in results.tables.items()
     ]
-    return Outcome(tables, results.memories, {"matrices": results.matrices, "notes": results.notes})
+    # a memory of real images was not made by a run, and is no distilled set
+    kept = {name: ds for name, ds in results.memories.items() if ds.manifest.provenance is not None}
+    drawn = {name: ds for name, ds in results.memories.items() if name not in kept}
+    return Outcome(tables, kept, {"matrices": results.matrices}, drawn)
 
 
 def _units(rows: Sequence[Mapping[str, Any]]) -> dict[str, Unit]:

@@ -236,8 +236,10 @@ def _fetch(name: str, split: str, root: Path) -> Any:
             _open(name, split, staging, download=True)
         _move_files(staging, root)
         return _open(name, split, root)
-    except Exception as reason:  # no network, no server, wrong checksum, full disk ...
-        raise UserError(_please_put(name, split, root, reason)) from None
+    except Exception as reason:  # no network, no server, wrong checksum ...
+        with store.disk_errors(root):
+            _raise_if_full(reason)
+        raise UserError(_advice(name, split, root, reason)) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         lock.lock.release()
@@ -259,9 +261,12 @@ def _archives(name: str, split: str) -> list[tuple[str, str]]:
 
 
 def _borrow_archives(name: str, split: str, root: Path, staging: Path) -> None:
-    """Archives that the user put there are used from where they lie."""
-    for archive, _ in _archives(name, split):
-        if (root / archive).is_file():
+    """Whole archives that the user put there are used from where they lie."""
+    from torchvision.datasets.utils import check_integrity
+
+    for archive, md5 in _archives(name, split):
+        # a damaged one would be overwritten through the link, and half of the new one left by a kill
+        if check_integrity(root / archive, md5):
             (staging / archive).parent.mkdir(parents=True, exist_ok=True)
             (staging / archive).symlink_to((root / archive).absolute())
 
@@ -285,7 +290,16 @@ def _patience(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _please_put(name: str, split: str, root: Path, reason: Exception) -> str:
+def _raise_if_full(error: BaseException | None) -> None:
+    """Raise the OSError of a full disk that led to `error`, if one did: torchvision tries on and fails otherwise."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in store.DISK_FULL:
+            raise error
+        error = error.__cause__ or error.__context__
+
+
+def _advice(name: str, split: str, root: Path, reason: Exception) -> str:
+    """Which archives to put where or, where all of them are there and whole, to remove."""
     from torchvision.datasets.utils import check_integrity
 
     missing: list[str] = []
@@ -295,7 +309,10 @@ def _please_put(name: str, split: str, root: Path, reason: Exception) -> str:
             missing.append(archive)
         elif not check_integrity(root / archive, md5):
             damaged.append(archive)
-    folder = (root / (missing + damaged or [name])[0]).parent
+    if not missing + damaged:
+        found = ", ".join(str(root / archive) for archive, _ in _archives(name, split))
+        return f"{name} cannot be unpacked ({_line(reason)}); remove {found} and run again, or use another copy"
+    folder = (root / (missing + damaged)[0]).parent
     files = ", ".join(Path(archive).name for archive in missing + damaged)
     wrong = f" ({', '.join(Path(a).name for a in damaged)} there: wrong checksum)" if damaged else ""
     return f"{name} cannot be downloaded ({_line(reason)}); put {files} into {folder}{wrong}"

@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ _SAVE_SECONDS = 60.0  # between two savings of an index in the making
 
 _Stat = tuple[int, int]  # bytes, mtime in ns
 _Facts = tuple[str, bool, int, int]  # sha256, then the header
+_ROW = (int, int, str, bool, int, int)  # of the index: a _Stat and _Facts
 
 
 class Survey(NamedTuple):
@@ -172,18 +174,18 @@ class _Index:
     def __init__(self, folder: Path) -> None:
         name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
         self.path = artefacts.cache_folder() / "index" / f"{name}.json"
-        self.rows: dict[str, list[Any]] = {}
-        try:
+        self.rows: dict[str, Any] = {}
+        content: Any = None
+        with suppress(UserError):
             content = store.read_json(self.path)
-            if content["version"] == 1 and content["pillow"] == PIL.__version__:
-                self.rows = content["files"]
-        except (UserError, KeyError, TypeError):
-            pass
+        if isinstance(content, dict) and content.keys() == {"version", "pillow", "files"}:
+            known = content["version"] == 1 and content["pillow"] == PIL.__version__
+            self.rows = content["files"] if known and isinstance(content["files"], dict) else {}
 
     def look_up(self, name: str, stat: _Stat) -> _Facts | None:
         """The facts about a file, unless it changed."""
         row = self.rows.get(name)
-        if row is None or tuple(row[:2]) != stat:
+        if not isinstance(row, list) or tuple(map(type, row)) != _ROW or tuple(row[:2]) != stat or min(row[4:]) < 1:
             return None
         sha256, grey, width, height = row[2:]
         return sha256, grey, width, height
@@ -200,13 +202,16 @@ class _Index:
 
 def _examined(folder: Path, names: list[str], workers: Workers) -> Iterator[tuple[str, _Facts | str]]:
     batches = [(folder, names[at : at + _FILES_A_JOB]) for at in range(0, len(names), _FILES_A_JOB)]
-    for results in parallel.run(_examine_batch, batches, workers=at_most(workers, len(batches)), uses_torch=False):
+    for results in parallel.run(_examine_batch, batches, workers=local(workers, len(batches)), uses_torch=False):
         yield from results
 
 
-def at_most(workers: Workers, jobs: int) -> Workers:
-    """No more workers than jobs: a single job is done sooner here than by a process started for it."""
-    return workers.model_copy(update={"count": min(workers.count, jobs)})
+def local(workers: Workers, jobs: int) -> Workers:
+    """Processes of this machine, whatever `workers` are: the nodes of a cluster need not have the folder.
+
+    No more than cores, which is what decoding takes, nor than jobs: a single job is sooner done than a process started.
+    """
+    return Workers(count=min(workers.count, jobs, os.cpu_count() or 1))
 
 
 def _examine_batch(batch: tuple[Path, list[str]]) -> list[tuple[str, _Facts | str]]:

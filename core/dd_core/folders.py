@@ -4,7 +4,8 @@
     PATH/train/cat/1.png  PATH/test/cat/2.png            test/, or val/ where there is no test/
 
 Folders within a class belong to it; hidden files and files that are not images are passed over. The pixels
-are an artefact, named by the sha256 over sorted (relative path, content sha256) and by their shape.
+are an artefact, named by the sha256 over sorted (relative path, content sha256) and by their shape. With labels
+and classes the same is the fingerprint of the source, whether its images are in memory or streamed.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from dd_core.artefacts import ArtefactSpec, Progress, Tensors
 from dd_core.config import digest
 from dd_core.decoding import Header, ImageFile, decode_file, quiet
 from dd_core.errors import UserError
-from dd_core.folder_index import Say, Survey, Surveyor, at_most, few, has_images, printable, subfolders
+from dd_core.folder_index import Say, Survey, Surveyor, few, has_images, local, printable, subfolders
 from dd_core.parallel import Workers
 
 if TYPE_CHECKING:
-    from dd_core.images import LabelledImages, Source
-    from dd_core.streaming import StreamedFolder
+    from dd_core.images import Source
+    from dd_core.streaming import LoadedFolder, StreamedFolder
 
 _HELD_OUT = 0.2  # of each class, where there is no test folder
 _PART_BYTES = 16 << 20
@@ -66,18 +67,19 @@ def load(
     return in_memory(source, workers=workers, progress=progress)
 
 
-def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> LabelledImages:
+def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> LoadedFolder:
     """The same images in memory, through the cache; raises `UserError` for a file that changed meanwhile."""
     import torch
 
-    from dd_core.images import LabelledImages
+    from dd_core.streaming import LoadedFolder
 
     images = np.empty((len(source), *source.image_shape), dtype=np.uint8)
     start = 0
     for pixels in _parts(source, workers=workers, progress=progress):
         images[start : start + len(pixels)] = pixels
         start += len(pixels)
-    return LabelledImages(torch.from_numpy(images), source.labels, source.classes, source.name)
+    pixels = torch.from_numpy(images)
+    return LoadedFolder(pixels, source.labels, source.classes, source.name, content=source.fingerprint())
 
 
 # --- layout, classes, splits, shape -------------------------------------------------------------------------
@@ -214,7 +216,7 @@ def _decode_part(part: _Part) -> np.ndarray:
 def _parts(source: StreamedFolder, *, workers: Workers, progress: Say) -> Iterator[np.ndarray]:
     """The pixels part by part: from the cache, or decoded here where the cache is of no use."""
     spec, files = pixels_of(source), Files(source.folder, source.files)
-    workers = at_most(workers, spec.parts())
+    workers = local(workers, spec.parts())
     try:
         cached = artefacts.get(spec, resources=files, workers=workers)
     except UserError as error:

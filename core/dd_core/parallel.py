@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal, TypeVar, cast, get_args
@@ -14,6 +17,9 @@ from dd_core.errors import OutOfResources, UserError, unknown_name
 Engine = Literal["processes", "ray", "dask"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+_WATCH = "parent-watch"
+_WATCH_SECONDS = 0.5
 
 
 class Workers(Config):
@@ -57,7 +63,8 @@ def run(
         # Ray's backend cannot hand results over one by one
         order = "list" if workers.engine == "ray" else "generator"
         parallel = joblib.Parallel(n_jobs=workers.count, return_as=order)
-        results = parallel(joblib.delayed(_with_threads)(function, job, threads) for job in jobs)
+        parent = os.getpid() if workers.engine == "processes" else None
+        results = parallel(joblib.delayed(_in_worker)(function, job, threads, parent) for job in jobs)
         with _lost_workers():
             yield from cast("Iterator[Result]", results)
 
@@ -71,6 +78,28 @@ def _lost_workers() -> Iterator[None]:
         yield
     except TerminatedWorkerError:
         raise OutOfResources("a worker process was killed, most likely for memory; fewer --workers need less") from None
+
+
+def _in_worker(function: Callable[[Job], Result], job: Job, threads: int | None, parent: int | None) -> Result:
+    # joblib runs a job in the parent itself where it may not start processes
+    if parent is not None and parent != os.getpid():
+        _die_with(parent)
+    return _with_threads(function, job, threads)
+
+
+def _die_with(parent: int) -> None:
+    """End this process soon after its parent: an orphan would go on computing, and hold its locks.
+
+    Linux's PR_SET_PDEATHSIG would not do: it answers to the end of the thread that started the worker.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    if all(thread.name != _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=watch, name=_WATCH, daemon=True).start()
 
 
 def _with_threads(function: Callable[[Job], Result], job: Job, threads: int | None) -> Result:
@@ -106,8 +135,6 @@ def _backend(workers: Workers):
 @contextmanager
 def _ray(workers: Workers) -> Iterator[None]:
     """Ray's own joblib backend, on the cluster of RAY_ADDRESS or on a local Ray started for the occasion."""
-    import os
-
     import joblib
 
     try:

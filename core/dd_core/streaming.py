@@ -1,7 +1,7 @@
-"""Folders too large for memory: a `Source` whose images are decoded when they are asked for.
+"""The two sources that a folder can be: its images decoded when they are asked for, or all in memory.
 
-It uses `decoding`, as the cached folder does, and not torchvision's transforms: the pixels are identical bit
-for bit whichever side of the memory limit a folder lies on.
+Both use `decoding`, and not torchvision's transforms, and both have the fingerprint of the files: whichever side
+of the memory limit a folder lies on, it is the same data, bit for bit and by name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -20,6 +20,18 @@ from torch import Tensor
 
 from dd_core.config import digest
 from dd_core.decoding import ImageFile, decode_file, quiet
+from dd_core.images import LabelledImages
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedFolder(LabelledImages):
+    """A folder in memory. `content` is the fingerprint of its files; its subsets have that of their pixels."""
+
+    content: str = field(kw_only=True)
+
+    def fingerprint(self) -> str:
+        """As of the same `StreamedFolder`."""
+        return self.content
 
 
 @dataclass(frozen=True, eq=False)

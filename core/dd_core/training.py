@@ -65,7 +65,8 @@ def train(
 
 def fit(data: TrainingData, network: str, recipe: Recipe, *, streams: Streams, device: torch.device) -> nn.Module:
     """Initialise `network` and train it on `data`; raises `UserError` for an initialisation it cannot make."""
-    model = _initialised(data, network, recipe, streams).to(device).train()
+    shape = (data.inputs.shape[1], data.inputs.shape[2], data.inputs.shape[3])
+    model = initialised(recipe, shape, data.classes, network=network, streams=streams).to(device).train()
     data = data.to(device)
     with streams.seeded("training"):
         if recipe.steps:
@@ -75,10 +76,16 @@ def fit(data: TrainingData, network: str, recipe: Recipe, *, streams: Streams, d
     return model.eval()
 
 
-def _initialised(data: TrainingData, network: str, recipe: Recipe, streams: Streams) -> nn.Module:
-    channels, height, width = data.inputs.shape[1:]
+def initialised(
+    recipe: Recipe, image_shape: tuple[int, int, int], classes: int, *, network: str | None = None, streams: Streams
+) -> nn.Module:
+    """A network (the recipe's unless another is named) with weights drawn as the recipe says, on the CPU.
+
+    Raises `UserError` for a recipe that is for particular weights.
+    """
+    channels, height, width = image_shape
     model = networks.build(
-        network, in_channels=channels, classes=data.classes, image_size=(height, width), seed=streams.seed
+        network or recipe.network, in_channels=channels, classes=classes, image_size=(height, width), seed=streams.seed
     )
     if recipe.initialisation == "xavier":
         networks.initialise_xavier(model, generator=streams.generator("xavier"))
@@ -91,18 +98,30 @@ def _initialised(data: TrainingData, network: str, recipe: Recipe, streams: Stre
 
 def _follow_steps(model: nn.Module, data: TrainingData, recipe: Recipe) -> None:
     """Plain gradient descent over the learned order: block `step` of the images at its own learning rate."""
-    blocks = 1 + max(one.step for one in recipe.steps)
-    if len(data.inputs) % blocks:
-        raise UserError(f"{len(data.inputs)} images do not fall into the {blocks} equal steps of the recipe")
-    size = len(data.inputs) // blocks
+    blocks = block_rows(data.labels.cpu(), 1 + max(one.step for one in recipe.steps))
     parameters = list(model.parameters())
     for one in recipe.steps:
-        rows = slice(one.step * size, (one.step + 1) * size)
+        rows = blocks[one.step]
         loss = _loss(model(data.inputs[rows]), data, rows, recipe.temperature)
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter -= one.learning_rate * gradient
+
+
+def block_rows(labels: Int64[Tensor, " N"], blocks: int) -> list[Int64[Tensor, " n"]]:
+    """Rows of each block: the images of every class are dealt to the blocks in order, equally many to each.
+
+    Raises `UserError` where they cannot be.
+    """
+    counts = torch.bincount(labels)
+    for label, count in enumerate(counts.tolist()):
+        if count % blocks:
+            raise UserError(f"{count} images of class {label} do not fall into {blocks} equal blocks")
+    block = torch.empty_like(labels)
+    for label, count in enumerate(counts.tolist()):
+        block[labels == label] = torch.arange(count) * blocks // max(count, 1)
+    return [(block == index).nonzero().flatten() for index in range(blocks)]
 
 
 def _run_epochs(model: nn.Module, data: TrainingData, recipe: Recipe, streams: Streams) -> None:

@@ -9,20 +9,28 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 
 import typer
 
 from dd_apps.cli.terminal import Answer, Page, Session, stdout_kept_clean
 from dd_apps.cli.verbs import application
 from dd_apps.report.tables import printable
-from dd_core.errors import DDError, OutOfResources
+from dd_core.errors import DDError, Interrupted, OutOfResources
 
-_INTERRUPTED = 130
+_INTERRUPTED = 128 + signal.SIGINT
 _BUG = 1
+_RESUMABLE = ("quickstart", "run", "distill")
+
+
+class Terminated(BaseException):
+    """SIGTERM on its way up; like KeyboardInterrupt, nothing on that way may take it for a failure."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,13 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _call(arguments: Sequence[str], session: Session) -> Answer | int:
     """The verb's answer, or an exit code where everything has been said."""
     try:
-        outcome = application()(args=list(arguments), prog_name="dd-apps", standalone_mode=False, obj=session)
+        with _sigterm_raises():
+            outcome = application()(args=list(arguments), prog_name="dd-apps", standalone_mode=False, obj=session)
         # an integer is what typer itself has to say: 0 after --help, 130 after Ctrl-C
-        return _interrupted(session) if outcome == _INTERRUPTED else outcome
+        return _interrupted(session, signal.SIGINT) if outcome == _INTERRUPTED else outcome
     except DDError as error:
         return _failure(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(session)
+        return _interrupted(session, signal.SIGINT)
+    except Terminated:
+        return _interrupted(session, signal.SIGTERM)
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -63,8 +74,29 @@ def _call(arguments: Sequence[str], session: Session) -> Answer | int:
         return _failure(f"{type(error).__name__}: {error}; this is a bug in dd-apps, please report it", _BUG)
 
 
-def _interrupted(session: Session) -> Answer:
-    return _failure(f"interrupted; to go on, or to start again: {session.resume_command()}", _INTERRUPTED)
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Within the block the first SIGTERM raises `Terminated`, in the main thread; others change nothing."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # what is being put in order shall not be disturbed again
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        # None: the handler was not installed from Python, and cannot be put back
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _interrupted(session: Session, number: signal.Signals) -> Answer:
+    then = "to go on" if session.verb in _RESUMABLE else "to start again"
+    error = Interrupted(f"interrupted; {then}: {session.resume_command()}", number)
+    return _failure(str(error), error.exit_code)
 
 
 def _exhausted(error: Exception) -> str | None:

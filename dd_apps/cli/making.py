@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,7 +70,10 @@ def distill(
     source = Data(data, image_size, skip_corrupt).load("train", options=run_options)
     ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options)
     fields = _cost(out, seconds=time.monotonic() - begun)
-    return Answer({**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields))
+    after = _next(out, data, skip_corrupt=skip_corrupt)
+    return Answer(
+        {**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields, after)
+    )
 
 
 def _method_table(name: str, settings: list[str]) -> dict[str, Any]:
@@ -98,13 +102,21 @@ def _cost(out: Path, *, seconds: float) -> dict[str, Any]:
     return {"path": str(out), "sha256": store.file_sha256(out), **costs}
 
 
-def _show(page: Page, ds: DistilledSet, fields: dict[str, Any]) -> None:
+def _next(out: Path, data: str, *, skip_corrupt: bool) -> str:
+    """Commands to go on with, ready for a shell; a set does not say which folder it came from."""
+    evaluate = ["dd-apps", "evaluate", str(out)]
+    if data.startswith("folder:"):
+        evaluate += ["--data", data, *(["--skip-corrupt"] if skip_corrupt else [])]
+    return f"{shlex.join(['dd-apps', 'inspect', str(out), '--png', 'images.png'])}; {shlex.join(evaluate)}"
+
+
+def _show(page: Page, ds: DistilledSet, fields: dict[str, Any], after: str) -> None:
     page.line(f"{fields['path']}: {len(ds)} images of {len(ds.classes)} classes, {human_bytes(ds.nbytes)}")
     page.facts(
         {
             "sha256": fields["sha256"],
             "time": f"{fields['seconds']:.1f} s",
             "memory": human_bytes(fields["peak_memory_bytes"] or 0),
-            "next": f"dd-apps inspect {fields['path']} --png images.png; dd-apps evaluate {fields['path']}",
+            "next": after,
         }
     )

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from filelock import FileLock, Timeout
 
 from dd_apps import scenario
-from dd_apps.cli import options
+from dd_apps.cli import options, results
 from dd_apps.cli.options import Json
+from dd_apps.cli.results import Cost, Results
 from dd_apps.cli.terminal import Answer, Page, Session
-from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import machine
-from dd_apps.report.tables import markdown
 from dd_core import store
 from dd_core.config import difference
 from dd_core.errors import UserError
 
 if TYPE_CHECKING:
-    from dd_apps.scenario import Outcome, Scenario
+    from dd_apps.scenario import Scenario
     from dd_core.parallel import Workers
 
 _IDENTITY = "scenario.json"
 _LOCK = "lock"
-_WORK = "work"
 
 Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="See `dd-apps list scenarios`.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go; runs/NAME by default.")]
@@ -45,7 +42,7 @@ def quickstart(
 ) -> Answer:
     """Run the quickstart: minutes on a CPU, offline."""
     loaded = scenario.load("quickstart")
-    workers = options.workers_of("processes", jobs, 1)
+    workers = options.workers_of("processes", jobs or loaded.workers, 1)
     return _run(context.obj, loaded, out, device="cpu", threads=1, workers=workers, fresh=fresh)
 
 
@@ -64,7 +61,7 @@ def run(
 ) -> Answer:
     """Run a scenario into a folder of results."""
     loaded = scenario.load(wanted, overrides=settings)
-    workers = options.workers_of(parallel, jobs, threads)
+    workers = options.workers_of(parallel, jobs or loaded.workers, threads)
     return _run(context.obj, loaded, out, device=device, threads=threads, workers=workers, fresh=fresh)
 
 
@@ -81,14 +78,28 @@ def _run(
     folder = out or Path("runs") / loaded.name
     with _claimed(folder, loaded, fresh=fresh):
         how = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)
+        from dd_core import device as devices
+
+        found = devices.resolve(device)
+        environment = devices.environment(found).model_copy(update={"threads": threads})
+        kept = results.complete(folder, environment)
+        if kept is not None:
+            how.reporter.message(f"{folder}: complete already; --fresh runs it again")
+            return _answer(kept)
         begun = time.monotonic()
-        outcome = scenario.run(loaded, folder=folder / _WORK, options=how)
-        fields = _write(folder, loaded, outcome, seconds=time.monotonic() - begun, device=device)
-    return Answer(fields, lambda page: _show(page, outcome, fields))
+        outcome = scenario.run(loaded, folder=folder / results.WORK, options=how)
+        hardware = devices.hardware(found, threads=threads)
+        cost = Cost(time.monotonic() - begun, hardware, environment)
+        return _answer(results.write(folder, loaded, outcome, cost))
 
 
-def _show(page: Page, outcome: Outcome, fields: Mapping[str, Any]) -> None:
-    for table in outcome.tables:
+def _answer(found: Results) -> Answer:
+    return Answer(found.fields, lambda page: _show(page, found))
+
+
+def _show(page: Page, found: Results) -> None:
+    fields = found.fields
+    for table in found.tables:
         page.table(table)
         page.line()
     pictures = ", ".join(fields["pictures"])
@@ -111,9 +122,8 @@ def _claimed(folder: Path, loaded: Scenario, *, fresh: bool) -> Iterator[None]:
             raise UserError(f"{folder}: another run is at work here; wait for it, or use another --out") from None
     try:
         _refuse_mixture(folder, loaded, fresh=fresh)
-        if fresh and (folder / _WORK).exists():
-            with store.disk_errors(folder):
-                shutil.rmtree(folder / _WORK)
+        if fresh:
+            results.clear(folder, work=True)
         store.write_json(folder / _IDENTITY, loaded.plain())
         yield
     finally:
@@ -132,37 +142,3 @@ def _refuse_mixture(folder: Path, loaded: Scenario, *, fresh: bool) -> None:
             f"{folder}: holds results of other settings ({'; '.join(changes)}); "
             "use another --out, or --fresh to replace them"
         )
-
-
-# --- what is written -----------------------------------------------------------------------------------------
-
-
-def _write(folder: Path, loaded: Scenario, outcome: Outcome, *, seconds: float, device: str) -> dict[str, Any]:
-    """Write report, figures, sets and pictures; returns what `--json` says of them."""
-    from dd_core import device as devices
-
-    for name, ds in outcome.sets.items():
-        store.write_set(folder / f"{name}.safetensors", ds)
-        store.write_bytes(folder / f"{name}.png", png_bytes(contact_sheet(ds)))
-    hardware = devices.hardware(devices.resolve(device))
-    facts = {
-        "results": {table.title: table.plain() for table in outcome.tables},
-        "seconds": round(seconds, 3),
-        "hardware": hardware,
-    }
-    store.write_json(folder / "results.json", {"scenario": loaded.plain(), **facts, **outcome.details})
-    store.write_bytes(folder / "report.md", _report(loaded, outcome, hardware).encode())
-    return {
-        **facts,
-        "report": str(folder / "report.md"),
-        "figures": str(folder / "results.json"),
-        "pictures": [str(folder / f"{name}.png") for name in outcome.sets],
-    }
-
-
-def _report(loaded: Scenario, outcome: Outcome, hardware: Mapping[str, Any]) -> str:
-    parts = [f"# {loaded.name}\n", f"{scenario.summary(loaded.path)}\n"]
-    parts += [markdown(table) for table in outcome.tables]
-    parts += [f"## images: {name}\n\n![{name}]({name}.png)\n" for name in outcome.sets]
-    parts.append(f"## machine\n\n{machine(hardware)}\n")
-    return "\n".join(parts)

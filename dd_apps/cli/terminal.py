@@ -27,6 +27,11 @@ class Session:
     arguments: tuple[str, ...]
     json: bool = False
 
+    @property
+    def verb(self) -> str:
+        """The first word that is no option."""
+        return next((word for word in self.arguments if not word.startswith("-")), "")
+
     def resume_command(self) -> str:
         """This very command line, but for `--fresh`, which would start over."""
         return shlex.join(["dd-apps", *(word for word in self.arguments if word != "--fresh")])

@@ -35,17 +35,17 @@ class Stream:
 
 
 class RawImages(Dataset[tuple[Tensor, int]]):
-    """A source as (uint8 (C, H, W), label), with the `targets` that Avalanche looks for."""
+    """A source as (uint8 (C, H, W), label), read as asked for, with the `targets` that Avalanche looks for."""
 
     def __init__(self, source: Source) -> None:
-        self.images = source.take(torch.arange(len(source)))
+        self.source = source
         self.targets = require_labels(source).tolist()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], self.targets[index]
+        return self.source.take(torch.tensor([index]))[0], self.targets[index]
 
 
 class Normalise:

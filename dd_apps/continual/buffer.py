@@ -8,6 +8,7 @@ Each class is distilled once, when its experience is handed over, from that expe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from dd_apps.continual.adapter import (
     raw_class,
     replay_dataset,
 )
-from dd_core.distilled import Size
+from dd_core.distilled import Provenance, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method
 from dd_core.runner import RunOptions, distill
+from dd_core.store import read_json
 from dd_core.streams import counter
 
 
@@ -65,6 +67,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
     Avalanche's loader draws no more than that against a full batch of current images. `method` is a name, a
     table such as `{"name": "dm", "steps": 500}`, or a config. `data` names the images: a method does not mirror
     "digits". With a `folder`, every distilled set is written there, and found again by the next run.
+
+    `provenances` and `seconds` say how the images were made, and what that cost over all the runs that it took.
     """
 
     def __init__(
@@ -89,6 +93,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self.config = _config(method)
         self.folder = None if folder is None else Path(folder)
         self.device = device
+        self.provenances: list[Provenance] = []
+        self.seconds = 0.0
         self._joined: AvalancheDataset | None = None
 
     @property
@@ -153,16 +159,21 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self._joined = None
 
     def _distilled(self, source: LabelledImages, labels: list[int], per_class: int) -> dict[int, Tensor]:
-        name = "-".join(map(str, labels[:8])) + f"-{source.fingerprint()[:8]}.safetensors"
+        name = "-".join(map(str, labels[:8])) + f"-{source.fingerprint()[:8]}"
+        out = None if self.folder is None else self.folder / f"{name}.safetensors"
+        begun = time.monotonic()
         ds = distill(
             self.config,
             source,
             Size(ipc=per_class),
             seed=counter(self.seed, "experience", labels[0]),
-            out=None if self.folder is None else self.folder / name,
+            out=out,
             options=RunOptions(device=self.device),
         ).quantised()
         assert ds.labels is not None
+        assert ds.manifest.provenance is not None
+        self.provenances.append(ds.manifest.provenance)
+        self.seconds += time.monotonic() - begun if out is None else _seconds_of(out)
         return {label: torch.from_numpy(ds.images[ds.labels == index]) for index, label in enumerate(labels)}
 
 
@@ -177,6 +188,12 @@ class FilledClassBalancedBuffer(ClassBalancedBuffer):
     def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride] (Avalanche's setter does nothing)
         """All images, each as often as the filling asks for."""
         return filled(concat_datasets(self.buffer_datasets), self.fill)
+
+
+def _seconds_of(out: Path) -> float:
+    """What distilling into `out` took, in this and in earlier runs; 0 where somebody removed the record of it."""
+    record = out.with_suffix(".run") / "run.json"
+    return float(read_json(record)["seconds"]) if record.exists() else 0.0
 
 
 def _config(method: str | Mapping[str, Any] | MethodConfig) -> MethodConfig:

@@ -57,6 +57,7 @@ class ContinualScenario(Config):
 
     data: str = Field(description="data set, or folder:PATH")
     image_size: int | None = Field(default=None, ge=4, description="pixels a side; None keeps the images as they are")
+    skip_corrupt: bool = Field(default=False, description="leave out images that cannot be decoded")
     experiences: int = Field(default=5, ge=2, description="parts that the classes arrive in")
     orders: int = Field(default=3, ge=1, description="class orders, each a permutation drawn by the seed")
     images_per_class: int = Field(default=1, ge=1, description="images that the memory keeps of a class")

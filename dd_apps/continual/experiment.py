@@ -8,9 +8,10 @@ from typing import Any
 
 from dd_apps.continual.config import TABLES, ContinualScenario, Row, Table
 from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
-from dd_core import parallel
+from dd_core import datasets, parallel
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
+from dd_core.images import Source
 from dd_core.parallel import Workers
 from dd_core.runner import Reporter, Silent
 
@@ -78,6 +79,8 @@ def run(
     workers = workers or Workers(count=scenario.workers)
     jobs = [Job(scenario, row, order, folder, device) for row in scenario.rows for order in range(scenario.orders)]
     outcomes: dict[Row, list[Outcome]] = {row: [] for row in scenario.rows}
+    for split in ("train", "test"):  # once, here: a job finds in the cache what was fetched or decoded
+        load(scenario, split, workers=workers, reporter=reporter)
     reporter.start("rows x class orders", first=0, total=len(jobs))
     try:
         for index, outcome in enumerate(parallel.run(work, jobs, workers=workers)):
@@ -86,6 +89,18 @@ def run(
     finally:
         reporter.finish()
     return _results(scenario, outcomes)
+
+
+def load(scenario: ContinualScenario, split: str, *, workers: Workers, reporter: Reporter) -> Source:
+    """One split of the scenario's real images; raises `UserError`."""
+    return datasets.load(
+        scenario.data,
+        split=split,
+        image_size=scenario.image_size,
+        skip_corrupt=scenario.skip_corrupt,
+        workers=workers,
+        progress=reporter.message,
+    )
 
 
 def work(job: Job) -> Outcome:

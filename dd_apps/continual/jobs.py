@@ -9,34 +9,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from dd_apps.continual import benchmark
 from dd_apps.continual.adapter import contained, contents
 from dd_apps.continual.benchmark import Stream
 from dd_apps.continual.buffer import DistilledBuffer
-from dd_apps.continual.config import TABLES, ContinualScenario, Row, Table
-from dd_apps.continual.experiment import Job, Outcome
+from dd_apps.continual.config import TABLES, ContinualScenario, Table
+from dd_apps.continual.experiment import Job, Outcome, load
 from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
-from dd_core import datasets, networks
 from dd_core import device as devices
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core import networks
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Recipe, Size
 from dd_core.images import Source, normalise, require_labels
+from dd_core.parallel import Workers
+from dd_core.runner import Silent
 from dd_core.streams import counter
 
 
 def run_job(job: Job) -> Outcome:
     """Every random number in it comes from the scenario's seed, the class order and the table."""
     scenario = job.scenario
-    train, test = (
-        datasets.load(scenario.data, split=split, image_size=scenario.image_size) for split in ("train", "test")
-    )
+    train, test = (load(scenario, split, workers=Workers(), reporter=Silent()) for split in ("train", "test"))
     seed = counter(scenario.seed, "order", job.order)
     with tempfile.TemporaryDirectory() as scratch, contained(seed, "benchmark"):
         stream = benchmark.build(train, test, experiences=scenario.experiences, seed=scenario.seed, order=job.order)
         folder = Path(scratch) if job.folder is None else job.folder / f"order-{job.order}" / job.row
-        where = Where(classes=len(train.classes), seed=seed, folder=folder, device=job.device)
-        return _Learner(scenario, job.row, stream, train, test, where).outcome()
+        where = Where(train.name, classes=len(train.classes), seed=seed, folder=folder, device=job.device)
+        return _Learner(job, scenario, stream, train, test, where).outcome()
 
 
 def rightly_labelled(network: nn.Module, test: Source, stream: Stream, *, device: torch.device) -> np.ndarray:
@@ -52,8 +53,8 @@ def rightly_labelled(network: nn.Module, test: Source, stream: Stream, *, device
 
 @dataclass(frozen=True)
 class _Learner:
+    job: Job
     scenario: ContinualScenario
-    row: Row
     stream: Stream
     train: Source
     test: Source
@@ -66,7 +67,7 @@ class _Learner:
         memory: Memory | None = None
         for table in TABLES:
             begun = time.monotonic()
-            memory = memory_for(self.scenario, self.row, table, self.where)
+            memory = memory_for(self.scenario, self.job.row, table, self.where)
             matrices[table] = self._learn(table, memory)
             seconds[table] = making + time.monotonic() - begun
         held = None if memory is None else self._held(memory)
@@ -75,19 +76,18 @@ class _Learner:
 
     def _make_memory(self) -> float:
         """Distil every experience once, into the folder where both tables find it; returns the seconds."""
-        begun = time.monotonic()
-        memory = memory_for(self.scenario, self.row, "retraining", self.where)
+        memory = memory_for(self.scenario, self.job.row, "retraining", self.where)
         if not isinstance(memory, DistilledBuffer):
             return 0.0
         for experience in self.stream.experiences:
             memory.post_adapt(None, experience)
-        return time.monotonic() - begun
+        return memory.seconds
 
     def _learn(self, table: Table, memory: Memory | None) -> list[list[float | None]]:
         """Train on each experience in turn; the accuracy matrix."""
         device = devices.resolve(self.where.device)
         network = networks.for_source(self.scenario.network, self.test, seed=self.where.seed).to(device)
-        strategy = strategy_for(self.scenario, self.row, table, network=network, memory=memory, device=device)
+        strategy = strategy_for(self.scenario, self.job.row, table, network=network, memory=memory, device=device)
         matrix: list[list[float | None]] = []
         with contained(self.where.seed, table):
             for experience in self.stream.experiences:
@@ -109,11 +109,42 @@ class _Learner:
         manifest = Manifest(
             classes=self.test.classes,
             pixels=Pixels(space="raw", mean=self.stream.mean, std=self.stream.std),
-            recipe=Recipe(network=self.scenario.network),
+            recipe=_recipe(self.scenario),
+            provenance=self._provenance(memory) if isinstance(memory, DistilledBuffer) else None,
         )
         return DistilledSet(images, labels, manifest)
+
+    def _provenance(self, memory: DistilledBuffer) -> Provenance:
+        """Where a memory came from: one distillation for each experience, all of the same method."""
+        made = memory.provenances
+        experiences: list[JsonValue] = [list(classes) for classes in self.stream.classes]
+        return Provenance(
+            source=self.train.name,
+            fingerprint=self.train.fingerprint(),
+            source_images=len(self.train),
+            method=made[0].method,
+            config={**made[0].config, "experiences": experiences, "order": self.job.order},
+            size=Size(ipc=self.scenario.images_per_class),
+            seed=self.scenario.seed,
+            artefacts=tuple(sorted({digest for one in made for digest in one.artefacts})),
+            environments=tuple(dict.fromkeys(part for one in made for part in one.environments)),
+        )
 
     def _nbytes(self, held: DistilledSet | None) -> int:
         if held is not None:
             return held.nbytes
-        return len(self.train) * int(np.prod(self.train.image_shape)) if self.row == "joint" else 0
+        return len(self.train) * int(np.prod(self.train.image_shape)) if self.job.row == "joint" else 0
+
+
+def _recipe(scenario: ContinualScenario) -> Recipe:
+    """How a memory is trained on in the table "retraining"."""
+    again = scenario.retraining
+    return Recipe(
+        network=scenario.network,
+        learning_rate=again.learning_rate,
+        momentum=again.momentum,
+        weight_decay=again.weight_decay,
+        schedule="constant",
+        epochs=again.epochs,
+        batch_size=again.batch_size,
+    )

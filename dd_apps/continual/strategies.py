@@ -31,8 +31,9 @@ Memory = DistilledBuffer | FilledClassBalancedBuffer
 
 @dataclass(frozen=True)
 class Where:
-    """What a memory needs to know besides the scenario."""
+    """What a memory needs to know besides the scenario; `source` is the name of the real images."""
 
+    source: str
     classes: int
     seed: int
     folder: Path
@@ -56,7 +57,7 @@ def memory_for(scenario: ContinualScenario, row: Row, table: Table, where: Where
         method=method,
         seed=where.seed,
         fill=fill,
-        data=scenario.data,
+        data=where.source,
         folder=where.folder,
         device=where.device,
     )

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dd_core.distilled import DistilledSet
 
-_SMALL = 64  # px: smaller images are enlarged towards it, by a whole factor
 _LARGE = 128  # px: larger images are reduced to it, which bounds the sheet
 _GAP = 2
 _FONT = 14
@@ -23,14 +22,14 @@ class _Row:
     tiles: list[Image.Image]
 
 
-def contact_sheet(ds: DistilledSet, *, columns: int = 20, rows: int = 100) -> Image.Image:
+def contact_sheet(ds: DistilledSet, *, columns: int = 20, rows: int = 100, side: int = 64) -> Image.Image:
     """The first `columns` images of each of the first `rows` classes; a last line says what was left out.
 
-    Pixels outside [0, 1] are clipped. A set without labels is drawn in plain order, and images of neither
+    Images smaller than `side` pixels are enlarged towards it, by a whole factor. Pixels outside [0, 1] are clipped. A set without labels is drawn in plain order, and images of neither
     1 nor 3 channels as the mean over their channels.
     """
     groups = _groups(ds, columns)
-    shown = [_Row(_short(name), _tiles(ds, indices)) for name, indices in groups[:rows]]
+    shown = [_Row(_short(name), _tiles(ds, indices, side)) for name, indices in groups[:rows]]
     drawn = sum(len(row.tiles) for row in shown)
     footer = "" if drawn == len(ds) else f"{drawn} of {len(ds)} images"
     return _draw(shown, footer)
@@ -51,13 +50,13 @@ def _groups(ds: DistilledSet, columns: int) -> list[tuple[str, np.ndarray]]:
     return [(name, indices) for name, indices in members if len(indices)]
 
 
-def _tiles(ds: DistilledSet, indices: np.ndarray) -> list[Image.Image]:
+def _tiles(ds: DistilledSet, indices: np.ndarray, side: int) -> list[Image.Image]:
     labels, targets = (None if array is None else array[indices] for array in (ds.labels, ds.targets))
     part = replace(ds, images=ds.images[indices], labels=labels, targets=targets)
-    return [_tile(pixels) for pixels in part.quantised().images]
+    return [_tile(pixels, side) for pixels in part.quantised().images]
 
 
-def _tile(pixels: np.ndarray) -> Image.Image:
+def _tile(pixels: np.ndarray, small: int) -> Image.Image:
     """One (C, H, W) uint8 image, enlarged by a whole factor or reduced."""
     rgb = pixels.shape[0] == 3
     image = Image.fromarray(pixels.transpose(1, 2, 0) if rgb else np.rint(pixels.mean(0)).astype(np.uint8))
@@ -65,7 +64,7 @@ def _tile(pixels: np.ndarray) -> Image.Image:
     if side > _LARGE:
         width, height = (max(1, round(length * _LARGE / side)) for length in image.size)
         return image.resize((width, height), Image.Resampling.LANCZOS)
-    factor = max(1, round(_SMALL / side))
+    factor = max(1, round(small / side))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 

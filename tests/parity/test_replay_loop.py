@@ -32,7 +32,7 @@ def scenario(**replay) -> ContinualScenario:
 
 def bridge(setting: ContinualScenario, row, stream: Stream, test, folder, *, seed: int):
     """The network after the last experience, by Avalanche, and what the memory held after each experience."""
-    memory = memory_for(setting, row, "replay", Where(classes=10, seed=seed, folder=folder))
+    memory = memory_for(setting, row, "replay", Where("digits", classes=10, seed=seed, folder=folder))
     network = networks.for_source(setting.network, test, seed=seed)
     strategy = strategy_for(setting, row, "replay", network=network, memory=memory, device=CPU)
     held = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -25,6 +26,7 @@ import numpy as np
 from dd_core import store
 from dd_core.config import canonical, digest
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.headers import DTYPES
 
 PLACES = {"labels": (0, 32), "images": (32, 288), "targets": (288, 320)}  # where `valid_set` has its tensors
 
@@ -33,12 +35,22 @@ Change = Callable[[dict[str, Any]], object]
 
 @dataclass(frozen=True)
 class Hostile:
-    """One file: what is wrong with it, its bytes, and how many tensors a reader may touch before it knows."""
+    """One file: what is wrong with it, its bytes, and how many tensors a reader may touch before it knows.
+
+    A `size` makes it sparse: zeros that take no room follow the bytes.
+    """
 
     kind: str
     name: str
     data: bytes
     tensors: int = 0
+    size: int = 0
+
+    def write(self, path: Path) -> None:
+        """Put it on disk."""
+        path.write_bytes(self.data)
+        if self.size:
+            os.truncate(path, self.size)
 
 
 def valid_set() -> DistilledSet:
@@ -141,6 +153,8 @@ def catalogue(canary: Path) -> Iterator[Hostile]:
             yield Hostile(make.__name__.strip("_"), name, data, tensors)
     for name, data in _pickles(canary):
         yield Hostile("pickles", name, data)
+    for name, data, size in _sparse():
+        yield Hostile("sparse", name, data, size=size)
 
 
 Found = Iterator[tuple[str, bytes, int]]  # what is wrong, the file, tensors that may be touched
@@ -269,8 +283,8 @@ def _shapes() -> Found:
         yield f"header says shape {str(shape)[:30]}", set_with(header=header), 0
         yield f"manifest says shape {str(shape)[:30]}", set_with(body=body), 0
         yield f"both say shape {str(shape)[:30]}", set_with(header=header, body=body), 0
-    yield "an empty tensor of impossible sides", _empty_targets([0, 2**47, 2**47]), 3
-    yield "no targets at all", _empty_targets([0, 2]), 3
+    yield "an empty tensor of impossible sides", _empty_targets([0, 2**47, 2**47]), 0
+    yield "no targets at all", _empty_targets([0, 2]), 0
 
 
 def _empty_targets(shape: list[int]) -> bytes:
@@ -359,11 +373,11 @@ def _dtypes() -> Found:
     for name in ("float64", "int32", "object", "O", "F32", "", None, 7, "float32\n"):
         yield f"manifest says dtype {name!r}", set_with(body=_in_table("images", "dtype", name)), 0
     for dtype in (np.float64, np.int16, np.int32, np.int64, np.bool_):
-        yield f"images of {dtype.__name__}", set_with(tensors={"images": np.ones((4, 1, 4, 4), dtype)}), 3
+        yield f"images of {dtype.__name__}", set_with(tensors={"images": np.ones((4, 1, 4, 4), dtype)}), 0
     for dtype in (np.int32, np.uint8, np.float32, np.bool_):
-        yield f"labels of {dtype.__name__}", set_with(tensors={"labels": np.zeros(4, dtype)}), 3
+        yield f"labels of {dtype.__name__}", set_with(tensors={"labels": np.zeros(4, dtype)}), 0
     for dtype in (np.uint8, np.int64, np.float64):
-        yield f"targets of {dtype.__name__}", set_with(tensors={"targets": np.ones((4, 2), dtype)}), 3
+        yield f"targets of {dtype.__name__}", set_with(tensors={"targets": np.ones((4, 2), dtype)}), 0
 
 
 def _crowds() -> Found:
@@ -490,7 +504,7 @@ def _json_tricks() -> Found:
         nested: object = 1
         for _ in range(depth):
             nested = [nested]
-        yield f"classes nested {depth} deep", set_with(manifest=_put("classes", nested)), 3
+        yield f"classes nested {depth} deep", set_with(manifest=_put("classes", nested)), 0
     for number in (
         "1e999",
         "-1e999",
@@ -538,7 +552,59 @@ def _encodings() -> Found:
         yield f"bytes {junk!r} in a name", pack(header.replace(b"images", b"im" + junk + b"ages", 1), data), 0
         yield f"bytes {junk!r} in the manifest", pack(header.replace(b"convnet", b"conv" + junk, 1), data), 0
     yield "lone surrogate in a name", pack(text.replace('"images"', '"\\ud800"', 1), data), 0
-    yield "lone surrogate as a class", set_with(manifest=_put("classes", ["\ud800", "b"])), 3
+    yield "lone surrogate as a class", set_with(manifest=_put("classes", ["\ud800", "b"])), 0
+
+
+Layouts = dict[str, tuple[str, list[int]]]
+
+
+def hollow(layouts: Layouts, manifest: Change = lambda manifest: None) -> tuple[bytes, int]:
+    """(bytes, size) of a file whose tensors are one hole. Header and manifest agree; the checksums are not right."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, (dtype, shape) in layouts.items():
+        begin, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    claims = valid_set().manifest.model_dump(mode="json")
+    manifest(claims)
+    table = {
+        name: {"dtype": DTYPES[dtype], "shape": shape, "sha256": "0" * 64} for name, (dtype, shape) in layouts.items()
+    }
+    body = {"kind": store.SET.kind, "version": 1, "manifest": claims, "tensors": table}
+    head = pack(compact({"__metadata__": {"manifest": signed(body)}, **header}))
+    return head, len(head) + end
+
+
+GIBI = 1 << 30
+
+
+def _sparse() -> Iterator[tuple[str, bytes, int]]:
+    def tensors(count: int, *, side: int = 1024, **others: tuple[str, list[int]]) -> Layouts:
+        images = ("F32", [count, 1, side, side])
+        return {"labels": ("I64", [count]), "images": images, "targets": ("F32", [count, 2]), **others}
+
+    for gibi in (2, 6, 64, 1024):  # 2 GiB of pixels and a header are above the limit
+        yield f"{gibi} GiB that agree with themselves", *hollow(tensors(gibi * 256))
+    lies: dict[str, tuple[str, list[int]]] = {
+        "three dimensions": ("F32", [400, 1024, 1024]),
+        "three channels": ("F32", [100, 3, 1024, 1024]),
+        "other labels": ("F32", [401, 1, 1024, 1024]),
+        "float64": ("F64", [200, 1, 1024, 1024]),
+        "int64": ("I64", [200, 1, 1024, 1024]),
+        "uint8 that is normalised": ("U8", [400, 1, 2048, 1024]),
+    }
+    for name, images in lies.items():
+        yield f"images: {name}", *hollow(tensors(400, images=images))
+    yield "200 million labels", *hollow(tensors(4, labels=("I64", [200_000_000])))
+    yield "labels of two dimensions", *hollow(tensors(4, labels=("I64", [4, 50_000_000])))
+    yield "labels of bytes", *hollow(tensors(4, labels=("U8", [1_500_000_000])))
+    yield "100 million targets for an image", *hollow(tensors(4, targets=("F32", [4, 100_000_000])))
+    yield "targets that the manifest does not know", *hollow(tensors(400), _put("targets", "none"))
+    yield "a manifest with an unknown key", *hollow(tensors(400), _put("clases", []))
+    yield "no images", *hollow({"labels": ("I64", [200_000_000])})
+    yield "a hole behind a good set", set_with(), GIBI
+    yield "a hole with a length", (1 << 20).to_bytes(8, "little"), GIBI
+    yield "a hole", b"", GIBI
 
 
 def _values() -> Found:
@@ -551,7 +617,7 @@ def _values() -> Found:
     for bad in ([0, 0, 1, 2], [-1, 0, 1, 1], [0, 0, 0, 2**62], [-(2**63), 0, 0, 0]):
         yield f"labels {bad}", set_with(tensors={"labels": np.array(bad, np.int64)}), 3
     for shape in ((3,), (5,), (4, 1), (1, 4), (0,), ()):
-        yield f"labels of shape {shape}", set_with(tensors={"labels": np.zeros(shape, np.int64)}), 3
+        yield f"labels of shape {shape}", set_with(tensors={"labels": np.zeros(shape, np.int64)}), 0
 
 
 def _semantics() -> Found:
@@ -566,21 +632,21 @@ def _semantics() -> Found:
         (4, 3, 4, 4),
         (3, 1, 4, 4),
     ):
-        yield f"images of shape {shape}", set_with(tensors={"images": np.zeros(shape, np.float32)}), 3
+        yield f"images of shape {shape}", set_with(tensors={"images": np.zeros(shape, np.float32)}), 0
     for shape in ((4,), (4, 3), (4, 1), (3, 2), (4, 2, 1), (0, 2), (2, 4), ()):
-        yield f"targets of shape {shape}", set_with(tensors={"targets": np.zeros(shape, np.float32)}), 3
+        yield f"targets of shape {shape}", set_with(tensors={"targets": np.zeros(shape, np.float32)}), 0
     for name in ("images", "labels", "targets"):
-        yield f"no {name}", set_with(tensors={name: None}), 2
+        yield f"no {name}", set_with(tensors={name: None}), 0
     yield "no tensor at all", set_with(tensors={"images": None, "labels": None, "targets": None}), 0
-    yield "normalised uint8", set_with(tensors={"images": np.zeros((4, 1, 4, 4), np.uint8)}), 3
+    yield "normalised uint8", set_with(tensors={"images": np.zeros((4, 1, 4, 4), np.uint8)}), 0
     for kind in ("none", "features?", "Logits"):
-        yield f"targets are {kind}", set_with(manifest=_put("targets", kind)), 3
+        yield f"targets are {kind}", set_with(manifest=_put("targets", kind)), 0
     for mean, std in (((0.5,) * 3, (0.5,) * 3), ((0.5,), (0.5, 0.5)), ((), ()), ((0.5,), (0.0,)), ((0.5,), (-1.0,))):
-        yield f"mean {mean} std {std}", set_with(manifest=_pixels(mean=list(mean), std=list(std))), 3
+        yield f"mean {mean} std {std}", set_with(manifest=_pixels(mean=list(mean), std=list(std))), 0
     for space in ("Raw", "", None, 1, "rgb"):
-        yield f"space {space!r}", set_with(manifest=_pixels(space=space)), 3
+        yield f"space {space!r}", set_with(manifest=_pixels(space=space)), 0
     for values in (["0.5"], [True], [None], 0.5, "0.5", [[0.5]]):
-        yield f"mean is {values!r}", set_with(manifest=_pixels(mean=values)), 3
+        yield f"mean is {values!r}", set_with(manifest=_pixels(mean=values)), 0
 
 
 def _pixels(**changes: object) -> Change:
@@ -590,14 +656,14 @@ def _pixels(**changes: object) -> Change:
 def _manifests() -> Found:
     whole = valid_set().manifest.model_dump(mode="json")
     for value in (None, [], "x", 1, {}):
-        yield f"manifest is {value!r}", set_with(body=_put("manifest", value)), 3
+        yield f"manifest is {value!r}", set_with(body=_put("manifest", value)), 0
     for key in ("classes", "pixels", "recipe"):
-        yield f"manifest without {key}", set_with(manifest=_pop(key)), 3
+        yield f"manifest without {key}", set_with(manifest=_pop(key)), 0
     for key in ("clases", "evil\nkey", "\x1b[31mred", "a" * 500_000, "__class__", "", "\u2028"):
-        yield f"manifest with {key[:12]!r}", set_with(manifest=_put(key, 1)), 3
+        yield f"manifest with {key[:12]!r}", set_with(manifest=_put(key, 1)), 0
     for key in whole:
         for value in (7, "\n", [{"x": "\n"}], {"a\nb": 1}, "y" * 300_000):
-            yield f"manifest.{key} is {str(value)[:12]!r}", set_with(manifest=_put(key, value)), 3
+            yield f"manifest.{key} is {str(value)[:12]!r}", set_with(manifest=_put(key, value)), 0
     recipe: list[tuple[str, object]] = [
         ("learning_rate", 0.0),
         ("learning_rate", -1),
@@ -616,7 +682,7 @@ def _manifests() -> Found:
         ("eval", "__import__('os')"),
     ]
     for key, value in recipe:
-        yield f"recipe.{key.strip()} is {value!r}", set_with(manifest=_in_recipe(key, value)), 3
+        yield f"recipe.{key.strip()} is {value!r}", set_with(manifest=_in_recipe(key, value)), 0
 
 
 def _in_recipe(key: str, value: object) -> Change:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 from dd_core.errors import Interrupted, UserError
 
 
@@ -28,3 +32,10 @@ def refused(index: int) -> int:
 def interrupted(index: int) -> int:
     """A job that a signal stopped."""
     raise Interrupted("stopped after step 3; to go on: again", 15)
+
+
+def endless(folder: Path) -> None:
+    """A job that leaves its process number, and never ends."""
+    (folder / str(os.getpid())).touch()
+    while True:
+        time.sleep(0.01)

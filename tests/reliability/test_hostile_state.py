@@ -43,6 +43,7 @@ STATES: list[object] = [
     {"tensor": None},
     {"tensor": [0]},
     {"dict": [["x", {"tensor": 9}]]},
+    {"dict": [["x", {"tensor": 0}], ["y", {"tensor": 0}]]},  # one array in two places
     {"tuple": 3},
     {"set": [1]},
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from multiprocessing.context import ForkServerProcess
@@ -75,3 +76,41 @@ def test_the_command_line_says_how_to_go_on(server: Server, tmp_path: Path, numb
     assert last.endswith(f"--out '{out}'")
     assert "--fresh" not in last
     assert stdout.read_text() == ""
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_outside_the_loop_is_answered_in_one_line(server: Server, tmp_path: Path, number: int):
+    out, stdout, stderr = tmp_path / "a set.safetensors", tmp_path / "stdout", tmp_path / "stderr"
+    made = ["distill", "random", "--data", "digits", "--ipc", "1", "--out", str(out)]
+    assert server.run(command, made, tmp_path / "cache", tmp_path / "made", tmp_path / "said") == 0
+    words = ["evaluate", str(out), "--nets", "1000", "--json"]
+    process = server.start(command, words, tmp_path / "cache", stdout, stderr)
+    wait_for(lambda: stderr.exists() and "training 1000" in stderr.read_text(), process)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    assert ended(process) == CODES[signal.Signals(number)]
+    line = f"interrupted; to start again: dd-apps evaluate '{out}' --nets 1000 --json"
+    assert stderr.read_text().splitlines()[-1] == f"error: {line}"
+    assert json.loads(stdout.read_text()) == {"error": line, "exit_code": CODES[signal.Signals(number)]}
+
+
+CONTINUAL = """
+task = "continual"
+data = "digits"
+orders = 1
+network = "convnet-1-w4"
+rows = ["distilled"]
+method = {name = "dm", steps = 100000, batch_real = 6, recipe.network = "convnet-1-w4"}
+"""
+
+
+def test_a_signal_in_a_job_of_a_run_names_the_users_own_command(server: Server, tmp_path: Path):
+    (tmp_path / "mine.toml").write_text(CONTINUAL)
+    words = ["run", f"{tmp_path}/mine.toml", "--out", f"{tmp_path}/here", "--workers", "1"]
+    process = server.start(command, words, tmp_path / "cache", tmp_path / "stdout", tmp_path / "stderr")
+    wait_for(lambda: any((tmp_path / "here").rglob("metrics.jsonl")), process)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process) == 143
+    last = (tmp_path / "stderr").read_text().splitlines()[-1]
+    assert last == f"error: interrupted; to go on: dd-apps {' '.join(words)}"

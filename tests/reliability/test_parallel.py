@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +92,39 @@ def test_ray_changes_nothing(here: dict[str, object], tmp_path: Path):
         assert ray.is_initialized(), "somebody else's Ray goes on"
     finally:
         ray.shutdown()
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from jobs_for_workers import endless
+from dd_core import parallel
+from dd_core.parallel import Workers
+list(parallel.run(endless, [Path(sys.argv[1])] * 2, workers=Workers(count=2), uses_torch=False))
+"""
+
+
+def is_running(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_workers_die_with_their_parent(tmp_path: Path):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
+    while len(list(tmp_path.iterdir())) < 2:
+        assert parent.poll() is None
+        time.sleep(0.01)
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    patience = time.monotonic() + 10
+    try:
+        while any(map(is_running, workers)):
+            assert time.monotonic() < patience, "orphans go on"
+            time.sleep(0.05)
+    finally:
+        for number in filter(is_running, workers):
+            os.kill(number, signal.SIGKILL)

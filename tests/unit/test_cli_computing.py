@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,11 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
+from dd_apps import scenario
 from dd_apps.cli import main
 from dd_core import store
+from dd_core.errors import UserError
+from dd_core.parallel import Workers
 from dd_core.testing import blobs
 
 QUICK = ["--set", "recipe.network=convnet-1-w8", "--set", "recipe.epochs=2"]
@@ -157,6 +161,17 @@ def test_mistakes_in_distill(words: list[str], line: str, refused):
 def test_an_unknown_method(refused):
     line = refused("distill", "herdig", "--data", "digits", "--ipc", 1, "--out", "a.safetensors")
     assert "unknown method 'herdig'; did you mean 'herding'?" in line
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(folders: Path, call):
+    data = f"folder:{folders / 'one'}"
+    words = ["--ipc", 1, "--out", "it's a.safetensors", "--skip-corrupt"]
+    out = call("distill", "random", "--data", data, *words, *QUICK)[1]
+    (line,) = [line for line in out.splitlines() if line.startswith("next")]
+    inspect, evaluate = (shlex.split(part) for part in line.removeprefix("next").split(";"))
+    assert call(*inspect[1:])[0] == 0
+    assert evaluate == ["dd-apps", "evaluate", "it's a.safetensors", "--data", data, "--skip-corrupt"]
+    assert call(*evaluate[1:], "--nets", 1)[0] == 0
 
 
 # --- evaluate ------------------------------------------------------------------------------------------------
@@ -317,6 +332,89 @@ def test_running_out_of_memory_is_no_bug(call_json, refused, monkeypatch: pytest
 
     monkeypatch.setattr(store, "read_set", too_large)
     assert "out of memory" in refused("evaluate", "a.safetensors", code=4)
+
+
+def test_a_finished_run_is_shown_again_and_not_computed_again(mine: str, call, call_json):
+    first = call_json("run", mine)
+    files = {path: path.stat().st_mtime_ns for path in Path("runs/mine").iterdir()}
+    code, out, err = call("run", mine, "--json")
+    assert (code, json.loads(out)) == (0, first)
+    assert "runs/mine: complete already; --fresh runs it again" in err
+    shown = call("run", mine)[1]
+    for path, changed in files.items():
+        assert path.name in ("scenario.json", "lock") or path.stat().st_mtime_ns == changed
+    Path("runs/mine/distilled.png").unlink()
+    again = call_json("run", mine)
+    assert again["results"] == first["results"]
+    assert again["seconds"] != first["seconds"], "what is incomplete is computed"
+    table, _, _ = shown.partition("report")
+    assert call("run", mine)[1].startswith(table), "stored tables look as fresh ones do"
+
+
+def test_other_threads_are_another_run(mine: str, call_json):
+    first = call_json("run", mine)
+    second = call_json("run", mine, "--threads", 2)
+    assert (first["hardware"]["threads"], second["hardware"]["threads"]) == (1, 2)
+    assert second["seconds"] != first["seconds"]
+
+
+def test_a_fresh_run_that_fails_leaves_nothing_of_the_old_one(mine: str, call_json, refused):
+    call_json("run", mine)
+    Path("runs/mine/notes.png").write_text("my own")
+    refused("run", mine, "--fresh", "--set", "data=nothing")
+    assert {path.name for path in Path("runs/mine").iterdir()} == {"lock", "scenario.json", "notes.png"}
+
+
+def test_threads_leave_the_scenarios_workers_alone(call, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Any] = []
+
+    def note(loaded: scenario.Scenario, *, folder: Path, options: Any) -> None:
+        asked.append(options.workers)
+        raise UserError("seen")
+
+    monkeypatch.setattr(scenario, "run", note)
+    for words in (["--threads", 2], ["--parallel", "ray"], ["--workers", 5]):
+        call("run", "quickstart", "--set", "workers=3", *words)
+    assert asked == [
+        Workers(count=3, threads=2),
+        Workers(count=3, engine="ray"),
+        Workers(count=5),
+    ]
+
+
+@pytest.mark.parametrize("task", ["distill", "continual"])
+def test_a_scenario_can_leave_out_corrupt_images(task: str, folders: Path, tmp_path: Path, call_json, refused):
+    shutil.copytree(folders / "one", tmp_path / "with one bad")
+    (tmp_path / "with one bad" / "class 0" / "bad.png").write_bytes(b"no image")
+    lines = [f'task = "{task}"', f'data = "folder:{tmp_path}/with one bad"', '[method]\nname = "random"']
+    if task == "distill":
+        lines[2:2] = ["ipc = 1", "nets = 1"]
+    else:
+        lines[2:2] = ["experiences = 2", "orders = 1", 'network = "convnet-1-w4"', 'rows = ["distilled", "real"]']
+        lines += ["[retraining]\nepochs = 1", "[replay]\nepochs = 1"]
+    Path("bad.toml").write_text("\n".join(lines))
+    quick = [] if task == "continual" else [word.replace("recipe", "method.recipe") for word in QUICK]
+    line = refused("run", "bad.toml", "--workers", 1, *quick)
+    assert line.endswith("leave it out with --set skip_corrupt=true")
+    found = call_json("run", "bad.toml", "--workers", 1, "--fresh", "--set", "skip_corrupt=true", *quick)
+    assert found["results"]
+
+
+def test_the_memory_of_a_continual_run_is_a_distilled_set(call_json):
+    settings = ["orders=1", "experiences=2", 'rows=["distilled", "real"]', "method.steps=1", "network=convnet-1-w4"]
+    settings += ["retraining.epochs=3", "replay.epochs=1", "method.recipe.network=convnet-1-w4"]
+    found = call_json("run", "quickstart", "--workers", 1, *(word for one in settings for word in ("--set", one)))
+    assert [Path(picture).name for picture in found["pictures"]] == ["dm.png", "real.png"]
+    assert [path.name for path in Path("runs/quickstart").glob("*.safetensors")] == ["dm.safetensors"]
+    scored = call_json("evaluate", "runs/quickstart/dm.safetensors", "--nets", 1)
+    assert (scored["network"], scored["warnings"], scored["images"]) == ("convnet-1-w4", [], 10)
+    manifest = store.read_set(Path("runs/quickstart/dm.safetensors")).manifest
+    assert (manifest.recipe.epochs, manifest.recipe.schedule) == (3, "constant")
+    made = manifest.provenance
+    assert made is not None
+    assert (made.source, made.method, made.seed, made.source_images) == ("digits", "dm", 0, 1438)
+    assert made.config["steps"] == 1
+    assert sorted(label for classes in made.config["experiences"] for label in classes) == list(range(10))
 
 
 # --- doctor --------------------------------------------------------------------------------------------------

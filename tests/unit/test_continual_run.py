@@ -10,16 +10,17 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dd_apps.continual import ContinualScenario, run
 from dd_apps.continual.adapter import contained, contents
 from dd_apps.continual.benchmark import build, class_order, experience_sizes
 from dd_apps.continual.jobs import rightly_labelled
 from dd_apps.continual.strategies import Where, memory_for
-from dd_core import datasets, networks
+from dd_core import datasets, networks, store
 from dd_core.config import decode
 from dd_core.errors import UserError
-from dd_core.images import channel_stats, normalise
+from dd_core.images import LabelledImages, channel_stats, normalise
 from dd_core.parallel import Workers
 
 with warnings.catch_warnings():  # Avalanche sets filters for the whole process while it is imported
@@ -177,6 +178,46 @@ def test_finished_memories_are_found_again(tmp_path):
     assert second.matrices == first.matrices
 
 
+def test_seconds_count_what_earlier_runs_spent_on_distilling(tmp_path):
+    scenario = decode(ContinualScenario, SMALL | {"orders": 1, "rows": ["distilled"]})
+    run(scenario, folder=tmp_path, workers=Workers(count=1))
+    for record in tmp_path.rglob("run.json"):
+        store.write_json(record, store.read_json(record) | {"seconds": 1000.0})
+    again = run(scenario, folder=tmp_path, workers=Workers(count=1))
+    for table in again.tables.values():
+        assert 2000 < table[0]["seconds"] < 3000
+
+
+def test_manifests_name_the_images_and_no_path(tmp_path):
+    source = datasets.load("digits", split="train")
+    for index in range(120):
+        path = tmp_path / "images" / f"class {int(source.labels[index])}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source.images[index, 0].numpy()).save(path)
+    given = {"data": f"folder:{tmp_path / 'images'}", "orders": 1, "rows": ["distilled"]}
+    found = run(decode(ContinualScenario, SMALL | given), folder=tmp_path / "sets", workers=Workers(count=1))
+    sets = [store.read_set(path) for path in (tmp_path / "sets").rglob("*.safetensors")]
+    assert len(sets) == 2
+    for ds in [*sets, found.memories["dm"]]:
+        assert ds.manifest.provenance is not None
+        assert ds.manifest.provenance.source == "folder"
+        assert str(tmp_path) not in repr(ds.manifest)
+
+
+def test_images_are_read_when_they_are_asked_for(digits):
+    class Counting(LabelledImages):
+        def take(self, indices):
+            taken.append(indices.tolist())
+            return super().take(indices)
+
+    taken = []
+    train, test = (Counting(one.images, one.labels, one.classes, one.name) for one in digits)
+    stream = build(train, test, experiences=2, seed=0, order=0)
+    assert taken == []
+    assert stream.experiences[1].dataset[3][1] in stream.classes[1]
+    assert [len(indices) for indices in taken] == [1]
+
+
 def test_another_seed_gives_other_figures(results):
     other = run(decode(ContinualScenario, SMALL | {"seed": 1, "rows": ["real"]}), workers=Workers(count=1))
     assert other.matrices["replay"]["real"] != results.matrices["replay"]["real"]
@@ -188,7 +229,7 @@ def test_every_memory_has_equal_bytes_and_the_adaptive_one_only_at_the_end(digit
     with contained(0, "test"):
         stream = build(*digits, experiences=2, seed=0, order=0)
         for row in ("distilled", "average", "real", "real-adaptive"):
-            where = Where(classes=10, seed=0, folder=tmp_path / row)
+            where = Where("digits", classes=10, seed=0, folder=tmp_path / row)
             memory = memory_for(scenario, row, "retraining", where)
             held[row] = []
             for experience in stream.experiences:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import os
+import re
+import resource
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -21,7 +28,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from dd_core import datasets
-from dd_core.errors import UserError
+from dd_core.errors import OutOfResources, UserError
 from dd_core.images import require_labels
 
 
@@ -254,6 +261,75 @@ def test_archives_that_the_user_put_there_are_unpacked(
     for archive in mirror.glob("*.gz"):
         archive.rename(root / "MNIST/raw" / archive.name)
     assert len(datasets.load("mnist", split="test", root=root)) == 10
+
+
+@pytest.mark.usefixtures("no_network")
+def test_archives_that_cannot_be_unpacked_are_named(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the right checksum, and no archive all the same."""
+    root = tmp_path / "data/MNIST/raw"
+    root.mkdir(parents=True)
+    resources: list[tuple[str, str]] = []
+    for archive in sorted(mirror.glob("*.gz")):
+        (root / archive.name).write_bytes(b"no archive")
+        resources.append((archive.name, hashlib.md5(b"no archive").hexdigest()))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    with pytest.raises(UserError, match=r"^mnist cannot be unpacked \(Not a gzipped file") as caught:
+        datasets.load("mnist", root=tmp_path / "data")
+    assert str(root / "train-images-idx3-ubyte.gz") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_archive_is_replaced_in_one_move(tmp_path: Path, mirror: Path) -> None:
+    root = tmp_path / "data/MNIST/raw"
+    root.mkdir(parents=True)
+    damaged = root / "train-images-idx3-ubyte.gz"
+    damaged.write_bytes(b"half of it")
+    inode = damaged.stat().st_ino
+    datasets.load("mnist", root=tmp_path / "data")
+    assert damaged.read_bytes() == (mirror / damaged.name).read_bytes()
+    assert damaged.stat().st_ino != inode, "was written to where it lies, and a kill would have left half of it"
+
+
+@contextmanager
+def at_most_bytes(size: int) -> Iterator[None]:
+    """As on a full disk: no file can grow beyond `size`."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("archives_are_there", [False, True])
+def test_a_disk_that_fills_up_is_told(tmp_path: Path, mirror: Path, archives_are_there: bool) -> None:
+    """While it downloads, or while it unpacks."""
+    root = tmp_path / "data"
+    if archives_are_there:
+        shutil.copytree(mirror, root / "MNIST/raw", ignore=shutil.ignore_patterns("*ubyte"))
+    before = sorted(root.rglob("*.gz"))
+    with pytest.raises(OutOfResources) as caught, at_most_bytes(12_000):
+        datasets.load("mnist", root=root)
+    assert str(caught.value) == f"{root}: File too large; nothing that was there before is lost"
+    assert sorted(file for file in root.rglob("*") if file.is_file()) == sorted([root / ".mnist.lock", *before])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_even_where_the_download_was_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """torchvision's second try, without TLS, fails for another reason."""
+
+    def write(url: str, *_: object) -> None:
+        raise OSError(number, os.strerror(number)) if url.startswith("https:") else URLError("refused")
+
+    monkeypatch.setattr(torchvision.datasets.utils, "_get_redirect_url", lambda url, **_: url)
+    monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", write)
+    with pytest.raises(OutOfResources, match=re.escape(os.strerror(number))) as caught:
+        datasets.load("cifar10", root=tmp_path)
+    assert caught.value.exit_code == 4
 
 
 def test_an_unwritable_data_folder_is_one_line(tmp_path: Path) -> None:

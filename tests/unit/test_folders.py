@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +22,7 @@ from dd_core import artefacts, datasets, folders
 from dd_core.decoding import ImageFile, Unreadable, decode, examine
 from dd_core.errors import UserError
 from dd_core.images import LabelledImages, Source, require_labels
-from dd_core.parallel import Workers
+from dd_core.parallel import Engine, Workers
 from dd_core.streaming import StreamedFolder
 
 ONE = Workers(count=1)
@@ -445,6 +450,45 @@ def test_a_damaged_index_is_made_again(root: Path, cache: Path) -> None:
         assert load(root).fingerprint() == before
 
 
+def with_files(index: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps({**content, "files": change(content["files"])}))
+
+
+@pytest.mark.parametrize("files", [None, 5, [], [["cat/0.png", 1]], "rows"], ids=str)
+def test_an_index_without_a_table_is_made_again(root: Path, cache: Path, files: object) -> None:
+    put_classes(root)
+    before = load(root).fingerprint()
+    (index,) = (cache / "index").iterdir()
+    with_files(index, lambda _: files)
+    assert load(root).fingerprint() == before
+
+
+STRANGE_ROWS: list[object] = [None, 5, "row", [], {}, [1], [1] * 6, [[1, 2], 3, "x", True, 6, 6]]
+STRANGE_FACTS: list[list[object]] = [[], ["x", False], [7, False, 6, 6], ["x", 0, 6, 6], ["x", False, "6", 6]]
+STRANGE_FACTS += [["x", False, 0, 6], ["x", False, 6, -6], ["x", False, 6, 6, 6]]
+
+
+@pytest.mark.parametrize("row", STRANGE_ROWS, ids=str)
+def test_rows_that_are_none_are_made_again(root: Path, cache: Path, row: object) -> None:
+    put_classes(root)
+    before = load(root).fingerprint()
+    (index,) = (cache / "index").iterdir()
+    with_files(index, lambda rows: dict.fromkeys(rows, row))
+    assert load(root).fingerprint() == before
+
+
+@pytest.mark.parametrize("facts", STRANGE_FACTS, ids=str)
+def test_rows_of_unchanged_files_with_strange_facts_are_made_again(
+    root: Path, cache: Path, facts: list[object]
+) -> None:
+    put_classes(root)
+    before = load(root).fingerprint()
+    (index,) = (cache / "index").iterdir()
+    with_files(index, lambda rows: {name: [*row[:2], *facts] for name, row in rows.items()})
+    assert load(root).fingerprint() == before
+
+
 def test_a_damaged_part_is_decoded_again(root: Path, cache: Path) -> None:
     put_classes(root)
     before = load(root).fingerprint()
@@ -508,11 +552,25 @@ def test_processes_give_the_same_as_one(root: Path, monkeypatch: pytest.MonkeyPa
         artefacts.get(spec, resources=folders.Files(streamed.folder, streamed.files), workers=Workers(count=2))
 
 
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_a_cluster_is_not_asked_for_files_of_this_machine(
+    root: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    """Its nodes need not have the folder; and here neither Ray nor Dask can be imported."""
+    for name in ("ray", "distributed"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for index, name in enumerate(("cat", "dog")):
+        for number in range(300):
+            put(root / name / f"{number:03}.png", picture(1000 * index + number, size=(2, 2)))
+    source = load(root, memory_limit=0, workers=Workers(count=2, engine=engine))
+    assert isinstance(source, StreamedFolder)
+    monkeypatch.setattr(folders, "_PART_BYTES", 240 * 12)  # two parts
+    loaded = folders.in_memory(source, workers=Workers(count=2, engine=engine), progress=lambda _: None)
+    assert torch.equal(pixels(loaded), pixels(source))
+
+
 def test_workers_do_not_import_torch() -> None:
     """It takes seconds, and decoding needs none of it."""
-    import subprocess
-    import sys
-
     code = "import sys, dd_core.folders, dd_core.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -562,6 +620,46 @@ def test_the_fingerprint_of_a_stream_sees_what_a_method_sees(root: Path) -> None
         load(root, "test", memory_limit=0),
     ]
     assert len({source.fingerprint(), *(other.fingerprint() for other in others)}) == 5
+
+
+def test_the_fingerprint_is_the_same_on_both_sides_of_the_limit(root: Path, tmp_path: Path) -> None:
+    """What was distilled from a folder in memory can be resumed and evaluated where it streams."""
+    put_classes(root)
+    for split in ("train", "test"):
+        for size in (None, 5):
+            loaded, streamed = (load(root, split, image_size=size, memory_limit=limit) for limit in (10**6, 0))
+            assert isinstance(loaded, LabelledImages)
+            assert isinstance(streamed, StreamedFolder)
+            assert loaded.fingerprint() == streamed.fingerprint()
+
+
+def test_the_fingerprint_in_memory_sees_what_a_method_sees(root: Path, tmp_path: Path) -> None:
+    put_classes(root)
+    source = load(root)
+    assert isinstance(source, LabelledImages)
+    other_labels = tmp_path / "other labels"
+    put_classes(other_labels, names=("cat", "dog"))
+    (other_labels / "cat/0.png").rename(other_labels / "dog/9.png")
+    other_names = tmp_path / "other names"
+    put_classes(other_names, names=("cat", "owl"))
+    grey = tmp_path / "grey"
+    for file in root.rglob("*.png"):
+        put(grey / file.relative_to(root), picture(0, mode="L"))
+    everything = torch.arange(len(source))
+    others = [
+        load(root, "test"),
+        load(root, image_size=5),
+        load(other_labels),
+        load(other_names),
+        load(grey),
+        source.subset(everything[1:]),
+        source.subset(everything.flip(0)),
+        source.of_classes([0]),
+        source.of_classes([1, 0]),
+        *source.split(0.5, seed=0),
+    ]
+    prints = {source.fingerprint(), *(other.fingerprint() for other in others)}
+    assert len(prints) == 1 + len(others)
 
 
 def test_a_file_that_changes_under_a_stream_is_noticed(root: Path) -> None:

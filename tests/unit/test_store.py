@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from dd_core import store
-from dd_core.distilled import Size
+from dd_core.distilled import DistilledSet, Pixels, Size
 from dd_core.errors import UserError
 from dd_core.methods import method
 from dd_core.runner import distill
@@ -91,6 +93,41 @@ def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(UserError) as caught:
         store.read_set(tmp_path / "no.safetensors")
     assert str(caught.value) == f"{tmp_path / 'no.safetensors'}: No such file or directory"
+
+
+def test_a_caller_decides_how_many_bytes_a_set_may_have(tmp_path, ds):
+    path = tmp_path / "s.safetensors"
+    store.write_set(path, ds)
+    size = path.stat().st_size
+    assert len(store.read_set(path, file_bytes=size)) == len(ds)
+    with pytest.raises(UserError, match=f"it has {size:,} bytes, and {size - 1:,} is the limit"):
+        store.read_set(path, file_bytes=size - 1)
+
+
+def peak_of(read: Callable[[], object]) -> int:
+    """Most bytes held while `read` runs."""
+    tracemalloc.start()
+    read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_reading_holds_every_array_once(tmp_path, ds):
+    pixels = np.zeros((32, 1, 512, 512), np.float32)
+    manifest = ds.manifest.model_copy(update={"pixels": Pixels(space="raw", mean=(0.0,), std=(1.0,))})
+    store.write_set(tmp_path / "s.safetensors", DistilledSet(pixels, np.zeros(32, np.int64), manifest))
+    assert peak_of(lambda: store.read_set(tmp_path / "s.safetensors")) < 1.5 * pixels.nbytes
+    store.write_state(tmp_path / "c", {"array": pixels[:16], "tensor": torch.from_numpy(pixels[16:])}, {})
+    assert peak_of(lambda: store.read_state(tmp_path / "c")) < 1.1 * pixels.nbytes
+
+
+def test_tensors_that_come_back_can_be_written_to(tmp_path):
+    store.write_state(tmp_path / "c", {"a": torch.zeros(2), "scalar": torch.tensor(3)}, {})
+    back, _ = store.read_state(tmp_path / "c")
+    back["a"] += 1
+    back["scalar"] += 1
+    assert (back["a"].tolist(), back["scalar"].item()) == ([1, 1], 4)
 
 
 def test_json_lines_survive_a_cut_and_can_be_shortened(tmp_path):

@@ -14,7 +14,7 @@ from dd_core.methods import method
 from dd_core.runner import distill
 from dd_core.streams import Streams
 from dd_core.testing import blobs
-from dd_core.training import accuracy, fit, train, training_data
+from dd_core.training import accuracy, block_rows, fit, train, training_data
 
 NETWORK = "convnet-2-w16"
 
@@ -70,7 +70,7 @@ def test_a_learned_order_is_plain_gradient_descent_over_its_blocks():
     expected = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=4)
     inputs, labels = ds.inputs(), torch.tensor(ds.labels)
     for one in steps:
-        rows = slice(3 * one.step, 3 * one.step + 3)
+        rows = [one.step, 2 + one.step, 4 + one.step]  # the block has one image of each class
         loss = F.cross_entropy(expected(inputs[rows]), labels[rows])
         for parameter, gradient in zip(
             expected.parameters(), torch.autograd.grad(loss, list(expected.parameters())), strict=True
@@ -123,3 +123,11 @@ def test_every_mini_batch_has_a_transform_of_its_own(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(augment, "dsa", watched)
     train(_set(augmentation="color_crop", batch_size=2, epochs=2))
     assert len(states) == len(set(states)) == 6
+
+
+def test_blocks_take_equally_many_images_of_each_class():
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    assert [rows.tolist() for rows in block_rows(labels, 2)] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert [rows.tolist() for rows in block_rows(labels, 1)] == [list(range(8))]
+    with pytest.raises(UserError, match="4 images of class 0 do not fall into 3 equal blocks"):
+        block_rows(labels, 3)

@@ -1,0 +1,169 @@
+"""Differentiable inner loops: the gradient of an outer loss through steps of training.
+
+    theta_{t+1} = step(t, theta_t, learned)          t = 0 .. T-1
+    outer(theta_T)  ->  d outer / d learned,  d outer / d theta_0
+
+`learned` is any tuple of tensors that the steps read: pixels, soft labels, learning rates. The modes:
+
+- `full`: autograd through all steps at once. Memory grows with T.
+- `adjoint`: exact too, with one step's graph at a time. The sweep forward stores the T parameter vectors and no
+  graph; the sweep back rebuilds step t from theta_t and pulls the cotangent lambda through it,
+  (lambda, d learned) <- lambda^T d step / d (theta_t, learned). This is reverse-mode checkpointing with one
+  checkpoint a step; Wang et al. 2018 sweep back by hand in the same way.
+- `truncated`: exact for the last `window` steps, and blind to what came before (Feng et al. 2023, RaT-BPTT).
+- `auto`: `full` while its graphs fit into a share of the free memory, `adjoint` when they do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
+
+from dd_core import device as devices
+from dd_core.errors import UserError
+
+Mode = Literal["full", "adjoint", "truncated"]
+Tensors = tuple[Tensor, ...]
+Step = Callable[[int, Tensors, Tensors], Tensors]
+
+MEMORY_SHARE = 0.5  # of the free memory that `auto` lets the graphs of `full` take
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """The outer loss, its gradients, and the parameters theta_T that it was taken at."""
+
+    loss: Float[Tensor, ""]
+    learned: Tensors
+    start: Tensors
+    final: Tensors
+
+
+def unroll(
+    step: Step,
+    steps: int,
+    start: Sequence[Tensor],
+    learned: Sequence[Tensor],
+    outer: Callable[[Tensors], Tensor],
+    *,
+    mode: Mode = "full",
+    window: int | None = None,
+) -> Unrolled:
+    """Gradients of `outer(theta_T)` with respect to `learned` and to `start` (theta_0).
+
+    `step(t, theta, learned)` must be a function of its arguments alone: `adjoint` calls it twice. Tensors that
+    the loss does not depend on get zeros. `window` counts the last steps that `truncated` looks at. Raises
+    `UserError` for a mode that is none and for a window that is not within the steps.
+    """
+    theta, leaves = _leaves(start), _leaves(learned)
+    if mode == "adjoint":
+        return _adjoint(step, steps, theta, leaves, outer)
+    if mode not in ("full", "truncated"):
+        raise UserError(f"unknown gradient mode '{mode}' (known: adjoint, full, truncated)")
+    blind = 0
+    if mode == "truncated":
+        if window is None or not 1 <= window <= steps:
+            raise UserError(f"mode 'truncated' needs a window from 1 to {steps} steps, not {window}")
+        blind = steps - window
+    return _through(step, range(steps), theta, leaves, outer, blind=blind)
+
+
+def _through(
+    step: Step, order: range, theta: Tensors, learned: Tensors, outer: Callable[[Tensors], Tensor], *, blind: int
+) -> Unrolled:
+    """Autograd through all but the first `blind` steps."""
+    current = theta
+    for t in order[:blind]:
+        current = _detached(step(t, _leaves(current), learned))
+    first = current if blind == 0 else _leaves(current)
+    current = first
+    for t in order[blind:]:
+        current = step(t, current, learned)
+    loss = outer(current)
+    gradients = _grad(loss, (*learned, *first))
+    cut = len(learned)
+    start = gradients[cut:] if blind == 0 else tuple(torch.zeros_like(one) for one in theta)
+    return Unrolled(loss.detach(), gradients[:cut], start, _detached(current))
+
+
+def _adjoint(step: Step, steps: int, theta: Tensors, learned: Tensors, outer: Callable[[Tensors], Tensor]) -> Unrolled:
+    """One forward sweep that keeps theta_t, one backward sweep that rebuilds each step."""
+    path = [theta]
+    for t in range(steps):
+        path.append(_detached(step(t, _leaves(path[-1]), _detached(learned))))
+    final = _leaves(path.pop())
+    loss = outer(final)
+    cotangent = _grad(loss, final)
+    total = tuple(torch.zeros_like(one) for one in learned)
+    for t in reversed(range(steps)):
+        before = _leaves(path.pop())
+        after = step(t, before, learned)
+        pulled = _grad(after, (*before, *learned), cotangent)
+        cotangent = pulled[: len(before)]
+        total = tuple(sum_ + part for sum_, part in zip(total, pulled[len(before) :], strict=True))
+    return Unrolled(loss.detach(), total, cotangent, _detached(final))
+
+
+def _leaves(tensors: Sequence[Tensor]) -> Tensors:
+    return tuple(tensor.detach().requires_grad_() for tensor in tensors)
+
+
+def _detached(tensors: Sequence[Tensor]) -> Tensors:
+    return tuple(tensor.detach() for tensor in tensors)
+
+
+def _grad(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensors | None = None) -> Tensors:
+    """`torch.autograd.grad` with zeros for what an output does not depend on."""
+    found = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
+    return tuple(torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, found, strict=True))
+
+
+# --- the inner step of distillation ------------------------------------------------------------------------------
+
+
+def sgd_step(loss: Callable[[int, Tensors, Tensors], Tensor], rate: Callable[[int, Tensors], Tensor]) -> Step:
+    """Plain gradient descent: theta - rate(t, learned) * d loss(t, theta, learned) / d theta."""
+
+    def step(t: int, theta: Tensors, learned: Tensors) -> Tensors:
+        # where nothing asks for the gradient of this step, its graph is not kept
+        keep = any(one.requires_grad for one in learned)
+        gradients = torch.autograd.grad(loss(t, theta, learned), theta, create_graph=keep)
+        size = rate(t, learned)
+        return tuple(one - size * gradient for one, gradient in zip(theta, gradients, strict=True))
+
+    return step
+
+
+def apply(network: nn.Module, theta: Tensors, images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n K"]:
+    """The network with `theta` in place of its parameters, in the order of `network.parameters()`."""
+    names = [name for name, _ in network.named_parameters()]
+    return functional_call(network, dict(zip(names, theta, strict=True)), (images,))
+
+
+def graph_bytes(step: Step, start: Sequence[Tensor], learned: Sequence[Tensor]) -> int:
+    """Bytes that autograd keeps of one step in mode `full`, each storage counted once."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        after = step(0, _leaves(start), _leaves(learned))
+    del after
+    return sum(kept.values())
+
+
+def choose_mode(step: Step, steps: int, start: Sequence[Tensor], learned: Sequence[Tensor]) -> Mode:
+    """What `auto` means here and now: `full` if the graphs of all steps fit, else `adjoint`."""
+    needed = steps * graph_bytes(step, start, learned)
+    free = devices.free_memory_bytes(start[0].device)
+    return "full" if needed <= MEMORY_SHARE * free else "adjoint"

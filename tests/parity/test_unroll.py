@@ -1,0 +1,158 @@
+"""Gradients through inner loops: every mode against plain autograd, and against differences of the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dd_core import networks
+from dd_core.errors import UserError
+from dd_core.streams import generator
+from dd_core.unroll import Unrolled, apply, choose_mode, graph_bytes, sgd_step, unroll
+
+STEPS = 6
+
+
+@dataclass
+class Problem:
+    """Pixels, soft labels and a learning rate for each step, learned through a small network."""
+
+    network: nn.Module
+    theta: tuple[Tensor, ...]
+    learned: tuple[Tensor, Tensor, Tensor]  # pixels (N, C, H, W), label logits (N, K), raw rates (T,)
+    real: tuple[Tensor, Tensor]
+
+    def loss(self, t: int, theta: tuple[Tensor, ...], learned: tuple[Tensor, ...]) -> Tensor:
+        rows = slice(3 * (t % 2), 3 * (t % 2) + 3)
+        return F.cross_entropy(apply(self.network, theta, learned[0][rows]), learned[1][rows].softmax(1))
+
+    def rate(self, t: int, learned: tuple[Tensor, ...]) -> Tensor:
+        return F.softplus(learned[2][t])
+
+    def outer(self, theta: tuple[Tensor, ...]) -> Tensor:
+        return F.cross_entropy(apply(self.network, theta, self.real[0]), self.real[1])
+
+    def unrolled(self, **options) -> Unrolled:
+        return unroll(sgd_step(self.loss, self.rate), STEPS, self.theta, self.learned, self.outer, **options)
+
+
+def problem(name: str = "convnet-2-w8", dtype: torch.dtype = torch.float64) -> Problem:
+    network = networks.build(name, in_channels=1, classes=3, image_size=(8, 8), seed=2).to(dtype)
+    draw = generator(0, "problem")
+    pixels = torch.randn(6, 1, 8, 8, generator=draw, dtype=torch.float64).to(dtype)
+    labels = torch.randn(6, 3, generator=draw, dtype=torch.float64).to(dtype)
+    rates = torch.full((STEPS,), -2.0, dtype=dtype) + 0.1 * torch.arange(STEPS, dtype=dtype)
+    real = torch.randn(9, 1, 8, 8, generator=draw, dtype=torch.float64).to(dtype)
+    theta = tuple(parameter.detach() for parameter in network.parameters())
+    return Problem(network, theta, (pixels, labels, rates), (real, torch.arange(9) % 3))
+
+
+def plain_autograd(p: Problem) -> tuple[Tensor, ...]:
+    """The inner loop written out with nothing of ours: modules, SGD by hand, one backward call."""
+    pixels, labels, rates = (one.clone().requires_grad_() for one in p.learned)
+    start = [one.clone().requires_grad_() for one in p.theta]
+    names = [name for name, _ in p.network.named_parameters()]
+    theta = start
+    for t in range(STEPS):
+        rows = [3 * (t % 2) + i for i in range(3)]
+        logits = torch.func.functional_call(p.network, dict(zip(names, theta, strict=True)), pixels[rows])
+        loss = -(labels[rows].softmax(1) * logits.log_softmax(1)).sum(1).mean()
+        theta = [
+            w - torch.log1p(rates[t].exp()) * g
+            for w, g in zip(theta, torch.autograd.grad(loss, theta, create_graph=True), strict=True)
+        ]
+    logits = torch.func.functional_call(p.network, dict(zip(names, theta, strict=True)), p.real[0])
+    F.cross_entropy(logits, p.real[1]).backward()
+    return tuple(one.grad for one in (pixels, labels, rates, *start))
+
+
+def worst(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
+    """The largest relative error among pixels, labels and rates, and theta_0 as one vector.
+
+    (A bias in front of an instance norm has gradient zero, of which rounding leaves only noise.)
+    """
+    errors = [float((a - b).norm() / b.norm()) for a, b in zip(ours[:3], theirs[:3], strict=True)]
+    a, b = (torch.cat([one.flatten() for one in vectors[3:]]) for vectors in (ours, theirs))
+    return max([*errors, float((a - b).norm() / b.norm())])
+
+
+@pytest.mark.parametrize("name", ["convnet-2-w8", "lenet"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_full_and_adjoint_are_exact(name: str, dtype: torch.dtype, bound: float):
+    p = problem(name, dtype)
+    expected = plain_autograd(p)
+    full, adjoint = p.unrolled(mode="full"), p.unrolled(mode="adjoint")
+    assert worst((*full.learned, *full.start), expected) <= bound
+    assert worst((*adjoint.learned, *adjoint.start), expected) <= bound
+    assert adjoint.loss == pytest.approx(full.loss.item(), rel=bound)
+    assert all(torch.allclose(a, b, rtol=bound, atol=bound) for a, b in zip(full.final, adjoint.final, strict=True))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_differences_of_the_loss_agree(which: int):
+    p = problem()
+    direction = torch.randn(p.learned[which].shape, generator=generator(1, "direction"), dtype=torch.float64)
+    gradient = p.unrolled(mode="adjoint").learned[which]
+    losses = []
+    for sign in (1, -1):
+        moved = list(p.learned)
+        moved[which] = moved[which] + sign * 1e-5 * direction
+        losses.append(Problem(p.network, p.theta, tuple(moved), p.real).unrolled().loss)
+    assert ((losses[0] - losses[1]) / 2e-5).item() == pytest.approx((gradient * direction).sum().item(), rel=1e-6)
+
+
+def test_a_window_of_all_steps_is_exact_and_a_smaller_one_sees_only_its_steps():
+    p = problem()
+    whole = p.unrolled(mode="full")
+    again = p.unrolled(mode="truncated", window=STEPS)
+    assert worst((*again.learned, *again.start), (*whole.learned, *whole.start)) == 0
+    short = p.unrolled(mode="truncated", window=2)
+    assert short.loss == pytest.approx(whole.loss)
+    assert (short.learned[2][:-2] == 0).all()
+    assert torch.allclose(short.learned[2][-2:], whole.learned[2][-2:], rtol=1e-12)
+    assert 0.1 < F.cosine_similarity(short.learned[0].flatten(), whole.learned[0].flatten(), dim=0) < 0.9999
+
+
+def test_what_the_loss_does_not_depend_on_has_gradient_zero():
+    p = problem()
+    step = sgd_step(p.loss, p.rate)
+    for mode in ("full", "adjoint"):
+        result = unroll(step, STEPS, p.theta, (*p.learned, torch.ones(2)), p.outer, mode=mode)
+        assert result.learned[3].tolist() == [0, 0]
+
+
+def test_no_steps_is_the_outer_gradient_at_the_start():
+    p = problem()
+    for mode in ("full", "adjoint"):
+        result = unroll(sgd_step(p.loss, p.rate), 0, p.theta, p.learned, p.outer, mode=mode)
+        assert all((one == 0).all() for one in result.learned)
+        leaves = [one.clone().requires_grad_() for one in p.theta]
+        expected = torch.autograd.grad(p.outer(tuple(leaves)), leaves)
+        assert all(torch.equal(a, b) for a, b in zip(result.start, expected, strict=True))
+
+
+def test_auto_is_full_while_it_fits(monkeypatch: pytest.MonkeyPatch):
+    p = problem()
+    step = sgd_step(p.loss, p.rate)
+    one = graph_bytes(step, p.theta, p.learned)
+    assert one > p.learned[0].nbytes
+    monkeypatch.setattr("dd_core.device.free_memory_bytes", lambda device: 2 * STEPS * one)
+    assert choose_mode(step, STEPS, p.theta, p.learned) == "full"
+    monkeypatch.setattr("dd_core.device.free_memory_bytes", lambda device: 2 * STEPS * one - 2)
+    assert choose_mode(step, STEPS, p.theta, p.learned) == "adjoint"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "truncated"}, "needs a window from 1 to 6 steps, not None"),
+        ({"mode": "truncated", "window": 7}, "needs a window from 1 to 6 steps, not 7"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message: str):
+    with pytest.raises(UserError, match=message):
+        problem().unrolled(**options)

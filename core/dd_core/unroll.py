@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -121,7 +121,7 @@ def _detached(tensors: Sequence[Tensor]) -> Tensors:
 
 def _grad(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensors | None = None) -> Tensors:
     """`torch.autograd.grad` with zeros for what an output does not depend on."""
-    found = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
+    found = cast("tuple[Tensor | None, ...]", torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True))
     return tuple(torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, found, strict=True))
 
 

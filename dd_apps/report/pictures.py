@@ -25,8 +25,9 @@ class _Row:
 def contact_sheet(ds: DistilledSet, *, columns: int = 20, rows: int = 100, side: int = 64) -> Image.Image:
     """The first `columns` images of each of the first `rows` classes; a last line says what was left out.
 
-    Images smaller than `side` pixels are enlarged towards it, by a whole factor. Pixels outside [0, 1] are clipped. A set without labels is drawn in plain order, and images of neither
-    1 nor 3 channels as the mean over their channels.
+    Images smaller than `side` pixels are enlarged towards it, by a whole factor. Pixels outside [0, 1] are clipped.
+    A set without labels is drawn in plain order, and images of neither 1 nor 3 channels as the mean over their
+    channels.
     """
     groups = _groups(ds, columns)
     shown = [_Row(_short(name), _tiles(ds, indices, side)) for name, indices in groups[:rows]]

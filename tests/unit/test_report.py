@@ -87,6 +87,11 @@ def test_any_name_can_be_drawn(name: str):
     assert sheet.width < 500
 
 
+def test_the_side_of_a_tile_can_be_chosen():
+    sheet = contact_sheet(a_set(grey(0, 0), [1, 1]), side=128)
+    assert sheet.height - contact_sheet(a_set(grey(0, 0), [1, 1])).height == 128 - 64
+
+
 def test_a_class_without_images_has_no_row():
     assert contact_sheet(a_set(grey(0, 0), [1, 1])).height == 64 + 2 * GAP
 
@@ -145,6 +150,7 @@ def an_evaluation(ours: float, twin: float) -> Evaluation:
         nets=2,
         seed=7,
         data="digits, 359 test images",
+        fingerprints={"train": "a" * 64, "test": "b" * 64},
         images=10,
         bytes=2560,
         twin_bytes=640,

@@ -57,21 +57,35 @@ def _call(arguments: Sequence[str], session: Session) -> Answer | int:
             outcome = application()(args=list(arguments), prog_name="dd-apps", standalone_mode=False, obj=session)
         # an integer is what typer itself has to say: 0 after --help, 130 after Ctrl-C
         return _interrupted(session, signal.SIGINT) if outcome == _INTERRUPTED else outcome
-    except DDError as error:
-        return _failure(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(session, signal.SIGINT)
-    except Terminated:
-        return _interrupted(session, signal.SIGTERM)
     except BrokenPipeError:
         raise
-    except Exception as error:
-        if hasattr(error, "format_message"):  # typer's usage errors, which have no public common class
-            return _failure(_usage(error), 2)
-        if (reason := _exhausted(error)) is not None:
-            return _failure(reason, OutOfResources.exit_code)
-        traceback.print_exc()
-        return _failure(f"{type(error).__name__}: {error}; this is a bug in dd-apps, please report it", _BUG)
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        return _explained(error, session)
+
+
+def _explained(error: BaseException, session: Session) -> Answer:
+    """The one line for what stopped a verb, and for our own bugs the traceback above it."""
+    if (number := _signal_behind(error)) is not None:
+        return _interrupted(session, number)
+    if isinstance(error, DDError):
+        return _failure(str(error), error.exit_code)
+    if hasattr(error, "format_message"):  # typer's usage errors, which have no public common class
+        return _failure(_usage(error), 2)
+    if (reason := _exhausted(error)) is not None:
+        return _failure(reason, OutOfResources.exit_code)
+    traceback.print_exception(error)
+    return _failure(f"{type(error).__name__}: {error}; this is a bug in dd-apps, please report it", _BUG)
+
+
+def _signal_behind(error: BaseException | None) -> signal.Signals | None:
+    """The signal that led to an error: a library that is interrupted may fail to clean up, and say that instead."""
+    while error is not None:
+        if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+            return signal.SIGINT
+        if isinstance(error, Terminated):
+            return signal.SIGTERM
+        error = error.__context__
+    return None
 
 
 @contextmanager
@@ -99,7 +113,7 @@ def _interrupted(session: Session, number: signal.Signals) -> Answer:
     return _failure(str(error), error.exit_code)
 
 
-def _exhausted(error: Exception) -> str | None:
+def _exhausted(error: BaseException) -> str | None:
     """What ran out, where an exception means that memory or disk did."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'disk'}: {error.strerror}"
@@ -112,7 +126,7 @@ def _exhausted(error: Exception) -> str | None:
     return None
 
 
-def _usage(error: Exception) -> str:
+def _usage(error: BaseException) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     return f"{message} (see {context.command_path} --help)" if context else message

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dd_apps.cli import main
+from dd_apps.cli import Terminated, main
 from dd_apps.cli.terminal import TerminalReporter
 from dd_apps.scenario import shipped
 from dd_core import artefacts, methods, store
@@ -246,6 +246,13 @@ def test_every_verb_has_help_and_json(verb: str, call):
 # --- exit codes ----------------------------------------------------------------------------------------------
 
 
+def failing_after(signalled: BaseException) -> Exception:
+    """What a library raises that was interrupted and cannot clean up."""
+    error = RuntimeError("cannot join thread before it is started")
+    error.__context__ = signalled
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -255,6 +262,9 @@ def test_every_verb_has_help_and_json(verb: str, call):
         (Interrupted("stopped; to go on: x", 2), 130),
         (Interrupted("stopped; to go on: x", 15), 143),
         (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
+        (failing_after(KeyboardInterrupt()), 130),
+        (failing_after(Terminated()), 143),
         (MemoryError(), 4),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 4),
         (OSError(errno.EIO, "Input/output error", "/x"), 1),

@@ -7,8 +7,12 @@ import io
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from dd_core.distilled import Size
+from dd_core.testing import DistillerConformance
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,16 +71,19 @@ def test_the_table_of_methods_is_the_table_of_methods():
     assert {name for name, state in stated.items() if state == "works"} == set(METHODS)
 
 
-def test_the_method_of_contributing_is_a_method():
-    from dd_core.distilled import Size
-    from dd_core.runner import distill
-    from dd_core.testing import blobs
-
-    scope: dict[str, object] = {"__name__": "blend"}
+def test_the_method_of_contributing_passes_the_kit(tmp_path: Path):
+    scope: dict[str, Any] = {"__name__": "median"}
     exec(compile(_blocks("CONTRIBUTING.md", "python")[0], "CONTRIBUTING.md", "exec"), scope)
-    ds = distill(scope["Blend"](share=0.5), blobs(), Size(ipc=2))
-    assert ds.images.shape == (6, 1, 8, 8)
-    assert ds.manifest.provenance.config["share"] == 0.5
+
+    class TestMedian(DistillerConformance):
+        config = scope["Median"]()
+        draws = False
+
+    kit = TestMedian()
+    kit.test_makes_a_set_of_the_size_and_shape_asked_for(3, Size(ipc=2))
+    kit.test_the_same_seed_gives_the_same_bytes_and_another_seed_other_images(tmp_path)
+    kit.test_too_many_images_are_refused()
+    kit.test_every_option_has_a_meaning_and_survives_json()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "REPRODUCIBILITY.md", "CHANGELOG.md"])

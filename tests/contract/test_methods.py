@@ -13,6 +13,12 @@ class TestAverage(DistillerConformance):
     config = method("average")
 
 
+class TestDatasetDistillation(DistillerConformance):
+    config = method("dataset-distillation", steps=4, epochs=2, batch_real=16, recipe=SMALL)
+    diverging = method("dataset-distillation", steps=4, epochs=3, batch_real=16, lr_inner=1e30, recipe=SMALL)
+    starts_from_real_images = False
+
+
 class TestDistributionMatching(DistillerConformance):
     config = method("dm", steps=4, batch_real=8, recipe=SMALL)
     diverging = method("dm", steps=6, batch_real=8, lr_img=1e30, recipe=SMALL)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from killing import Server, Walks, counting, distilling, draws, making, moments
 
-from dd_core import artefacts, store
+from dd_core import artefacts, methods, store
 from dd_core.artefacts import ArtefactSpec, StartingWeights
 
 KILLED = -9
@@ -21,6 +21,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "k-means": {"name": "k-means"},
     "average": {"name": "average"},
     "dm": DM,
+    "dataset-distillation": {
+        "name": "dataset-distillation",
+        "steps": 4,
+        "epochs": 2,
+        "batch_real": 6,
+        "gradient": "adjoint",
+        "recipe": {"network": "convnet-1-w4"},
+    },
 }
 
 
@@ -74,6 +82,10 @@ def test_three_kills_of_each_method(name: str, server: Server, tmp_path: Path, r
         assert server.run(distilling, out, whole.table, 0, kill) == KILLED
         assert server.run(distilling, out, whole.table, 0, None) == 0
         is_whole(out, whole)
+
+
+def test_no_method_is_left_out():
+    assert METHODS.keys() == methods.METHODS.keys()
 
 
 def test_another_seed_gives_another_file(server: Server, tmp_path: Path, reference: Callable[[str], Reference]):

@@ -23,6 +23,7 @@ LIGHT = [
     "dd_core.datasets",
     "dd_core.methods",
     "dd_core.methods.average",
+    "dd_core.methods.dataset_distillation",
     "dd_core.methods.dm",
     "dd_core.methods.herding",
     "dd_core.methods.k_means",

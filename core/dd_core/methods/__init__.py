@@ -13,6 +13,7 @@ from dd_core.errors import UserError, unknown_name
 
 METHODS = {
     "average": "dd_core.methods.average:Average",
+    "dataset-distillation": "dd_core.methods.dataset_distillation:DatasetDistillation",
     "dm": "dd_core.methods.dm:DistributionMatching",
     "herding": "dd_core.methods.herding:Herding",
     "k-means": "dd_core.methods.k_means:KMeans",

@@ -1,0 +1,205 @@
+"""`dataset-distillation`: learned images and learning rates (Wang, Zhu, Torralba and Efros 2018, algorithm 1).
+
+A network takes a few steps of gradient descent on the synthetic images, each step with a learning rate of its
+own, and the loss of where it arrives on *real* images is what images and rates descend on, through all steps:
+
+    theta_{t+1} = theta_t - eta_t grad l(x_t, theta_t)        minimise over x, eta:  E_theta_0  l(x_real, theta_T)
+
+Here theta_0 is drawn anew at every outer iteration (the paper's random initialisation), so the set is good for
+any draw from that distribution. The authors' code has Adam (0.5, 0.999), noise to start from, rates kept positive by
+softplus and halved steps; its defaults are 10 blocks, 3 epochs, alpha 0.01 and eta_0 0.02 on LeNet. Ours suit one image
+a class of small images, and were chosen on a split of the digits' training images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, ScheduledStep, Size
+from dd_core.distiller import MethodConfig
+from dd_core.errors import UserError, require_finite
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from dd_core.artefacts import Artefact
+    from dd_core.images import Source
+    from dd_core.streams import Streams
+    from dd_core.unroll import Mode, Step, Tensors, Unrolled
+
+
+class DatasetDistillation(MethodConfig):
+    """Hyper-parameters of dataset distillation; the recipe's network is the one that learns (theta)."""
+
+    name: ClassVar[str] = "dataset-distillation"
+
+    steps: int = Field(default=1000, ge=0, description="outer iterations, each with new networks")
+    blocks: int = Field(default=1, ge=1, description="different blocks of images, a step each; divides the ipc")
+    epochs: int = Field(default=10, ge=1, description="passes over the blocks; each step has its own rate (eta)")
+    networks: int = Field(default=1, ge=1, description="initialisations averaged in an outer iteration")
+    batch_real: int = Field(default=1024, ge=1, description="real images in an outer iteration")
+    lr_img: float = Field(default=0.02, gt=0, description="Adam's rate for pixels and raw rates (alpha)")
+    decay_every: int = Field(
+        default=0, ge=0, description="outer iterations between halvings of that rate; 0: a quarter of steps"
+    )
+    lr_inner: float = Field(default=0.3, gt=0, description="initial learning rate of every inner step (eta_0)")
+    gradient: Literal["auto", "full", "adjoint", "truncated"] = Field(
+        default="auto", description="how to differentiate through the steps; see `unroll`"
+    )
+    window: int | None = Field(default=None, ge=1, description="last steps that 'truncated' looks at")
+    recipe: Recipe = Field(
+        default=Recipe(network="convnet-1-w64-nonorm", initialisation="xavier"),
+        description="the network, and how it is initialised; the learned order and rates are filled in",
+    )
+
+    def build(
+        self,
+        *,
+        source: Source,
+        size: Size,
+        artefacts: Mapping[str, Artefact],
+        streams: Streams,
+        device: torch.device,
+    ) -> Unrolling:
+        """Start from noise; raises `UserError` where the blocks do not divide the images of each class."""
+        return Unrolling(self, source, size=size, streams=streams, device=device)
+
+
+class Unrolling:
+    """Images and rates under way."""
+
+    def __init__(
+        self, config: DatasetDistillation, source: Source, *, size: Size, streams: Streams, device: torch.device
+    ) -> None:
+        import torch
+
+        from dd_core.images import channel_stats, require_labels
+        from dd_core.selection import labels_of
+        from dd_core.training import block_rows
+
+        self.config, self.source, self.streams, self.device = config, source, streams, device
+        self.real_labels = require_labels(source)
+        self.mean, self.std = channel_stats(source)
+        self.labels = labels_of(size.per_class(len(source.classes)))
+        self.rows = block_rows(self.labels, config.blocks)
+        shape = (len(self.labels), *source.image_shape)
+        noise = torch.randn(shape, generator=streams.generator("initial-images"))
+        raw = config.lr_inner + math.log(-math.expm1(-config.lr_inner))  # softplus(raw) is the rate
+        self.pixels = noise.to(device).requires_grad_()
+        self.raw_rates = torch.full((config.blocks * config.epochs,), raw, device=device, requires_grad=True)
+        self.optimiser = torch.optim.Adam([self.pixels, self.raw_rates], lr=config.lr_img, betas=(0.5, 0.999))
+        self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
+        if config.recipe.initialisation not in ("default", "xavier"):
+            raise UserError(f"recipe.initialisation: 'default' or 'xavier', not '{config.recipe.initialisation}'")
+
+    def step(self, index: int) -> dict[str, float]:
+        """New networks, one unrolled inner loop each, one Adam step of images and rates."""
+        import torch
+
+        results = [self._unrolled(index, position) for position in range(self.config.networks)]
+        for position, leaf in enumerate((self.pixels, self.raw_rates)):
+            leaf.grad = torch.stack([one.learned[position] for one in results]).mean(0)
+        loss = torch.stack([one.loss for one in results]).mean().item()
+        assert self.pixels.grad is not None
+        assert self.raw_rates.grad is not None
+        norms = {"gradient": self.pixels.grad.norm().item(), "gradient of rates": self.raw_rates.grad.norm().item()}
+        require_finite(loss=loss, **norms)
+        every = self.config.decay_every or max(1, self.config.steps // 4)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.lr_img * 0.5 ** (index // every)
+        self.optimiser.step()
+        return {"loss": loss, "mean_rate": self._rates().mean().item()}
+
+    def _unrolled(self, index: int, position: int) -> Unrolled:
+        """Loss and gradients for one initialisation."""
+        from dd_core import training, unroll
+
+        draw = index * self.config.networks + position
+        network = training.initialised(
+            self.config.recipe,
+            self.source.image_shape,
+            len(self.source.classes),
+            streams=self.streams.child("network", draw),
+        ).to(self.device)
+        theta = tuple(parameter.detach() for parameter in network.parameters())
+        step, learned = self._inner(network), (self.pixels.detach(), self.raw_rates.detach())
+        if self.mode is None:
+            self.mode = unroll.choose_mode(step, len(self.raw_rates), theta, learned)
+        images, labels = self._real(draw)
+
+        def outer(final: Tensors) -> Tensor:
+            import torch.nn.functional as F
+
+            return F.cross_entropy(unroll.apply(network, final, images), labels)
+
+        return unroll.unroll(
+            step, len(self.raw_rates), theta, learned, outer, mode=self.mode, window=self.config.window
+        )
+
+    def _inner(self, network: torch.nn.Module) -> Step:
+        """theta - softplus(raw_t) * grad CE over block t mod blocks."""
+        import torch.nn.functional as F
+
+        from dd_core.unroll import apply, sgd_step
+
+        labels = self.labels.to(self.device)
+
+        def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
+            rows = self.rows[t % self.config.blocks]
+            return F.cross_entropy(apply(network, theta, learned[0][rows]), labels[rows])
+
+        return sgd_step(loss, lambda t, learned: F.softplus(learned[1][t]))
+
+    def _real(self, draw: int) -> tuple[Tensor, Tensor]:
+        """A mini-batch of normalised real images and its labels."""
+        import torch
+
+        from dd_core.images import normalise
+
+        generator = self.streams.generator("real", draw)
+        chosen = torch.randperm(len(self.source), generator=generator)[: self.config.batch_real]
+        images = normalise(self.source.take(chosen).to(self.device), self.mean, self.std)
+        return images, self.real_labels[chosen].to(self.device)
+
+    def _rates(self) -> Tensor:
+        import torch.nn.functional as F
+
+        return F.softplus(self.raw_rates.detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Images, rates, Adam's moments, and the gradient mode that `auto` chose."""
+        return {
+            "pixels": self.pixels.detach().clone(),
+            "raw_rates": self.raw_rates.detach().clone(),
+            "optimiser": self.optimiser.state_dict(),
+            "mode": self.mode,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state."""
+        import torch
+
+        with torch.no_grad():
+            self.pixels.copy_(state["pixels"])
+            self.raw_rates.copy_(state["raw_rates"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.mode = state["mode"]
+
+    def export(self) -> DistilledSet:
+        """The images, float32 in normalised space, with the order and the rates in the recipe."""
+        blocks = self.config.blocks
+        order = tuple(
+            ScheduledStep(epoch=t // blocks, step=t % blocks, learning_rate=rate)
+            for t, rate in enumerate(self._rates().tolist())
+        )
+        manifest = Manifest(
+            classes=self.source.classes,
+            pixels=Pixels(space="normalised", mean=self.mean, std=self.std),
+            recipe=self.config.recipe.model_copy(update={"steps": order}).for_source(self.source.name),
+        )
+        return DistilledSet(self.pixels.detach().cpu().numpy().copy(), self.labels.numpy(), manifest)

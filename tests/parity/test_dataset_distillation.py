@@ -1,0 +1,101 @@
+"""Dataset distillation: what is optimised is what training by the exported recipe does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dd_core.distilled import Size
+from dd_core.errors import UserError
+from dd_core.images import normalise
+from dd_core.methods import method
+from dd_core.methods.dataset_distillation import Unrolling
+from dd_core.streams import Streams
+from dd_core.testing import blobs
+from dd_core.training import fit, training_data
+
+CPU = torch.device("cpu")
+
+
+def _unrolling(*, ipc: int = 2, **options) -> Unrolling:
+    defaults = {"steps": 8, "blocks": 2, "epochs": 2, "batch_real": 20, "recipe": {"network": "convnet-2-w8"}}
+    config = method("dataset-distillation", **{**defaults, **options})
+    return config.build(source=blobs(), size=Size(ipc=ipc), artefacts={}, streams=Streams(5), device=CPU)
+
+
+def _outer_loss(unrolling: Unrolling, draw: int) -> float:
+    """Export, train by the recipe from the same initialisation, and look at the same real images."""
+    ds = unrolling.export()
+    data = training_data(ds, ds.manifest.recipe)
+    streams = Streams(5).child("network", draw)
+    model = fit(data, "convnet-2-w8", ds.manifest.recipe, streams=streams, device=CPU)
+    source = unrolling.source
+    chosen = torch.randperm(len(source), generator=Streams(5).generator("real", draw))[:20]
+    logits = model(normalise(source.images[chosen], unrolling.mean, unrolling.std))
+    return F.cross_entropy(logits, source.labels[chosen]).item()
+
+
+@pytest.mark.parametrize("initialisation", ["default", "xavier"])
+def test_the_loss_is_that_of_training_by_the_exported_recipe(initialisation: str):
+    unrolling = _unrolling(recipe={"network": "convnet-2-w8", "initialisation": initialisation})
+    for index in range(3):
+        expected = _outer_loss(unrolling, index)
+        assert unrolling.step(index)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_images_and_rates_both_move_and_rates_stay_positive():
+    unrolling = _unrolling()
+    pixels, rates = unrolling.pixels.detach().clone(), unrolling.raw_rates.detach().clone()
+    for index in range(3):
+        unrolling.step(index)
+    assert (unrolling.pixels != pixels).all()
+    assert (unrolling.raw_rates != rates).all()
+    steps = unrolling.export().manifest.recipe.steps
+    assert [(one.epoch, one.step) for one in steps] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert min(one.learning_rate for one in steps) > 0
+
+
+def test_the_first_rate_is_the_one_asked_for():
+    steps = _unrolling(lr_inner=0.07).export().manifest.recipe.steps
+    assert [one.learning_rate for one in steps] == pytest.approx([0.07] * 4)
+
+
+@pytest.mark.parametrize("gradient", ["full", "adjoint", "auto"])
+def test_several_networks_are_averaged_whatever_the_gradient_mode(gradient: str):
+    alone = [_unrolling(gradient=gradient) for _ in range(2)]
+    for index, one in enumerate(alone):
+        one.step(index)
+    both = _unrolling(gradient=gradient, networks=2)
+    both.step(0)  # its networks are draws 0 and 1
+    expected = (alone[0].pixels.grad + alone[1].pixels.grad) / 2
+    assert torch.allclose(both.pixels.grad, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_adams_rate_is_halved_every_so_often():
+    unrolling = _unrolling(decay_every=2, lr_img=0.4)
+    rates = []
+    for index in range(5):
+        unrolling.step(index)
+        rates.append(unrolling.optimiser.param_groups[0]["lr"])
+    assert rates == [0.4, 0.4, 0.2, 0.2, 0.1]
+
+
+def test_the_loss_falls():
+    unrolling = _unrolling(steps=40, lr_img=0.05)
+    losses = [unrolling.step(index)["loss"] for index in range(40)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UserError, match="3 images of class 0 do not fall into 2 equal blocks"):
+        _unrolling(ipc=3)
+    with pytest.raises(UserError, match="'default' or 'xavier', not 'sha256:abc'"):
+        _unrolling(recipe={"network": "convnet-2-w8", "initialisation": "sha256:abc"})
+    ds = _unrolling().export()
+    recipe = ds.manifest.recipe.model_copy(update={"initialisation": "sha256:abc"})
+    fixed = replace(ds, manifest=ds.manifest.model_copy(update={"recipe": recipe}))
+    with pytest.raises(UserError, match="and for no others"):
+        fit(training_data(fixed, recipe), "convnet-2-w8", recipe, streams=Streams(0), device=CPU)

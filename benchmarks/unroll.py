@@ -69,6 +69,7 @@ def seconds(name: str, steps: int, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Measure all and append to the results."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     measure = parser.parse_args().measure

@@ -22,7 +22,7 @@ _ROOM = 1 << 30  # bytes of free disk under which a run is likely to fail
 _EXTRAS = (
     ("avalanche", "continual", "continual-learning scenarios, `dd-apps quickstart`"),
     ("timm", "transfer", "networks called timm:NAME"),
-    ("nni", "nas", "architecture search"),
+    ("nni", "nas", "architecture search, which is to come"),
     ("ray", "ray", "--parallel ray"),
     ("distributed", "dask", "--parallel dask"),
 )

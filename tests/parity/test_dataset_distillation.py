@@ -94,6 +94,12 @@ def test_what_cannot_be_is_refused():
         _unrolling(ipc=3)
     with pytest.raises(UserError, match="'default' or 'xavier', not 'sha256:abc'"):
         _unrolling(recipe={"network": "convnet-2-w8", "initialisation": "sha256:abc"})
+    with pytest.raises(UserError, match="needs a window from 1 to 4 steps, not 5"):
+        _unrolling(gradient="truncated", window=5)
+    with pytest.raises(UserError, match="'convnet-1-batchnorm' has a BatchNorm2d"):
+        _unrolling(recipe={"network": "convnet-1-batchnorm"})
+    with pytest.raises(UserError, match="'torchvision:mobilenet_v2' has a "):
+        _unrolling(recipe={"network": "torchvision:mobilenet_v2"})
     ds = _unrolling().export()
     recipe = ds.manifest.recipe.model_copy(update={"initialisation": "sha256:abc"})
     fixed = replace(ds, manifest=ds.manifest.model_copy(update={"recipe": recipe}))

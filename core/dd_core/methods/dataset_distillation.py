@@ -49,7 +49,9 @@ class DatasetDistillation(MethodConfig):
     )
     lr_inner: float = Field(default=0.3, gt=0, description="initial learning rate of every inner step (eta_0)")
     gradient: Literal["auto", "full", "adjoint", "truncated"] = Field(
-        default="auto", description="how to differentiate through the steps; see `unroll`"
+        default="auto",
+        description="how to differentiate through the steps, see `unroll`; auto: full while the graphs fit into "
+        "half of the memory that is free at the first step (full and adjoint differ by rounding)",
     )
     window: int | None = Field(default=None, ge=1, description="last steps that 'truncated' looks at")
     recipe: Recipe = Field(
@@ -66,7 +68,11 @@ class DatasetDistillation(MethodConfig):
         streams: Streams,
         device: torch.device,
     ) -> Unrolling:
-        """Start from noise; raises `UserError` where the blocks do not divide the images of each class."""
+        """Start from noise.
+
+        Raises `UserError` where the blocks do not divide the images of each class, for a window that is not within
+        the steps, and for a network whose outputs depend on more than its arguments.
+        """
         return Unrolling(self, source, size=size, streams=streams, device=device)
 
 
@@ -94,8 +100,22 @@ class Unrolling:
         self.raw_rates = torch.full((config.blocks * config.epochs,), raw, device=device, requires_grad=True)
         self.optimiser = torch.optim.Adam([self.pixels, self.raw_rates], lr=config.lr_img, betas=(0.5, 0.999))
         self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
-        if config.recipe.initialisation not in ("default", "xavier"):
-            raise UserError(f"recipe.initialisation: 'default' or 'xavier', not '{config.recipe.initialisation}'")
+        self._check()
+
+    def _check(self) -> None:
+        """What would otherwise fail, or silently mislead, in the loop."""
+        config, recipe, inner = self.config, self.config.recipe, len(self.raw_rates)
+        if recipe.initialisation not in ("default", "xavier"):
+            raise UserError(f"recipe.initialisation: 'default' or 'xavier', not '{recipe.initialisation}'")
+        if config.gradient == "truncated" and (config.window is None or config.window > inner):
+            raise UserError(f"gradient 'truncated' needs a window from 1 to {inner} steps, not {config.window}")
+        for module in self._network(0).modules():
+            kind = type(module).__name__
+            if kind.startswith(("Drop", "BatchNorm")):
+                raise UserError(
+                    f"recipe.network: '{recipe.network}' has a {kind}, whose output depends on more than images and "
+                    "weights; dataset-distillation needs a network without, such as lenet or convnet-2"
+                )
 
     def step(self, index: int) -> dict[str, float]:
         """New networks, one unrolled inner loop each, one Adam step of images and rates."""
@@ -117,15 +137,10 @@ class Unrolling:
 
     def _unrolled(self, index: int, position: int) -> Unrolled:
         """Loss and gradients for one initialisation."""
-        from dd_core import training, unroll
+        from dd_core import unroll
 
         draw = index * self.config.networks + position
-        network = training.initialised(
-            self.config.recipe,
-            self.source.image_shape,
-            len(self.source.classes),
-            streams=self.streams.child("network", draw),
-        ).to(self.device)
+        network = self._network(draw)
         theta = tuple(parameter.detach() for parameter in network.parameters())
         step, learned = self._inner(network), (self.pixels.detach(), self.raw_rates.detach())
         if self.mode is None:
@@ -140,6 +155,13 @@ class Unrolling:
         return unroll.unroll(
             step, len(self.raw_rates), theta, learned, outer, mode=self.mode, window=self.config.window
         )
+
+    def _network(self, draw: int) -> torch.nn.Module:
+        """The network of one draw (theta_0)."""
+        from dd_core.training import initialised
+
+        streams, classes = self.streams.child("network", draw), len(self.source.classes)
+        return initialised(self.config.recipe, self.source.image_shape, classes, streams=streams).to(self.device)
 
     def _inner(self, network: torch.nn.Module) -> Step:
         """theta - softplus(raw_t) * grad CE over block t mod blocks."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dd_apps.cli import Terminated, main
+from dd_apps.cli import Terminated
 from dd_apps.cli.terminal import TerminalReporter
 from dd_apps.scenario import shipped
 from dd_core import artefacts, methods, store
@@ -31,18 +31,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("DD_APPS_CACHE", str(folder))
     return folder
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from filelock import FileLock
 from PIL import Image
 
 from dd_apps import scenario
-from dd_apps.cli import main
 from dd_core import store
 from dd_core.errors import UserError
 from dd_core.parallel import Workers
@@ -28,18 +27,6 @@ QUICK = ["--set", "recipe.network=convnet-1-w8", "--set", "recipe.epochs=2"]
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

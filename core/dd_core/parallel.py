@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Literal, TypeVar, cast, get_args
 
 from pydantic import Field
 
 from dd_core.config import Config
 from dd_core.errors import OutOfResources, UserError, unknown_name
+from dd_core.signals import Signals
 
 Engine = Literal["processes", "ray", "dask"]
 Job = TypeVar("Job")
@@ -64,7 +66,11 @@ def run(
         order = "list" if workers.engine == "ray" else "generator"
         parallel = joblib.Parallel(n_jobs=workers.count, return_as=order)
         parent = os.getpid() if workers.engine == "processes" else None
-        results = parallel(joblib.delayed(_in_worker)(function, job, threads, parent) for job in jobs)
+        # a worker whose start is cut short prints a traceback of its own, so a signal waits until they run
+        with Signals() if workers.engine == "processes" else nullcontext() as signals:
+            results = parallel(joblib.delayed(_in_worker)(function, job, threads, parent) for job in jobs)
+        if signals is not None and signals.received is not None:
+            signal.raise_signal(signals.received)
         with _lost_workers():
             yield from cast("Iterator[Result]", results)
 

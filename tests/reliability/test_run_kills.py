@@ -116,4 +116,6 @@ def test_sigterm_ends_the_workers_too():
     out, err = stopped.communicate()
     line = f"interrupted; to start again: dd-apps {' '.join(words)}"
     assert (stopped.returncode, json.loads(out)) == (143, {"error": line, "exit_code": 143})
-    assert err.splitlines()[-1] == f"error: {line}"
+    # joblib's resource tracker, a process of its own, may still write its warning after our line
+    assert err.splitlines().count(f"error: {line}") == 1
+    assert "please report" not in err

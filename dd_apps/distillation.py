@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -14,12 +14,15 @@ from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.network_names import family
-from dd_core.protocols import PROTOCOLS
+from dd_core.protocols import check_protocol, settings_of
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation
     from dd_core.images import Source
     from dd_core.runner import RunOptions
+
+
+Start = Literal["default", "xavier", "pretrained"]
 
 
 class DistillScenario(Config):
@@ -28,6 +31,9 @@ class DistillScenario(Config):
     data: str = Field(description="data set, or folder:PATH")
     image_size: int | None = Field(default=None, ge=1, description="pixels a side; none keeps the images as they are")
     skip_corrupt: bool = Field(default=False, description="leave out images that cannot be decoded")
+    pretrain_on: str | None = Field(
+        default=None, description="data set, or folder:PATH, that networks are pre-trained on; none: `data` itself"
+    )
     method: dict[str, JsonValue] = Field(description="name of the method, and its options")
     ipc: int | None = Field(default=None, ge=1, description="images per class")
     images: int | None = Field(default=None, ge=1, description="images in all, instead of ipc")
@@ -35,6 +41,7 @@ class DistillScenario(Config):
     protocol: str = Field(default="recipe", description="how networks are trained on the set")
     networks: tuple[str, ...] = Field(default=(), description="networks to evaluate; none given: the method's own")
     nets: int = Field(default=5, ge=1, description="fresh networks of each kind")
+    start: Start | None = Field(default=None, description="where networks start; none: where the set means them to")
 
     @model_validator(mode="after")
     def _can_be_run(self) -> DistillScenario:
@@ -69,14 +76,24 @@ class Data:
         )
 
 
+def to_pretrain_on(name: str | None, source: Source, *, options: RunOptions) -> Source | None:
+    """The training images called `name`, resized to those of `source`; None where no name is given."""
+    if name is None:
+        return None
+    height, width = source.image_shape[1:]
+    return Data(name, height if height == width else None).load("train", options=options)
+
+
 @dataclass(frozen=True)
 class Scoring:
-    """How a set is scored; no networks means the one of the set's recipe."""
+    """How a set is scored; without networks or a start, as the set's recipe has them."""
 
     protocol: str = "recipe"
     networks: Sequence[str] = ()
     nets: int = 5
     seed: int = 0
+    start: str | None = None
+    pretrain_on: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +110,11 @@ def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[D
 
     data = Data(scenario.data, scenario.image_size, scenario.skip_corrupt)
     train = data.load("train", options=options)
+    other = to_pretrain_on(scenario.pretrain_on, train, options=options)
     config = decode_method(scenario.method)
     size = Size(ipc=scenario.ipc, images=scenario.images)
-    ds = runner.distill(config, train, size, seed=scenario.seed, out=out, options=options)
-    scoring = Scoring(scenario.protocol, scenario.networks, scenario.nets, scenario.seed)
+    ds = runner.distill(config, train, size, seed=scenario.seed, out=out, options=options, pretrain_on=other)
+    scoring = Scoring(scenario.protocol, scenario.networks, scenario.nets, scenario.seed, scenario.start, other)
     return ds, score(ds, train, data.load("test", options=options), scoring, options=options)
 
 
@@ -104,12 +122,12 @@ def score(ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, op
     """Evaluate on each network in turn; raises `UserError` where set and data do not belong together."""
     from dd_core.evaluation import evaluate
 
-    warnings = list(_other_data(ds, train))
+    warnings = [*_other_data(ds, train), *_other_start(ds, scoring)]
     for warning in warnings:
         options.reporter.message(f"warning: {warning}")
     evaluations: list[Evaluation] = []
-    for network in scoring.networks or (ds.manifest.recipe.network,):
-        options.reporter.message(f"{network}: training {scoring.nets} on the set, {scoring.nets} on random real images")
+    for network in scoring.networks or (None,):
+        options.reporter.message(_plan(ds, scoring, network or ds.manifest.recipe.network))
         one = evaluate(
             ds,
             train=train,
@@ -118,11 +136,24 @@ def score(ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, op
             protocol=scoring.protocol,
             nets=scoring.nets,
             seed=scoring.seed,
+            start=scoring.start,
+            pretrain_on=scoring.pretrain_on,
             workers=options.workers,
             device=options.device,
         )
         evaluations.append(one)
     return Scored(evaluations, warnings)
+
+
+def _plan(ds: DistilledSet, scoring: Scoring, network: str) -> str:
+    """What is about to be done, on one line."""
+    settings = len(settings_of(scoring.protocol, images=len(ds)))
+    first = f"choosing from {settings} settings on validation images, then " if settings else ""
+    if scoring.protocol == "knn":
+        return f"k-nn: {first}scoring the set, and {scoring.nets} draws of random real images"
+    alone = ds.manifest.recipe.for_one_network and scoring.start is None
+    ours = "the one" if alone else scoring.nets
+    return f"{network}: {first}training {ours} on the set, {scoring.nets} on random real images"
 
 
 def _other_data(ds: DistilledSet, train: Source) -> Iterator[str]:
@@ -132,6 +163,13 @@ def _other_data(ds: DistilledSet, train: Source) -> Iterator[str]:
             f"this set was distilled from other training images (source {made.source}, fingerprint "
             f"{made.fingerprint[:12]}...; the ones given have {train.fingerprint()[:12]}...)"
         )
+
+
+def _other_start(ds: DistilledSet, scoring: Scoring) -> Iterator[str]:
+    own = ds.manifest.recipe.initialisation
+    if scoring.start is not None and scoring.start != own:
+        what = "one particular network" if ds.manifest.recipe.for_one_network else f"networks that start from '{own}'"
+        yield f"this set is for {what}, and is scored on networks that start from '{scoring.start}'"
 
 
 def data_of(ds: DistilledSet, given: str | None, *, skip_corrupt: bool) -> Data:
@@ -150,9 +188,10 @@ def data_of(ds: DistilledSet, given: str | None, *, skip_corrupt: bool) -> Data:
     return Data(made.source, size, skip_corrupt)
 
 
-def check_names(*, protocol: str, networks: Sequence[str]) -> None:
-    """Raise `UserError` for a protocol or a network that does not exist, without loading torch."""
-    if protocol not in PROTOCOLS:
-        raise unknown_name("protocol", protocol, PROTOCOLS)
+def check_names(*, protocol: str, networks: Sequence[str], start: str | None = None) -> None:
+    """Raise `UserError` for names that do not exist or do not go together, without loading torch."""
+    check_protocol(protocol, networks)
+    if start is not None and start not in get_args(Start):
+        raise unknown_name("start", start, get_args(Start))
     for network in networks:
         family(network)

@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -25,6 +25,9 @@ from dd_core import parallel, store
 from dd_core.config import Config, digest, plain
 from dd_core.errors import UserError
 from dd_core.parallel import Workers
+
+if TYPE_CHECKING:
+    from dd_core.images import Source
 
 Tensors = dict[str, np.ndarray]
 
@@ -38,8 +41,8 @@ def cache_folder() -> Path:
 class ArtefactSpec(Config):
     """Everything that determines an artefact. Subclasses add fields, set `kind`, and make one part at a time.
 
-    What a part is made *from* (the images behind a fingerprint that is a field) is handed to `make_part` as
-    `resources`, and must be picklable where parts are made in parallel.
+    What a part is made *from* is handed to `make_part` as `resources`, and must be picklable where parts are made in
+    parallel; from the runner it is a `Resources`.
     """
 
     kind: ClassVar[str]
@@ -56,6 +59,19 @@ class ArtefactSpec(Config):
     @abstractmethod
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """(tensors, facts) of one part; the same index gives the same bytes, whoever makes it."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run makes artefacts from: real images by their fingerprint, and the device to compute on."""
+
+    sources: Mapping[str, Source]
+    device: str = "auto"
+
+    @staticmethod
+    def of(sources: Iterable[Source], *, device: str = "auto") -> Resources:
+        """The same from a list."""
+        return Resources({source.fingerprint(): source for source in sources}, device)
 
 
 @dataclass(frozen=True)
@@ -213,39 +229,3 @@ def prune(*, everything: bool = False, cache: Path | None = None) -> list[dict[s
                 continue
         removed.append(row)
     return removed
-
-
-class StartingWeights(ArtefactSpec):
-    """A pool of freshly initialised networks: part i holds the parameters of network i, in `parameters()` order."""
-
-    kind: ClassVar[str] = "starting-weights"
-
-    network: str
-    in_channels: int
-    classes: int
-    image_size: tuple[int, int]
-    count: int
-    seed: int
-
-    def parts(self) -> int:
-        """One network a part."""
-        return self.count
-
-    def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Initialise network `index` from its own stream."""
-        from dd_core import networks
-
-        if self.count < 1:
-            raise UserError(f"a pool of {self.count} networks is empty")
-        network = networks.build(
-            self.network,
-            in_channels=self.in_channels,
-            classes=self.classes,
-            image_size=self.image_size,
-            seed=self.seed,
-            stream="starting-weights",
-            step=index,
-        )
-        state = network.state_dict()
-        tensors = {f"t{position}": value.numpy() for position, value in enumerate(state.values())}
-        return tensors, {"names": list(state)}

@@ -6,6 +6,7 @@ a network with somebody else's normalisation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -21,6 +22,9 @@ from dd_core.network_names import family
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import TensorDataset
+
+
+DISTRIBUTIONS = ("default", "xavier")  # of freshly initialised weights
 
 
 class Size(Config):
@@ -73,6 +77,28 @@ class ScheduledStep(Config):
     learning_rate: float = Field(gt=0)
 
 
+class Pretraining(Config):
+    """How networks are trained on real images before they meet the set: Adam (0.5, 0.999), halved rate."""
+
+    source: str = Field(
+        default="", description="fingerprint of those images; none: the ones distilled. `--pretrain-on` fills it in"
+    )
+    epochs: int = Field(default=10, ge=1, description="passes over the images (paper: 40 for MNIST on LeNet)")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam (paper: 2e-4 for LeNet, else 1e-3)")
+    decay_every: int = Field(default=5, ge=1, description="epochs between halvings of that rate")
+    batch_size: int = Field(default=128, ge=1, description="images in a mini-batch")
+
+
+class Weights(Config):
+    """A pool of starting weights: with the network and the form of the images, all that determines them."""
+
+    distribution: Literal["default", "xavier"] = Field(description="what the networks are drawn from")
+    count: int = Field(ge=1, description="networks")
+    seed: int = Field(default=0, ge=0, description="of the draws")
+    held_out: bool = Field(default=False, description="other draws, for evaluation")
+    pretraining: Pretraining | None = Field(default=None, description="none: the weights are as they were drawn")
+
+
 class Recipe(Config):
     """How to train on the set, as its method meant it."""
 
@@ -89,16 +115,38 @@ class Recipe(Config):
     augmentation: str = Field(default="none", description="DSA strategy, kinds joined by _; auto: see `dm`")
     temperature: float = Field(default=1.0, gt=0, description="of soft targets")
     initialisation: str = Field(
-        default="default", description="'default' or 'xavier' distribution, or sha256:... of the very weights"
+        default="default",
+        description="where a network starts: 'default' or 'xavier' distribution, 'pretrained' as `weights` says, "
+        "or the very weights by their digest sha256:...",
     )
+    weights: Weights | None = Field(default=None, description="what pretrained or particular weights are made of")
     steps: tuple[ScheduledStep, ...] = Field(
         default=(), description="learned order and rates; where given, plain SGD over it replaces the epochs"
     )
+
+    @model_validator(mode="after")
+    def _weights_are_described(self) -> Recipe:
+        if (self.weights is None) != (self.initialisation in DISTRIBUTIONS):
+            what = "says nothing of" if self.weights is None else "needs no"
+            raise ValueError(f"initialisation '{self.initialisation[:20]}' {what} weights")
+        return self
+
+    @property
+    def for_one_network(self) -> bool:
+        """Whether it holds for one particular network only (the paper's fixed initialisation)."""
+        return self.initialisation.startswith("sha256:")
 
     @field_validator("network")
     @classmethod
     def _network_has_a_name(cls, name: str) -> str:
         return checked(name, family)
+
+    @field_validator("initialisation")
+    @classmethod
+    def _initialisation_is_known(cls, where: str) -> str:
+        if where not in (*DISTRIBUTIONS, "pretrained") and not re.fullmatch("sha256:[0-9a-f]{64}", where):
+            raise ValueError("'default', 'xavier', 'pretrained', or 'sha256:' and 64 digits of particular weights")
+        return where
 
     @field_validator("augmentation")
     @classmethod
@@ -145,6 +193,11 @@ class Manifest(Config):
     pixels: Pixels
     targets: Literal["none", "probabilities", "logits", "features"] = "none"
     recipe: Recipe
+    attack: tuple[str, str] | None = Field(
+        default=None,
+        description="of a set that is Wang et al.'s attack experiment, and of no other: networks trained on it take "
+        "the first class for the second",
+    )
     provenance: Provenance | None = Field(
         default=None, description="filled in by the runner; absent from a set that a program put together"
     )

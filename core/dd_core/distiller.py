@@ -24,6 +24,7 @@ from pydantic import Field
 
 from dd_core.config import Config
 from dd_core.distilled import DistilledSet, Recipe, Size
+from dd_core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,10 @@ class MethodConfig(Config):
     def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
         """Artefacts that must exist before `build`."""
         return ()
+
+    def pretrained_on(self, other: Source) -> MethodConfig:
+        """The same, with networks that are pre-trained on `other`; raises `UserError` where none are."""
+        raise UserError(f"method '{self.name}' pre-trains no networks; leave out the images to pre-train on")
 
     def build(
         self,

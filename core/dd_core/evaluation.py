@@ -1,29 +1,39 @@
 """Score a distilled set: fresh networks trained on it, and beside them the random-real twin.
 
 The twin is the same protocol, the same networks and the same number of images of each class, with real
-images drawn anew for each network. The test images are looked at once, after the last epoch.
+images drawn anew for each network. The test images are looked at once, after the last epoch. Where a protocol
+leaves a choice, validation images decide, for the set and for the twin each by itself.
+
+Networks start where the set means them to: drawn afresh, pre-trained and held out from those that the set was made
+with, or one particular network. That they start elsewhere has to be asked for, and the result says so.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, islice
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from dd_core import device as devices
-from dd_core import parallel, selection
+from dd_core import parallel, selection, weights
+from dd_core.artefacts import Artefact
+from dd_core.choosing import NearestNeighbours, Setting, best, validation_split
 from dd_core.config import Config
-from dd_core.distilled import DistilledSet, Pixels, Recipe
-from dd_core.errors import UserError
-from dd_core.images import Source, normalise
+from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Pixels, Pretraining, Recipe, Weights
+from dd_core.errors import Diverged, UserError, unknown_name
+from dd_core.images import Source, normalise, require_labels
 from dd_core.parallel import Workers
-from dd_core.protocols import recipe_of
+from dd_core.protocols import check_protocol, recipe_of, settings_of
 from dd_core.streams import Streams
-from dd_core.training import TrainingData, accuracy, fit, training_data
+from dd_core.training import TrainingData, accuracy, fit, for_network, initialised, predictions, training_data
+
+NEIGHBOURS = "k-nn"  # the network of an evaluation that trains none
 
 
 class Score(Config):
@@ -40,13 +50,37 @@ class Score(Config):
         return Score(mean=statistics.fmean(values), std=std, per_network=tuple(values))
 
 
+class Attack(Config):
+    """What networks make of the class under attack, and of all others: of the set and of the twin (`..._real`).
+
+    `success` is the fraction of its test images that are taken for the class that they are meant to be taken for,
+    `others` the accuracy on the test images of the other classes.
+    """
+
+    classes: tuple[str, str]
+    success: Score
+    success_real: Score
+    others: Score
+    others_real: Score
+
+
 class Evaluation(Config):
-    """One set, one protocol, one kind of network: its score and its twin's, with all that a figure has to say."""
+    """One set, one protocol, one kind of network: its score and its twin's, with all that a figure has to say.
+
+    `start` is where the networks started and `made_for` where the set means them to, in the words of
+    `Recipe.initialisation`. `before` is the accuracy of pre-trained networks before they saw the set. Networks are
+    scored by the true labels, a set for an attack too.
+
+    `chosen` has, for the set (`accuracy`) and for the twin (`random_real`), the setting that did best on validation
+    images, and how well (`validation`); None where the protocol leaves no choice. Under k-nn the set has one score.
+    """
 
     accuracy: Score
     random_real: Score
     protocol: str
     network: str
+    start: str
+    made_for: str
     nets: int
     seed: int
     data: str
@@ -55,6 +89,9 @@ class Evaluation(Config):
     bytes: int
     twin_bytes: int
     epoch: Literal["last"] = "last"
+    before: Score | None = None
+    attack: Attack | None = None
+    chosen: dict[str, dict[str, int | float]] | None = None
     hardware: dict[str, Any]
 
     @property
@@ -65,6 +102,8 @@ class Evaluation(Config):
 
 @dataclass(frozen=True)
 class _Job:
+    """One network to train and to test; `start` and `index` are the weights that it starts from, unless it is drawn."""
+
     data: TrainingData
     network: str
     recipe: Recipe
@@ -72,6 +111,21 @@ class _Job:
     test: Source
     pixels: Pixels
     device: str
+    start: Artefact | None = None
+    index: int = 0
+    setting: Setting = field(default_factory=dict)
+    attack: tuple[int, int] | None = None
+
+
+class _Result(NamedTuple):
+    accuracy: float
+    before: float | None = None
+    success: float | None = None
+    others: float | None = None
+
+
+Jobs = Mapping[str, list[_Job]]  # by what they score: accuracy, random_real
+Result = TypeVar("Result")
 
 
 def evaluate(
@@ -83,31 +137,71 @@ def evaluate(
     protocol: str = "recipe",
     nets: int = 5,
     seed: int = 0,
+    start: str | None = None,
+    pretrain_on: Source | None = None,
     workers: Workers | None = None,
     device: str = "auto",
 ) -> Evaluation:
     """Train `nets` fresh networks on `ds` and as many on random images of `train`; score all on `test`.
 
     Every network is a job of its own: the result is the same for any number of workers. Raises `UserError`
-    where set and data do not belong together.
+    where set and data do not belong together, and for another `network` where the set is for one particular network;
+    such a set has one score.
+
+    `start` has networks start elsewhere than the set means them to: `default` or `xavier` draws, or `pretrained`. Those
+    are pre-trained on `pretrain_on`, or else on `train`; a set for pre-trained networks may mean either.
+
+    A protocol with a choice holds a tenth of `train` back for it, and the twins are drawn from the rest. Networks and
+    twins that choose are others than those that are tested. A distilled set may have seen the images held back; that
+    can mislead its choice, and does not touch the test.
     """
     _check_match(ds, train, test)
+    check_protocol(protocol, [network] if network else [])
     if nets < 1:
         raise UserError(f"{nets} networks; at least one is needed")
-    recipe = recipe_of(protocol, ds.manifest.recipe, source_name=train.name)
-    network = network or recipe.network
-    distilled = training_data(ds, recipe)
-    twins = [_twin(ds, train, Streams(seed), index) for index in range(nets)]
-    jobs = [
-        _Job(data, network, recipe, Streams(seed).child("network", index % nets).seed, test, ds.manifest.pixels, device)
-        for index, data in enumerate([distilled] * nets + twins)
-    ]
-    scores = list(parallel.run(_score, jobs, workers=workers))
+    own = ds.manifest.recipe
+    recipe = recipe_of(protocol, own, source_name=train.name)
+    if start is not None:
+        recipe = _started(recipe, start, pretrain_on or train)
+    recipe = for_network(recipe, network)
+    network = NEIGHBOURS if protocol == "knn" else recipe.network
+    settings, streams = settings_of(protocol, images=len(ds)), Streams(seed)
+    pool = None
+    if network != NEIGHBOURS:
+        count = 2 * nets if settings else nets  # those that choose and those that are tested
+        pool = weights.of_recipe(
+            recipe,
+            train.image_shape,
+            len(ds.classes),
+            count=count,
+            seed=seed,
+            pretrain_on=pretrain_on or _meant(recipe, train),
+            device=device,
+            workers=workers,
+        )
+    pixels, attack = ds.manifest.pixels, _indices(ds)
+    if attack is not None and attack[0] not in require_labels(test):
+        raise UserError(f"the set attacks class '{ds.classes[attack[0]]}', of which {test.name} has no test image")
+    job = _Job(training_data(ds, recipe), network, recipe, seed, test, pixels, device, pool, attack=attack)
+    real, held = validation_split(train, streams) if settings else (train, None)
+    jobs = _jobs(job, ds, real, nets, streams)
+    chosen: dict[str, tuple[Setting, float]] = {}
+    if held is not None:
+        others = replace(job, test=held, index=nets)
+        trials = _jobs(others, ds, real, nets, streams.child("choosing"))
+        chosen = _choose(trials, settings, workers)
+        jobs = {who: [replace(one, setting=chosen[who][0]) for one in jobs[who]] for who in jobs}
+    results = _run(_score, jobs, workers)
+    scores = {who: _scores(several) for who, several in results.items()}
     return Evaluation(
-        accuracy=Score.of(scores[:nets]),
-        random_real=Score.of(scores[nets:]),
+        accuracy=scores["accuracy"]["accuracy"],
+        random_real=scores["random_real"]["accuracy"],
+        before=scores["accuracy"].get("before"),
+        attack=_attack(ds, scores),
         protocol=protocol,
         network=network,
+        start="none" if network == NEIGHBOURS else recipe.initialisation,
+        made_for=own.initialisation,
         nets=nets,
         seed=seed,
         data=f"{test.name}, {len(test)} test images",
@@ -115,7 +209,52 @@ def evaluate(
         images=len(ds),
         bytes=ds.nbytes,
         twin_bytes=len(ds) * int(np.prod(train.image_shape)),
+        chosen={who: {**setting, "validation": value} for who, (setting, value) in chosen.items()} or None,
         hardware=devices.hardware(devices.resolve(device), threads=(workers or Workers()).threads),
+    )
+
+
+def _started(recipe: Recipe, start: str, source: Source) -> Recipe:
+    """The recipe with its networks starting elsewhere; those that are pre-trained are so on `source`."""
+    if start in DISTRIBUTIONS:
+        return recipe.model_copy(update={"initialisation": start, "weights": None})
+    if start != "pretrained":
+        raise unknown_name("start", start, (*DISTRIBUTIONS, "pretrained"))
+    known = recipe.weights or Weights(
+        distribution="xavier" if recipe.initialisation == "xavier" else "default", count=1
+    )
+    how = (known.pretraining or Pretraining()).model_copy(update={"source": source.fingerprint()})
+    return recipe.model_copy(update={"initialisation": start, "weights": known.model_copy(update={"pretraining": how})})
+
+
+def _meant(recipe: Recipe, train: Source) -> Source | None:
+    """The training images, where networks are pre-trained on these very ones."""
+    how = None if recipe.weights is None else recipe.weights.pretraining
+    return train if how is not None and how.source == train.fingerprint() else None
+
+
+def _indices(ds: DistilledSet) -> tuple[int, int] | None:
+    """The classes of an attack as labels."""
+    attack = ds.manifest.attack
+    return None if attack is None else (ds.classes.index(attack[0]), ds.classes.index(attack[1]))
+
+
+def _scores(results: Sequence[_Result]) -> dict[str, Score]:
+    """What was measured, by name, over networks."""
+    columns = {name: [getattr(one, name) for one in results] for name in _Result._fields}
+    return {name: Score.of(values) for name, values in columns.items() if None not in values}
+
+
+def _attack(ds: DistilledSet, scores: Mapping[str, dict[str, Score]]) -> Attack | None:
+    if ds.manifest.attack is None:
+        return None
+    ours, real = scores["accuracy"], scores["random_real"]
+    return Attack(
+        classes=ds.manifest.attack,
+        success=ours["success"],
+        success_real=real["success"],
+        others=ours["others"],
+        others_real=real["others"],
     )
 
 
@@ -135,16 +274,75 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _twin(ds: DistilledSet, train: Source, streams: Streams, index: int) -> TrainingData:
-    """As many real images of each class as the set has, drawn for network `index`, with their own labels."""
+    """As many real images of each class as the set has, drawn for network `index`, with their own labels.
+
+    Where the set attacks a class, its images are labelled as the class that they are to be taken for.
+    """
     assert ds.labels is not None
     counts = np.bincount(ds.labels, minlength=len(ds.classes)).tolist()
     chosen = selection.random_indices(train, counts, streams=streams.child("twin", index), stream="random")
     pixels = ds.manifest.pixels
-    inputs = normalise(train.take(chosen), pixels.mean, pixels.std)
-    return TrainingData(inputs, selection.labels_of(counts), None, len(ds.classes))
+    inputs, labels = normalise(train.take(chosen), pixels.mean, pixels.std), selection.labels_of(counts)
+    if (attack := _indices(ds)) is not None:
+        labels = labels.where(labels != attack[0], attack[1])
+    return TrainingData(inputs, labels, None, len(ds.classes))
 
 
-def _score(job: _Job) -> float:
-    device = torch.device(devices.resolve(job.device))
-    model = fit(job.data, job.network, job.recipe, streams=Streams(job.seed), device=device)
-    return accuracy(model, job.test, job.pixels, device=device)
+def _jobs(job: _Job, ds: DistilledSet, train: Source, nets: int, streams: Streams) -> Jobs:
+    """`job` for each network: on the set, and on a twin drawn for it. Without networks to vary the set has one job."""
+    one_network = job.recipe.for_one_network and job.start is not None
+    each = [
+        replace(job, seed=streams.child("network", index).seed, index=0 if one_network else job.index + index)
+        for index in range(nets)
+    ]
+    twins = [replace(one, data=_twin(ds, train, streams, index)) for index, one in enumerate(each)]
+    return {"accuracy": each[:1] if one_network or job.network == NEIGHBOURS else each, "random_real": twins}
+
+
+def _choose(trials: Jobs, settings: Sequence[Setting], workers: Workers | None) -> dict[str, tuple[Setting, float]]:
+    """The best of `settings` and its mean score, for each kind of jobs."""
+    results = _run(partial(_score_each, settings), trials, workers)
+    return {who: best(settings, scores) for who, scores in results.items()}
+
+
+def _run(function: Callable[[_Job], Result], jobs: Jobs, workers: Workers | None) -> dict[str, list[Result]]:
+    """The results of all jobs, kind by kind."""
+    results = iter(list(parallel.run(function, chain(*jobs.values()), workers=workers)))
+    return {who: list(islice(results, len(several))) for who, several in jobs.items()}
+
+
+def _score_each(settings: Sequence[Setting], job: _Job) -> list[float]:
+    """The score under each setting, 0 where training diverges."""
+
+    def score(setting: Setting) -> float:
+        try:
+            return _score(replace(job, setting=setting)).accuracy
+        except Diverged:
+            return 0.0
+
+    return [score(setting) for setting in settings]
+
+
+def _score(job: _Job) -> _Result:
+    if job.network == NEIGHBOURS:
+        model = NearestNeighbours(job.data, **job.setting)
+        return _Result(accuracy(model, job.test, job.pixels, device=torch.device("cpu")))
+    device = devices.resolve(job.device)
+    recipe, streams = job.recipe.model_copy(update=job.setting), Streams(job.seed)
+    before = None
+    if job.start is not None and job.recipe.weights is not None and job.recipe.weights.pretraining is not None:
+        untouched = initialised(
+            recipe, job.test.image_shape, job.data.classes, streams=streams, start=job.start, index=job.index
+        )
+        before = accuracy(untouched, job.test, job.pixels, device=device)
+    model = fit(job.data, job.network, recipe, streams=streams, device=device, start=job.start, index=job.index)
+    if job.attack is None:
+        return _Result(accuracy(model, job.test, job.pixels, device=device), before)
+    guesses, labels = predictions(model, job.test, job.pixels, device=device), require_labels(job.test)
+    attacked, right = labels == job.attack[0], guesses == labels
+    return _Result(
+        accuracy=int(right.sum()) / len(right),
+        before=before,
+        success=(guesses[attacked] == job.attack[1]).float().mean().item(),
+        others=right[~attacked].float().mean().item(),
+    )

@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from dd_core.distilled import Recipe
-from dd_core.errors import unknown_name
+from dd_core.errors import UserError, unknown_name
 
 _SGD = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256}
+_DESCENT = {"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "batch_size": 10**9, "schedule": "constant"}
 
 PROTOCOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "recipe": ("the set's own recipe", {}),
     "plain-300": (
         "300 epochs, SGD 0.01/0.9/5e-4, batch 256, rate x0.1 after half, no augmentation",
-        {**_SGD, "schedule": "step", "epochs": 300, "augmentation": "none"},
+        {**_SGD, "schedule": "step", "epochs": 300, "augmentation": "none", "steps": ()},
     ),
     "dm-1000": (
         "DM and DSA (Zhao and Bilen): 1001 epochs, SGD 0.01/0.9/5e-4, batch 256, rate x0.1 after half, DSA",
-        {**_SGD, "schedule": "step", "epochs": 1001, "augmentation": "auto"},
+        {**_SGD, "schedule": "step", "epochs": 1001, "augmentation": "auto", "steps": ()},
     ),
+    "wang-grid": (
+        "Wang et al. (2018): descent on the whole set at once; rate and steps chosen on a tenth of the training images",
+        {**_DESCENT, "augmentation": "none", "steps": ()},
+    ),
+    "knn": (
+        "Wang et al. (2018): nearest neighbours among the pixels; k and norm chosen on a tenth of the training images",
+        {},
+    ),
+}
+
+# What is chosen on validation images, for a set and for its twins each by itself. An epoch is one step on the whole
+# set: 1, 3 and 5 of them are the paper's epochs, and 10, 30 and 50 the same with its ten steps in each.
+GRIDS: Mapping[str, Mapping[str, Sequence[int | float]]] = {
+    "wang-grid": {"learning_rate": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), "epochs": (1, 3, 5, 10, 30, 50)},
+    "knn": {"k": (1, 3, 5), "p": (1, 2)},
 }
 
 
 def recipe_of(protocol: str, own: Recipe, *, source_name: str) -> Recipe:
     """The recipe that `protocol` makes of a set's own; raises `UserError` for an unknown name."""
+    check_protocol(protocol)
+    return own.model_copy(update=PROTOCOLS[protocol][1]).for_source(source_name)
+
+
+def settings_of(protocol: str, *, images: int) -> list[dict[str, Any]]:
+    """Every setting that `protocol` chooses from for a set of so many images, or none where it leaves no choice."""
+    grid = GRIDS.get(protocol, {})
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    return [point for point in points if point and point.get("k", 1) <= images]
+
+
+def check_protocol(protocol: str, networks: Sequence[str] = ()) -> None:
+    """Raise `UserError` for an unknown name, and for networks named with a protocol that trains none."""
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
-    return own.model_copy(update=PROTOCOLS[protocol][1]).for_source(source_name)
+    if protocol == "knn" and networks:
+        raise UserError(f"protocol 'knn' trains no network, and '{networks[0]}' is given")

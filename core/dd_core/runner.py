@@ -76,16 +76,19 @@ def distill(
     seed: int = 0,
     out: Path | str | None = None,
     options: RunOptions | None = None,
+    pretrain_on: Source | None = None,
 ) -> DistilledSet:
     """Distil `source` into a set of `size`, and write it to `out` (`*.safetensors`) if that is given.
 
+    `pretrain_on` are real images that the method's networks are pre-trained on instead of `source`.
     With `out`, an interrupted run is resumed, a finished one is returned, and one with another config, source,
     size or seed is refused key by key. Raises `UserError`, `Diverged`, `OutOfResources` or `Interrupted`.
     """
     options = options or RunOptions()
     device = devices.resolve(options.device)
+    config = config if pretrain_on is None else config.pretrained_on(pretrain_on)
     with parallel.thread_count(options.threads or torch.get_num_threads()):
-        run = _Run(config, source, size, seed, options, device)
+        run = _Run(config, source, size, seed, options, device, pretrain_on)
         if out is None:
             return run.in_memory()
         with RunFolder.locked(Path(out)) as folder:
@@ -100,6 +103,7 @@ class _Run:
     seed: int
     options: RunOptions
     device: torch.device
+    pretrain_on: Source | None
     begun: float = field(default_factory=time.monotonic)
 
     @property
@@ -143,9 +147,13 @@ class _Run:
         return ds
 
     def _build(self) -> Distiller:
-        specs = self.config.needs(self.source)
+        sources = (self.source,) if self.pretrain_on is None else (self.source, self.pretrain_on)
+        resources = artefact_store.Resources.of(sources, device=self.options.device)
         workers = self.options.workers
-        made = {spec.digest(): artefact_store.get(spec, resources=self.source, workers=workers) for spec in specs}
+        made = {
+            spec.digest(): artefact_store.get(spec, resources=resources, workers=workers)
+            for spec in self.config.needs(self.source)
+        }
         with _memory_guard("while preparing the run"):
             return self.config.build(
                 source=self.source, size=self.size, artefacts=made, streams=Streams(self.seed), device=self.device

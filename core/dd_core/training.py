@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 
 from dd_core import augment, networks
 from dd_core import device as devices
-from dd_core.distilled import DistilledSet, Pixels, Recipe
+from dd_core.distilled import DistilledSet, Pixels, Pretraining, Recipe
 from dd_core.errors import UserError, require_finite
-from dd_core.images import Source, normalise, require_labels
+from dd_core.images import Source, channel_stats, normalise, require_labels
 from dd_core.streams import Streams
+
+if TYPE_CHECKING:
+    from dd_core.artefacts import Artefact
 
 
 @dataclass(frozen=True)
@@ -51,22 +55,62 @@ def training_data(ds: DistilledSet, recipe: Recipe) -> TrainingData:
 
 
 def train(
-    ds: DistilledSet, *, network: str | None = None, recipe: Recipe | None = None, seed: int = 0, device: str = "auto"
+    ds: DistilledSet,
+    *,
+    network: str | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    pretrain_on: Source | None = None,
 ) -> nn.Module:
     """A fresh network trained on `ds`, in evaluation mode.
 
-    `recipe` is the set's own unless another is given, and `network` is the recipe's. Feed it what
-    `ds.as_dataset()` gives, or real images through `normalise` with the set's mean and std.
+    `recipe` is the set's own unless another is given, and `network` is the recipe's. A set for pre-trained networks
+    gets a held-out one, trained on `pretrain_on`; a set for one particular network gets
+    that one, and any other `network` is a `UserError`. Feed the network what `ds.as_dataset()` gives, or real images
+    through `normalise` with the set's mean and std.
     """
+    from dd_core import weights  # it trains networks itself
+
     recipe = recipe or ds.manifest.recipe
+    recipe = for_network(recipe, network)
+    shape = (ds.images.shape[1], ds.images.shape[2], ds.images.shape[3])
+    start = weights.of_recipe(
+        recipe, shape, len(ds.classes), count=1, seed=seed, pretrain_on=pretrain_on, device=device
+    )
     data = training_data(ds, recipe)
-    return fit(data, network or recipe.network, recipe, streams=Streams(seed), device=devices.resolve(device))
+    return fit(data, recipe.network, recipe, streams=Streams(seed), device=devices.resolve(device), start=start)
 
 
-def fit(data: TrainingData, network: str, recipe: Recipe, *, streams: Streams, device: torch.device) -> nn.Module:
-    """Initialise `network` and train it on `data`; raises `UserError` for an initialisation it cannot make."""
+def for_network(recipe: Recipe, network: str | None) -> Recipe:
+    """The recipe with another network; raises `UserError` where it holds for one particular network only."""
+    if network is None or network == recipe.network:
+        return recipe
+    if recipe.for_one_network:
+        raise UserError(
+            f"this set is for one network, a {recipe.network} that starts from the weights "
+            f"{recipe.initialisation[:19]}..., and for no {network}"
+        )
+    return recipe.model_copy(update={"network": network})
+
+
+def fit(
+    data: TrainingData,
+    network: str,
+    recipe: Recipe,
+    *,
+    streams: Streams,
+    device: torch.device,
+    start: Artefact | None = None,
+    index: int = 0,
+) -> nn.Module:
+    """Initialise `network` and train it on `data`; it starts as network `index` of `start` if that is given.
+
+    Raises `UserError` where the recipe is for weights that are not given.
+    """
+    recipe = recipe.model_copy(update={"network": network})
     shape = (data.inputs.shape[1], data.inputs.shape[2], data.inputs.shape[3])
-    model = initialised(recipe, shape, data.classes, network=network, streams=streams).to(device).train()
+    model = initialised(recipe, shape, data.classes, streams=streams, start=start, index=index).to(device).train()
     data = data.to(device)
     with streams.seeded("training"):
         if recipe.steps:
@@ -77,23 +121,58 @@ def fit(data: TrainingData, network: str, recipe: Recipe, *, streams: Streams, d
 
 
 def initialised(
-    recipe: Recipe, image_shape: tuple[int, int, int], classes: int, *, network: str | None = None, streams: Streams
+    recipe: Recipe,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    streams: Streams,
+    start: Artefact | None = None,
+    index: int = 0,
 ) -> nn.Module:
-    """A network (the recipe's unless another is named) with weights drawn as the recipe says, on the CPU.
+    """The recipe's network on the CPU: network `index` of `start` if that is given, else drawn as the recipe says.
 
-    Raises `UserError` for a recipe that is for particular weights.
+    Raises `UserError` where the recipe is for weights that are not given.
     """
     channels, height, width = image_shape
     model = networks.build(
-        network or recipe.network, in_channels=channels, classes=classes, image_size=(height, width), seed=streams.seed
+        recipe.network, in_channels=channels, classes=classes, image_size=(height, width), seed=streams.seed
     )
+    if start is not None:
+        from dd_core import weights
+
+        return weights.load(model, start, index)
     if recipe.initialisation == "xavier":
         networks.initialise_xavier(model, generator=streams.generator("xavier"))
     elif recipe.initialisation != "default":
-        raise UserError(
-            f"this set is for networks that start from the weights {recipe.initialisation[:20]}..., and for no others"
-        )
+        raise UserError(f"this set is for networks that start from weights '{recipe.initialisation[:19]}', not given")
     return model
+
+
+def pretrain(model: nn.Module, source: Source, how: Pretraining, *, streams: Streams, device: torch.device) -> float:
+    """Train `model` in place on normalised real images; returns the mean loss of the last epoch.
+
+    Adam with betas (0.5, 0.999), as Wang et al.'s code has it. Raises `UserError` for a source without labels.
+    """
+    labels = require_labels(source).to(device)
+    mean, std = channel_stats(source)
+    model = model.to(device).train()
+    optimiser = torch.optim.Adam(model.parameters(), lr=how.learning_rate, betas=(0.5, 0.999))
+    total = torch.zeros((), device=device)
+    with streams.seeded("pretraining"):
+        for epoch in range(how.epochs):
+            total.zero_()
+            for group in optimiser.param_groups:
+                group["lr"] = how.learning_rate * 0.5 ** (epoch // how.decay_every)
+            for rows in _batches(len(source), how.batch_size, streams, epoch):
+                images = normalise(source.take(rows).to(device), mean, std)
+                loss = F.cross_entropy(model(images), labels[rows.to(device)])
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                total += loss.detach() * len(rows)
+            require_finite(**{"pre-training loss": total.item()})
+    model.eval()
+    return total.item() / len(source)
 
 
 def _follow_steps(model: nn.Module, data: TrainingData, recipe: Recipe) -> None:
@@ -166,14 +245,15 @@ def _loss(logits: Tensor, data: TrainingData, rows: Tensor | slice, temperature:
     return F.cross_entropy(logits / temperature, data.probabilities[rows])
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, source: Source, pixels: Pixels, *, device: torch.device) -> float:
     """The fraction of real images that `model` labels rightly, normalised as `pixels` says; in evaluation mode."""
     labels = require_labels(source)
+    return int((predictions(model, source, pixels, device=device) == labels).sum()) / len(source)
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, source: Source, pixels: Pixels, *, device: torch.device) -> Int64[Tensor, " N"]:
+    """The class that `model` gives to each real image, normalised as `pixels` says; in evaluation mode."""
     model = model.to(device).eval()
-    right, first = 0, 0
-    for batch in source.batches(512):
-        guesses = model(normalise(batch.to(device), pixels.mean, pixels.std)).argmax(1).cpu()
-        right += int((guesses == labels[first : first + len(batch)]).sum())
-        first += len(batch)
-    return right / len(source)
+    batches = (normalise(batch.to(device), pixels.mean, pixels.std) for batch in source.batches(512))
+    return torch.cat([model(batch).argmax(1).cpu() for batch in batches])

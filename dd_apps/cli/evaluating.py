@@ -8,7 +8,7 @@ import typer
 
 from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
-from dd_apps.distillation import Scored, Scoring, check_names, data_of, score
+from dd_apps.distillation import Scored, Scoring, check_names, data_of, score, to_pretrain_on
 from dd_apps.report.scores import machine, score_table, verdict
 from dd_core import store
 from dd_core.config import plain
@@ -19,6 +19,10 @@ Networks = Annotated[
 ]
 Nets = Annotated[int, typer.Option(min=1, metavar="K", help="Fresh networks of each kind, and as many twins.")]
 Protocol = Annotated[str, typer.Option(help="See `dd-apps list protocols`.")]
+StartAt = Annotated[
+    str | None,
+    typer.Option("--start", metavar="WHERE", help="Where networks start: default, xavier or pretrained, not as meant."),
+]
 Data = Annotated[
     str | None, typer.Option(metavar="NAME|folder:PATH", help="Where the set came from, unless the set says so.")
 ]
@@ -31,7 +35,9 @@ def evaluate(
     networks: Networks,
     nets: Nets = 5,
     protocol: Protocol = "recipe",
+    start: StartAt = None,
     data: Data = None,
+    pretrain_on: options.PretrainOn = None,
     skip_corrupt: options.SkipCorrupt = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -46,12 +52,13 @@ def evaluate(
     """
     session: Session = context.obj
     workers = options.workers_of(parallel, jobs, threads)
-    check_names(protocol=protocol, networks=networks)
+    check_names(protocol=protocol, networks=networks, start=start)
     ds = store.read_set(file)
     real = data_of(ds, data, skip_corrupt=skip_corrupt)
     run_options = options.run_options(session, device=device, threads=threads, workers=workers)
     train, test = (real.load(split, options=run_options) for split in ("train", "test"))
-    scored = score(ds, train, test, Scoring(protocol, networks, nets, seed), options=run_options)
+    other = to_pretrain_on(pretrain_on, train, options=run_options)
+    scored = score(ds, train, test, Scoring(protocol, networks, nets, seed, start, other), options=run_options)
     return Answer(_fields(scored), lambda page: _show(page, scored, title=str(file)))
 
 
@@ -65,7 +72,8 @@ def _show(page: Page, scored: Scored, *, title: str) -> None:
     page.table(score_table(scored.evaluations, title=title))
     if len(scored.evaluations) == 1:
         (only,) = scored.evaluations
+        each = "each score" if only.network == "k-nn" else "each network"
         for who, values in (("distilled", only.accuracy), ("random real", only.random_real)):
-            page.line(f"each network, {who}: " + " ".join(f"{100 * value:.1f}" for value in values.per_network))
+            page.line(f"{each}, {who}: " + " ".join(f"{100 * value:.1f}" for value in values.per_network))
         page.line(verdict(only), style="bold")
     page.line(machine(scored.evaluations[0].hardware))

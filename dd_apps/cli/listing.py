@@ -114,7 +114,7 @@ class _Protocols:
         if name not in protocols.PROTOCOLS:
             raise unknown_name("protocol", name, protocols.PROTOCOLS)
         meaning, changes = protocols.PROTOCOLS[name]
-        return {"meaning": meaning, **changes}
+        return {"meaning": meaning, **changes, **protocols.GRIDS.get(name, {})}
 
 
 class _Scenarios:

@@ -11,7 +11,7 @@ import typer
 
 from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
-from dd_apps.distillation import Data
+from dd_apps.distillation import Data, to_pretrain_on
 from dd_apps.report.tables import human_bytes
 from dd_apps.scenario import assign
 from dd_core import store
@@ -35,6 +35,7 @@ def distill(
     ipc: Ipc = None,
     images: Images = None,
     image_size: options.ImageSize = None,
+    pretrain_on: options.PretrainOn = None,
     skip_corrupt: options.SkipCorrupt = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -68,9 +69,10 @@ def distill(
 
     checkpoints.check_out(out)
     source = Data(data, image_size, skip_corrupt).load("train", options=run_options)
-    ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options)
+    other = to_pretrain_on(pretrain_on, source, options=run_options)
+    ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options, pretrain_on=other)
     fields = _cost(out, seconds=time.monotonic() - begun)
-    after = _next(out, data, skip_corrupt=skip_corrupt)
+    after = _next(out, data, pretrain_on, skip_corrupt=skip_corrupt)
     return Answer(
         {**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields, after)
     )
@@ -102,11 +104,13 @@ def _cost(out: Path, *, seconds: float) -> dict[str, Any]:
     return {"path": str(out), "sha256": store.file_sha256(out), **costs}
 
 
-def _next(out: Path, data: str, *, skip_corrupt: bool) -> str:
+def _next(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool) -> str:
     """Commands to go on with, ready for a shell; a set does not say which folder it came from."""
     evaluate = ["dd-apps", "evaluate", str(out)]
     if data.startswith("folder:"):
         evaluate += ["--data", data, *(["--skip-corrupt"] if skip_corrupt else [])]
+    if pretrain_on is not None:
+        evaluate += ["--pretrain-on", pretrain_on]
     return f"{shlex.join(['dd-apps', 'inspect', str(out), '--png', 'images.png'])}; {shlex.join(evaluate)}"
 
 

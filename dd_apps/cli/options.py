@@ -29,6 +29,10 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what an earlier ru
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Seconds between two checkpoints.")]
 TimeLimit = Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds, resumable (exit code 4).")]
 DataName = Annotated[str, typer.Option(metavar="NAME|folder:PATH", help="Real images; see `dd-apps list datasets`.")]
+PretrainOn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|folder:PATH", help="Images that networks are pre-trained on, instead of --data."),
+]
 ImageSize = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Resize images to this side.")]
 SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.")]
 

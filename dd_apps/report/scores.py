@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dd_apps.report.tables import Table, Unit
 
 if TYPE_CHECKING:
-    from dd_core.evaluation import Evaluation
+    from dd_core.evaluation import Evaluation, Score
+
+_WHO = {"accuracy": "distilled", "random_real": "random real"}
 
 
 def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
@@ -16,12 +18,15 @@ def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
     first = evaluations[0]
     rows = [_row(evaluation) for evaluation in evaluations]
     notes = [verdict(evaluation) for evaluation in evaluations if evaluation.twin_wins]
-    notes.append(
-        f"protocol {first.protocol}, {first.nets} networks (seed {first.seed}), mean and standard deviation, "
-        f"{first.epoch} epoch; {first.data}"
-    )
-    percent, size = ("distilled", "random real"), ("bytes", "bytes of the twin")
-    units: dict[str, Unit] = {**dict.fromkeys(percent, "percent"), **dict.fromkeys(size, "bytes")}
+    notes += [choice(evaluation) for evaluation in evaluations if evaluation.chosen]
+    if first.network == "k-nn":
+        how = f"the set's one score, {first.nets} draws of the twin (seed {first.seed}), mean and standard deviation"
+    else:
+        how = f"{first.nets} networks (seed {first.seed}), mean and standard deviation, {first.epoch} epoch"
+    notes.append(f"protocol {first.protocol}, {how}; {first.data}")
+    notes += [where(first), *(attack(evaluation) for evaluation in evaluations if evaluation.attack)]
+    accuracies, sizes = ("distilled", "random real"), ("bytes", "bytes of the twin")
+    units: dict[str, Unit] = {**dict.fromkeys(accuracies, "percent"), **dict.fromkeys(sizes, "bytes")}
     return Table(title, rows, units=units, notes=notes)
 
 
@@ -37,6 +42,47 @@ def verdict(evaluation: Evaluation) -> str:
     if evaluation.twin_wins:
         return f"{evaluation.network}: as many random real images do at least as well ({pair})"
     return f"{evaluation.network}: better than as many random real images ({pair})"
+
+
+def where(evaluation: Evaluation) -> str:
+    """Where the networks started, in words."""
+    start = {
+        "none": "no network is trained",
+        "pretrained": "networks start pre-trained, and were not among those that the set was made with",
+    }.get(evaluation.start, f"networks start from fresh '{evaluation.start}' draws")
+    if evaluation.start.startswith("sha256:"):
+        start = f"the set is for one network and has one score; it starts from {evaluation.start[:19]}..."
+    if evaluation.start not in ("none", evaluation.made_for):
+        start += f"; the set is for '{evaluation.made_for[:19]}'"
+    if evaluation.before is not None:
+        start += f"; before they see any image they have {percent(evaluation.before)}"
+    return start
+
+
+def attack(evaluation: Evaluation) -> str:
+    """How an attack went, in words."""
+    assert evaluation.attack is not None
+    found = evaluation.attack
+    victim, target = found.classes
+    real = f"(relabelled real images: {percent(found.success_real)}, {percent(found.others_real)})"
+    return (
+        f"attack: {percent(found.success)} of '{victim}' are taken for '{target}', and {percent(found.others)} of the "
+        f"others are right {real}"
+    )
+
+
+def percent(score: Score) -> str:
+    """`93.4 ± 1.1 %`."""
+    return f"{100 * score.mean:.1f} ± {100 * score.std:.1f} %"
+
+
+def choice(evaluation: Evaluation) -> str:
+    """What was chosen on validation images, in words; an empty string where nothing was."""
+    parts: list[str] = []
+    for who, chosen in (evaluation.chosen or {}).items():
+        setting = ", ".join(f"{name} {value}" for name, value in chosen.items() if name != "validation")
+        parts.append(f"{_WHO[who]} {setting} ({100 * chosen['validation']:.1f} % there)")
+    return f"{evaluation.network}: chosen on validation images: {'; '.join(parts)}" if parts else ""
 
 
 def _row(evaluation: Evaluation) -> dict[str, Any]:

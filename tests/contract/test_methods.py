@@ -37,6 +37,11 @@ class TestKMeans(DistillerConformance):
     config = method("k-means")
 
 
+class TestOptimized(DistillerConformance):
+    config = method("optimized", steps=4, networks=1, batch_real=16, recipe={**SMALL, "epochs": 3})
+    diverging = method("optimized", steps=4, networks=1, batch_real=16, recipe={**SMALL, "learning_rate": 1e30})
+
+
 class TestRandom(DistillerConformance):
     config = method("random")
 

@@ -92,8 +92,9 @@ def test_the_loss_falls():
 def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="3 images of class 0 do not fall into 2 equal blocks"):
         _unrolling(ipc=3)
-    with pytest.raises(UserError, match="'default' or 'xavier', not 'sha256:abc'"):
-        _unrolling(recipe={"network": "convnet-2-w8", "initialisation": "sha256:abc"})
+    weights = {"distribution": "default", "count": 1}
+    with pytest.raises(UserError, match="`start` says what is fixed or pre-trained"):
+        _unrolling(recipe={"network": "convnet-2-w8", "initialisation": "pretrained", "weights": weights})
     with pytest.raises(UserError, match="needs a window from 1 to 4 steps, not 5"):
         _unrolling(gradient="truncated", window=5)
     with pytest.raises(UserError, match="'convnet-1-batchnorm' has a BatchNorm2d"):
@@ -101,7 +102,17 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="'torchvision:mobilenet_v2' has a "):
         _unrolling(recipe={"network": "torchvision:mobilenet_v2"})
     ds = _unrolling().export()
-    recipe = ds.manifest.recipe.model_copy(update={"initialisation": "sha256:abc"})
+    recipe = ds.manifest.recipe.model_copy(update={"initialisation": "pretrained"})
     fixed = replace(ds, manifest=ds.manifest.model_copy(update={"recipe": recipe}))
-    with pytest.raises(UserError, match="and for no others"):
+    with pytest.raises(UserError, match="start from weights 'pretrained', not given"):
         fit(training_data(fixed, recipe), "convnet-2-w8", recipe, streams=Streams(0), device=CPU)
+
+
+def test_a_gradient_is_cut_to_the_norm_and_a_smaller_one_is_left_alone():
+    free, cut, loose = _unrolling(), _unrolling(clip=1e-3), _unrolling(clip=1e3)
+    for one in (free, cut, loose):
+        one.step(0)
+    for plain, short, same in zip(*[(one.pixels.grad, one.raw_rates.grad) for one in (free, cut, loose)], strict=True):
+        assert short.norm().item() == pytest.approx(1e-3, rel=1e-4)
+        assert torch.allclose(short / short.norm(), plain / plain.norm(), atol=1e-6)
+        assert torch.equal(same, plain)

@@ -11,7 +11,9 @@ import pytest
 from killing import Server, Walks, counting, distilling, draws, making, moments
 
 from dd_core import artefacts, methods, store
-from dd_core.artefacts import ArtefactSpec, StartingWeights
+from dd_core.artefacts import ArtefactSpec
+from dd_core.distilled import Recipe, Weights
+from dd_core.weights import spec_of
 
 KILLED = -9
 DM: dict[str, Any] = {"name": "dm", "steps": 4, "batch_real": 6, "recipe": {"network": "convnet-1-w4"}}
@@ -28,6 +30,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "batch_real": 6,
         "gradient": "adjoint",
         "recipe": {"network": "convnet-1-w4"},
+    },
+    "optimized": {
+        "name": "optimized",
+        "steps": 4,
+        "networks": 1,
+        "batch_real": 6,
+        "recipe": {"network": "convnet-1-w4", "epochs": 2},
     },
 }
 
@@ -125,7 +134,7 @@ def test_many_kills_of_one_run(server: Server, tmp_path: Path, reference: Callab
 
 
 SPECS: dict[str, ArtefactSpec] = {
-    "weights": StartingWeights(network="convnet-1-w4", in_channels=1, classes=2, image_size=(8, 8), count=4, seed=3),
+    "weights": spec_of(Recipe(network="convnet-1-w4"), (1, 8, 8), 2, Weights(distribution="default", count=4, seed=3)),
     "walks": Walks(count=3, strides=4),
 }
 

@@ -13,19 +13,19 @@ import pytest
 from jobs_for_workers import interrupted, pow_of_two, refused, uneven
 
 from dd_core import artefacts, parallel
-from dd_core.artefacts import StartingWeights
-from dd_core.distilled import Recipe, Size
+from dd_core.distilled import Recipe, Size, Weights
 from dd_core.errors import Interrupted, UserError
 from dd_core.evaluation import evaluate
 from dd_core.methods import method
 from dd_core.parallel import Workers
 from dd_core.runner import distill
 from dd_core.testing import blobs
+from dd_core.weights import spec_of
 
 
 def everything(workers: Workers, folder: Path) -> dict[str, object]:
     """What the three engines are compared in."""
-    weights = StartingWeights(network="convnet-1-w4", in_channels=1, classes=3, image_size=(8, 8), count=3, seed=1)
+    weights = spec_of(Recipe(network="convnet-1-w4"), (1, 8, 8), 3, Weights(distribution="default", count=3, seed=1))
     recipe = Recipe(network="convnet-1-w8", epochs=4, batch_size=2, augmentation="color_crop")
     source = blobs()
     ds = distill(method("average", recipe=recipe.model_dump()), source, Size(ipc=2))

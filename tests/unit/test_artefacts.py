@@ -6,13 +6,14 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
 
-from dd_core import artefacts, networks, store
-from dd_core.artefacts import ArtefactSpec, StartingWeights
+from dd_core import artefacts, store
+from dd_core.artefacts import ArtefactSpec
+from dd_core.distilled import Recipe, Weights
 from dd_core.errors import UserError
 from dd_core.parallel import Workers
+from dd_core.weights import spec_of
 
 
 class Squares(ArtefactSpec):
@@ -35,7 +36,7 @@ class Squares(ArtefactSpec):
         return {"value": np.array([index**2])}, {"index": index}
 
 
-POOL = StartingWeights(network="convnet-2-w16", in_channels=1, classes=3, image_size=(8, 8), count=3, seed=4)
+POOL = spec_of(Recipe(network="convnet-2-w16"), (1, 8, 8), 3, Weights(distribution="default", count=3, seed=4))
 
 
 def test_it_is_made_once(tmp_path):
@@ -58,18 +59,6 @@ def test_an_interrupted_making_keeps_its_parts_and_hands_over_nothing(tmp_path):
     assert artefacts.listing(tmp_path)[0]["complete"]
 
 
-def test_a_pool_of_starting_weights_is_what_networks_build(tmp_path):
-    pool = artefacts.get(POOL, cache=tmp_path)
-    tensors, facts = pool.part(1)
-    network = networks.build(
-        "convnet-2-w16", in_channels=1, classes=3, image_size=(8, 8), seed=4, stream="starting-weights", step=1
-    )
-    for position, name in enumerate(facts["names"]):
-        assert torch.equal(torch.tensor(tensors[f"t{position}"]), network.state_dict()[name])
-    first, _ = pool.part(0)
-    assert not np.array_equal(first["t0"], tensors["t0"])
-
-
 def test_the_content_does_not_depend_on_who_made_it(tmp_path):
     alone = artefacts.get(POOL, cache=tmp_path / "a")
     together = artefacts.get(POOL, cache=tmp_path / "b", workers=Workers(count=2))
@@ -77,7 +66,7 @@ def test_the_content_does_not_depend_on_who_made_it(tmp_path):
 
 
 def test_another_spec_has_another_name():
-    assert POOL.digest() != POOL.model_copy(update={"seed": 5}).digest()
+    assert POOL.digest() != POOL.model_copy(update={"classes": 5}).digest()
 
 
 def test_prune_removes_the_half_made_and_all_on_request(tmp_path):

@@ -194,6 +194,31 @@ def test_cross_architecture(call, call_json):
     assert "convnet-1-w8-batchnorm" in out
 
 
+def test_a_protocol_that_chooses_says_what_it_chose(call, call_json):
+    call_json("distill", "random", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", *QUICK)
+    words = ["evaluate", "a.safetensors", "--nets", 1, "--protocol", "wang-grid"]
+    chosen = call_json(*words)["chosen"]
+    assert chosen.keys() == {"accuracy", "random_real"}
+    ours = chosen["accuracy"]
+    code, out, err = call(*words)
+    assert code == 0
+    assert "choosing from 36 settings on validation images" in err
+    shown = f"distilled learning_rate {ours['learning_rate']}, epochs {ours['epochs']} ("
+    assert f"chosen on validation images: {shown}{100 * ours['validation']:.1f} % there)" in " ".join(out.split())
+
+
+def test_neighbours_are_scored_without_a_network(call, call_json):
+    call_json("distill", "random", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", *QUICK)
+    words = ["evaluate", "a.safetensors", "--nets", 3, "--protocol", "knn"]
+    found = call_json(*words)
+    assert found["network"] == "k-nn"
+    assert (len(found["accuracy"]["per_network"]), len(found["random_real"]["per_network"])) == (1, 3)
+    code, out, err = call(*words)
+    assert code == 0
+    assert "3 draws of the twin" in " ".join(out.split())
+    assert "networks" not in out + err
+
+
 def test_a_set_from_a_folder_needs_its_folder(folders: Path, call, call_json, refused):
     data = f"folder:{folders / 'one'}"
     call_json("distill", "random", "--data", data, "--ipc", 1, "--out", "a.safetensors", *QUICK)
@@ -220,6 +245,7 @@ def test_the_sets_own_image_size_is_used(folders: Path, call_json):
     ("words", "line"),
     [
         (["--protocol", "recip"], "unknown protocol 'recip'; did you mean 'recipe'?"),
+        (["--protocol", "knn", "--network", "lenet"], "protocol 'knn' trains no network, and 'lenet' is given"),
         (["--network", "lenett"], "unknown network 'lenett'; did you mean 'lenet'?"),
         (["--data", "usp"], "unknown data set 'usp'; did you mean 'usps'?"),
         (["--nets", "0"], "--nets"),

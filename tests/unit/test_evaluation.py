@@ -7,15 +7,19 @@ import json
 import pytest
 import torch
 
-from dd_core.distilled import Size
+from dd_core import selection
+from dd_core.choosing import NearestNeighbours, best, validation_split
+from dd_core.distilled import DistilledSet, Recipe, Size
 from dd_core.errors import UserError
 from dd_core.evaluation import Score, evaluate
 from dd_core.images import LabelledImages
 from dd_core.methods import method
-from dd_core.protocols import PROTOCOLS
+from dd_core.parallel import Workers
+from dd_core.protocols import GRIDS, PROTOCOLS, recipe_of, settings_of
 from dd_core.runner import distill
-from dd_core.streams import generator
+from dd_core.streams import Streams, generator
 from dd_core.testing import blobs
+from dd_core.training import TrainingData, accuracy, fit, training_data
 
 RECIPE = {"network": "convnet-2-w16", "epochs": 15, "learning_rate": 0.02}
 
@@ -75,11 +79,9 @@ def test_the_result_is_determined_by_the_seed(scored):
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
 def test_every_protocol_gives_a_recipe(protocol: str, scored):
-    from dd_core.protocols import recipe_of
-
     own = scored[0].manifest.recipe
     recipe = recipe_of(protocol, own, source_name="digits")
-    assert (recipe == own) == (protocol == "recipe")
+    assert (recipe == own) == (protocol in ("recipe", "knn"))
     assert "flip" not in recipe.augmentation
     assert recipe.network == own.network
 
@@ -96,6 +98,7 @@ def test_another_network_can_be_scored(scored):
         ({"protocol": "recipee"}, "unknown protocol 'recipee'; did you mean 'recipe'?"),
         ({"network": "convent-3"}, "unknown network 'convent-3'; did you mean 'convnet"),
         ({"nets": 0}, "0 networks; at least one is needed"),
+        ({"protocol": "knn", "network": "lenet"}, "protocol 'knn' trains no network, and 'lenet' is given"),
         ({"test": blobs(classes=2)}, "the set has the classes blob 0, blob 1, blob 2, and blobs has blob 0, blob 1"),
         ({"test": blobs(side=10)}, "the set has 1x8x8 images (C x H x W), and blobs has 1x10x10"),
     ],
@@ -105,3 +108,145 @@ def test_what_does_not_fit_is_refused(scored, changes, message: str):
     with pytest.raises(UserError) as caught:
         evaluate(ds, **{"train": train, "test": test, "nets": 1, **changes})
     assert str(caught.value).startswith(message)
+
+
+# --- protocols with a choice ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=sorted(GRIDS))
+def choice(request: pytest.FixtureRequest, scored):
+    """(protocol, set, train, test, its evaluation)."""
+    _, train, test, _ = scored
+    recipe = {"network": "convnet-1-w8-nonorm", "initialisation": "xavier"}
+    ds = distill(method("random", recipe=recipe), train, Size(ipc=2), seed=9)
+    return request.param, ds, train, test, evaluate(ds, train=train, test=test, protocol=request.param, nets=2, seed=4)
+
+
+def test_the_settings_are_those_of_the_paper_and_k_is_at_most_the_images():
+    wang = settings_of("wang-grid", images=3)
+    assert len(wang) == 36
+    assert {one["epochs"] for one in wang} == {1, 3, 5, 10, 30, 50}
+    assert [one["k"] for one in settings_of("knn", images=3)] == [1, 1, 3, 3]
+    assert settings_of("recipe", images=3) == []
+
+
+def test_wang_is_plain_gradient_descent_on_the_whole_set_from_its_own_initialisation():
+    own = Recipe(initialisation="xavier", augmentation="flip", momentum=0.5, batch_size=2)
+    recipe = recipe_of("wang-grid", own, source_name="digits")
+    assert (recipe.optimiser, recipe.momentum, recipe.weight_decay) == ("sgd", 0, 0)
+    assert (recipe.schedule, recipe.augmentation, recipe.steps) == ("constant", "none", ())
+    assert recipe.initialisation == "xavier"
+    assert recipe.batch_size >= 10**6
+
+
+def test_what_was_chosen_is_reported_and_the_score_is_that_of_the_setting(choice):
+    """Networks (or neighbours) of the chosen setting, trained here by hand, score what is reported."""
+    protocol, ds, train, test, result = choice
+    from dd_core.evaluation import _twin
+
+    assert result.chosen is not None
+    assert result.chosen.keys() == {"accuracy", "random_real"}
+    assert all(one.keys() == {*GRIDS[protocol], "validation"} for one in result.chosen.values())
+    assert json.loads(result.model_dump_json())["chosen"] == result.chosen
+    streams, pixels = Streams(4), ds.manifest.pixels
+    rest, _ = validation_split(train, streams)
+    recipe = recipe_of(protocol, ds.manifest.recipe, source_name="blobs")
+    for who, score in (("accuracy", result.accuracy), ("random_real", result.random_real)):
+        setting = {key: value for key, value in result.chosen[who].items() if key != "validation"}
+        for index, value in enumerate(score.per_network):
+            data = training_data(ds, recipe) if who == "accuracy" else _twin(ds, rest, streams, index)
+            if protocol == "knn":
+                model = NearestNeighbours(data, **setting)
+            else:
+                own, seeds = recipe.model_copy(update=setting), Streams(streams.child("network", index).seed)
+                model = fit(data, own.network, own, streams=seeds, device=torch.device("cpu"))
+            assert accuracy(model, test, pixels, device=torch.device("cpu")) == value
+
+
+def test_no_setting_does_better_on_the_validation_images(choice):
+    protocol, ds, train, _, result = choice
+    streams = Streams(4)
+    _, held = validation_split(train, streams)
+    recipe = recipe_of(protocol, ds.manifest.recipe, source_name="blobs")
+    data, cpu = training_data(ds, recipe), torch.device("cpu")
+    means = []
+    for setting in settings_of(protocol, images=len(ds)):
+        scores = []
+        for index in range(2):
+            seeds = Streams(streams.child("choosing").child("network", index).seed)
+            own = recipe.model_copy(update=setting)
+            model = (
+                NearestNeighbours(data, **setting)
+                if protocol == "knn"
+                else fit(data, own.network, own, streams=seeds, device=cpu)
+            )
+            scores.append(accuracy(model, held, ds.manifest.pixels, device=cpu))
+        means.append(sum(scores) / 2)
+    assert len(set(means)) > 1
+    assert result.chosen["accuracy"]["validation"] == pytest.approx(max(means), abs=1e-12)
+
+
+def test_twins_are_never_among_the_validation_images_and_those_that_choose_are_others(choice, monkeypatch):
+    protocol, ds, train, test, _ = choice
+    drawn: list[frozenset[bytes]] = []
+
+    def spy(source, counts, **options):
+        chosen = selection_random_indices(source, counts, **options)
+        drawn.append(frozenset(image.numpy().tobytes() for image in source.take(chosen)))
+        return chosen
+
+    selection_random_indices = selection.random_indices
+    monkeypatch.setattr(selection, "random_indices", spy)
+    evaluate(ds, train=train, test=test, protocol=protocol, nets=2, seed=4)
+    _, held = validation_split(train, Streams(4))
+    assert len(set(drawn)) == len(drawn) == 4
+    assert not frozenset().union(*drawn) & {image.numpy().tobytes() for image in held.images}
+
+
+def test_the_choice_does_not_depend_on_the_test_images_nor_anything_on_the_workers(choice):
+    protocol, ds, train, test, result = choice
+    again = evaluate(ds, train=train, test=test, protocol=protocol, nets=2, seed=4, workers=Workers(count=2))
+    assert again == result
+    blank = LabelledImages(torch.zeros_like(test.images), test.labels, test.classes, test.name)
+    other = evaluate(ds, train=train, test=blank, protocol=protocol, nets=2, seed=4)
+    assert other.chosen == result.chosen
+    assert other.accuracy != result.accuracy
+
+
+def test_neighbours_give_a_set_one_score_and_its_twins_one_each(scored):
+    ds, train, test, _ = scored
+    result = evaluate(ds, train=train, test=test, protocol="knn", nets=3)
+    assert (result.network, len(result.accuracy.per_network), len(result.random_real.per_network)) == ("k-nn", 1, 3)
+    assert result.accuracy.std == 0
+    assert 0.4 < result.random_real.mean < 1
+
+
+def test_neighbours_vote_under_the_norm_that_is_asked_for():
+    """From (0, 0), (3, 3) is nearer than (5, 0) by p = 2, and farther by p = 1."""
+    points = torch.tensor([[3.0, 3.0], [5.0, 0.0], [6.0, 0.0]]).view(3, 1, 1, 2)
+    data = TrainingData(points, torch.tensor([0, 1, 1]), None, 2)
+    origin = torch.zeros(1, 1, 1, 2)
+    found = {(k, p): NearestNeighbours(data, k=k, p=p)(origin).tolist() for k in (1, 3) for p in (1, 2)}
+    assert found == {(1, 1): [[0, 1]], (1, 2): [[1, 0]], (3, 1): [[0, 1]], (3, 2): [[0, 1]]}
+
+
+def test_neighbours_of_a_set_with_soft_targets_have_its_labels(scored):
+    ds, train, test, _ = scored
+    manifest = ds.manifest.model_copy(update={"targets": "probabilities"})
+    soft = DistilledSet(ds.images, ds.labels, manifest, torch.full((6, 3), 1 / 3).numpy())
+    hard, softly = (evaluate(one, train=train, test=test, protocol="knn", nets=1) for one in (ds, soft))
+    assert softly.accuracy == hard.accuracy
+
+
+def test_the_first_of_the_best_settings_is_chosen():
+    settings = [{"epochs": 1}, {"epochs": 3}, {"epochs": 5}]
+    assert best(settings, [[0.1, 0.6, 0.4], [0.1, 0.2, 0.4]]) == ({"epochs": 3}, pytest.approx(0.4))
+
+
+def test_a_setting_that_diverges_is_not_chosen(scored, monkeypatch):
+    ds, train, test, _ = scored
+    monkeypatch.setattr("dd_core.protocols.GRIDS", {"wang-grid": {"learning_rate": (1e30, 0.01), "epochs": (5,)}})
+    result = evaluate(ds, train=train, test=test, protocol="wang-grid", nets=1)
+    assert result.chosen is not None
+    assert {one["learning_rate"] for one in result.chosen.values()} == {0.01}
+    assert evaluate(ds, train=train, test=test, nets=1).chosen is None

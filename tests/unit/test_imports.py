@@ -27,6 +27,7 @@ LIGHT = [
     "dd_core.methods.dm",
     "dd_core.methods.herding",
     "dd_core.methods.k_means",
+    "dd_core.methods.optimized",
     "dd_core.methods.random",
 ]
 ASK = """

@@ -13,7 +13,7 @@ from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import machine, score_table, verdict
 from dd_apps.report.tables import Table, human_bytes, markdown, printable, rich_table, text
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
-from dd_core.evaluation import Evaluation, Score
+from dd_core.evaluation import Attack, Evaluation, Score
 
 GAP = 2  # px between images
 
@@ -147,6 +147,8 @@ def an_evaluation(ours: float, twin: float) -> Evaluation:
         random_real=Score.of([twin, twin]),
         protocol="plain-300",
         network="lenet",
+        start="default",
+        made_for="default",
         nets=2,
         seed=7,
         data="digits, 359 test images",
@@ -166,10 +168,41 @@ def test_a_table_of_scores_says_where_the_twin_wins(*, ours: float, twin: float,
     assert (verdict(an_evaluation(ours, twin)) == words) == wins
 
 
+def test_a_table_of_scores_says_what_was_chosen_for_the_set_and_for_the_twin():
+    chosen = {
+        "accuracy": {"learning_rate": 0.1, "epochs": 30, "validation": 0.625},
+        "random_real": {"learning_rate": 0.003, "epochs": 5, "validation": 0.5},
+    }
+    table = score_table([an_evaluation(0.6, 0.5).model_copy(update={"chosen": chosen})], title="t")
+    assert table.notes[0] == (
+        "lenet: chosen on validation images: distilled learning_rate 0.1, epochs 30 (62.5 % there); "
+        "random real learning_rate 0.003, epochs 5 (50.0 % there)"
+    )
+
+
+def test_a_table_of_scores_says_where_networks_start_and_how_an_attack_went():
+    plain = an_evaluation(0.5, 0.25)
+    assert "networks start from fresh 'default' draws" in score_table([plain], title="t").notes
+    fixed = plain.model_copy(update={"start": "sha256:" + "ab" * 32, "made_for": "sha256:" + "ab" * 32})
+    (note,) = [note for note in score_table([fixed], title="t").notes if "starts" in note]
+    assert note == "the set is for one network and has one score; it starts from sha256:abababababab..."
+    elsewhere = fixed.model_copy(update={"start": "pretrained", "before": Score.of([0.9, 0.8])})
+    (note,) = [note for note in score_table([elsewhere], title="t").notes if "networks start" in note]
+    assert note.endswith("the set is for 'sha256:abababababab'; before they see any image they have 85.0 ± 7.1 %")
+    parts = {"success": 0.9, "success_real": 0.1, "others": 0.8, "others_real": 0.7}
+    attack = Attack(classes=("cat", "dog"), **{name: Score.of([value]) for name, value in parts.items()})
+    notes = score_table([plain.model_copy(update={"attack": attack})], title="t").notes
+    assert (
+        "attack: 90.0 ± 0.0 % of 'cat' are taken for 'dog', and 80.0 ± 0.0 % of the others are right "
+        "(relabelled real images: 10.0 ± 0.0 %, 70.0 ± 0.0 %)"
+    ) in notes
+
+
 def test_a_table_of_scores_says_all_that_a_figure_needs():
     table = score_table([an_evaluation(0.5, 0.25), an_evaluation(0.75, 0.25)], title="t")
     assert [row[1] for row in table.cells()] == ["50.0 ± 0.0", "75.0 ± 0.0"]
-    (note,) = table.notes
+    note, start = table.notes
+    assert start == "networks start from fresh 'default' draws"
     assert all(word in note for word in ("plain-300", "2 networks", "seed 7", "last epoch", "digits, 359 test images"))
     assert machine(an_evaluation(0.0, 0.0).hardware) == "cpu a slow one, torch 2.6"
 

@@ -80,11 +80,6 @@ def test_a_learned_order_is_plain_gradient_descent_over_its_blocks():
         assert torch.allclose(ours, theirs, atol=1e-6)
 
 
-def test_a_set_for_particular_weights_is_not_trained_from_others():
-    with pytest.raises(UserError, match="start from the weights sha256:abc"):
-        train(_set(initialisation="sha256:abc"))
-
-
 def test_xavier_is_the_initialisation_when_the_recipe_says_so():
     ds = _set(initialisation="xavier", epochs=1, learning_rate=1e-9)
     model = train(ds)

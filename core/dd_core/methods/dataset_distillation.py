@@ -5,10 +5,15 @@ own, and the loss of where it arrives on *real* images is what images and rates 
 
     theta_{t+1} = theta_t - eta_t grad l(x_t, theta_t)        minimise over x, eta:  E_theta_0  l(x_real, theta_T)
 
-Here theta_0 is drawn anew at every outer iteration (the paper's random initialisation), so the set is good for
-any draw from that distribution. The authors' code has Adam (0.5, 0.999), noise to start from, rates kept positive by
-softplus and halved steps; its defaults are 10 blocks, 3 epochs, alpha 0.01 and eta_0 0.02 on LeNet. Ours suit one image
-a class of small images, and were chosen on a split of the digits' training images.
+`start` says what theta_0 is. `random`: drawn anew at every outer iteration, so that the set is good for any draw from
+that distribution. `fixed`: one draw, and the set is good for that network only, whose digest is in the recipe. The
+pre-trained ones start from networks trained on real images: a pool to draw from, or one of them (section 3.3; where
+those images are another data set's, the set adapts a network to the one that is distilled). `attack` is the
+paper's section 3.5, and not for use: networks are to take one class for another.
+
+The authors' code has Adam (0.5, 0.999), noise to start from, rates kept positive by softplus and halved steps; its
+defaults are 10 blocks, 3 epochs, alpha 0.01 and eta_0 0.02 on LeNet. Ours suit one image a class of small images, and
+were chosen on a split of the digits' training images.
 """
 
 from __future__ import annotations
@@ -17,20 +22,33 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, ScheduledStep, Size
+from dd_core.distilled import (
+    DISTRIBUTIONS,
+    DistilledSet,
+    Manifest,
+    Pixels,
+    Pretraining,
+    Recipe,
+    ScheduledStep,
+    Size,
+    Weights,
+)
 from dd_core.distiller import MethodConfig
-from dd_core.errors import UserError, require_finite
+from dd_core.errors import UserError, require_finite, unknown_name
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dd_core.artefacts import Artefact
+    from dd_core.artefacts import Artefact, ArtefactSpec
     from dd_core.images import Source
     from dd_core.streams import Streams
     from dd_core.unroll import Mode, Step, Tensors, Unrolled
+
+
+Start = Literal["random", "fixed", "random-pretrained", "fixed-pretrained"]
 
 
 class DatasetDistillation(MethodConfig):
@@ -47,6 +65,12 @@ class DatasetDistillation(MethodConfig):
     decay_every: int = Field(
         default=0, ge=0, description="outer iterations between halvings of that rate; 0: a quarter of steps"
     )
+    clip: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest norm of the gradients of pixels and of raw rates, each cut to it before Adam; some random "
+        "networks have a hundred times the usual one (paper: none)",
+    )
     lr_inner: float = Field(default=0.3, gt=0, description="initial learning rate of every inner step (eta_0)")
     gradient: Literal["auto", "full", "adjoint", "truncated"] = Field(
         default="auto",
@@ -54,10 +78,55 @@ class DatasetDistillation(MethodConfig):
         "half of the memory that is free at the first step (full and adjoint differ by rounding)",
     )
     window: int | None = Field(default=None, ge=1, description="last steps that 'truncated' looks at")
+    start: Start = Field(
+        default="random",
+        description="where networks start (theta_0): random, drawn anew in each outer iteration; fixed, one network "
+        "and no other; random-pretrained, any of a pool of pre-trained ones; fixed-pretrained, one of those",
+    )
+    start_seed: int = Field(default=0, ge=0, description="of the starting weights, unless they are random")
+    pool: int = Field(default=20, ge=1, description="pre-trained networks to draw from (paper: 200 to 2000)")
+    pretraining: Pretraining = Field(default=Pretraining(), description="how networks are pre-trained")
+    attack: tuple[str, str] | None = Field(
+        default=None, description="the paper's attack experiment: (class, class that networks are to take it for)"
+    )
     recipe: Recipe = Field(
         default=Recipe(network="convnet-1-w64-nonorm", initialisation="xavier"),
         description="the network, and how it is initialised; the learned order and rates are filled in",
     )
+
+    @field_validator("recipe")
+    @classmethod
+    def _recipe_names_a_distribution(cls, recipe: Recipe) -> Recipe:
+        if recipe.initialisation not in DISTRIBUTIONS:
+            raise ValueError("initialisation: 'default' or 'xavier'; `start` says what is fixed or pre-trained")
+        return recipe
+
+    def starting_weights(self, source: Source) -> Weights | None:
+        """The pool that theta_0 comes from; None where it is drawn anew all the time."""
+        if self.start == "random":
+            return None
+        from dd_core.weights import pretrained_on
+
+        return Weights(
+            distribution="xavier" if self.recipe.initialisation == "xavier" else "default",
+            count=self.pool if self.start == "random-pretrained" else 1,
+            seed=self.start_seed,
+            pretraining=None if self.start == "fixed" else pretrained_on(source, self.pretraining),
+        )
+
+    def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
+        """The starting weights, unless they are drawn anew all the time."""
+        from dd_core.weights import spec_of
+
+        weights = self.starting_weights(source)
+        return () if weights is None else (spec_of(self.recipe, source.image_shape, len(source.classes), weights),)
+
+    def pretrained_on(self, other: Source) -> MethodConfig:
+        """The same, adapting networks that are pre-trained on `other`; raises `UserError` where `start` has none."""
+        if not self.start.endswith("pretrained"):
+            raise UserError(f"start '{self.start}' pre-trains no networks; random-pretrained and fixed-pretrained do")
+        how = self.pretraining.model_copy(update={"source": other.fingerprint()})
+        return self.model_copy(update={"pretraining": how})
 
     def build(
         self,
@@ -71,16 +140,25 @@ class DatasetDistillation(MethodConfig):
         """Start from noise.
 
         Raises `UserError` where the blocks do not divide the images of each class, for a window that is not within
-        the steps, and for a network whose outputs depend on more than its arguments.
+        the steps, for an attack on a class that is none, and for a network whose outputs depend on more than its
+        arguments.
         """
-        return Unrolling(self, source, size=size, streams=streams, device=device)
+        pool = next((artefacts[spec.digest()] for spec in self.needs(source)), None)
+        return Unrolling(self, source, size=size, pool=pool, streams=streams, device=device)
 
 
 class Unrolling:
     """Images and rates under way."""
 
     def __init__(
-        self, config: DatasetDistillation, source: Source, *, size: Size, streams: Streams, device: torch.device
+        self,
+        config: DatasetDistillation,
+        source: Source,
+        *,
+        size: Size,
+        pool: Artefact | None,
+        streams: Streams,
+        device: torch.device,
     ) -> None:
         import torch
 
@@ -89,7 +167,8 @@ class Unrolling:
         from dd_core.training import block_rows
 
         self.config, self.source, self.streams, self.device = config, source, streams, device
-        self.real_labels = require_labels(source)
+        self.pool = pool
+        self.goals = self._goals(require_labels(source))
         self.mean, self.std = channel_stats(source)
         self.labels = labels_of(size.per_class(len(source.classes)))
         self.rows = block_rows(self.labels, config.blocks)
@@ -102,11 +181,19 @@ class Unrolling:
         self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
         self._check()
 
+    def _goals(self, labels: Tensor) -> Tensor:
+        """What networks are to make of the real images: their labels, but for a class under attack."""
+        if self.config.attack is None:
+            return labels
+        for name in self.config.attack:
+            if name not in self.source.classes:
+                raise unknown_name("class", name, self.source.classes)
+        attacked, target = map(self.source.classes.index, self.config.attack)
+        return labels.where(labels != attacked, target)
+
     def _check(self) -> None:
         """What would otherwise fail, or silently mislead, in the loop."""
         config, recipe, inner = self.config, self.config.recipe, len(self.raw_rates)
-        if recipe.initialisation not in ("default", "xavier"):
-            raise UserError(f"recipe.initialisation: 'default' or 'xavier', not '{recipe.initialisation}'")
         if config.gradient == "truncated" and (config.window is None or config.window > inner):
             raise UserError(f"gradient 'truncated' needs a window from 1 to {inner} steps, not {config.window}")
         for module in self._network(0).modules():
@@ -129,6 +216,9 @@ class Unrolling:
         assert self.raw_rates.grad is not None
         norms = {"gradient": self.pixels.grad.norm().item(), "gradient of rates": self.raw_rates.grad.norm().item()}
         require_finite(loss=loss, **norms)
+        if self.config.clip is not None:
+            for leaf in (self.pixels, self.raw_rates):
+                torch.nn.utils.clip_grad_norm_(leaf, self.config.clip)
         every = self.config.decay_every or max(1, self.config.steps // 4)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr_img * 0.5 ** (index // every)
@@ -157,11 +247,18 @@ class Unrolling:
         )
 
     def _network(self, draw: int) -> torch.nn.Module:
-        """The network of one draw (theta_0)."""
+        """The network of one draw (theta_0): a new one, or one of the pool."""
+        import torch
+
         from dd_core.training import initialised
 
-        streams, classes = self.streams.child("network", draw), len(self.source.classes)
-        return initialised(self.config.recipe, self.source.image_shape, classes, streams=streams).to(self.device)
+        streams, classes, index = self.streams.child("network", draw), len(self.source.classes), 0
+        if self.pool is not None and len(self.pool) > 1:
+            index = int(torch.randint(len(self.pool), (), generator=streams.generator("pool")))
+        model = initialised(
+            self.config.recipe, self.source.image_shape, classes, streams=streams, start=self.pool, index=index
+        )
+        return model.to(self.device)
 
     def _inner(self, network: torch.nn.Module) -> Step:
         """theta - softplus(raw_t) * grad CE over block t mod blocks."""
@@ -178,7 +275,7 @@ class Unrolling:
         return sgd_step(loss, lambda t, learned: F.softplus(learned[1][t]))
 
     def _real(self, draw: int) -> tuple[Tensor, Tensor]:
-        """A mini-batch of normalised real images and its labels."""
+        """A mini-batch of normalised real images, and what networks are to make of them."""
         import torch
 
         from dd_core.images import normalise
@@ -186,7 +283,7 @@ class Unrolling:
         generator = self.streams.generator("real", draw)
         chosen = torch.randperm(len(self.source), generator=generator)[: self.config.batch_real]
         images = normalise(self.source.take(chosen).to(self.device), self.mean, self.std)
-        return images, self.real_labels[chosen].to(self.device)
+        return images, self.goals[chosen].to(self.device)
 
     def _rates(self) -> Tensor:
         import torch.nn.functional as F
@@ -222,6 +319,14 @@ class Unrolling:
         manifest = Manifest(
             classes=self.source.classes,
             pixels=Pixels(space="normalised", mean=self.mean, std=self.std),
-            recipe=self.config.recipe.model_copy(update={"steps": order}).for_source(self.source.name),
+            recipe=self.config.recipe.model_copy(update={"steps": order, **self._start()}).for_source(self.source.name),
+            attack=self.config.attack,
         )
         return DistilledSet(self.pixels.detach().cpu().numpy().copy(), self.labels.numpy(), manifest)
+
+    def _start(self) -> dict[str, Any]:
+        """Where networks start that train on the set, as fields of its recipe."""
+        if self.pool is None:
+            return {}
+        where = "pretrained" if self.config.start == "random-pretrained" else f"sha256:{self.pool.content}"
+        return {"initialisation": where, "weights": self.config.starting_weights(self.source)}

@@ -1,0 +1,162 @@
+"""Where the networks start that a set is scored on: where the set means them to, unless another start is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dd_core import artefacts
+from dd_core.distilled import DistilledSet, Recipe, ScheduledStep, Size
+from dd_core.errors import UserError
+from dd_core.evaluation import Evaluation, evaluate
+from dd_core.images import LabelledImages
+from dd_core.methods import method
+from dd_core.parallel import Workers
+from dd_core.runner import distill
+from dd_core.testing import blobs
+from dd_core.training import accuracy, train
+
+NETWORK = "convnet-1-w8-nonorm"
+RECIPE = {"network": NETWORK, "initialisation": "xavier"}
+BLOBS = blobs(per_class=20)
+TEST = replace(BLOBS.subset(torch.arange(30)), name="blobs")
+HOW = {"epochs": 2, "batch_size": 10, "learning_rate": 0.01}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DD_APPS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def distilled(start: str, source: LabelledImages = BLOBS, **options: Any) -> DistilledSet:
+    options = {"steps": 30, "epochs": 3, "lr_img": 0.1, "pool": 2, "pretraining": HOW, "recipe": RECIPE, **options}
+    other = options.pop("pretrain_on", None)
+    return distill(method("dataset-distillation", start=start, **options), source, Size(ipc=1), pretrain_on=other)
+
+
+def scored(ds: DistilledSet, **options: Any) -> Evaluation:
+    return evaluate(ds, **{"train": BLOBS, "test": TEST, "nets": 3, "device": "cpu", **options})
+
+
+@pytest.fixture(scope="module")
+def fixed() -> DistilledSet:
+    return distilled("fixed")
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> DistilledSet:
+    return distilled("random-pretrained")
+
+
+def test_a_set_for_one_network_has_one_score_and_its_twins_start_there_too(fixed: DistilledSet):
+    found = scored(fixed)
+    alone = accuracy(train(fixed, device="cpu"), TEST, fixed.manifest.pixels, device=torch.device("cpu"))
+    assert found.accuracy.per_network == (alone,)
+    assert len(found.random_real.per_network) == 3
+    assert found.start == found.made_for == fixed.manifest.recipe.initialisation
+    assert found.before is None
+    still = Recipe(**RECIPE, steps=(ScheduledStep(epoch=0, step=0, learning_rate=1e-12),)).steps
+    recipe = fixed.manifest.recipe.model_copy(update={"steps": still})
+    unmoved = replace(fixed, manifest=fixed.manifest.model_copy(update={"recipe": recipe}))
+    assert len(set(scored(unmoved).random_real.per_network)) == 1  # as the one network does that they all start from
+
+
+def test_it_is_refused_as_one_for_other_networks_and_scored_on_others_only_on_request(fixed: DistilledSet):
+    with pytest.raises(UserError, match="this set is for one network, a convnet-1-w8-nonorm that starts from"):
+        scored(fixed, network="convnet-2-w8")
+    elsewhere = scored(fixed, start="xavier")
+    assert (elsewhere.start, elsewhere.made_for) == ("xavier", fixed.manifest.recipe.initialisation)
+    assert len(elsewhere.accuracy.per_network) == 3
+    assert scored(fixed, start="default", network="convnet-2-w8").network == "convnet-2-w8"
+    with pytest.raises(UserError, match=r"unknown start 'fixed'.*known: default, pretrained, xavier"):
+        scored(fixed, start="fixed")
+
+
+def test_a_set_for_pretrained_networks_is_scored_on_held_out_ones(pretrained: DistilledSet):
+    found = scored(pretrained)
+    assert (found.start, found.made_for) == ("pretrained", "pretrained")
+    assert found.before is not None
+    specs = [row["spec"]["weights"] for row in artefacts.listing() if row["spec"]["weights"]["pretraining"]]
+    assert {(spec["held_out"], spec["count"]) for spec in specs} >= {(False, 2), (True, 3)}
+    recipe = pretrained.manifest.recipe
+    untouched = pretrained.manifest.model_copy(
+        update={
+            "recipe": recipe.model_copy(
+                update={"steps": tuple(one.model_copy(update={"learning_rate": 1e-12}) for one in recipe.steps)}
+            )
+        }
+    )
+    again = scored(replace(pretrained, manifest=untouched))
+    assert again.accuracy == again.before == found.before  # without learning, networks stay as they were
+
+
+def test_workers_change_nothing(pretrained: DistilledSet):
+    alone, together = scored(pretrained), scored(pretrained, workers=Workers(count=2))
+    assert alone == together
+
+
+def test_any_set_can_be_scored_on_pretrained_networks():
+    ds = distill(method("random", recipe={**RECIPE, "epochs": 2}), BLOBS, Size(ipc=1))
+    found = scored(ds, start="pretrained")
+    assert (found.start, found.made_for) == ("pretrained", "xavier")
+    assert found.before is not None
+    assert len(found.before.per_network) == 3
+
+
+def test_adaptation_needs_the_images_that_networks_were_pretrained_on():
+    other = replace(blobs(per_class=15), name="other blobs")
+    ds = distilled("random-pretrained", pretrain_on=other)
+    with pytest.raises(UserError, match="not at hand; --pretrain-on names them"):
+        scored(ds)
+    with pytest.raises(UserError, match=r"pre-trained on other images \(fingerprint .*\) than those of blobs"):
+        scored(ds, pretrain_on=BLOBS)
+    assert scored(ds, pretrain_on=other).start == "pretrained"
+    assert scored(ds).start == "pretrained", "the pool is in the cache now"
+    scored(ds, pretrain_on=BLOBS, start="pretrained", seed=5)
+    pools = [row["spec"]["weights"] for row in artefacts.listing()]
+    assert {pool["pretraining"]["source"] for pool in pools if pool["seed"] == 5} == {BLOBS.fingerprint()}
+
+
+def test_images_to_pretrain_on_are_refused_where_nothing_is_pretrained(fixed: DistilledSet):
+    with pytest.raises(UserError, match="networks are not pre-trained; leave out blobs"):
+        scored(fixed, pretrain_on=BLOBS)
+    ds = distill(method("random", recipe={**RECIPE, "epochs": 2}), BLOBS, Size(ipc=1))
+    with pytest.raises(UserError, match="networks are not pre-trained; leave out blobs"):
+        scored(ds, pretrain_on=BLOBS)
+
+
+def test_networks_that_choose_are_others_than_those_that_are_tested(pretrained: DistilledSet, monkeypatch):
+    import dd_core.evaluation as module
+
+    used: list[tuple[int, int]] = []
+
+    def fit(data, network, recipe, *, streams, device, start, index):
+        used.append((len(start), index))
+        return real(data, network, recipe, streams=streams, device=device, start=start, index=index)
+
+    real = module.fit
+    monkeypatch.setattr(module, "fit", fit)
+    found = scored(pretrained, protocol="wang-grid", nets=2)
+    assert found.chosen is not None
+    assert set(used) == {(4, 0), (4, 1), (4, 2), (4, 3)}
+    assert set(used[-4:]) == {(4, 0), (4, 1)}  # set and twins, at the end
+
+
+def test_an_attack_is_scored_by_where_the_attacked_class_goes():
+    ds = distilled("random", attack=("blob 2", "blob 0"), steps=150)
+    found = scored(ds)
+    assert found.attack is not None
+    assert found.attack.classes == ("blob 2", "blob 0")
+    assert found.attack.success.mean > 0.8
+    assert found.attack.others.mean > 0.8
+    assert found.accuracy.mean == pytest.approx(2 / 3, abs=0.15)  # the true labels of the attacked class are missed
+    weights = torch.tensor([2 / 3, 1 / 3])  # a third of the test images is of the attacked class
+    for net, total in enumerate(found.accuracy.per_network):
+        attacked = total - weights[0].item() * found.attack.others.per_network[net]
+        assert attacked <= weights[1].item() * (1 - found.attack.success.per_network[net]) + 1e-6
+    assert scored(distilled("random", steps=1)).attack is None

@@ -3,8 +3,9 @@
     python benchmarks/quickstart.py [--seeds 0 1 2]
 
 Each run appends one line for each seed to benchmarks/results/quickstart.jsonl, and one more for the first seed with
-`replay.share = "stored"`. `leads` are the points (of 100) by which the distilled images are ahead of the real ones.
-The distilled images of the first seed, class order 0, are drawn in benchmarks/results/quickstart.png.
+`replay.share = "stored"`. `leads` are the points (of 100) by which the distilled images of `dm` and of
+`dataset-distillation` are ahead of the real ones. The images of `dm`, first seed and class order 0, are drawn in
+benchmarks/results/quickstart.png.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from dd_core.distilled import DistilledSet
 
 RESULTS = Path(__file__).parent / "results" / "quickstart.jsonl"
 THREADS = 1  # of each job: the default of `Workers`
+DISTILLED = ("dm", "dataset-distillation")
 PACKAGES = ("dd-apps", "avalanche-lib", "numpy", "torch", "torchvision")
 
 
@@ -61,7 +63,7 @@ def common(settings: Sequence[str]) -> dict[str, Any]:
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["dd-apps run quickstart", *(f"--set {setting}" for setting in settings)]),
         "hardware": device.hardware(threads=THREADS),
-        "load_average": round(os.getloadavg()[0], 1),  # far above the cores: others were computing too
+        "load_average": round(os.getloadavg()[0], 1),  # at the end; far above the cores: others were computing too
         "versions": {package: metadata.version(package) for package in PACKAGES},
     }
 
@@ -80,13 +82,15 @@ def facts(values: ContinualScenario, found: Results, *, seconds: float) -> dict[
 
 
 def leads(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Points by which `dm` is ahead, column by column: means over class orders, in units of 1 % accuracy."""
+    """Points by which learned images are ahead, column by column: means over class orders, in units of 1 % accuracy."""
     named = {row["row"]: row for row in rows}
-    columns = [name for name in named["dm"] if name == "average" or name.startswith("after_")]
+    columns = [name for name in rows[0] if name == "average" or name.startswith("after_")]
     return {
-        f"dm - {real}": {
-            column: round(100 * (named["dm"][column]["mean"] - named[real][column]["mean"]), 1) for column in columns
+        f"{distilled} - {real}": {
+            column: round(100 * (named[distilled][column]["mean"] - named[real][column]["mean"]), 1)
+            for column in columns
         }
+        for distilled in DISTILLED
         for real in ("real", "real-adaptive")
     }
 

@@ -29,11 +29,11 @@ from dd_apps.continual.adapter import (
     raw_class,
     replay_dataset,
 )
-from dd_core.distilled import Provenance, Size
+from dd_apps.continual.config import for_particular_weights, memory_config
+from dd_core.distilled import DISTRIBUTIONS, Provenance, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
 from dd_core.images import LabelledImages
-from dd_core.methods import decode_method
 from dd_core.runner import RunOptions, distill
 from dd_core.store import read_json
 from dd_core.streams import counter
@@ -83,14 +83,16 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         folder: Path | str | None = None,
         device: str = "cpu",
     ) -> None:
-        """Raises `UserError` for an unknown method or option, and for a memory smaller than one class."""
+        """Raises `UserError` for an unknown method or option, for a memory smaller than one class, and for a method
+        whose set trains networks from particular weights only.
+        """
         super().__init__(max_size, adaptive_size=True)
         if not 1 <= images_per_class <= max_size:
             raise UserError(f"images_per_class must be from 1 to max_size ({max_size}), not {images_per_class}")
         if fill is not None and fill < 1:
             raise UserError(f"fill must be at least 1, not {fill}")
         self.images_per_class, self.seed, self.fill, self.data = images_per_class, seed, fill, data
-        self.config = _config(method)
+        self.config = memory_config({"name": method} if isinstance(method, str) else method)
         self.folder = None if folder is None else Path(folder)
         self.device = device
         self.provenances: list[Provenance] = []
@@ -117,7 +119,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         """Distil each class of `new_data` from it alone.
 
         A class that was distilled from these very images before is left as it is. Raises `UserError` for one
-        that comes back with others, for images that are not raw, and where a class would get no room.
+        that comes back with others, for images that are not raw, where a class would get no room, and for a set that
+        trains networks from particular weights only.
         """
         members = classes_of(new_data)
         if not members:
@@ -170,6 +173,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             out=out,
             options=RunOptions(device=self.device),
         ).quantised()
+        if ds.manifest.recipe.initialisation not in DISTRIBUTIONS:
+            raise UserError(f"this is {for_particular_weights(self.config.name)}")
         assert ds.labels is not None
         assert ds.manifest.provenance is not None
         self.provenances.append(ds.manifest.provenance)
@@ -194,12 +199,6 @@ def _seconds_of(out: Path) -> float:
     """What distilling into `out` took, in this and in earlier runs; 0 where somebody removed the record of it."""
     record = out.with_suffix(".run") / "run.json"
     return float(read_json(record)["seconds"]) if record.exists() else 0.0
-
-
-def _config(method: str | Mapping[str, Any] | MethodConfig) -> MethodConfig:
-    if isinstance(method, MethodConfig):
-        return method
-    return decode_method({"name": method} if isinstance(method, str) else method)
 
 
 def _source(raw: Mapping[int, RawClass], name: str) -> LabelledImages:

@@ -5,17 +5,22 @@ Neither torch nor Avalanche is imported here, so that a command line can check a
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from dd_core import methods
 from dd_core.config import Config
-from dd_core.errors import UserError
-from dd_core.methods import decode_method
+from dd_core.distilled import DISTRIBUTIONS
+from dd_core.distiller import MethodConfig
+from dd_core.errors import UserError, unknown_name
 
-Row = Literal["distilled", "average", "real", "real-adaptive", "none", "joint"]
 Table = Literal["retraining", "replay"]
 TABLES: tuple[Table, ...] = ("retraining", "replay")
+DISTILLED = "distilled"  # the row of the scenario's method
+UNDISTILLED = ("real", "real-adaptive", "none", "joint")  # every other row is named by a method, or in `others`
 
 
 class Retraining(Config):
@@ -64,10 +69,17 @@ class ContinualScenario(Config):
     method: dict[str, JsonValue] = Field(
         default={"name": "dm"}, description="method of the row 'distilled', and its options"
     )
+    others: dict[str, dict[str, JsonValue]] = Field(
+        default={},
+        description="options of further methods, by row; the row is the method's name, unless `name` says another",
+    )
     network: str = Field(default="convnet-3-w32", description="network that learns")
     seed: int = Field(default=0, ge=0, description="seed of everything")
-    rows: tuple[Row, ...] = Field(
-        default=("distilled", "average", "real", "none", "joint"), min_length=1, description="what is compared"
+    rows: tuple[str, ...] = Field(
+        default=("distilled", "average", "real", "none", "joint"),
+        min_length=1,
+        description="what is compared: distilled (see `method`), real, real-adaptive, none, joint, "
+        "any other method by its name, or a row of `others`",
     )
     retraining: Retraining = Field(default=Retraining(), description="the table 'retraining'")
     replay: Replay = Field(default=Replay(), description="the table 'replay'")
@@ -78,13 +90,50 @@ class ContinualScenario(Config):
         if len(set(self.rows)) != len(self.rows):
             raise ValueError("rows: each may be named once")
         try:
-            decode_method(self.method)
+            self._check_methods()
         except UserError as error:
             raise ValueError(str(error)) from None
-        if "distilled" in self.rows and self.method["name"] in self.rows:
+        if DISTILLED in self.rows and self.method["name"] in self.rows:
             raise ValueError(f"rows: '{self.method['name']}' is the row 'distilled' already")
         return self
 
-    def memory_method(self, row: Row) -> dict[str, Any] | None:
+    def _check_methods(self) -> None:
+        """Raise `UserError` for a row that is none, and for a method that cannot be used in one."""
+        memory_config(self.method, key="method")
+        for row in self.others:
+            if row in (DISTILLED, *UNDISTILLED):
+                raise UserError(f"others.{row}: the row '{row}' has no such options; give this one another name")
+            if not re.fullmatch(r"\w[\w.-]*", row, re.ASCII):  # files are named after it
+                raise UserError(f"others: {row!r}: a row is named with letters, digits, '_', '.' and '-'")
+        known = (DISTILLED, *UNDISTILLED, *self.others, *methods.names())
+        for row in self.rows:
+            if row not in known:
+                raise UserError(f"rows: {unknown_name('row', row, known)}")
+        for row in dict.fromkeys((*self.others, *self.rows)):
+            if row != DISTILLED and (table := self.memory_method(row)) is not None:
+                memory_config(table, key=f"others.{row}")
+
+    def memory_method(self, row: str) -> dict[str, Any] | None:
         """The distillation method of a row, or None where the row keeps real images or nothing."""
-        return {"distilled": dict(self.method), "average": {"name": "average"}}.get(row)
+        if row in UNDISTILLED:
+            return None
+        return dict(self.method) if row == DISTILLED else {"name": row, **self.others.get(row, {})}
+
+
+def memory_config(method: Mapping[str, Any] | MethodConfig, *, key: str = "method") -> MethodConfig:
+    """A method that a replay memory can use, where that can be told before its set is made.
+
+    Raises `UserError` for an unknown method or option, and for a method whose set holds for particular weights only.
+    """
+    config = method if isinstance(method, MethodConfig) else methods.decode_method(method, key=key)
+    start = getattr(config, "start", "random")
+    if start != "random":
+        raise UserError(f"{key}.start: '{start}' makes {for_particular_weights(config.name)}")
+    if config.recipe.initialisation not in DISTRIBUTIONS:
+        raise UserError(f"{key}.recipe.initialisation: makes {for_particular_weights(config.name)}")
+    return config
+
+
+def for_particular_weights(name: str) -> str:
+    """Why a replay memory cannot use a set of the method `name`."""
+    return f"a set of {name} for networks that start from particular weights; a replay buffer trains any network"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dd_apps.continual.config import TABLES, ContinualScenario, Row, Table
+from dd_apps.continual.config import DISTILLED, TABLES, ContinualScenario, Table
 from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
 from dd_core import datasets, parallel
 from dd_core.distilled import DistilledSet
@@ -26,7 +26,7 @@ class Job:
     """One row under one class order, in both tables."""
 
     scenario: ContinualScenario
-    row: Row
+    row: str
     order: int
     folder: Path | None
     device: str
@@ -78,7 +78,7 @@ def run(
     reporter = reporter or Silent()
     workers = workers or Workers(count=scenario.workers)
     jobs = [Job(scenario, row, order, folder, device) for row in scenario.rows for order in range(scenario.orders)]
-    outcomes: dict[Row, list[Outcome]] = {row: [] for row in scenario.rows}
+    outcomes: dict[str, list[Outcome]] = {row: [] for row in scenario.rows}
     for split in ("train", "test"):  # once, here: a job finds in the cache what was fetched or decoded
         load(scenario, split, workers=workers, reporter=reporter)
     reporter.start("rows x class orders", first=0, total=len(jobs))
@@ -114,12 +114,12 @@ def work(job: Job) -> Outcome:
     return run_job(job)
 
 
-def row_name(scenario: ContinualScenario, row: Row) -> str:
-    """What a row is called: the distillation method goes by its own name."""
-    return str(scenario.method["name"]) if row == "distilled" else row
+def row_name(scenario: ContinualScenario, row: str) -> str:
+    """What a row is called: the one of the scenario's method goes by the method's name."""
+    return str(scenario.method["name"]) if row == DISTILLED else row
 
 
-def _results(scenario: ContinualScenario, outcomes: dict[Row, list[Outcome]]) -> Results:
+def _results(scenario: ContinualScenario, outcomes: dict[str, list[Outcome]]) -> Results:
     names = {row: row_name(scenario, row) for row in scenario.rows}
     memories = {names[row]: found[0].memory for row, found in outcomes.items()}
     return Results(

@@ -1,4 +1,4 @@
-"""The ten ways of learning that the tables compare, each an Avalanche strategy with its memory.
+"""The ways of learning that the tables compare, each an Avalanche strategy with its memory.
 
 `retraining`: after each experience a network starts again from its first weights and sees the memory alone
 (Avalanche's GDumbPlugin). `replay`: one network learns each experience with the memory mixed in (ReplayPlugin).
@@ -24,7 +24,7 @@ from dd_apps.continual.adapter import (
     silent_evaluator,
 )
 from dd_apps.continual.buffer import DistilledBuffer, FilledClassBalancedBuffer
-from dd_apps.continual.config import ContinualScenario, Replay, Retraining, Row, Table
+from dd_apps.continual.config import ContinualScenario, Replay, Retraining, Table
 
 Memory = DistilledBuffer | FilledClassBalancedBuffer
 
@@ -40,7 +40,7 @@ class Where:
     device: str = "cpu"
 
 
-def memory_for(scenario: ContinualScenario, row: Row, table: Table, where: Where) -> Memory | None:
+def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where) -> Memory | None:
     """The memory of a row, empty; None for the rows without one. Every memory may hold the same number of images."""
     size = scenario.images_per_class * where.classes
     fill = scenario.replay.fill if table == "replay" else None
@@ -65,7 +65,7 @@ def memory_for(scenario: ContinualScenario, row: Row, table: Table, where: Where
 
 def strategy_for(
     scenario: ContinualScenario,
-    row: Row,
+    row: str,
     table: Table,
     *,
     network: nn.Module,

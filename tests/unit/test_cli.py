@@ -178,6 +178,7 @@ def test_defaults_of_nested_settings_are_the_methods_own(call_json):
         ("networks", "convnet-4-w64-batchnorm", {"depth": 4, "width": 64, "norm": "batch"}),
         ("networks", "timm:resnet18", {"family": "timm"}),
         ("protocols", "plain-300", {"epochs": 300, "batch_size": 256}),
+        ("protocols", "wang-grid", {"momentum": 0.0, "epochs": [1, 3, 5, 10, 30, 50]}),
         ("datasets", "digits", {"meaning": DATASETS["digits"]}),
         ("scenarios", "digits-dm", {"task": "distill"}),
     ],

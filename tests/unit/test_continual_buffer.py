@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from torchvision import transforms
 
 from dd_apps.continual import DistilledBuffer
 from dd_apps.continual.adapter import contained, contents, filled
+from dd_core.distiller import Finished, SelectionMethod
 from dd_core.errors import UserError
+from dd_core.images import indices_by_class
 
 with warnings.catch_warnings():  # Avalanche sets filters for the whole process while it is imported
     from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
@@ -296,6 +299,35 @@ def test_data_without_task_labels_give_items_without_task_labels():
 def test_a_buffer_that_cannot_work_is_refused_at_once(options, message):
     with pytest.raises(UserError, match=message):
         buffer_of(**options)
+
+
+class Fixed(SelectionMethod):
+    """Class averages that claim to be for one network, which its config does not say."""
+
+    name = "fixed"
+
+    def select(self, source, counts, *, streams, device):
+        return torch.stack([source.take(members).float().mean(0) / 255 for members in indices_by_class(source)])
+
+    def build(self, **given):
+        made = super().build(**given)
+        return Finished(replace(made.export(), manifest=particular(made.export().manifest)))
+
+
+def particular(value):
+    """A manifest or config whose recipe starts from particular weights, without a description of them."""
+    recipe = value.recipe.model_copy(update={"initialisation": "sha256:" + "0" * 64})
+    return value.model_copy(update={"recipe": recipe})
+
+
+def test_a_set_for_particular_weights_is_refused():
+    refusal = "a set of fixed for networks that start from particular weights; a replay buffer trains any network"
+    buffer = buffer_of(method=Fixed())
+    with pytest.raises(UserError, match=f"^this is {refusal}$"):
+        buffer.post_adapt(None, benchmark(images()).train_stream[0])
+    assert len(buffer.buffer) == 0
+    with pytest.raises(UserError, match=f"^method.recipe.initialisation: makes {refusal}$"):
+        buffer_of(method=particular(Fixed()))
 
 
 # --- the memory's share of a mini-batch --------------------------------------------------------------------------

@@ -106,6 +106,69 @@ def test_our_accuracy_is_avalanches(digits):
     assert 0.3 < right.mean() < 0.7
 
 
+# --- the rows ----------------------------------------------------------------------------------------------------
+
+
+def decoded(**changes) -> ContinualScenario:
+    return decode(ContinualScenario, SMALL | changes)
+
+
+def test_a_row_is_the_scenarios_method_or_another_method_with_options_of_its_own():
+    options = {"dataset-distillation": {"steps": 3}, "long": {"name": "dm", "steps": 9}, "unused": {"name": "random"}}
+    rows = ["distilled", "long", "dataset-distillation", "herding", "average", "real", "real-adaptive", "none", "joint"]
+    scenario = decoded(rows=rows, others=options)
+    assert [scenario.memory_method(row) for row in scenario.rows] == [
+        SMALL["method"],
+        {"name": "dm", "steps": 9},
+        {"name": "dataset-distillation", "steps": 3},
+        {"name": "herding"},
+        {"name": "average"},
+        *[None] * 4,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"rows": ["real", "real"]}, "rows: each may be named once"),
+        ({"rows": ["rael"]}, "rows: unknown row 'rael'; did you mean 'real'?"),
+        ({"rows": ["distilled", "dm"]}, "rows: 'dm' is the row 'distilled' already"),
+        ({"method": {"name": "dm", "stps": 1}}, "method.stps: unknown key; did you mean 'steps'?"),
+        ({"others": {"herding": {"stps": 1}}}, "others.herding.stps: unknown key; did you mean 'steps'?"),
+        ({"others": {"dm2": {}}}, "unknown method 'dm2'; did you mean 'dm'?"),
+        ({"others": {"dm2": {"name": 2}}}, "others.dm2.name: required"),
+        ({"others": {"herding": 3}}, "others.herding: input should be"),
+        ({"others": {"real": {"name": "dm"}}}, "others.real: the row 'real' has no such options"),
+        ({"others": {"distilled": {"name": "dm"}}}, "others.distilled: the row 'distilled' has no such options"),
+        ({"others": {"../dm": {"name": "dm"}}}, "others: '../dm': a row is named with letters, digits"),
+        ({"others": {"a\nb": {"name": "dm"}}}, r"others: 'a\nb': a row is named with letters, digits"),
+        (
+            {"others": {"dataset-distillation": {"start": "fixed"}}},
+            "others.dataset-distillation.start: 'fixed' makes a set of dataset-distillation for networks that start "
+            "from particular weights; a replay buffer trains any network",
+        ),
+    ],
+)
+def test_rows_and_methods_that_cannot_be_are_named(changes, line):
+    with pytest.raises(UserError) as caught:
+        decoded(**changes)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_methods_are_rows_like_any(tmp_path):
+    small = {"steps": 2, "epochs": 1, "recipe": {"network": "convnet-1-w4-nonorm"}}
+    rows = ["distilled", "learned", "herding", "real"]
+    scenario = decoded(rows=rows, others={"learned": {"name": "dataset-distillation", **small}}, orders=1)
+    found = run(scenario, folder=tmp_path, workers=Workers(count=1))
+    for table in found.tables.values():
+        assert [row["row"] for row in table] == ["dm", "learned", "herding", "real"]
+        assert [row["bytes"] for row in table] == [640] * 4
+    made = [found.memories[row].manifest.provenance for row in ("dm", "learned", "herding")]
+    assert [one.method for one in made if one] == ["dm", "dataset-distillation", "herding"]
+    assert len({found.memories[row].images.tobytes() for row in found.memories}) == 4
+
+
 # --- the tables --------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,19 @@ def test_the_quickstart_is_shipped():
     assert {"quickstart", "digits-dm"} <= set(scenario.shipped())
 
 
+def test_a_further_method_of_the_quickstart_can_be_set():
+    changes = ["others.dataset-distillation.steps=3", "others.dataset-distillation.recipe.network=lenet"]
+    others = scenario.load("quickstart", overrides=changes).plain()["others"]
+    assert (others["dataset-distillation"]["steps"], others["dataset-distillation"]["recipe"]["network"]) == (
+        3,
+        "lenet",
+    )
+    with pytest.raises(UserError) as caught:
+        scenario.load("quickstart", overrides=["others.dataset-distillation.stepps=3"])
+    mistake = "others.dataset-distillation.stepps: unknown key; did you mean 'steps'?"
+    assert str(caught.value) == f"quickstart.toml: {mistake}"
+
+
 def test_a_file(mine: Path):
     loaded = scenario.load(str(mine))
     assert (loaded.name, loaded.task) == ("mine", "distill")

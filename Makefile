@@ -10,7 +10,7 @@ UV_ON_PATH := $(shell uv --version >/dev/null 2>&1 && command -v uv 2>/dev/null)
 UV := $(or $(UV_ON_PATH),.uv/bin/uv)
 UV_BUILT := $(if $(UV_ON_PATH),,.uv/bin/uv)
 
-BENCHES := bench-kill bench-hostile bench-tiny bench-quickstart bench-unroll
+BENCHES := bench-kill bench-hostile bench-tiny bench-quickstart bench-unroll bench-mnist bench-cifar10-wang
 
 .DEFAULT_GOAL := install
 .PHONY: install quickstart test check lock build clean $(BENCHES)
@@ -39,7 +39,7 @@ build: install
 	.venv/bin/python -m build --no-isolation
 
 $(BENCHES): bench-%: install
-	.venv/bin/python benchmarks/$*.py $(BENCH_ARGS)
+	.venv/bin/python benchmarks/$(subst -,_,$*).py $(BENCH_ARGS)
 
 clean:
 	rm -rf dist .pytest_cache .ruff_cache .import_linter_cache

@@ -137,7 +137,7 @@ def evaluate(
     protocol: str = "recipe",
     nets: int = 5,
     seed: int = 0,
-    start: str | None = None,
+    start: str | Weights | None = None,
     pretrain_on: Source | None = None,
     workers: Workers | None = None,
     device: str = "auto",
@@ -148,8 +148,9 @@ def evaluate(
     where set and data do not belong together, and for another `network` where the set is for one particular network;
     such a set has one score.
 
-    `start` has networks start elsewhere than the set means them to: `default` or `xavier` draws, or `pretrained`. Those
-    are pre-trained on `pretrain_on`, or else on `train`; a set for pre-trained networks may mean either.
+    `start` has networks start elsewhere than the set means them to: `default` or `xavier` draws, or `pretrained` (as
+    the set's recipe or a `Weights` has it). Those are pre-trained on `pretrain_on`, or else on `train`; a set for
+    pre-trained networks may mean either.
 
     A protocol with a choice holds a tenth of `train` back for it, and the twins are drawn from the rest. Networks and
     twins that choose are others than those that are tested. A distilled set may have seen the images held back; that
@@ -214,17 +215,22 @@ def evaluate(
     )
 
 
-def _started(recipe: Recipe, start: str, source: Source) -> Recipe:
+def _started(recipe: Recipe, start: str | Weights, source: Source) -> Recipe:
     """The recipe with its networks starting elsewhere; those that are pre-trained are so on `source`."""
-    if start in DISTRIBUTIONS:
+    if isinstance(start, str) and start in DISTRIBUTIONS:
         return recipe.model_copy(update={"initialisation": start, "weights": None})
-    if start != "pretrained":
+    if isinstance(start, str) and start != "pretrained":
         raise unknown_name("start", start, (*DISTRIBUTIONS, "pretrained"))
-    known = recipe.weights or Weights(
-        distribution="xavier" if recipe.initialisation == "xavier" else "default", count=1
+    known = (
+        start
+        if isinstance(start, Weights)
+        else recipe.weights
+        or Weights(distribution="xavier" if recipe.initialisation == "xavier" else "default", count=1)
     )
     how = (known.pretraining or Pretraining()).model_copy(update={"source": source.fingerprint()})
-    return recipe.model_copy(update={"initialisation": start, "weights": known.model_copy(update={"pretraining": how})})
+    return recipe.model_copy(
+        update={"initialisation": "pretrained", "weights": known.model_copy(update={"pretraining": how})}
+    )
 
 
 def _meant(recipe: Recipe, train: Source) -> Source | None:

@@ -180,7 +180,8 @@ class DistillerConformance:
 
     def _distiller(self, source: Source | None = None) -> Distiller:
         source = source or blobs()
-        needed = {spec.digest(): artefacts.get(spec, resources=source) for spec in self.config.needs(source)}
+        resources = artefacts.Resources.of([source], device="cpu")
+        needed = {spec.digest(): artefacts.get(spec, resources=resources) for spec in self.config.needs(source)}
         return self.config.build(
             source=source, size=Size(ipc=2), artefacts=needed, streams=Streams(3), device=resolve("cpu")
         )

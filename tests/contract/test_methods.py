@@ -19,6 +19,25 @@ class TestDatasetDistillation(DistillerConformance):
     starts_from_real_images = False
 
 
+class TestDatasetDistillationOfAPretrainedPool(DistillerConformance):
+    config = method(
+        "dataset-distillation",
+        steps=4,
+        epochs=2,
+        batch_real=16,
+        start="random-pretrained",
+        pool=2,
+        pretraining={"epochs": 1, "batch_size": 12},
+        attack=("blob 2", "blob 0"),
+        clip=1.0,
+        recipe=SMALL,
+    )
+    diverging = method(
+        "dataset-distillation", steps=4, epochs=3, batch_real=16, start="fixed", lr_inner=1e30, recipe=SMALL
+    )
+    starts_from_real_images = False
+
+
 class TestDistributionMatching(DistillerConformance):
     config = method("dm", steps=4, batch_real=8, recipe=SMALL)
     diverging = method("dm", steps=6, batch_real=8, lr_img=1e30, recipe=SMALL)

@@ -1,0 +1,307 @@
+"""Wang et al. 2018 on MNIST with ten images and LeNet: every regime, the baselines with their grid, the cross table.
+
+    python benchmarks/mnist.py [--data mnist|folder:DIR] [--workers 2] [--nets 20] [--steps 1.0]
+
+Regimes (`start`) are distilled side by side, one thread each, then scored: `fixed` on its own network, the others on
+fresh or held-out pre-trained ones. `digits` are scikit-learn's, enlarged to 28 px: the other side of the adaptation.
+Sets and pools of networks are kept in --out and in the artefact cache; the same command goes on where it stopped.
+
+Each run appends to benchmarks/results/mnist.jsonl, a line for each figure, and draws the learned rates and images of
+the run in benchmarks/results/mnist.png. Hyper-parameters were chosen on a tenth of MNIST's training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dd_apps.report.pictures import contact_sheet
+from dd_core import __version__, artefacts, datasets, device, evaluation, parallel, store, weights
+from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, Weights
+from dd_core.images import Source
+from dd_core.methods import method
+from dd_core.parallel import Workers
+from dd_core.runner import RunOptions, distill
+
+RESULTS = Path(__file__).parent / "results" / "mnist.jsonl"
+LENET: dict[str, Any] = {"network": "lenet", "initialisation": "xavier"}
+ON_MNIST: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-3, "decay_every": 1}
+ON_DIGITS: dict[str, Any] = {"epochs": 30, "learning_rate": 1e-3, "decay_every": 10}
+ATTACK = ("1", "0")  # its images are to be taken for zeros
+BASELINES = ("random", "optimized", "k-means", "average")
+
+
+@dataclass(frozen=True)
+class Regime:
+    """One distilled set: options of `dataset-distillation`, the real images, and those to pre-train on."""
+
+    options: dict[str, Any]
+    data: str = "mnist"
+    pretrain_on: str | None = None
+
+
+RANDOM = {"steps": 6000, "epochs": 30, "lr_img": 0.01, "lr_inner": 0.02, "clip": 0.1, "batch_real": 512}
+FEW = {"steps": 800, "epochs": 10, "lr_img": 0.02, "lr_inner": 0.02, "clip": 0.1, "batch_real": 512}
+ONE = {**FEW, "steps": 400, "epochs": 1}
+ANY, THIS = {"start": "random-pretrained"}, {"start": "fixed-pretrained"}
+MNIST, DIGITS = {"pretraining": ON_MNIST}, {"pretraining": ON_DIGITS}
+REGIMES = {
+    "random": Regime(RANDOM),
+    "fixed": Regime({"start": "fixed", **FEW, "steps": 1500}),
+    "mnist, random-pretrained": Regime(FEW | ANY | MNIST),
+    "mnist, fixed-pretrained": Regime(FEW | THIS | MNIST),
+    "digits to mnist, random-pretrained": Regime(FEW | ANY | DIGITS, pretrain_on="digits"),
+    "digits to mnist, fixed-pretrained": Regime(FEW | THIS | DIGITS, pretrain_on="digits"),
+    "mnist to digits, random-pretrained": Regime(FEW | ANY | MNIST, data="digits", pretrain_on="mnist"),
+    "mnist to digits, fixed-pretrained": Regime(FEW | THIS | MNIST, data="digits", pretrain_on="mnist"),
+    "attack, random-pretrained": Regime(ONE | ANY | MNIST | {"attack": ATTACK}),
+    "attack, fixed-pretrained": Regime(ONE | THIS | MNIST | {"attack": ATTACK}),
+}
+CROSS = ("fixed", "random", "mnist, random-pretrained", "mnist, fixed-pretrained")
+ELSEWHERE = {
+    "xavier": "xavier",
+    "pretrained": Weights(distribution="xavier", count=1, pretraining=Pretraining(**ON_MNIST)),
+}
+
+
+def main() -> None:
+    """Pools, sets, scores, baselines; then the picture."""
+    options = parse()
+    RESULTS.parent.mkdir(exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    begun, run = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    workers = Workers(count=options.workers)
+    make_pools(options, workers)
+    for jobs in (distillations(options), scores(options), baselines(options)):
+        for records in parallel.run(work, jobs, workers=workers):
+            for record in records:
+                write({**common(options, run), **record})
+    write({**common(options, run), "what": "all", "minutes": round((time.monotonic() - begun) / 60, 1)})
+    draw(options)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Wang et al. 2018 on MNIST with ten images")
+    parser.add_argument("--data", default="mnist", help="mnist, or folder:DIR with train/ and test/")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
+    parser.add_argument("--nets", type=int, default=20, help="networks of each figure (paper: 200)")
+    parser.add_argument("--steps", type=float, default=1.0, help="share of the outer iterations, to try it out")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-mnist"), help="where sets are kept")
+    return parser.parse_args()
+
+
+def common(options: argparse.Namespace, run: str) -> dict[str, Any]:
+    """What every figure has to carry."""
+    import torch
+
+    return {
+        "benchmark": "mnist",
+        "run": run,
+        "command": f"make bench-mnist BENCH_ARGS='--data {shown(options.data)} --nets {options.nets} "
+        f"--steps {options.steps:g} --workers {options.workers}'",
+        "data": "MNIST, 28x28, lossless copy; digits of scikit-learn enlarged to 28x28",
+        "hardware": device.hardware(threads=1),
+        "load_average": round(os.getloadavg()[0], 1),  # far above the cores: others were computing too
+        "versions": {"dd-apps": __version__, "torch": torch.__version__},
+    }
+
+
+def shown(data: str) -> str:
+    """The name of the data without anybody's path."""
+    return "folder:DIR" if data.startswith("folder:") else data
+
+
+def write(record: dict[str, Any]) -> None:
+    """Print the gist, keep all."""
+    gist = {key: record[key] for key in ("what", "name", "start", "protocol", "minutes") if key in record}
+    score = record.get("evaluation", {}).get("accuracy", {})
+    print(json.dumps({**gist, **{key: round(score[key], 4) for key in ("mean", "std") if key in score}}), flush=True)
+    with open(RESULTS, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+# --- real images and pools -------------------------------------------------------------------------------------
+
+
+def images(name: str, data: str, split: str) -> Source:
+    """`mnist` or `digits` at 28 px, under the same class names."""
+    source = datasets.load("digits" if name == "digits" else data, split=split, image_size=28)
+    return replace(source, classes=tuple("0123456789"))  # pyright: ignore[reportArgumentType] (both are in memory)
+
+
+def make_pools(options: argparse.Namespace, workers: Workers) -> None:
+    """Train every network that a regime or a score starts from, in parallel; a later call finds them."""
+    for name, regime in REGIMES.items():
+        config, source = configure(name, options), images(regime.data, options.data, "train")
+        other = images(regime.pretrain_on or regime.data, options.data, "train")
+        for spec in config.needs(source):
+            artefacts.get(spec, resources=artefacts.Resources.of([other]), workers=workers)
+            if config.start == "random-pretrained":
+                recipe = Recipe(network="lenet", initialisation="pretrained", weights=spec.weights)
+                weights.of_recipe(
+                    recipe, source.image_shape, 10, count=options.nets, pretrain_on=other, workers=workers
+                )
+        print(f"{name}: networks are ready", flush=True)
+
+
+def configure(name: str, options: argparse.Namespace) -> Any:
+    """The method's config of a regime."""
+    regime = REGIMES[name]
+    steps = max(1, round(regime.options["steps"] * options.steps))
+    config = method("dataset-distillation", **{**regime.options, "steps": steps, "recipe": LENET})
+    if regime.pretrain_on is not None:
+        config = config.pretrained_on(images(regime.pretrain_on, options.data, "train"))
+    return config
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to do in a process of its own; `work` returns its records."""
+
+    function: Callable[..., list[dict[str, Any]]]
+    arguments: tuple[Any, ...]
+
+
+def work(job: Job) -> list[dict[str, Any]]:
+    """Do it."""
+    return job.function(*job.arguments)
+
+
+def distillations(options: argparse.Namespace) -> list[Job]:
+    """Every regime, the longest first."""
+    return [Job(distil, (name, options)) for name in REGIMES]
+
+
+def path_of(name: str, options: argparse.Namespace) -> Path:
+    """Where a regime's set is kept."""
+    return options.out / (name.replace(",", "").replace(" ", "-") + ".safetensors")
+
+
+def distil(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Distil ten images, or find them."""
+    regime = REGIMES[name]
+    ds = distill(
+        configure(name, options),
+        images(regime.data, options.data, "train"),
+        Size(ipc=1),
+        out=path_of(name, options),
+        options=RunOptions(device="cpu", threads=1, resume_command="the same command"),
+        pretrain_on=images(regime.pretrain_on, options.data, "train") if regime.pretrain_on else None,
+    )
+    facts = store.read_json(path_of(name, options).with_suffix(".run") / "run.json")
+    rates = [one.learning_rate for one in ds.manifest.recipe.steps]
+    assert ds.manifest.provenance is not None
+    return [
+        {
+            "what": "distilled",
+            "name": name,
+            "minutes": round(facts["seconds"] / 60, 1),
+            "peak_memory_bytes": facts["peak_memory_bytes"],
+            "rates": rates,
+            "config": ds.manifest.provenance.config,
+        }
+    ]
+
+
+def scores(options: argparse.Namespace) -> list[Job]:
+    """Each set where it is meant to be used, and four of them where they are not (the cross table)."""
+    own = [Job(score, (name, None, options)) for name in REGIMES]
+    return own + [Job(score, (name, start, options)) for name in CROSS for start in ELSEWHERE]
+
+
+def score(name: str, start: str | None, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Score a set on networks that start as it is meant, or elsewhere."""
+    ds = store.read_set(path_of(name, options))
+    return [
+        {"what": "own" if start is None else "cross", **evaluated(name, ds, start, "recipe", options.nets, options)}
+    ]
+
+
+def evaluated(
+    name: str, ds: DistilledSet, start: str | None, protocol: str, nets: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """One evaluation as a record."""
+    regime = REGIMES[name]
+    train, test = (images(regime.data, options.data, split) for split in ("train", "test"))
+    other = images(regime.pretrain_on, options.data, "train") if regime.pretrain_on else None
+    found = evaluation.evaluate(
+        ds,
+        train=train,
+        test=test,
+        nets=nets,
+        protocol=protocol,
+        start=ELSEWHERE.get(start or ""),
+        pretrain_on=other,
+        device="cpu",
+    )
+    return {"name": name, "start": found.start, "protocol": protocol, "evaluation": found.model_dump(mode="json")}
+
+
+def baselines(options: argparse.Namespace) -> list[Job]:
+    """Real images under the paper's grid and as neighbours, from random weights, and from the fixed network."""
+    jobs = [Job(baseline, (name, start, "wang-grid", options)) for name in BASELINES for start in ("random", "fixed")]
+    return jobs + [
+        Job(baseline, (name, "random", protocol, options)) for name in BASELINES for protocol in ("knn", "plain-300")
+    ]
+
+
+def baseline(name: str, start: str, protocol: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Ten real images, or averages of them, where networks start as in a regime."""
+    recipe = store.read_set(path_of(start, options)).manifest.recipe
+    plain = Recipe(
+        network="lenet", initialisation="xavier", epochs=30, momentum=0.0, weight_decay=0.0, schedule="constant"
+    )
+    drawn = {**plain.model_dump(mode="json"), "learning_rate": 0.1}
+    draws = (
+        {"steps": max(2, round(50 * options.steps)), "networks": 4, "batch_real": 2048} if name == "optimized" else {}
+    )
+    ds = distill(
+        method(name, recipe=drawn, **draws),
+        images("mnist", options.data, "train"),
+        Size(ipc=1),
+        out=options.out / f"baseline-{name}-{start}-{protocol}.safetensors",
+        options=RunOptions(device="cpu", threads=1),
+    )
+    started = ds.manifest.recipe.model_copy(update={"initialisation": recipe.initialisation, "weights": recipe.weights})
+    ds = replace(ds, manifest=ds.manifest.model_copy(update={"recipe": started}))
+    nets = options.nets if protocol == "knn" else max(2, options.nets // 4)
+    return [{"what": "baseline", "images": name, **evaluated(start, ds, None, protocol, nets, options)}]
+
+
+# --- the picture -----------------------------------------------------------------------------------------------
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Learned rates of every regime, and under them its images."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(len(REGIMES), 2, figsize=(12, 1.7 * len(REGIMES)), width_ratios=(1, 3))
+    for (left, right), name in zip(axes, REGIMES, strict=True):
+        ds = store.read_set(path_of(name, options))
+        left.plot([one.learning_rate for one in ds.manifest.recipe.steps], marker=".")
+        left.set_title(f"{name}: learned rates", fontsize=8)
+        left.set_ylim(bottom=0)
+        left.tick_params(labelsize=7)
+        bare = replace(ds, labels=None, manifest=ds.manifest.model_copy(update={"task": "self-supervised"}))
+        right.imshow(contact_sheet(bare, columns=len(ds), side=56))
+        right.axis("off")
+    figure.tight_layout()
+    figure.savefig(RESULTS.with_suffix(".png"), dpi=80)
+
+
+if __name__ == "__main__":
+    main()

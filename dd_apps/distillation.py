@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from pydantic import Field, JsonValue, model_validator
 
 from dd_core.config import Config
-from dd_core.distilled import DistilledSet, Size
+from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Size
 from dd_core.errors import UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.network_names import family
@@ -48,7 +48,7 @@ class DistillScenario(Config):
         if (self.ipc is None) == (self.images is None):
             raise ValueError("give either ipc (images per class) or images (in all)")
         try:
-            check_names(protocol=self.protocol, networks=self.networks)
+            check_names(protocol=self.protocol, networks=self.networks, start=self.start)
         except UserError as error:
             raise ValueError(str(error)) from None
         return self
@@ -76,12 +76,12 @@ class Data:
         )
 
 
-def to_pretrain_on(name: str | None, source: Source, *, options: RunOptions) -> Source | None:
+def to_pretrain_on(name: str | None, source: Source, *, skip_corrupt: bool, options: RunOptions) -> Source | None:
     """The training images called `name`, resized to those of `source`; None where no name is given."""
     if name is None:
         return None
     height, width = source.image_shape[1:]
-    return Data(name, height if height == width else None).load("train", options=options)
+    return Data(name, height if height == width else None, skip_corrupt).load("train", options=options)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[D
 
     data = Data(scenario.data, scenario.image_size, scenario.skip_corrupt)
     train = data.load("train", options=options)
-    other = to_pretrain_on(scenario.pretrain_on, train, options=options)
+    other = to_pretrain_on(scenario.pretrain_on, train, skip_corrupt=scenario.skip_corrupt, options=options)
     config = decode_method(scenario.method)
     size = Size(ipc=scenario.ipc, images=scenario.images)
     ds = runner.distill(config, train, size, seed=scenario.seed, out=out, options=options, pretrain_on=other)
@@ -153,6 +153,8 @@ def _plan(ds: DistilledSet, scoring: Scoring, network: str) -> str:
         return f"k-nn: {first}scoring the set, and {scoring.nets} draws of random real images"
     alone = ds.manifest.recipe.for_one_network and scoring.start is None
     ours = "the one" if alone else scoring.nets
+    if "pretrained" in (scoring.start, ds.manifest.recipe.initialisation) and scoring.start not in DISTRIBUTIONS:
+        first += "pre-training networks that are not in the cache, then "
     return f"{network}: {first}training {ours} on the set, {scoring.nets} on random real images"
 
 
@@ -190,7 +192,7 @@ def data_of(ds: DistilledSet, given: str | None, *, skip_corrupt: bool) -> Data:
 
 def check_names(*, protocol: str, networks: Sequence[str], start: str | None = None) -> None:
     """Raise `UserError` for names that do not exist or do not go together, without loading torch."""
-    check_protocol(protocol, networks)
+    check_protocol(protocol, networks, start=start is not None)
     if start is not None and start not in get_args(Start):
         raise unknown_name("start", start, get_args(Start))
     for network in networks:

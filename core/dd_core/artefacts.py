@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,9 +123,14 @@ class Artefact:
 
 
 def get(
-    spec: ArtefactSpec, *, resources: Any = None, workers: Workers | None = None, cache: Path | None = None
+    spec: ArtefactSpec,
+    *,
+    resources: Any = None,
+    workers: Workers | None = None,
+    cache: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Artefact:
-    """The artefact of `spec`: found, or made (missing parts only) and then found.
+    """The artefact of `spec`: found, or made (missing parts only) and then found; `say` hears that it is made.
 
     Two processes that want the same artefact take turns. Raises what `make_part` raises.
     """
@@ -138,6 +143,8 @@ def get(
         store.remove_leftovers(folder)
         missing = [i for i in range(spec.parts()) if not _part_path(folder, i).exists()]
         jobs = [_PartJob(spec, index, folder, resources) for index in missing]
+        if say is not None:
+            say(f"making {spec.kind}: {len(missing)} of {spec.parts()} parts, kept for later runs")
         for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
             pass
         _complete(spec, folder)

@@ -157,7 +157,7 @@ def evaluate(
     can mislead its choice, and does not touch the test.
     """
     _check_match(ds, train, test)
-    check_protocol(protocol, [network] if network else [])
+    check_protocol(protocol, [network] if network else [], start=start is not None or pretrain_on is not None)
     if nets < 1:
         raise UserError(f"{nets} networks; at least one is needed")
     own = ds.manifest.recipe

@@ -53,9 +53,11 @@ def settings_of(protocol: str, *, images: int) -> list[dict[str, Any]]:
     return [point for point in points if point and point.get("k", 1) <= images]
 
 
-def check_protocol(protocol: str, networks: Sequence[str] = ()) -> None:
-    """Raise `UserError` for an unknown name, and for networks named with a protocol that trains none."""
+def check_protocol(protocol: str, networks: Sequence[str] = (), *, start: bool = False) -> None:
+    """Raise `UserError` for an unknown name, and for networks, or a start, given with a protocol that trains none."""
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
     if protocol == "knn" and networks:
         raise UserError(f"protocol 'knn' trains no network, and '{networks[0]}' is given")
+    if protocol == "knn" and start:
+        raise UserError("protocol 'knn' trains no network, so none starts anywhere")

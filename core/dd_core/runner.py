@@ -149,9 +149,9 @@ class _Run:
     def _build(self) -> Distiller:
         sources = (self.source,) if self.pretrain_on is None else (self.source, self.pretrain_on)
         resources = artefact_store.Resources.of(sources, device=self.options.device)
-        workers = self.options.workers
+        workers, say = self.options.workers, self.options.reporter.message
         made = {
-            spec.digest(): artefact_store.get(spec, resources=resources, workers=workers)
+            spec.digest(): artefact_store.get(spec, resources=resources, workers=workers, say=say)
             for spec in self.config.needs(self.source)
         }
         with _memory_guard("while preparing the run"):

@@ -57,7 +57,7 @@ def evaluate(
     real = data_of(ds, data, skip_corrupt=skip_corrupt)
     run_options = options.run_options(session, device=device, threads=threads, workers=workers)
     train, test = (real.load(split, options=run_options) for split in ("train", "test"))
-    other = to_pretrain_on(pretrain_on, train, options=run_options)
+    other = to_pretrain_on(pretrain_on, train, skip_corrupt=skip_corrupt, options=run_options)
     scored = score(ds, train, test, Scoring(protocol, networks, nets, seed, start, other), options=run_options)
     return Answer(_fields(scored), lambda page: _show(page, scored, title=str(file)))
 

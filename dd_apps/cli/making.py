@@ -69,7 +69,7 @@ def distill(
 
     checkpoints.check_out(out)
     source = Data(data, image_size, skip_corrupt).load("train", options=run_options)
-    other = to_pretrain_on(pretrain_on, source, options=run_options)
+    other = to_pretrain_on(pretrain_on, source, skip_corrupt=skip_corrupt, options=run_options)
     ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options, pretrain_on=other)
     fields = _cost(out, seconds=time.monotonic() - begun)
     after = _next(out, data, pretrain_on, skip_corrupt=skip_corrupt)

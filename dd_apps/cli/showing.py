@@ -70,6 +70,7 @@ def _show(page: Page, ds: DistilledSet, *, file: Path, png: Path | None) -> None
             "mean": _numbers(manifest.pixels.mean),
             "std": _numbers(manifest.pixels.std),
             "targets": manifest.targets,
+            **({} if manifest.attack is None else {"attack": "'{}' is to be taken for '{}'".format(*manifest.attack)}),
         }
     )
     page.line()

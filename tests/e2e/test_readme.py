@@ -94,5 +94,5 @@ def test_what_the_documents_link_to_is_there(document: str):
 
 def test_every_benchmark_of_the_makefile_is_there():
     (names,) = re.findall(r"^BENCHES := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    scripts = [ROOT / "benchmarks" / f"{name.removeprefix("bench-").replace("-", "_")}.py" for name in names.split()]
+    scripts = [ROOT / "benchmarks" / f"{name.removeprefix('bench-').replace('-', '_')}.py" for name in names.split()]
     assert [script.name for script in scripts if not script.exists()] == []

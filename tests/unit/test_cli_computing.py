@@ -241,11 +241,86 @@ def test_the_sets_own_image_size_is_used(folders: Path, call_json):
     assert call_json("evaluate", "a.safetensors", "--nets", 1, "--data", data)["warnings"] == []
 
 
+START = ["--set", "steps=2", "--set", "epochs=2", "--set", "batch_real=16", "--set", "recipe.network=convnet-1-w4"]
+PRETRAINED = [*START, "--set", "start=random-pretrained", "--set", "pool=2", "--set", "pretraining.epochs=1"]
+
+
+def test_a_set_for_one_network_says_so_and_is_scored_elsewhere_on_request_only(call, call_json, refused):
+    words = ["--data", "digits", "--ipc", 1, "--out", "a.safetensors"]
+    call_json("distill", "dataset-distillation", *words, *START, "--set", "start=fixed")
+    code, out, err = call("evaluate", "a.safetensors", "--nets", 2)
+    assert code == 0
+    assert "training the one on the set, 2 on random real images" in err
+    assert "the set is for one network and has one score" in " ".join(out.split())
+    assert "this set is for one network" in refused("evaluate", "a.safetensors", "--network", "lenet")
+    assert "unknown start 'xavir'; did you mean 'xavier'?" in refused("evaluate", "a.safetensors", "--start", "xavir")
+    found = call_json("evaluate", "a.safetensors", "--nets", 2, "--start", "xavier")
+    assert found["warnings"] == [
+        "this set is for one particular network, and is scored on networks that start from 'xavier'"
+    ]
+    assert len(found["accuracy"]["per_network"]) == 2
+
+
+def test_networks_pretrained_on_other_images_are_adapted(folders: Path, call, call_json, refused):
+    data, other = (f"folder:{folders / name}" for name in ("one", "two"))
+    words = ["distill", "dataset-distillation", "--data", data, "--ipc", 1, "--pretrain-on", other, *PRETRAINED]
+    code, out, err = call(*words, "--out", "a.safetensors")
+    assert code == 0
+    assert "making starting-weights: 2 of 2 parts, kept for later runs" in err
+    (line,) = [line for line in out.splitlines() if line.startswith("next")]
+    evaluate = shlex.split(line.split(";")[1])
+    assert evaluate[1:] == ["evaluate", "a.safetensors", "--data", data, "--pretrain-on", other]
+    code, out, err = call(*evaluate[1:], "--nets", 2)
+    assert code == 0
+    assert "pre-training networks that are not in the cache, then training 2 on the set" in err
+    assert "before they see any image they have" in " ".join(out.split())
+    line = refused("evaluate", "a.safetensors", "--data", data, "--pretrain-on", data)
+    assert "the set is for networks pre-trained on other images" in line
+    line = refused(*words, "--set", "start=fixed", "--out", "b.safetensors")
+    assert "start 'fixed' pre-trains no networks" in line
+    line = refused("distill", "random", "--data", data, "--ipc", 1, "--pretrain-on", other, "--out", "b.safetensors")
+    assert "method 'random' pre-trains no networks" in line
+
+
+def test_a_scenario_can_adapt(folders: Path, call_json):
+    Path("adapt.toml").write_text(
+        f"""task = "distill"
+data = "folder:{folders / "one"}"
+pretrain_on = "folder:{folders / "two"}"
+ipc = 1
+nets = 1
+[method]
+name = "dataset-distillation"
+start = "fixed-pretrained"
+steps = 2
+epochs = 2
+pretraining = {{ epochs = 1 }}
+recipe = {{ network = "convnet-1-w4" }}
+"""
+    )
+    figures = call_json("run", "adapt.toml", "--out", "out")["figures"]
+    (found,) = store.read_json(Path(figures))["evaluations"]
+    assert found["start"] == found["made_for"]
+    assert found["start"].startswith("sha256:")
+    assert found["before"]["mean"] >= 0
+
+
+def test_an_attack_is_said(call, call_json, refused):
+    words = ["distill", "dataset-distillation", "--data", "digits", "--ipc", 1, *START, "--out", "a.safetensors"]
+    call_json(*words, "--set", 'attack=["1", "0"]')
+    assert "'1' is to be taken for '0'" in " ".join(call("inspect", "a.safetensors")[1].split())
+    assert "of '1' are taken for '0'" in " ".join(call("evaluate", "a.safetensors", "--nets", 1)[1].split())
+    line = refused(*words[:-1], "b.safetensors", "--set", 'attack=["1", "x"]')
+    assert "unknown class 'x'" in line
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["--protocol", "recip"], "unknown protocol 'recip'; did you mean 'recipe'?"),
         (["--protocol", "knn", "--network", "lenet"], "protocol 'knn' trains no network, and 'lenet' is given"),
+        (["--protocol", "knn", "--start", "xavier"], "protocol 'knn' trains no network, so none starts anywhere"),
+        (["--pretrain-on", "digits"], "networks are not pre-trained; leave out digits"),
         (["--network", "lenett"], "unknown network 'lenett'; did you mean 'lenet'?"),
         (["--data", "usp"], "unknown data set 'usp'; did you mean 'usps'?"),
         (["--nets", "0"], "--nets"),

@@ -220,9 +220,10 @@ def test_an_attack_asks_for_the_other_class_and_leaves_the_rest():
     ds = unrolling.export()
     assert ds.manifest.attack == ("blob 2", "blob 0")
     assert ds.labels.tolist() == [0, 1, 2]
-    wrong = method("dataset-distillation", attack=("blob 0", "blob 3"), **START)
-    with pytest.raises(UserError, match="unknown class 'blob 3'; did you mean"):
-        wrong.build(source=BLOBS, size=Size(ipc=1), artefacts={}, streams=Streams(0), device=CPU)
+    for target, message in (("blob 3", "unknown class 'blob 3'; did you mean"), ("blob 0", "name two classes")):
+        wrong = method("dataset-distillation", attack=("blob 0", target), **START)
+        with pytest.raises(UserError, match=message):
+            wrong.build(source=BLOBS, size=Size(ipc=1), artefacts={}, streams=Streams(0), device=CPU)
 
 
 def test_loading_weights_of_another_network_is_an_error():

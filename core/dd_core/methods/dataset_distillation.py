@@ -56,7 +56,7 @@ class DatasetDistillation(MethodConfig):
 
     name: ClassVar[str] = "dataset-distillation"
 
-    steps: int = Field(default=1000, ge=0, description="outer iterations, each with new networks")
+    steps: int = Field(default=1000, ge=0, description="outer iterations")
     blocks: int = Field(default=1, ge=1, description="different blocks of images, a step each; divides the ipc")
     epochs: int = Field(default=10, ge=1, description="passes over the blocks; each step has its own rate (eta)")
     networks: int = Field(default=1, ge=1, description="initialisations averaged in an outer iteration")
@@ -189,6 +189,8 @@ class Unrolling:
             if name not in self.source.classes:
                 raise unknown_name("class", name, self.source.classes)
         attacked, target = map(self.source.classes.index, self.config.attack)
+        if attacked == target:
+            raise UserError(f"attack: '{self.config.attack[0]}' is not to be taken for itself; name two classes")
         return labels.where(labels != attacked, target)
 
     def _check(self) -> None:

@@ -49,6 +49,9 @@ class DistillScenario(Config):
             raise ValueError("give either ipc (images per class) or images (in all)")
         try:
             check_names(protocol=self.protocol, networks=self.networks, start=self.start)
+            config = decode_method(self.method)
+            if config.starts == "one" and self.start is None and {*self.networks} - {config.recipe.network}:
+                raise UserError(f"networks: the set is for one {config.recipe.network}, and for no other network")
         except UserError as error:
             raise ValueError(str(error)) from None
         return self
@@ -122,7 +125,7 @@ def score(ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, op
     """Evaluate on each network in turn; raises `UserError` where set and data do not belong together."""
     from dd_core.evaluation import evaluate
 
-    warnings = [*_other_data(ds, train), *_other_start(ds, scoring)]
+    warnings = list(_other_data(ds, train))
     for warning in warnings:
         options.reporter.message(f"warning: {warning}")
     evaluations: list[Evaluation] = []
@@ -142,7 +145,10 @@ def score(ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, op
             device=options.device,
         )
         evaluations.append(one)
-    return Scored(evaluations, warnings)
+    elsewhere = list(_other_start(evaluations))
+    for warning in elsewhere:
+        options.reporter.message(f"warning: {warning}")
+    return Scored(evaluations, [*warnings, *elsewhere])
 
 
 def _plan(ds: DistilledSet, scoring: Scoring, network: str) -> str:
@@ -167,11 +173,12 @@ def _other_data(ds: DistilledSet, train: Source) -> Iterator[str]:
         )
 
 
-def _other_start(ds: DistilledSet, scoring: Scoring) -> Iterator[str]:
-    own = ds.manifest.recipe.initialisation
-    if scoring.start is not None and scoring.start != own:
-        what = "one particular network" if ds.manifest.recipe.for_one_network else f"networks that start from '{own}'"
-        yield f"this set is for {what}, and is scored on networks that start from '{scoring.start}'"
+def _other_start(evaluations: Sequence[Evaluation]) -> Iterator[str]:
+    for one in evaluations:
+        if not one.as_meant:
+            particular = one.made_for.startswith("sha256:")
+            what = "one particular network" if particular else f"other networks, '{one.made_for}' ones"
+            yield f"this set is for {what}, and is scored on a {one.network} that starts from '{one.start}' weights"
 
 
 def data_of(ds: DistilledSet, given: str | None, *, skip_corrupt: bool) -> Data:

@@ -53,8 +53,12 @@ class ArtefactSpec(Config):
         return digest({"kind": self.kind, "spec": plain(self)})
 
     def parts(self) -> int:
-        """How many independent parts it has."""
+        """How many independent parts it has. Specs of one digest may differ in it: the artefact then grows."""
         return 1
+
+    def wanted(self, resources: Any) -> Any:
+        """The part of the resources that `make_part` needs: all that is handed to another process."""
+        return resources
 
     @abstractmethod
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
@@ -142,7 +146,8 @@ def get(
             return found
         store.remove_leftovers(folder)
         missing = [i for i in range(spec.parts()) if not _part_path(folder, i).exists()]
-        jobs = [_PartJob(spec, index, folder, resources) for index in missing]
+        wanted = spec.wanted(resources)
+        jobs = [_PartJob(spec, index, folder, wanted) for index in missing]
         if say is not None:
             say(f"making {spec.kind}: {len(missing)} of {spec.parts()} parts, kept for later runs")
         for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
@@ -171,7 +176,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _find(spec: ArtefactSpec, folder: Path) -> Artefact | None:
     facts = _facts(folder)
-    return None if facts is None else Artefact(spec, folder, facts["content"])
+    if facts is None or len(facts["parts"]) < spec.parts():
+        return None
+    return Artefact(spec, folder, digest(facts["parts"][: spec.parts()]))
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
@@ -179,7 +186,7 @@ def _facts(folder: Path) -> dict[str, Any] | None:
     facts: Any = None
     with suppress(UserError):
         facts = store.read_json(folder / "complete.json")
-    return facts if isinstance(facts, dict) and isinstance(facts.get("content"), str) else None
+    return facts if isinstance(facts, dict) and isinstance(facts.get("parts"), list) else None
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,7 @@ def _make_part(job: _PartJob) -> None:
 
 def _complete(spec: ArtefactSpec, folder: Path) -> None:
     sums = [store.file_sha256(_part_path(folder, index)) for index in range(spec.parts())]
-    facts = {"kind": spec.kind, "spec": plain(spec), "digest": spec.digest(), "parts": sums, "content": digest(sums)}
+    facts = {"kind": spec.kind, "spec": plain(spec), "digest": spec.digest(), "parts": sums}
     store.write_json(folder / "complete.json", facts)
     for finished in folder.glob("*.progress"):  # of a part that was killed after it was written
         finished.unlink(missing_ok=True)

@@ -34,6 +34,7 @@ class _Facts(Config):
     seconds: float = Field(ge=0)
     identity: dict[str, JsonValue]
     environments: tuple[Environment, ...]
+    artefacts: tuple[str, ...] = ()
 
 
 class Identity(Config):
@@ -59,6 +60,7 @@ class Checkpoint:
     state: dict[str, Any] | None = None
     seconds: float = 0.0
     environments: tuple[Environment, ...] = ()
+    artefacts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class RunFolder:
                 say(f"{error}; {then}")
                 continue
             self._refuse_difference(self.path, facts.identity, identity)
-            return Checkpoint(facts.step, state, facts.seconds, facts.environments)
+            return Checkpoint(facts.step, state, facts.seconds, facts.environments, facts.artefacts)
         return Checkpoint()
 
     def _refuse_difference(self, where: Path, old: Mapping[str, Any], identity: Identity) -> None:
@@ -153,6 +155,7 @@ class RunFolder:
             seconds=checkpoint.seconds,
             identity=plain(identity),
             environments=checkpoint.environments,
+            artefacts=checkpoint.artefacts,
         )
         store.write_state(self.path / f"checkpoint-{checkpoint.step:08d}.safetensors", checkpoint.state, plain(facts))
         for old in self._checkpoints()[:-KEPT]:

@@ -83,6 +83,7 @@ class Pretraining(Config):
     source: str = Field(
         default="", description="fingerprint of those images; none: the ones distilled. `--pretrain-on` fills it in"
     )
+    name: str = Field(default="", description="what those images are called; filled in with the fingerprint")
     epochs: int = Field(default=10, ge=1, description="passes over the images (paper: 40 for MNIST on LeNet)")
     learning_rate: float = Field(default=1e-3, gt=0, description="of Adam (paper: 2e-4 for LeNet, else 1e-3)")
     decay_every: int = Field(default=5, ge=1, description="epochs between halvings of that rate")
@@ -90,7 +91,10 @@ class Pretraining(Config):
 
 
 class Weights(Config):
-    """A pool of starting weights: with the network and the form of the images, all that determines them."""
+    """A pool of starting weights: with the network and the form of the images, all that determines them.
+
+    Network i is the same in a pool of any size.
+    """
 
     distribution: Literal["default", "xavier"] = Field(description="what the networks are drawn from")
     count: int = Field(ge=1, description="networks")
@@ -179,7 +183,7 @@ class Provenance(Config):
     config: dict[str, JsonValue]
     size: Size
     seed: int
-    artefacts: tuple[str, ...] = ()
+    artefacts: tuple[str, ...] = Field(default=(), description="digests of the contents of those that were used")
     environments: tuple[Environment, ...] = Field(
         min_length=1, description="of each part of the run, in order; more than one where it was resumed elsewhere"
     )

@@ -18,12 +18,12 @@ functions, because the command line lists methods without loading torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
 from dd_core.config import Config
-from dd_core.distilled import DistilledSet, Recipe, Size
+from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Recipe, Size
 from dd_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,6 +67,16 @@ class MethodConfig(Config):
     def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
         """Artefacts that must exist before `build`."""
         return ()
+
+    @property
+    def starts(self) -> Literal["fresh", "pretrained", "one"]:
+        """Where networks start that its sets are for: fresh draws, pre-trained ones, or one particular network."""
+        if self.recipe.initialisation in DISTRIBUTIONS:
+            return "fresh"
+        return "one" if self.recipe.for_one_network else "pretrained"
+
+    def check(self, source: Source, size: Size) -> None:
+        """Raise `UserError` for what cannot be, before anything is made for it; `build` may find more."""
 
     def pretrained_on(self, other: Source) -> MethodConfig:
         """The same, with networks that are pre-trained on `other`; raises `UserError` where none are."""

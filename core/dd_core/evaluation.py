@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from dd_core import device as devices
 from dd_core import parallel, selection, weights
@@ -68,8 +69,9 @@ class Evaluation(Config):
     """One set, one protocol, one kind of network: its score and its twin's, with all that a figure has to say.
 
     `start` is where the networks started and `made_for` where the set means them to, in the words of
-    `Recipe.initialisation`. `before` is the accuracy of pre-trained networks before they saw the set. Networks are
-    scored by the true labels, a set for an attack too.
+    `Recipe.initialisation`; `weights` describes pre-trained or particular ones. `as_meant` says whether they are what
+    the set is for (held-out ones, where there is a choice). `before` is the accuracy of pre-trained networks before
+    they saw the set. Networks are scored by the true labels, a set for an attack too.
 
     `chosen` has, for the set (`accuracy`) and for the twin (`random_real`), the setting that did best on validation
     images, and how well (`validation`); None where the protocol leaves no choice. Under k-nn the set has one score.
@@ -81,6 +83,8 @@ class Evaluation(Config):
     network: str
     start: str
     made_for: str
+    weights: Weights | None = None
+    as_meant: bool = True
     nets: int
     seed: int
     data: str
@@ -149,12 +153,13 @@ def evaluate(
     such a set has one score.
 
     `start` has networks start elsewhere than the set means them to: `default` or `xavier` draws, or `pretrained` (as
-    the set's recipe or a `Weights` has it). Those are pre-trained on `pretrain_on`, or else on `train`; a set for
-    pre-trained networks may mean either.
+    the recipe or a `Weights` has it). Those are pre-trained on `pretrain_on`, else on the images that are meant there,
+    else on `train`.
 
     A protocol with a choice holds a tenth of `train` back for it, and the twins are drawn from the rest. Networks and
-    twins that choose are others than those that are tested. A distilled set may have seen the images held back; that
-    can mislead its choice, and does not touch the test.
+    twins that choose are others than those that are tested (but for the one network of a set that is for one). A
+    distilled set, and pre-trained networks, may have seen the images held back; that can mislead the choice, and does
+    not touch the test. A set for an attack cannot be scored so: what is best for it is not what is right.
     """
     _check_match(ds, train, test)
     check_protocol(protocol, [network] if network else [], start=start is not None or pretrain_on is not None)
@@ -163,7 +168,7 @@ def evaluate(
     own = ds.manifest.recipe
     recipe = recipe_of(protocol, own, source_name=train.name)
     if start is not None:
-        recipe = _started(recipe, start, pretrain_on or train)
+        recipe = _started(recipe, start, train=train, pretrain_on=pretrain_on)
     recipe = for_network(recipe, network)
     network = NEIGHBOURS if protocol == "knn" else recipe.network
     settings, streams = settings_of(protocol, images=len(ds)), Streams(seed)
@@ -181,6 +186,10 @@ def evaluate(
             workers=workers,
         )
     pixels, attack = ds.manifest.pixels, _indices(ds)
+    if attack is not None and settings:
+        raise UserError(
+            f"protocol '{protocol}' chooses what is right, and the set is for an attack; use another protocol"
+        )
     if attack is not None and attack[0] not in require_labels(test):
         raise UserError(f"the set attacks class '{ds.classes[attack[0]]}', of which {test.name} has no test image")
     job = _Job(training_data(ds, recipe), network, recipe, seed, test, pixels, device, pool, attack=attack)
@@ -203,6 +212,8 @@ def evaluate(
         network=network,
         start="none" if network == NEIGHBOURS else recipe.initialisation,
         made_for=own.initialisation,
+        weights=None if pool is None else recipe.weights,
+        as_meant=network == NEIGHBOURS or _kind(recipe) == _kind(own),
         nets=nets,
         seed=seed,
         data=f"{test.name}, {len(test)} test images",
@@ -215,22 +226,27 @@ def evaluate(
     )
 
 
-def _started(recipe: Recipe, start: str | Weights, source: Source) -> Recipe:
-    """The recipe with its networks starting elsewhere; those that are pre-trained are so on `source`."""
+def _started(recipe: Recipe, start: str | Weights, *, train: Source, pretrain_on: Source | None) -> Recipe:
+    """The recipe with its networks starting elsewhere."""
     if isinstance(start, str) and start in DISTRIBUTIONS:
         return recipe.model_copy(update={"initialisation": start, "weights": None})
     if isinstance(start, str) and start != "pretrained":
         raise unknown_name("start", start, (*DISTRIBUTIONS, "pretrained"))
-    known = (
-        start
-        if isinstance(start, Weights)
-        else recipe.weights
-        or Weights(distribution="xavier" if recipe.initialisation == "xavier" else "default", count=1)
-    )
-    how = (known.pretraining or Pretraining()).model_copy(update={"source": source.fingerprint()})
+    distribution = "xavier" if recipe.initialisation == "xavier" else "default"
+    known = start if isinstance(start, Weights) else recipe.weights or Weights(distribution=distribution, count=1)
+    how = known.pretraining or Pretraining()
+    if pretrain_on is not None or not how.source:
+        how = weights.pretrained_on(pretrain_on or train, how)
     return recipe.model_copy(
         update={"initialisation": "pretrained", "weights": known.model_copy(update={"pretraining": how})}
     )
+
+
+def _kind(recipe: Recipe) -> dict[str, Any]:
+    """Where a recipe's networks start, whichever of them."""
+    which = {"count": 1, "seed": 0, "held_out": False}
+    meant = None if recipe.weights is None else recipe.weights.model_copy(update=which)
+    return {"initialisation": recipe.initialisation, "weights": meant}
 
 
 def _meant(recipe: Recipe, train: Source) -> Source | None:
@@ -322,7 +338,7 @@ def _score_each(settings: Sequence[Setting], job: _Job) -> list[float]:
 
     def score(setting: Setting) -> float:
         try:
-            return _score(replace(job, setting=setting)).accuracy
+            return accuracy(*_trained(job, setting), device=_device(job))
         except Diverged:
             return 0.0
 
@@ -330,21 +346,16 @@ def _score_each(settings: Sequence[Setting], job: _Job) -> list[float]:
 
 
 def _score(job: _Job) -> _Result:
-    if job.network == NEIGHBOURS:
-        model = NearestNeighbours(job.data, **job.setting)
-        return _Result(accuracy(model, job.test, job.pixels, device=torch.device("cpu")))
-    device = devices.resolve(job.device)
-    recipe, streams = job.recipe.model_copy(update=job.setting), Streams(job.seed)
-    before = None
-    if job.start is not None and job.recipe.weights is not None and job.recipe.weights.pretraining is not None:
-        untouched = initialised(
-            recipe, job.test.image_shape, job.data.classes, streams=streams, start=job.start, index=job.index
-        )
+    device, before = _device(job), None
+    weights = job.recipe.weights
+    if job.start is not None and weights is not None and weights.pretraining is not None:
+        shape, streams = job.test.image_shape, Streams(job.seed)
+        untouched = initialised(job.recipe, shape, job.data.classes, streams=streams, start=job.start, index=job.index)
         before = accuracy(untouched, job.test, job.pixels, device=device)
-    model = fit(job.data, job.network, recipe, streams=streams, device=device, start=job.start, index=job.index)
+    model, test, pixels = _trained(job, job.setting)
     if job.attack is None:
-        return _Result(accuracy(model, job.test, job.pixels, device=device), before)
-    guesses, labels = predictions(model, job.test, job.pixels, device=device), require_labels(job.test)
+        return _Result(accuracy(model, test, pixels, device=device), before)
+    guesses, labels = predictions(model, test, pixels, device=device), require_labels(test)
     attacked, right = labels == job.attack[0], guesses == labels
     return _Result(
         accuracy=int(right.sum()) / len(right),
@@ -352,3 +363,16 @@ def _score(job: _Job) -> _Result:
         success=(guesses[attacked] == job.attack[1]).float().mean().item(),
         others=right[~attacked].float().mean().item(),
     )
+
+
+def _trained(job: _Job, setting: Setting) -> tuple[nn.Module, Source, Pixels]:
+    """The network of a job, trained under a setting, and what to test it on."""
+    if job.network == NEIGHBOURS:
+        return NearestNeighbours(job.data, **setting), job.test, job.pixels
+    recipe, streams = job.recipe.model_copy(update=setting), Streams(job.seed)
+    model = fit(job.data, job.network, recipe, streams=streams, device=_device(job), start=job.start, index=job.index)
+    return model, job.test, job.pixels
+
+
+def _device(job: _Job) -> torch.device:
+    return torch.device("cpu") if job.network == NEIGHBOURS else devices.resolve(job.device)

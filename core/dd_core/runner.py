@@ -18,6 +18,7 @@ import torch
 from dd_core import artefacts as artefact_store
 from dd_core import device as devices
 from dd_core import parallel
+from dd_core.artefacts import Artefact
 from dd_core.checkpoints import Checkpoint, Identity, RunFolder
 from dd_core.distilled import DistilledSet, Environment, Provenance, Size
 from dd_core.distiller import Distiller, MethodConfig
@@ -86,7 +87,13 @@ def distill(
     """
     options = options or RunOptions()
     device = devices.resolve(options.device)
-    config = config if pretrain_on is None else config.pretrained_on(pretrain_on)
+    if pretrain_on is not None and pretrain_on.fingerprint() != source.fingerprint():
+        config = config.pretrained_on(pretrain_on)
+        if pretrain_on.classes != source.classes:
+            options.reporter.message(
+                f"warning: the classes of {pretrain_on.name} and {source.name} have other names, and go together by "
+                f"position: '{pretrain_on.classes[0]}' with '{source.classes[0]}', and so on"
+            )
     with parallel.thread_count(options.threads or torch.get_num_threads()):
         run = _Run(config, source, size, seed, options, device, pretrain_on)
         if out is None:
@@ -119,14 +126,15 @@ class _Run:
         )
 
     def in_memory(self) -> DistilledSet:
-        distiller = self._build()
+        artefacts = self._artefacts()
+        distiller = self._build(artefacts)
         self.options.reporter.start(self.config.name, first=0, total=self.config.steps)
         try:
             for index in range(self.config.steps):
                 self.options.reporter.step(index, _guarded(distiller, index, kept="nothing was written"))
         finally:
             self.options.reporter.finish()
-        return self._with_provenance(distiller.export(), (devices.environment(self.device),))
+        return self._with_provenance(distiller.export(), (devices.environment(self.device),), artefacts)
 
     def in_folder(self, folder: RunFolder) -> DistilledSet:
         fresh = self.options.fresh
@@ -135,28 +143,39 @@ class _Run:
             return finished
         checkpoint = Checkpoint() if fresh else folder.latest(self.identity, self.options.reporter.message)
         environments = self._environments(checkpoint)
-        distiller = self._build()
+        artefacts = self._artefacts()
+        contents = _contents(artefacts)
+        if checkpoint.state is not None and checkpoint.artefacts != contents:
+            raise UserError(
+                f"{folder.path}: the run began with other artefacts (starting weights, say) than are made here now; "
+                "bring back the cache that it began with, or --fresh starts over"
+            )
+        distiller = self._build(artefacts)
         if fresh:  # only now: a run that cannot begin discards nothing
             folder.discard()
         if checkpoint.state is not None:
             _take_up(distiller, checkpoint.state, folder)
             self.options.reporter.message(f"resumed at step {checkpoint.step} of {self.config.steps}")
-        self._loop(distiller, folder, replace(checkpoint, environments=environments))
-        ds = self._with_provenance(distiller.export(), environments)
+        self._loop(distiller, folder, replace(checkpoint, environments=environments, artefacts=contents))
+        ds = self._with_provenance(distiller.export(), environments, artefacts)
         folder.finish(ds, seconds=checkpoint.seconds + self._seconds(), device=self.device)
         return ds
 
-    def _build(self) -> Distiller:
+    def _artefacts(self) -> dict[str, Artefact]:
+        """What the method needs, found or made, by the digest of its spec."""
+        self.config.check(self.source, self.size)
         sources = (self.source,) if self.pretrain_on is None else (self.source, self.pretrain_on)
         resources = artefact_store.Resources.of(sources, device=self.options.device)
         workers, say = self.options.workers, self.options.reporter.message
-        made = {
+        return {
             spec.digest(): artefact_store.get(spec, resources=resources, workers=workers, say=say)
             for spec in self.config.needs(self.source)
         }
+
+    def _build(self, artefacts: Mapping[str, Artefact]) -> Distiller:
         with _memory_guard("while preparing the run"):
             return self.config.build(
-                source=self.source, size=self.size, artefacts=made, streams=Streams(self.seed), device=self.device
+                source=self.source, size=self.size, artefacts=artefacts, streams=Streams(self.seed), device=self.device
             )
 
     def _environments(self, checkpoint: Checkpoint) -> tuple[Environment, ...]:
@@ -208,12 +227,21 @@ class _Run:
     def _seconds(self) -> float:
         return time.monotonic() - self.begun
 
-    def _with_provenance(self, ds: DistilledSet, environments: tuple[Environment, ...]) -> DistilledSet:
-        used = tuple(sorted(spec.digest() for spec in self.config.needs(self.source)))
+    def _with_provenance(
+        self, ds: DistilledSet, environments: tuple[Environment, ...], artefacts: Mapping[str, Artefact]
+    ) -> DistilledSet:
         provenance = Provenance(
-            **self.identity.fields(), source_images=len(self.source), artefacts=used, environments=environments
+            **self.identity.fields(),
+            source_images=len(self.source),
+            artefacts=_contents(artefacts),
+            environments=environments,
         )
         return replace(ds, manifest=ds.manifest.model_copy(update={"provenance": provenance}))
+
+
+def _contents(artefacts: Mapping[str, Artefact]) -> tuple[str, ...]:
+    """Digests of what the artefacts hold, not of what they were made from: another torch may make others."""
+    return tuple(sorted(one.content for one in artefacts.values()))
 
 
 def _take_up(distiller: Distiller, state: Mapping[str, Any], folder: RunFolder) -> None:

@@ -138,13 +138,19 @@ def initialised(
         recipe.network, in_channels=channels, classes=classes, image_size=(height, width), seed=streams.seed
     )
     if start is not None:
-        from dd_core import weights
-
-        return weights.load(model, start, index)
+        return load_weights(model, start, index)
     if recipe.initialisation == "xavier":
         networks.initialise_xavier(model, generator=streams.generator("xavier"))
     elif recipe.initialisation != "default":
         raise UserError(f"this set is for networks that start from weights '{recipe.initialisation[:19]}', not given")
+    return model
+
+
+def load_weights(model: nn.Module, pool: Artefact, index: int) -> nn.Module:
+    """`model` with the weights of network `index` of a pool (`weights.StartingWeights`)."""
+    tensors, facts = pool.part(index)
+    state = {name: torch.tensor(tensors[f"t{position}"]) for position, name in enumerate(facts["names"])}
+    model.load_state_dict(state)
     return model
 
 

@@ -7,19 +7,20 @@ weights are found in the cache, or made again and compared with the digest.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
-from torch import nn
+import numpy as np
 
 from dd_core import artefacts, training
 from dd_core import device as devices
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
+from dd_core.config import canonical, digest, plain
 from dd_core.distilled import Pretraining, Recipe, Weights
 from dd_core.errors import UserError
 from dd_core.images import Source
-from dd_core.parallel import Workers
+from dd_core.parallel import Workers, thread_count
 from dd_core.streams import Streams
 
 
@@ -33,14 +34,32 @@ class StartingWeights(ArtefactSpec):
     classes: int
     weights: Weights
 
+    def digest(self) -> str:
+        """sha256 of all that determines network i, which the size of the pool does not."""
+        whole = plain(self)
+        return digest({"kind": self.kind, "spec": {**whole, "weights": {**whole["weights"], "count": None}}})
+
     def parts(self) -> int:
         """One network a part."""
         return self.weights.count
 
-    def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Draw network `index` from its own stream, and pre-train it if the pool is of such.
+    def wanted(self, resources: Any) -> Any:
+        """The images to pre-train on, if any."""
+        how = self.weights.pretraining
+        if how is None:
+            return None
+        found = resources.sources.get(how.source) if isinstance(resources, Resources) else None
+        if found is None:
+            raise UserError(
+                f"networks are to be pre-trained on images of '{how.name or 'unknown'}' with the fingerprint "
+                f"{how.source[:12]}..., which are not at hand; give them as pretrain_on (--pretrain-on)"
+            )
+        return Resources({how.source: found}, resources.device)
 
-        Raises `UserError` where the images to pre-train on are not among the resources, or are of another form.
+    def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
+        """Draw network `index` from its own stream, and pre-train it, in one thread, if the pool is of such.
+
+        Raises `UserError` where the images to pre-train on are of another form.
         """
         weights = self.weights
         streams = Streams(weights.seed).child("held-out" if weights.held_out else "starting-weights", index)
@@ -48,23 +67,16 @@ class StartingWeights(ArtefactSpec):
         model = training.initialised(recipe, self.image_shape, self.classes, streams=streams)
         facts: dict[str, Any] = {}
         if weights.pretraining is not None:
-            source = self._images(resources, weights.pretraining.source)
+            source = self._images(resources.sources[weights.pretraining.source])
             device = devices.resolve(resources.device)
-            facts["loss"] = training.pretrain(model, source, weights.pretraining, streams=streams, device=device)
-        state = model.cpu().state_dict()
-        return {f"t{position}": value.numpy() for position, value in enumerate(state.values())}, {
-            "names": list(state),
-            **facts,
-        }
+            with thread_count(1):
+                facts["loss"] = training.pretrain(model, source, weights.pretraining, streams=streams, device=device)
+            facts["device"] = devices.environment(device).device
+        state = {name: value.numpy() for name, value in model.cpu().state_dict().items()}
+        tensors = {f"t{position}": value for position, value in enumerate(state.values())}
+        return tensors, {"names": list(state), "sha256": weights_digest(state), **facts}
 
-    def _images(self, resources: Any, fingerprint: str) -> Source:
-        sources = resources.sources if isinstance(resources, Resources) else {}
-        if fingerprint not in sources:
-            raise UserError(
-                f"networks are to be pre-trained on images with the fingerprint {fingerprint[:12]}..., which are not "
-                "at hand; --pretrain-on names them"
-            )
-        source = sources[fingerprint]
+    def _images(self, source: Source) -> Source:
         if source.image_shape != self.image_shape or len(source.classes) != self.classes:
             theirs, ours = _form(source.image_shape, len(source.classes)), _form(self.image_shape, self.classes)
             raise UserError(f"networks are to be pre-trained on {source.name} ({theirs}), and are for {ours}")
@@ -75,12 +87,18 @@ def _form(image_shape: tuple[int, int, int], classes: int) -> str:
     return f"{classes} classes of {'x'.join(map(str, image_shape))} images"
 
 
-def load(model: nn.Module, pool: Artefact, index: int) -> nn.Module:
-    """`model` with the weights of network `index` of a pool."""
-    tensors, facts = pool.part(index)
-    state = {name: torch.tensor(tensors[f"t{position}"]) for position, name in enumerate(facts["names"])}
-    model.load_state_dict(state)
-    return model
+def weights_digest(state: Mapping[str, np.ndarray]) -> str:
+    """sha256 of the names, types, shapes and values of weights, however they are stored."""
+    whole = hashlib.sha256()
+    for name, value in state.items():
+        whole.update(canonical([name, value.dtype.str, list(value.shape)]).encode())
+        whole.update(np.ascontiguousarray(value).tobytes())
+    return whole.hexdigest()
+
+
+def identity_of(pool: Artefact) -> str:
+    """`sha256:...` of the first network of a pool, as a recipe for that network alone names it."""
+    return f"sha256:{pool.part(0)[1]['sha256']}"
 
 
 def spec_of(recipe: Recipe, image_shape: tuple[int, int, int], classes: int, weights: Weights) -> StartingWeights:
@@ -103,7 +121,8 @@ def of_recipe(
 
     For `pretrained` a pool of `count` held-out networks, for particular weights a pool of that one network; the images
     of `pretrain_on` are needed unless the pool is in the cache. Raises `UserError` where they are not those that the
-    recipe means, and where the weights made here are not the ones that it names.
+    recipe means, and where the weights made here are not the ones that it names: another version of torch, or another
+    device, may make others.
     """
     if pretrain_on is not None:
         _check_meant(recipe.weights, pretrain_on)
@@ -115,10 +134,10 @@ def of_recipe(
     spec = spec_of(recipe, image_shape, classes, weights)
     sources = () if pretrain_on is None else (pretrain_on,)
     pool = artefacts.get(spec, resources=Resources.of(sources, device=device), workers=workers)
-    if recipe.for_one_network and recipe.initialisation != f"sha256:{pool.content}":
+    if recipe.for_one_network and recipe.initialisation != (found := identity_of(pool)):
         raise UserError(
-            f"the set is for a network with the weights {recipe.initialisation[:19]}..., and making them here gave "
-            f"sha256:{pool.content[:12]}...; replace {pool.folder} by that folder from where it was distilled"
+            f"the set is for a network with the weights {recipe.initialisation[:19]}..., and those made here, by this "
+            f"torch on this device, are {found[:19]}...; copy {pool.folder} from where it was distilled"
         )
     return pool
 
@@ -126,14 +145,14 @@ def of_recipe(
 def _check_meant(weights: Weights | None, given: Source) -> None:
     how = None if weights is None else weights.pretraining
     if how is None:
-        raise UserError(f"the set's networks are not pre-trained; leave out {given.name} to pre-train on")
+        raise UserError(f"no network is pre-trained here; leave out the images of '{given.name}' to pre-train on")
     if how.source != given.fingerprint():
         raise UserError(
-            f"the set is for networks pre-trained on other images (fingerprint {how.source[:12]}...) than those of "
-            f"{given.name} ({given.fingerprint()[:12]}...)"
+            f"the set is for networks pre-trained on '{how.name}' (fingerprint {how.source[:12]}...), and not on "
+            f"'{given.name}' ({given.fingerprint()[:12]}...)"
         )
 
 
-def pretrained_on(source: Source, given: Pretraining) -> Pretraining:
-    """`given` with the images spelled out: those of `source` unless it names others."""
-    return given if given.source else given.model_copy(update={"source": source.fingerprint()})
+def pretrained_on(source: Source, how: Pretraining) -> Pretraining:
+    """`how`, on the images of `source`."""
+    return how.model_copy(update={"source": source.fingerprint(), "name": source.name})

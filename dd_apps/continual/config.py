@@ -13,7 +13,6 @@ from pydantic import Field, JsonValue, model_validator
 
 from dd_core import methods
 from dd_core.config import Config
-from dd_core.distilled import DISTRIBUTIONS
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
 
@@ -123,14 +122,14 @@ class ContinualScenario(Config):
 def memory_config(method: Mapping[str, Any] | MethodConfig, *, key: str = "method") -> MethodConfig:
     """A method that a replay memory can use, where that can be told before its set is made.
 
-    Raises `UserError` for an unknown method or option, and for a method whose set holds for particular weights only.
+    Raises `UserError` for an unknown method or option, for a method whose set holds for particular weights only,
+    and for an attack.
     """
     config = method if isinstance(method, MethodConfig) else methods.decode_method(method, key=key)
-    start = getattr(config, "start", "random")
-    if start != "random":
-        raise UserError(f"{key}.start: '{start}' makes {for_particular_weights(config.name)}")
-    if config.recipe.initialisation not in DISTRIBUTIONS:
-        raise UserError(f"{key}.recipe.initialisation: makes {for_particular_weights(config.name)}")
+    if config.starts != "fresh":
+        raise UserError(f"{key}: makes {for_particular_weights(config.name)}")
+    if getattr(config, "attack", None) is not None:
+        raise UserError(f"{key}.attack: makes a set to mislead networks, and a replay buffer teaches them")
     return config
 
 

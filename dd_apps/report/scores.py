@@ -24,7 +24,8 @@ def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
     else:
         how = f"{first.nets} networks (seed {first.seed}), mean and standard deviation, {first.epoch} epoch"
     notes.append(f"protocol {first.protocol}, {how}; {first.data}")
-    notes += [where(first), *(attack(evaluation) for evaluation in evaluations if evaluation.attack)]
+    notes += dict.fromkeys(where(evaluation) for evaluation in evaluations)
+    notes += [attack(evaluation) for evaluation in evaluations if evaluation.attack]
     accuracies, sizes = ("distilled", "random real"), ("bytes", "bytes of the twin")
     units: dict[str, Unit] = {**dict.fromkeys(accuracies, "percent"), **dict.fromkeys(sizes, "bytes")}
     return Table(title, rows, units=units, notes=notes)
@@ -48,15 +49,20 @@ def where(evaluation: Evaluation) -> str:
     """Where the networks started, in words."""
     start = {
         "none": "no network is trained",
-        "pretrained": "networks start pre-trained, and were not among those that the set was made with",
+        "pretrained": f"networks start pre-trained{_on(evaluation)}, others than those that the set was made with",
     }.get(evaluation.start, f"networks start from fresh '{evaluation.start}' draws")
     if evaluation.start.startswith("sha256:"):
         start = f"the set is for one network and has one score; it starts from {evaluation.start[:19]}..."
-    if evaluation.start not in ("none", evaluation.made_for):
-        start += f"; the set is for '{evaluation.made_for[:19]}'"
+    if not evaluation.as_meant:
+        start += f"; the set is for others ('{evaluation.made_for[:19]}')"
     if evaluation.before is not None:
-        start += f"; before they see any image they have {percent(evaluation.before)}"
+        start += f"; before it sees any image, {evaluation.network} has {percent(evaluation.before)}"
     return start
+
+
+def _on(evaluation: Evaluation) -> str:
+    how = None if evaluation.weights is None else evaluation.weights.pretraining
+    return "" if how is None else f" on {how.name or 'images'} ({how.source[:12]}...)"
 
 
 def attack(evaluation: Evaluation) -> str:

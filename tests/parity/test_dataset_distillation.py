@@ -83,6 +83,16 @@ def test_adams_rate_is_halved_every_so_often():
     assert rates == [0.4, 0.4, 0.2, 0.2, 0.1]
 
 
+def test_raw_rates_can_have_an_adam_rate_of_their_own():
+    unrolling = _unrolling(decay_every=2, lr_img=0.4, lr_rates=0.01)
+    pixels, rates = unrolling.pixels.detach().clone(), unrolling.raw_rates.detach().clone()
+    unrolling.step(0)  # Adam's first step is its rate
+    assert (unrolling.pixels - pixels).abs().max().item() == pytest.approx(0.4, rel=1e-3)
+    assert (unrolling.raw_rates - rates).abs().max().item() == pytest.approx(0.01, rel=1e-3)
+    unrolling.step(2)
+    assert [group["lr"] for group in unrolling.optimiser.param_groups] == [0.2, 0.005]
+
+
 def test_the_loss_falls():
     unrolling = _unrolling(steps=40, lr_img=0.05)
     losses = [unrolling.step(index)["loss"] for index in range(40)]

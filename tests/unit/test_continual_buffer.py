@@ -326,7 +326,7 @@ def test_a_set_for_particular_weights_is_refused():
     with pytest.raises(UserError, match=f"^this is {refusal}$"):
         buffer.post_adapt(None, benchmark(images()).train_stream[0])
     assert len(buffer.buffer) == 0
-    with pytest.raises(UserError, match=f"^method.recipe.initialisation: makes {refusal}$"):
+    with pytest.raises(UserError, match=f"^method: makes {refusal}$"):
         buffer_of(method=particular(Fixed()))
 
 

@@ -144,8 +144,12 @@ def test_a_row_is_the_scenarios_method_or_another_method_with_options_of_its_own
         ({"others": {"a\nb": {"name": "dm"}}}, r"others: 'a\nb': a row is named with letters, digits"),
         (
             {"others": {"dataset-distillation": {"start": "fixed"}}},
-            "others.dataset-distillation.start: 'fixed' makes a set of dataset-distillation for networks that start "
+            "others.dataset-distillation: makes a set of dataset-distillation for networks that start "
             "from particular weights; a replay buffer trains any network",
+        ),
+        (
+            {"method": {"name": "dataset-distillation", "attack": ["1", "0"]}},
+            "method.attack: makes a set to mislead networks, and a replay buffer teaches them",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dd_core import artefacts
-from dd_core.distilled import DistilledSet, Recipe, ScheduledStep, Size
+from dd_core.distilled import DistilledSet, Pretraining, Recipe, ScheduledStep, Size, Weights
 from dd_core.errors import UserError
 from dd_core.evaluation import Evaluation, evaluate
 from dd_core.images import LabelledImages
@@ -18,6 +18,7 @@ from dd_core.parallel import Workers
 from dd_core.runner import distill
 from dd_core.testing import blobs
 from dd_core.training import accuracy, train
+from dd_core.weights import pretrained_on
 
 NETWORK = "convnet-1-w8-nonorm"
 RECIPE = {"network": NETWORK, "initialisation": "xavier"}
@@ -69,8 +70,9 @@ def test_a_set_for_one_network_has_one_score_and_its_twins_start_there_too(fixed
 def test_it_is_refused_as_one_for_other_networks_and_scored_on_others_only_on_request(fixed: DistilledSet):
     with pytest.raises(UserError, match="this set is for one network, a convnet-1-w8-nonorm that starts from"):
         scored(fixed, network="convnet-2-w8")
-    elsewhere = scored(fixed, start="xavier")
+    found, elsewhere = scored(fixed), scored(fixed, start="xavier")
     assert (elsewhere.start, elsewhere.made_for) == ("xavier", fixed.manifest.recipe.initialisation)
+    assert (found.as_meant, elsewhere.as_meant) == (True, False)
     assert len(elsewhere.accuracy.per_network) == 3
     assert scored(fixed, start="default", network="convnet-2-w8").network == "convnet-2-w8"
     with pytest.raises(UserError, match=r"unknown start 'fixed'.*known: default, pretrained, xavier"):
@@ -96,8 +98,9 @@ def test_a_set_for_pretrained_networks_is_scored_on_held_out_ones(pretrained: Di
 
 
 def test_workers_change_nothing(pretrained: DistilledSet):
-    alone, together = scored(pretrained), scored(pretrained, workers=Workers(count=2))
-    assert alone == together
+    alone = scored(pretrained, seed=3)
+    artefacts.prune(everything=True)
+    assert scored(pretrained, seed=3, workers=Workers(count=2)) == alone
 
 
 def test_any_set_can_be_scored_on_pretrained_networks():
@@ -111,22 +114,34 @@ def test_any_set_can_be_scored_on_pretrained_networks():
 def test_adaptation_needs_the_images_that_networks_were_pretrained_on():
     other = replace(blobs(per_class=15), name="other blobs")
     ds = distilled("random-pretrained", pretrain_on=other)
-    with pytest.raises(UserError, match="not at hand; --pretrain-on names them"):
+    with pytest.raises(UserError, match="not at hand; give them as pretrain_on"):
         scored(ds)
-    with pytest.raises(UserError, match=r"pre-trained on other images \(fingerprint .*\) than those of blobs"):
+    with pytest.raises(UserError, match=r"pre-trained on 'other blobs' \(fingerprint .*\), and not on 'blobs'"):
         scored(ds, pretrain_on=BLOBS)
     assert scored(ds, pretrain_on=other).start == "pretrained"
     assert scored(ds).start == "pretrained", "the pool is in the cache now"
-    scored(ds, pretrain_on=BLOBS, start="pretrained", seed=5)
-    pools = [row["spec"]["weights"] for row in artefacts.listing()]
-    assert {pool["pretraining"]["source"] for pool in pools if pool["seed"] == 5} == {BLOBS.fingerprint()}
+    meant = scored(ds)
+    assert scored(ds, start="pretrained") == meant, "the same in other words"
+    elsewhere = scored(ds, pretrain_on=BLOBS, start="pretrained")
+    assert (meant.as_meant, elsewhere.as_meant) == (True, False)
+    sources = [one.weights.pretraining.source for one in (meant, elsewhere)]
+    assert sources == [other.fingerprint(), BLOBS.fingerprint()]
+
+
+def test_a_pool_can_be_described():
+    ds = distill(method("random", recipe={**RECIPE, "epochs": 2}), BLOBS, Size(ipc=1))
+    weights = Weights(distribution="xavier", count=1, pretraining=Pretraining(epochs=3, batch_size=10))
+    found = scored(ds, start=weights)
+    assert found.weights is not None
+    assert found.weights.pretraining == pretrained_on(BLOBS, weights.pretraining)
+    assert not found.as_meant
 
 
 def test_images_to_pretrain_on_are_refused_where_nothing_is_pretrained(fixed: DistilledSet):
-    with pytest.raises(UserError, match="networks are not pre-trained; leave out blobs"):
+    with pytest.raises(UserError, match="no network is pre-trained here; leave out the images of 'blobs'"):
         scored(fixed, pretrain_on=BLOBS)
     ds = distill(method("random", recipe={**RECIPE, "epochs": 2}), BLOBS, Size(ipc=1))
-    with pytest.raises(UserError, match="networks are not pre-trained; leave out blobs"):
+    with pytest.raises(UserError, match="no network is pre-trained here; leave out the images of 'blobs'"):
         scored(ds, pretrain_on=BLOBS)
 
 
@@ -160,3 +175,11 @@ def test_an_attack_is_scored_by_where_the_attacked_class_goes():
         attacked = total - weights[0].item() * found.attack.others.per_network[net]
         assert attacked <= weights[1].item() * (1 - found.attack.success.per_network[net]) + 1e-6
     assert scored(distilled("random", steps=1)).attack is None
+    for protocol in ("wang-grid", "knn"):
+        with pytest.raises(
+            UserError, match=f"protocol '{protocol}' chooses what is right, and the set is for an attack"
+        ):
+            scored(ds, protocol=protocol)
+    others = replace(TEST.subset((TEST.labels != 2).nonzero().flatten()), name="two blobs")
+    with pytest.raises(UserError, match="attacks class 'blob 2', of which two blobs has no test image"):
+        scored(ds, test=others)

@@ -186,9 +186,11 @@ def test_a_table_of_scores_says_where_networks_start_and_how_an_attack_went():
     fixed = plain.model_copy(update={"start": "sha256:" + "ab" * 32, "made_for": "sha256:" + "ab" * 32})
     (note,) = [note for note in score_table([fixed], title="t").notes if "starts" in note]
     assert note == "the set is for one network and has one score; it starts from sha256:abababababab..."
-    elsewhere = fixed.model_copy(update={"start": "pretrained", "before": Score.of([0.9, 0.8])})
+    elsewhere = fixed.model_copy(update={"start": "pretrained", "before": Score.of([0.9, 0.8]), "as_meant": False})
     (note,) = [note for note in score_table([elsewhere], title="t").notes if "networks start" in note]
-    assert note.endswith("the set is for 'sha256:abababababab'; before they see any image they have 85.0 ± 7.1 %")
+    assert note.endswith(
+        "the set is for others ('sha256:abababababab'); before it sees any image, lenet has 85.0 ± 7.1 %"
+    )
     parts = {"success": 0.9, "success_real": 0.1, "others": 0.8, "others_real": 0.7}
     attack = Attack(classes=("cat", "dog"), **{name: Score.of([value]) for name, value in parts.items()})
     notes = score_table([plain.model_copy(update={"attack": attack})], title="t").notes

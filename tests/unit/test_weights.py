@@ -12,15 +12,15 @@ import torch
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, Resources
 from dd_core.distilled import DistilledSet, Pixels, Pretraining, Recipe, Size, Weights
-from dd_core.errors import UserError
+from dd_core.errors import OutOfResources, UserError
 from dd_core.images import LabelledImages
 from dd_core.methods import method
 from dd_core.parallel import Workers
-from dd_core.runner import distill
+from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.testing import blobs
-from dd_core.training import accuracy, train
-from dd_core.weights import load, of_recipe, spec_of
+from dd_core.training import accuracy, load_weights, train
+from dd_core.weights import identity_of, of_recipe, spec_of, weights_digest
 
 CPU = torch.device("cpu")
 NETWORK = "convnet-1-w8-nonorm"
@@ -99,8 +99,51 @@ def test_the_rate_of_pretraining_is_halved_and_adams_first_step_is_the_rate():
     assert second.max().item() < 0.4  # it would be 0.53
 
 
+def test_pretraining_is_the_same_in_any_number_of_threads(tmp_path: Path):
+    how = HOW.model_copy(update={"batch_size": 36, "epochs": 2})
+    contents = {
+        _pool(
+            pretraining=how,
+            resources=Resources.of([BLOBS]),
+            workers=Workers(threads=threads),
+            cache=tmp_path / str(threads),
+        ).content
+        for threads in (1, 2, 4)
+    }
+    assert len(contents) == 1
+
+
+def test_a_pool_grows_and_keeps_the_networks_that_it_has(tmp_path: Path):
+    small = _pool(count=2, cache=tmp_path)
+    files = {path.name: path.stat().st_mtime_ns for path in small.folder.glob("part-*")}
+    large = _pool(count=4, cache=tmp_path)
+    assert large.folder == small.folder
+    assert len(large) == 4
+    assert {name: (large.folder / name).stat().st_mtime_ns for name in files} == files
+    again = _pool(count=2, cache=tmp_path)
+    assert (len(again), again.content) == (2, small.content)
+    assert large.content != small.content
+
+
+def test_only_the_images_that_are_meant_travel_to_the_jobs():
+    other = _other_blobs()
+    weights = Weights(distribution="default", count=1, pretraining=HOW)
+    spec = spec_of(Recipe(network=NETWORK), BLOBS.image_shape, 3, weights)
+    assert list(spec.wanted(Resources.of([other, BLOBS])).sources) == [BLOBS.fingerprint()]
+    plain = spec_of(Recipe(network=NETWORK), BLOBS.image_shape, 3, Weights(distribution="default", count=1))
+    assert plain.wanted(Resources.of([other, BLOBS])) is None
+
+
+def test_the_digest_is_of_the_weights_and_not_of_their_file(tmp_path: Path):
+    pool = _pool(count=1, cache=tmp_path)
+    state = {name: value.numpy() for name, value in _network(pool, 0).state_dict().items()}
+    assert identity_of(pool) == f"sha256:{weights_digest(state)}"
+    state["classifier.bias"] = state["classifier.bias"] + 1
+    assert identity_of(pool) != f"sha256:{weights_digest(state)}"
+
+
 def test_images_to_pretrain_on_that_are_missing_or_of_another_form_are_refused():
-    with pytest.raises(UserError, match="not at hand; --pretrain-on names them"):
+    with pytest.raises(UserError, match="not at hand; give them as pretrain_on"):
         _pool(pretraining=HOW)
     large = _other_blobs(side=12)
     how = HOW.model_copy(update={"source": large.fingerprint()})
@@ -116,7 +159,7 @@ def test_a_set_for_one_network_names_it_by_digest_and_is_trained_on_it_alone():
     recipe = ds.manifest.recipe
     pool = of_recipe(recipe, BLOBS.image_shape, 3, count=5)
     assert pool is not None
-    assert recipe.initialisation == f"sha256:{pool.content}"
+    assert recipe.initialisation == identity_of(pool)
     assert len(pool) == 1
     one, two = train(ds, seed=0), train(ds, seed=7)
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
@@ -140,7 +183,7 @@ def test_other_weights_than_those_of_the_digest_are_refused():
     recipe = ds.manifest.recipe.model_copy(update={"initialisation": "sha256:" + "0" * 64})
     wrong = replace(ds, manifest=ds.manifest.model_copy(update={"recipe": recipe}))
     with pytest.raises(
-        UserError, match=r"is for a network with the weights sha256:000000000000\.\.\., and making them"
+        UserError, match=r"is for a network with the weights sha256:000000000000\.\.\., and those made here"
     ):
         train(wrong)
 
@@ -151,6 +194,55 @@ def test_weights_that_are_gone_from_the_cache_are_made_again():
     artefacts.prune(everything=True)
     after = train(ds).state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_pretrained_weights_that_are_gone_are_made_again_from_the_images():
+    config = method("dataset-distillation", start="fixed-pretrained", pretraining={"epochs": 1}, **START)
+    ds = distill(config, BLOBS, Size(ipc=1))
+    before = train(ds).state_dict()
+    artefacts.prune(everything=True)
+    with pytest.raises(UserError, match="pre-trained on images of 'blobs' with the fingerprint"):
+        train(ds)
+    after = train(ds, pretrain_on=BLOBS).state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_run_does_not_go_on_from_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    options = {**START, "steps": 6, "start": "random-pretrained", "pool": 2, "pretraining": {"epochs": 1}}
+    config, out = method("dataset-distillation", **options), tmp_path / "set.safetensors"
+    with pytest.raises(OutOfResources):
+        distill(config, BLOBS, Size(ipc=1), out=out, options=RunOptions(device="cpu", time_limit=0.0))
+    artefacts.prune(everything=True)
+    real = training.pretrain
+    monkeypatch.setattr(training, "pretrain", lambda *a, **k: 0.0)  # as another torch would, it makes other weights
+    with pytest.raises(UserError, match="the run began with other artefacts"):
+        distill(config, BLOBS, Size(ipc=1), out=out, options=RunOptions(device="cpu"))
+    artefacts.prune(everything=True)
+    monkeypatch.setattr(training, "pretrain", real)
+    resumed = distill(config, BLOBS, Size(ipc=1), out=out, options=RunOptions(device="cpu"))
+    whole = distill(config, BLOBS, Size(ipc=1), options=RunOptions(device="cpu"))
+    assert np.array_equal(resumed.images, whole.images)
+    assert resumed.manifest.provenance is not None
+    assert len(resumed.manifest.provenance.artefacts) == 1
+
+
+def test_what_cannot_be_is_refused_before_networks_are_trained_for_it():
+    slow = {**START, "start": "random-pretrained"}
+    for wrong, message in (
+        ({"attack": ("blob 0", "x")}, "unknown class 'x'"),
+        ({"blocks": 3}, "do not fall into 3 equal blocks"),
+        ({"recipe": {"network": "convnet-1-batchnorm"}}, "has a BatchNorm2d"),
+    ):
+        with pytest.raises(UserError, match=message):
+            distill(method("dataset-distillation", **{**slow, **wrong}), BLOBS, Size(ipc=1))
+    assert artefacts.listing() == []
+
+
+def test_the_same_images_to_pretrain_on_are_no_other_run(tmp_path: Path):
+    config = method("dataset-distillation", start="fixed-pretrained", pretraining={"epochs": 1}, **START)
+    out = tmp_path / "set.safetensors"
+    made = distill(config, BLOBS, Size(ipc=1), out=out)
+    assert distill(config, BLOBS, Size(ipc=1), out=out, pretrain_on=BLOBS).manifest == made.manifest
 
 
 def test_a_recipe_without_its_weights_is_refused():
@@ -228,4 +320,4 @@ def test_an_attack_asks_for_the_other_class_and_leaves_the_rest():
 
 def test_loading_weights_of_another_network_is_an_error():
     with pytest.raises(RuntimeError):
-        load(torch.nn.Linear(2, 2), _pool(), 0)
+        load_weights(torch.nn.Linear(2, 2), _pool(), 0)

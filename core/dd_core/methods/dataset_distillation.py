@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from dd_core.unroll import Mode, Step, Tensors, Unrolled
 
 
+STATES = 64  # networks of a pool that are kept in memory
+
 Start = Literal["random", "fixed", "random-pretrained", "fixed-pretrained"]
 
 
@@ -61,9 +64,12 @@ class DatasetDistillation(MethodConfig):
     epochs: int = Field(default=10, ge=1, description="passes over the blocks; each step has its own rate (eta)")
     networks: int = Field(default=1, ge=1, description="initialisations averaged in an outer iteration")
     batch_real: int = Field(default=1024, ge=1, description="real images in an outer iteration")
-    lr_img: float = Field(default=0.02, gt=0, description="Adam's rate for pixels and raw rates (alpha)")
+    lr_img: float = Field(default=0.02, gt=0, description="Adam's rate for pixels (alpha)")
+    lr_rates: float | None = Field(
+        default=None, gt=0, description="Adam's rate for raw rates; none: lr_img (paper), which can make them overshoot"
+    )
     decay_every: int = Field(
-        default=0, ge=0, description="outer iterations between halvings of that rate; 0: a quarter of steps"
+        default=0, ge=0, description="outer iterations between halvings of both; 0: a quarter of steps"
     )
     clip: float | None = Field(
         default=None,
@@ -107,11 +113,12 @@ class DatasetDistillation(MethodConfig):
             return None
         from dd_core.weights import pretrained_on
 
+        how = self.pretraining if self.pretraining.source else pretrained_on(source, self.pretraining)
         return Weights(
             distribution="xavier" if self.recipe.initialisation == "xavier" else "default",
             count=self.pool if self.start == "random-pretrained" else 1,
             seed=self.start_seed,
-            pretraining=None if self.start == "fixed" else pretrained_on(source, self.pretraining),
+            pretraining=None if self.start == "fixed" else how,
         )
 
     def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
@@ -125,8 +132,54 @@ class DatasetDistillation(MethodConfig):
         """The same, adapting networks that are pre-trained on `other`; raises `UserError` where `start` has none."""
         if not self.start.endswith("pretrained"):
             raise UserError(f"start '{self.start}' pre-trains no networks; random-pretrained and fixed-pretrained do")
-        how = self.pretraining.model_copy(update={"source": other.fingerprint()})
-        return self.model_copy(update={"pretraining": how})
+        from dd_core.weights import pretrained_on
+
+        return self.model_copy(update={"pretraining": pretrained_on(other, self.pretraining)})
+
+    @property
+    def starts(self) -> Literal["fresh", "pretrained", "one"]:
+        """Where networks start that its sets are for."""
+        starts: dict[str, Literal["fresh", "pretrained", "one"]] = {
+            "random": "fresh",
+            "random-pretrained": "pretrained",
+        }
+        return starts.get(self.start, "one")
+
+    def check(self, source: Source, size: Size) -> None:
+        """Raise `UserError` for what would fail, or silently mislead, in the loop.
+
+        Blocks that do not divide the images of each class, a window that is not within the steps, an attack on a class
+        that is none, and a network whose outputs depend on more than its arguments.
+        """
+        from dd_core.selection import labels_of
+        from dd_core.streams import Streams
+        from dd_core.training import block_rows, initialised
+
+        block_rows(labels_of(size.per_class(len(source.classes))), self.blocks)
+        self.attacked(source)
+        inner = self.blocks * self.epochs
+        if self.gradient == "truncated" and (self.window is None or self.window > inner):
+            raise UserError(f"gradient 'truncated' needs a window from 1 to {inner} steps, not {self.window}")
+        model = initialised(self.recipe, source.image_shape, len(source.classes), streams=Streams(0))
+        for module in model.modules():
+            kind = type(module).__name__
+            if kind.startswith(("Drop", "BatchNorm")):
+                raise UserError(
+                    f"recipe.network: '{self.recipe.network}' has a {kind}, whose output depends on more than images "
+                    "and weights; dataset-distillation needs a network without, such as lenet or convnet-2"
+                )
+
+    def attacked(self, source: Source) -> tuple[int, int] | None:
+        """The labels of the attack's two classes; raises `UserError` where they are not two classes of `source`."""
+        if self.attack is None:
+            return None
+        for name in self.attack:
+            if name not in source.classes:
+                raise unknown_name("class", name, source.classes)
+        victim, target = map(source.classes.index, self.attack)
+        if victim == target:
+            raise UserError(f"attack: '{self.attack[0]}' is not to be taken for itself; name two classes")
+        return victim, target
 
     def build(
         self,
@@ -137,12 +190,8 @@ class DatasetDistillation(MethodConfig):
         streams: Streams,
         device: torch.device,
     ) -> Unrolling:
-        """Start from noise.
-
-        Raises `UserError` where the blocks do not divide the images of each class, for a window that is not within
-        the steps, for an attack on a class that is none, and for a network whose outputs depend on more than its
-        arguments.
-        """
+        """Start from noise; raises what `check` raises."""
+        self.check(source, size)
         pool = next((artefacts[spec.digest()] for spec in self.needs(source)), None)
         return Unrolling(self, source, size=size, pool=pool, streams=streams, device=device)
 
@@ -168,7 +217,9 @@ class Unrolling:
 
         self.config, self.source, self.streams, self.device = config, source, streams, device
         self.pool = pool
-        self.goals = self._goals(require_labels(source))
+        self.goals = require_labels(source)  # what networks are to make of the real images
+        if (attacked := config.attacked(source)) is not None:
+            self.goals = self.goals.where(self.goals != attacked[0], attacked[1])
         self.mean, self.std = channel_stats(source)
         self.labels = labels_of(size.per_class(len(source.classes)))
         self.rows = block_rows(self.labels, config.blocks)
@@ -177,34 +228,10 @@ class Unrolling:
         raw = config.lr_inner + math.log(-math.expm1(-config.lr_inner))  # softplus(raw) is the rate
         self.pixels = noise.to(device).requires_grad_()
         self.raw_rates = torch.full((config.blocks * config.epochs,), raw, device=device, requires_grad=True)
-        self.optimiser = torch.optim.Adam([self.pixels, self.raw_rates], lr=config.lr_img, betas=(0.5, 0.999))
+        groups = [{"params": [self.pixels]}, {"params": [self.raw_rates]}]
+        self.optimiser = torch.optim.Adam(groups, lr=config.lr_img, betas=(0.5, 0.999))
         self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
-        self._check()
-
-    def _goals(self, labels: Tensor) -> Tensor:
-        """What networks are to make of the real images: their labels, but for a class under attack."""
-        if self.config.attack is None:
-            return labels
-        for name in self.config.attack:
-            if name not in self.source.classes:
-                raise unknown_name("class", name, self.source.classes)
-        attacked, target = map(self.source.classes.index, self.config.attack)
-        if attacked == target:
-            raise UserError(f"attack: '{self.config.attack[0]}' is not to be taken for itself; name two classes")
-        return labels.where(labels != attacked, target)
-
-    def _check(self) -> None:
-        """What would otherwise fail, or silently mislead, in the loop."""
-        config, recipe, inner = self.config, self.config.recipe, len(self.raw_rates)
-        if config.gradient == "truncated" and (config.window is None or config.window > inner):
-            raise UserError(f"gradient 'truncated' needs a window from 1 to {inner} steps, not {config.window}")
-        for module in self._network(0).modules():
-            kind = type(module).__name__
-            if kind.startswith(("Drop", "BatchNorm")):
-                raise UserError(
-                    f"recipe.network: '{recipe.network}' has a {kind}, whose output depends on more than images and "
-                    "weights; dataset-distillation needs a network without, such as lenet or convnet-2"
-                )
+        self._of_pool = lru_cache(maxsize=STATES)(self._from_pool)
 
     def step(self, index: int) -> dict[str, float]:
         """New networks, one unrolled inner loop each, one Adam step of images and rates."""
@@ -222,8 +249,9 @@ class Unrolling:
             for leaf in (self.pixels, self.raw_rates):
                 torch.nn.utils.clip_grad_norm_(leaf, self.config.clip)
         every = self.config.decay_every or max(1, self.config.steps // 4)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr_img * 0.5 ** (index // every)
+        rates = (self.config.lr_img, self.config.lr_rates or self.config.lr_img)
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * 0.5 ** (index // every)
         self.optimiser.step()
         return {"loss": loss, "mean_rate": self._rates().mean().item()}
 
@@ -249,18 +277,24 @@ class Unrolling:
         )
 
     def _network(self, draw: int) -> torch.nn.Module:
-        """The network of one draw (theta_0): a new one, or one of the pool."""
+        """The network of one draw (theta_0): a new one, or one of the pool, which is not to be changed."""
         import torch
 
+        streams = self.streams.child("network", draw)
+        if self.pool is not None:
+            one = len(self.pool) == 1
+            return self._of_pool(
+                0 if one else int(torch.randint(len(self.pool), (), generator=streams.generator("pool")))
+            )
+        return self._initialised(streams=streams).to(self.device)
+
+    def _from_pool(self, index: int) -> torch.nn.Module:
+        return self._initialised(streams=self.streams, start=self.pool, index=index).to(self.device)
+
+    def _initialised(self, **start: Any) -> torch.nn.Module:
         from dd_core.training import initialised
 
-        streams, classes, index = self.streams.child("network", draw), len(self.source.classes), 0
-        if self.pool is not None and len(self.pool) > 1:
-            index = int(torch.randint(len(self.pool), (), generator=streams.generator("pool")))
-        model = initialised(
-            self.config.recipe, self.source.image_shape, classes, streams=streams, start=self.pool, index=index
-        )
-        return model.to(self.device)
+        return initialised(self.config.recipe, self.source.image_shape, len(self.source.classes), **start)
 
     def _inner(self, network: torch.nn.Module) -> Step:
         """theta - softplus(raw_t) * grad CE over block t mod blocks."""
@@ -330,5 +364,7 @@ class Unrolling:
         """Where networks start that train on the set, as fields of its recipe."""
         if self.pool is None:
             return {}
-        where = "pretrained" if self.config.start == "random-pretrained" else f"sha256:{self.pool.content}"
+        from dd_core.weights import identity_of
+
+        where = "pretrained" if self.config.start == "random-pretrained" else identity_of(self.pool)
         return {"initialisation": where, "weights": self.config.starting_weights(self.source)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dd_core.artefacts import Artefact
+    from dd_core.artefacts import Artefact, ArtefactSpec
     from dd_core.images import Source
     from dd_core.streams import Streams
 
@@ -41,6 +41,16 @@ class Optimized(MethodConfig):
         description="how to train on a set, while they are scored and afterwards",
     )
 
+    def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
+        """The networks that score a set, where the recipe's are pre-trained or one particular network."""
+        if self.recipe.weights is None:
+            return ()
+        from dd_core.weights import spec_of
+
+        count = 1 if self.recipe.for_one_network else self.networks
+        weights = self.recipe.weights.model_copy(update={"count": count})
+        return (spec_of(self.recipe, source.image_shape, len(source.classes), weights),)
+
     def build(
         self,
         *,
@@ -51,21 +61,29 @@ class Optimized(MethodConfig):
         device: torch.device,
     ) -> Search:
         """Draw the images to score on; raises `UserError` where a class is too small."""
-        return Search(self, source, size=size, streams=streams, device=device)
+        pool = next((artefacts[spec.digest()] for spec in self.needs(source)), None)
+        return Search(self, source, size=size, pool=pool, streams=streams, device=device)
 
 
 class Search:
     """Scores so far; a draw is named by its number and never stored."""
 
     def __init__(
-        self, config: Optimized, source: Source, *, size: Size, streams: Streams, device: torch.device
+        self,
+        config: Optimized,
+        source: Source,
+        *,
+        size: Size,
+        pool: Artefact | None,
+        streams: Streams,
+        device: torch.device,
     ) -> None:
         import torch
 
         from dd_core import images, selection
 
         self.config, self.source, self.streams, self.device = config, source, streams, device
-        self.recipe = config.recipe.for_source(source.name)
+        self.recipe, self.pool = config.recipe.for_source(source.name), pool
         self.counts = size.per_class(len(source.classes))
         selection.members_of(source, self.counts)
         self.mean, self.std = images.channel_stats(source)
@@ -87,10 +105,19 @@ class Search:
 
         def score(position: int) -> float:
             streams = self.streams.child("network", position)
-            network = fit(data, self.recipe.network, self.recipe, streams=streams, device=self.device)
+            network = fit(
+                data,
+                self.recipe.network,
+                self.recipe,
+                streams=streams,
+                device=self.device,
+                start=self.pool,
+                index=position,
+            )
             return accuracy(network, self.real, pixels, device=self.device)
 
-        self.scores.append(statistics.fmean(score(position) for position in range(self.config.networks)))
+        networks = len(self.pool) if self.pool is not None else self.config.networks
+        self.scores.append(statistics.fmean(score(position) for position in range(networks)))
         return {"accuracy": self.scores[-1], "best": max(self.scores)}
 
     def _draw(self, index: int) -> Tensor:

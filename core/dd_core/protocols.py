@@ -10,6 +10,7 @@ from dd_core.distilled import Recipe
 from dd_core.errors import UserError, unknown_name
 
 _SGD = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256}
+_LONG = {"schedule": "step", "epochs": 1001, "augmentation": "auto", "steps": ()}
 _DESCENT = {"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "batch_size": 10**9, "schedule": "constant"}
 
 PROTOCOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -20,7 +21,11 @@ PROTOCOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
     ),
     "dm-1000": (
         "DM and DSA (Zhao and Bilen): 1001 epochs, SGD 0.01/0.9/5e-4, batch 256, rate x0.1 after half, DSA",
-        {**_SGD, "schedule": "step", "epochs": 1001, "augmentation": "auto", "steps": ()},
+        {**_SGD, **_LONG},
+    ),
+    "mtt-1000": (
+        "MTT (Cazenavette et al.): 1001 epochs, SGD 0.9/5e-4 at the set's own rate, batch 256, x0.1 after half, DSA",
+        {**{key: _SGD[key] for key in _SGD if key != "learning_rate"}, **_LONG},
     ),
     "wang-grid": (
         "Wang et al. (2018): descent on the whole set at once; rate and steps chosen on a tenth of the training images",

@@ -10,6 +10,9 @@
   graph; the sweep back rebuilds step t from theta_t and pulls the cotangent lambda through it,
   (lambda, d learned) <- lambda^T d step / d (theta_t, learned). This is reverse-mode checkpointing with one
   checkpoint a step; Wang et al. 2018 sweep back by hand in the same way.
+- `tesla`: the published approximation of Cui et al. 2023. It is `adjoint` with lambda held at d outer / d theta_T: what
+  a step does to the gradients of later ones is left out. (For their loss and one rate b for all steps this is
+  2 (b (theta* - theta_0) + b^2 G) d g_t / d learned, with G the sum of the gradients g_t.)
 - `truncated`: exact for the last `window` steps, and blind to what came before (Feng et al. 2023, RaT-BPTT).
 - `auto`: `full` while its graphs fit into a share of the free memory, `adjoint` when they do not.
 """
@@ -29,7 +32,7 @@ from torch.func import functional_call
 from dd_core import device as devices
 from dd_core.errors import UserError
 
-Mode = Literal["full", "adjoint", "truncated"]
+Mode = Literal["full", "adjoint", "truncated", "tesla"]
 Tensors = tuple[Tensor, ...]
 Step = Callable[[int, Tensors, Tensors], Tensors]
 
@@ -58,15 +61,15 @@ def unroll(
 ) -> Unrolled:
     """Gradients of `outer(theta_T)` with respect to `learned` and to `start` (theta_0).
 
-    `step(t, theta, learned)` must be a function of its arguments alone: `adjoint` calls it twice. Tensors that
-    the loss does not depend on get zeros. `window` counts the last steps that `truncated` looks at. Raises
+    `step(t, theta, learned)` must be a function of its arguments alone: `adjoint` and `tesla` call it twice. Tensors
+    that the loss does not depend on get zeros. `window` counts the last steps that `truncated` looks at. Raises
     `UserError` for a mode that is none and for a window that is not within the steps.
     """
     theta, leaves = _leaves(start), _leaves(learned)
-    if mode == "adjoint":
-        return _adjoint(step, steps, theta, leaves, outer)
+    if mode in ("adjoint", "tesla"):
+        return _adjoint(step, steps, theta, leaves, outer, held=mode == "tesla")
     if mode not in ("full", "truncated"):
-        raise UserError(f"unknown gradient mode '{mode}' (known: adjoint, full, truncated)")
+        raise UserError(f"unknown gradient mode '{mode}' (known: adjoint, full, tesla, truncated)")
     blind = 0
     if mode == "truncated":
         if window is None or not 1 <= window <= steps:
@@ -93,8 +96,10 @@ def _through(
     return Unrolled(loss.detach(), gradients[:cut], start, _detached(current))
 
 
-def _adjoint(step: Step, steps: int, theta: Tensors, learned: Tensors, outer: Callable[[Tensors], Tensor]) -> Unrolled:
-    """One forward sweep that keeps theta_t, one backward sweep that rebuilds each step."""
+def _adjoint(
+    step: Step, steps: int, theta: Tensors, learned: Tensors, outer: Callable[[Tensors], Tensor], *, held: bool
+) -> Unrolled:
+    """One forward sweep that keeps theta_t, one backward sweep that rebuilds each step; lambda may be held."""
     path = [theta]
     for t in range(steps):
         path.append(_detached(step(t, _leaves(path[-1]), _detached(learned))))
@@ -106,7 +111,7 @@ def _adjoint(step: Step, steps: int, theta: Tensors, learned: Tensors, outer: Ca
         before = _leaves(path.pop())
         after = step(t, before, learned)
         pulled = _grad(after, (*before, *learned), cotangent)
-        cotangent = pulled[: len(before)]
+        cotangent = cotangent if held else pulled[: len(before)]
         total = tuple(sum_ + part for sum_, part in zip(total, pulled[len(before) :], strict=True))
     return Unrolled(loss.detach(), total, cotangent, _detached(final))
 
@@ -123,6 +128,12 @@ def _grad(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensors | None
     """`torch.autograd.grad` with zeros for what an output does not depend on."""
     found = cast("tuple[Tensor | None, ...]", torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True))
     return tuple(torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, found, strict=True))
+
+
+def cosine(ours: Unrolled, theirs: Unrolled) -> tuple[float, ...]:
+    """The cosine between the gradients of each learned tensor: how true a mode is, beside an exact one."""
+    pairs = zip(ours.learned, theirs.learned, strict=True)
+    return tuple(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in pairs)
 
 
 # --- the inner step of distillation ------------------------------------------------------------------------------

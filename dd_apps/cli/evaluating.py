@@ -15,13 +15,13 @@ from dd_core.config import plain
 
 Networks = Annotated[
     list[str],
-    typer.Option("--network", default_factory=list, help="Network to train, the set's own by default; repeatable."),
+    typer.Option("--network", default_factory=list, show_default=False, help="Network to train, not the set's own."),
 ]
 Nets = Annotated[int, typer.Option(min=1, metavar="K", help="Fresh networks of each kind, and as many twins.")]
 Protocol = Annotated[str, typer.Option(help="See `dd-apps list protocols`.")]
 StartAt = Annotated[
     str | None,
-    typer.Option("--start", metavar="WHERE", help="Where networks start: default, xavier or pretrained, not as meant."),
+    typer.Option("--start", metavar="WHERE", help="Where networks start instead: default, xavier or pretrained."),
 ]
 Data = Annotated[
     str | None, typer.Option(metavar="NAME|folder:PATH", help="Where the set came from, unless the set says so.")

@@ -19,7 +19,7 @@ SetFile = Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A dis
 Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from it.")]
 Settings = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", default_factory=list, help="Change one setting; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", default_factory=list, show_default=False, help="Change one setting."),
 ]
 Device = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU), cpu, or a device's torch name.")]
 Parallel = Annotated[str, typer.Option(metavar="ENGINE", help="Who runs independent jobs: processes, ray or dask.")]

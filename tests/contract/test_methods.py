@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from dd_core import methods
 from dd_core.methods import method
 from dd_core.testing import DistillerConformance
@@ -54,6 +56,18 @@ class TestHerdingOfNetworkFeatures(DistillerConformance):
 
 class TestKMeans(DistillerConformance):
     config = method("k-means")
+
+
+class TestTrajectoryMatching(DistillerConformance):
+    small: ClassVar = {
+        "syn_steps": 3,
+        "experts": 2,
+        "expert_epochs": 1,
+        "training": {"batch_size": 12},
+        "recipe": SMALL,
+    }
+    config = method("mtt", steps=4, batch_syn=4, **small)
+    diverging = method("mtt", steps=6, **{**small, "lr_img": 1e30})
 
 
 class TestOptimized(DistillerConformance):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dd_core import networks
 from dd_core.errors import UserError
 from dd_core.streams import generator
-from dd_core.unroll import Unrolled, apply, choose_mode, graph_bytes, sgd_step, unroll
+from dd_core.unroll import Unrolled, apply, choose_mode, cosine, graph_bytes, sgd_step, unroll
 
 STEPS = 6
 
@@ -156,3 +156,53 @@ def test_auto_is_full_while_it_fits(monkeypatch: pytest.MonkeyPatch):
 def test_what_cannot_be_is_refused(options, message: str):
     with pytest.raises(UserError, match=message):
         problem().unrolled(**options)
+
+
+def test_tesla_is_the_published_sum_and_no_exact_gradient():
+    """The authors' sum for their loss and one rate b: 2 (b (theta* - theta_0) + b^2 G) d g_i / d x_i."""
+    p = problem()
+    target = tuple(
+        one + 0.1 * torch.randn(one.shape, generator=generator(2, "target"), dtype=one.dtype) for one in p.theta
+    )
+    far = sum((a - b).square().sum() for a, b in zip(p.theta, target, strict=True))
+    rate, pixels = torch.tensor(0.2, dtype=torch.float64), p.learned[0]
+
+    def loss(t: int, theta: tuple[Tensor, ...], learned: tuple[Tensor, ...]) -> Tensor:
+        return p.loss(t, theta, (learned[0], *p.learned[1:]))
+
+    def outer(theta: tuple[Tensor, ...]) -> Tensor:
+        return sum((a - b).square().sum() for a, b in zip(theta, target, strict=True)) / far
+
+    step = sgd_step(loss, lambda t, learned: learned[1])
+    found = unroll(step, STEPS, p.theta, (pixels, rate), outer, mode="tesla")
+    exact = unroll(step, STEPS, p.theta, (pixels, rate), outer, mode="full")
+
+    path, summed = [p.theta], [torch.zeros_like(one) for one in p.theta]
+    for t in range(STEPS):
+        theta = tuple(one.clone().requires_grad_() for one in path[-1])
+        gradients = torch.autograd.grad(loss(t, theta, (pixels,)), theta)
+        summed = [total + gradient for total, gradient in zip(summed, gradients, strict=True)]
+        path.append(tuple((one - rate * gradient).detach() for one, gradient in zip(theta, gradients, strict=True)))
+    weights = [
+        2 * (rate * (b - a) + rate**2 * total) / far for a, b, total in zip(p.theta, target, summed, strict=True)
+    ]
+    expected = torch.zeros_like(pixels)
+    for t in range(STEPS):
+        x = pixels.clone().requires_grad_()
+        theta = tuple(one.clone().requires_grad_() for one in path[t])
+        gradients = torch.autograd.grad(loss(t, theta, (x,)), theta, create_graph=True)
+        (part,) = torch.autograd.grad(sum((w * g).sum() for w, g in zip(weights, gradients, strict=True)), x)
+        expected += part
+    assert torch.allclose(found.learned[0], expected, rtol=1e-9, atol=1e-12)
+    of_rate = sum((-2 * (a - rate * g - b) * g).sum() for a, b, g in zip(p.theta, target, summed, strict=True)) / far
+    assert found.learned[1].item() == pytest.approx(of_rate.item(), rel=1e-9)
+    assert 0.3 < cosine(found, exact)[0] < 0.9999
+    assert cosine(exact, exact) == pytest.approx((1.0, 1.0))
+
+
+def test_of_one_step_tesla_is_exact():
+    p = problem()
+    step = sgd_step(p.loss, p.rate)
+    one, exact = (unroll(step, 1, p.theta, p.learned, p.outer, mode=mode) for mode in ("tesla", "full"))
+    for a, b in zip(one.learned, exact.learned, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-14)

@@ -41,6 +41,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "pretraining": {"epochs": 1},
         "recipe": {"network": "convnet-1-w4"},
     },
+    "mtt": {
+        "name": "mtt",
+        "steps": 4,
+        "syn_steps": 2,
+        "experts": 2,
+        "gradient": "adjoint",
+        "training": {"batch_size": 12},
+        "recipe": {"network": "convnet-1-w4"},
+    },
     "optimized": {
         "name": "optimized",
         "steps": 4,

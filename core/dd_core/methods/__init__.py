@@ -17,6 +17,7 @@ METHODS = {
     "dm": "dd_core.methods.dm:DistributionMatching",
     "herding": "dd_core.methods.herding:Herding",
     "k-means": "dd_core.methods.k_means:KMeans",
+    "mtt": "dd_core.methods.trajectory_matching:TrajectoryMatching",
     "optimized": "dd_core.methods.optimized:Optimized",
     "random": "dd_core.methods.random:Random",
 }

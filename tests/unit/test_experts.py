@@ -1,0 +1,173 @@
+"""Expert trajectories: what SGD does, which epochs are kept, and that a kill costs nothing but time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dd_core import artefacts, experts, training
+from dd_core.artefacts import Artefact, Resources
+from dd_core.distilled import Recipe
+from dd_core.errors import Diverged, UserError
+from dd_core.expert_training import Sharpness, Training
+from dd_core.experts import Experts, flat_gradient, trajectory
+from dd_core.images import normalise
+from dd_core.parallel import Workers
+from dd_core.streams import Streams
+from dd_core.testing import blobs
+
+NETWORK = "convnet-1-w4"
+BLOBS = blobs()
+HERE = Resources.of([BLOBS], device="cpu")
+
+
+def spec(*, count: int = 2, network: str = NETWORK, **how: Any) -> Experts:
+    options = {"epochs": 3, "batch_size": 10, "learning_rate": 0.1, **how}
+    return Experts(
+        source=BLOBS.fingerprint(),
+        network=network,
+        image_shape=BLOBS.image_shape,
+        classes=3,
+        count=count,
+        training=Training(**options),
+    )
+
+
+def made(cache: Path, *, workers: Workers | None = None, **options: Any) -> Artefact:
+    return artefacts.get(spec(**options), resources=HERE, cache=cache, workers=workers)
+
+
+def test_an_expert_is_torchs_sgd_on_shuffled_mini_batches(tmp_path: Path):
+    rows = trajectory(made(tmp_path, momentum=0.5, weight_decay=0.01), 1)
+    streams = Streams(0).child("expert", 1)
+    model = training.initialised(Recipe(network=NETWORK), BLOBS.image_shape, 3, streams=streams)
+    assert torch.equal(rows[0], nn.utils.parameters_to_vector(model.parameters()))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5, weight_decay=0.01)
+    for epoch in range(3):
+        for batch in torch.randperm(len(BLOBS), generator=streams.generator("order", epoch)).split(10):
+            loss = F.cross_entropy(model(normalise(BLOBS.images[batch], *BLOBS.channel_stats())), BLOBS.labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        assert torch.allclose(rows[epoch + 1], nn.utils.parameters_to_vector(model.parameters()), atol=1e-6)
+
+
+def test_only_the_epochs_that_are_asked_for_are_kept_and_training_ends_with_the_last(tmp_path: Path):
+    whole, part = trajectory(made(tmp_path, epochs=6), 0), made(tmp_path, epochs=6, first=1, last=3)
+    assert torch.equal(trajectory(part, 0), whole[1:4])
+    assert len(part.part(0)[1]["losses"]) == 3
+    with pytest.raises(ValueError, match="epochs 4 to 3 are not within the 6"):
+        Training(epochs=6, first=4, last=3)
+    with pytest.raises(ValueError, match="epochs 0 to 7 are not within the 6"):
+        Training(epochs=6, last=7)
+
+
+def test_the_size_on_disk_is_known_beforehand(tmp_path: Path):
+    for dtype in ("float32", "bfloat16"):
+        experts_spec = spec(epochs=4, first=1, dtype=dtype)
+        found = artefacts.get(experts_spec, resources=HERE, cache=tmp_path)
+        stored = sum(tensors["t0"].nbytes for tensors, _ in found)
+        assert stored == experts_spec.nbytes()
+
+
+def test_bfloat16_is_the_rounded_trajectory(tmp_path: Path):
+    exact, rounded = (trajectory(made(tmp_path, dtype=dtype), 0) for dtype in ("float32", "bfloat16"))
+    assert torch.equal(rounded, exact.bfloat16().float())
+    assert not torch.equal(rounded, exact)
+
+
+@pytest.mark.parametrize("how", [{}, {"momentum": 0.9, "sharpness": Sharpness(), "augmentation": "color_crop"}])
+def test_a_killed_expert_goes_on_exactly(how: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = made(tmp_path / "whole", count=1, **how)
+    monkeypatch.setattr(experts, "SAVE_SECONDS", 0.0)
+    real, epochs = experts._Expert.train_epoch, []
+
+    def dying(expert: Any) -> None:
+        if len(epochs) == 2:
+            epochs.append(None)
+            raise KeyboardInterrupt
+        epochs.append(expert.epoch)
+        real(expert)
+
+    monkeypatch.setattr(experts._Expert, "train_epoch", dying)
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path / "killed", count=1, **how)
+    resumed = made(tmp_path / "killed", count=1, **how)
+    assert epochs == [0, 1, None, 2], "no epoch is lost, and none is done twice"
+    assert resumed.content == whole.content
+
+
+def test_experts_do_not_depend_on_workers_and_more_of_them_are_added(tmp_path: Path):
+    alone = made(tmp_path / "a", count=3)
+    few = made(tmp_path / "b", count=1, workers=Workers(count=2, threads=2))
+    more = made(tmp_path / "b", count=3, workers=Workers(count=2, threads=2))
+    assert more.folder == few.folder
+    assert more.content == alone.content
+    assert not torch.equal(trajectory(more, 0), trajectory(more, 1))
+
+
+def test_the_rate_falls_in_the_middle_where_asked(tmp_path: Path):
+    plain, decayed = (trajectory(made(tmp_path, epochs=4, decay=decay), 0) for decay in (False, True))
+    assert torch.equal(plain[:4], decayed[:4])  # epochs 0, 1 and 2 of 4 have the full rate
+    full, small = ((rows[4] - rows[3]).norm().item() for rows in (plain, decayed))
+    assert 0 < small < 0.3 * full
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="experts are to be trained on images with the fingerprint"):
+        artefacts.get(spec(), resources=Resources.of([blobs(per_class=5)]), cache=tmp_path)
+    with pytest.raises(Diverged, match="loss of an expert"):
+        made(tmp_path, learning_rate=1e30)
+
+
+# --- steps towards flatness ----------------------------------------------------------------------------------------
+
+
+def test_a_flat_gradient_follows_the_formulas():
+    """A quadratic with a known Hessian, worked out by hand in float64."""
+    hessian = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+
+    def loss_at(theta: experts.Gradients) -> torch.Tensor:
+        return 0.5 * theta[0] @ hessian @ theta[0]
+
+    theta = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    _, (found,) = flat_gradient(loss_at, (theta,), Sharpness(rho=0.1, alpha=0.3))
+    g = hessian @ theta.detach()  # (1, -3)
+    e = 0.1 * theta.detach() ** 2 * g / (theta.detach().abs() * g).norm()
+    g_p = hessian @ (theta.detach() + e)
+    across = g - (g @ g_p) / (g_p @ g_p) * g_p
+    assert torch.allclose(found, g_p - 0.3 * across, rtol=1e-10)
+    assert abs(across @ g_p) < 1e-10
+
+
+def test_without_a_neighbourhood_it_is_the_gradient():
+    theta = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    loss, (plain,) = flat_gradient(lambda t: (t[0] ** 3).sum(), (theta,), None)
+    assert loss.item() == -7.0
+    assert torch.equal(plain, 3 * theta.detach() ** 2)
+    _, (nearly,) = flat_gradient(lambda t: (t[0] ** 3).sum(), (theta,), Sharpness(rho=1e-9, alpha=0.7))
+    assert torch.allclose(nearly, plain, rtol=1e-6)
+
+
+def test_flat_experts_end_elsewhere_and_where_the_loss_is_flatter(tmp_path: Path):
+    def rise(flat: bool) -> float:
+        """Mean growth of the loss of the last weights under noise of one radius."""
+        sharpness = Sharpness(rho=0.5, alpha=0.3) if flat else None
+        theta = trajectory(made(tmp_path, count=1, epochs=30, sharpness=sharpness), 0)[-1]
+        model = training.initialised(Recipe(network=NETWORK), BLOBS.image_shape, 3, streams=Streams(0))
+        inputs = normalise(BLOBS.images, *BLOBS.channel_stats())
+
+        def loss(weights: torch.Tensor) -> float:
+            nn.utils.vector_to_parameters(weights, model.parameters())
+            return F.cross_entropy(model(inputs), BLOBS.labels).item()
+
+        noise = torch.randn(40, len(theta), generator=torch.Generator().manual_seed(0))
+        worse = [loss(theta + 1.0 * one / one.norm() * theta.norm() * 0.3) for one in noise]
+        return sum(worse) / len(worse) - loss(theta)
+
+    assert rise(flat=True) < rise(flat=False)

@@ -45,11 +45,11 @@ class TrajectoryMatching(MethodConfig):
     expert_epochs: int = Field(default=2, ge=1, description="epochs of an expert that they are to make up for (M)")
     first_epoch: int = Field(default=0, ge=0, description="first epoch that a student starts from (T-)")
     last_epoch: int = Field(
-        default=2, ge=1, description="end of the epochs that a student starts from (T+), not among them"
+        default=10, ge=1, description="end of the epochs that a student starts from (T+), not among them"
     )
     batch_syn: int | None = Field(default=None, ge=1, description="synthetic images in an inner step; none: all")
     lr_img: float = Field(default=100.0, gt=0, description="SGD's rate for the pixels")
-    lr_lr: float = Field(default=1e-5, ge=0, description="SGD's rate for the student's learning rate")
+    lr_lr: float = Field(default=1e-6, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it")
     momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of both")
     lr_student: float = Field(default=0.01, gt=0, description="initial learning rate of a student (alpha)")
     augmentation: str = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")

@@ -51,7 +51,17 @@ class Regime:
 
 COMMON = {"lr_img": 0.05, "lr_rates": 0.005, "clip": 0.1, "batch_real": 256}
 RANDOM = {**COMMON, "steps": 1600, "epochs": 40, "lr_inner": 0.04}
-FIXED = {"start": "fixed", "steps": 12000, "epochs": 3, "lr_inner": 0.02, "batch_real": 256, "decay_every": 2500}
+FIXED = {
+    "start": "fixed",
+    "steps": 12000,
+    "epochs": 5,
+    "lr_img": 0.02,
+    "lr_rates": 0.005,
+    "lr_inner": 0.1,
+    "clip": 0.1,
+    "batch_real": 512,
+    "decay_every": 1500,
+}
 FEW = {**COMMON, "steps": 600, "epochs": 10, "lr_inner": 0.02, "lr_rates": 0.02}
 ONE = {**FEW, "steps": 300, "epochs": 1}
 ANY, THIS = {"start": "random-pretrained", "pool": POOL}, {"start": "fixed-pretrained"}

@@ -117,6 +117,8 @@ def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[D
     config = decode_method(scenario.method)
     size = Size(ipc=scenario.ipc, images=scenario.images)
     ds = runner.distill(config, train, size, seed=scenario.seed, out=out, options=options, pretrain_on=other)
+    if scenario.protocol == "knn" or scenario.start in DISTRIBUTIONS:
+        other = None  # what is scored starts from no pre-trained network
     scoring = Scoring(scenario.protocol, scenario.networks, scenario.nets, scenario.seed, scenario.start, other)
     return ds, score(ds, train, data.load("test", options=options), scoring, options=options)
 

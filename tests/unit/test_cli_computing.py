@@ -283,7 +283,7 @@ def test_networks_pretrained_on_other_images_are_adapted(folders: Path, call, ca
     assert "method 'random' pre-trains no networks" in line
 
 
-def test_a_scenario_can_adapt(folders: Path, call_json):
+def test_a_scenario_can_adapt(folders: Path, call_json, refused):
     Path("adapt.toml").write_text(
         f"""task = "distill"
 data = "folder:{folders / "one"}"
@@ -304,6 +304,11 @@ recipe = {{ network = "convnet-1-w4" }}
     assert found["start"] == found["made_for"]
     assert found["start"].startswith("sha256:")
     assert found["before"]["mean"] >= 0
+    figures = call_json("run", "adapt.toml", "--set", "start=xavier", "--out", "out2")["figures"]
+    (found,) = store.read_json(Path(figures))["evaluations"]
+    assert (found["start"], found["as_meant"]) == ("xavier", False)
+    line = refused("run", "adapt.toml", "--set", 'networks=["lenet"]', "--out", "out3")
+    assert "networks: the set is for one convnet-1-w4, and for no other network" in line
 
 
 def test_an_attack_is_said(call, call_json, refused):

@@ -70,6 +70,24 @@ class TestTrajectoryMatching(DistillerConformance):
     diverging = method("mtt", steps=6, **{**small, "lr_img": 1e30})
 
 
+class TestFlatTrajectoryMatching(DistillerConformance):
+    config = method(
+        "ftd",
+        steps=4,
+        syn_steps=3,
+        experts=2,
+        expert_epochs=1,
+        training={"batch_size": 12, "sharpness": {"alpha": 1.0}},
+        recipe=SMALL,
+    )
+
+
+class TestTesla(DistillerConformance):
+    config = method(
+        "tesla", steps=4, syn_steps=3, experts=2, expert_epochs=1, training={"batch_size": 12}, recipe=SMALL
+    )
+
+
 class TestOptimized(DistillerConformance):
     config = method("optimized", steps=4, networks=1, batch_real=16, recipe={**SMALL, "epochs": 3})
     diverging = method("optimized", steps=4, networks=1, batch_real=16, recipe={**SMALL, "learning_rate": 1e30})

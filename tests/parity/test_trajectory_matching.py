@@ -129,6 +129,26 @@ def test_the_distance_falls_and_the_rate_is_learned_and_exported():
     assert distiller.export().manifest.recipe.learning_rate == pytest.approx(distiller.rate.item())
 
 
+def test_the_pixels_of_the_set_are_averaged_over_the_iterations_where_asked():
+    plain, averaged = (matching(ema=ema, lr_img=30.0)[0] for ema in (None, 0.9))
+    expected = averaged.pixels.detach().clone()
+    for index in range(4):
+        plain.step(index)
+        averaged.step(index)
+        expected = 0.9 * expected + 0.1 * averaged.pixels.detach()
+    assert torch.equal(plain.pixels, averaged.pixels)
+    assert torch.equal(torch.tensor(plain.export().images), plain.pixels.detach())
+    assert torch.allclose(torch.tensor(averaged.export().images), expected, atol=1e-6)
+
+
+def test_ftd_has_flat_experts_and_tesla_its_gradient():
+    assert method("ftd").training.sharpness is not None
+    assert method("mtt").training.sharpness is None
+    assert method("ftd").needs(BLOBS)[0].digest() != method("mtt").needs(BLOBS)[0].digest()
+    assert method("tesla").needs(BLOBS) == method("mtt").needs(BLOBS)
+    assert (method("tesla").gradient, method("mtt").gradient) == ("tesla", "auto")
+
+
 def test_a_rate_that_is_no_longer_positive_stops_the_run():
     distiller, _ = matching(lr_img=1e-6, lr_lr=1.0)
     with pytest.raises(Diverged, match="the student's learning rate became -"):

@@ -172,6 +172,17 @@ def test_defaults_of_nested_settings_are_the_methods_own(call_json):
     assert json.loads(settings["recipe.epochs"]) == own.epochs
 
 
+def test_a_nested_setting_given_in_part_leaves_the_methods_own_defaults_alone():
+    assert methods.method("dm", recipe={"network": "lenet"}).recipe == methods.method("dm").recipe.model_copy(
+        update={"network": "lenet"}
+    )
+    training = methods.method("ftd", training={"batch_size": 12, "sharpness": {"alpha": 1.0}}).training
+    own = methods.method("ftd").training
+    assert training.augmentation == own.augmentation == "auto"
+    assert (training.batch_size, training.sharpness.alpha, training.sharpness.rho) == (12, 1.0, own.sharpness.rho)
+    assert methods.method("ftd", training={"sharpness": None}).training.sharpness is None
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "expected"),
     [

@@ -101,7 +101,7 @@ def test_another_run_in_its_place_is_refused_key_by_key(tmp_path, finished: bool
     changed = method("dm", steps=7, batch_real=8, recipe={"network": "convnet-2-w16", "epochs": 5})
     with pytest.raises(UserError) as caught:
         _run(out, config=changed, seed=1)
-    assert "(config.recipe.epochs: 300 -> 5; config.steps: 6 -> 7; seed: 0 -> 1)" in str(caught.value)
+    assert "(config.recipe.epochs: 1000 -> 5; config.steps: 6 -> 7; seed: 0 -> 1)" in str(caught.value)
     assert "use another --out, or --fresh to start over" in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
     _, notes = _run(out, config=changed, seed=1, fresh=True)

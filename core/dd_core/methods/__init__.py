@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from dd_core.config import decode
+from dd_core.config import Config, decode, plain
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
 
@@ -15,11 +15,13 @@ METHODS = {
     "average": "dd_core.methods.average:Average",
     "dataset-distillation": "dd_core.methods.dataset_distillation:DatasetDistillation",
     "dm": "dd_core.methods.dm:DistributionMatching",
+    "ftd": "dd_core.methods.trajectory_matching:FlatTrajectoryMatching",
     "herding": "dd_core.methods.herding:Herding",
     "k-means": "dd_core.methods.k_means:KMeans",
     "mtt": "dd_core.methods.trajectory_matching:TrajectoryMatching",
     "optimized": "dd_core.methods.optimized:Optimized",
     "random": "dd_core.methods.random:Random",
+    "tesla": "dd_core.methods.trajectory_matching:Tesla",
 }
 
 
@@ -41,13 +43,28 @@ def load(name: str) -> type[MethodConfig]:
 
 
 def decode_method(table: Mapping[str, Any], *, where: str = "", key: str = "method") -> MethodConfig:
-    """The config of `{"name": ..., option: value, ...}`; raises `UserError` naming `key.option`."""
+    """The config of `{"name": ..., option: value, ...}`; raises `UserError` naming `key.option`.
+
+    Of a nested option that is given in part, the rest is the method's own default.
+    """
     options = dict(table)
     name = options.pop("name", None)
     if not isinstance(name, str):
         prefix = f"{where}: " if where else ""
         raise UserError(f"{prefix}{key}.name: required; one of {', '.join(names())}")
-    return decode(load(name), options, where=where, key=key)
+    config = load(name)
+    for option, field in config.model_fields.items():
+        if option in options and isinstance(field.default, Config):
+            options[option] = _completed(options[option], plain(field.default))
+    return decode(config, options, where=where, key=key)
+
+
+def _completed(given: Any, default: Any) -> Any:
+    """`given` with what it leaves out taken from `default`, where both are tables."""
+    if not (isinstance(given, Mapping) and isinstance(default, Mapping)):
+        return given
+    rest = {key: _completed(given[key], value) for key, value in default.items() if key in given}
+    return {**default, **given, **rest}
 
 
 def method(name: str, **options: Any) -> MethodConfig:

@@ -1,4 +1,4 @@
-"""`mtt`: matching training trajectories (Cazenavette, Wang, Torralba, Efros and Zhu 2022).
+"""`mtt`, `ftd`, `tesla`: matching training trajectories (Cazenavette, Wang, Torralba, Efros and Zhu 2022).
 
 Experts were trained on the real images, and their weights are known after every epoch. A student starts where an expert
 was, learns from the synthetic images for N steps, and should come to where the expert was M epochs later (equation 2):
@@ -9,6 +9,9 @@ was, learns from the synthetic images for N steps, and should come to where the 
 
 The start t is uniform in [T-, T+), A is the augmentation (DSA), drawn anew at every inner step, and alpha, the
 student's learning rate, is what networks are to be trained with on the set.
+
+`ftd` (Du et al. 2023) has flat experts and an average of the pixels over the outer iterations; `tesla` (Cui et al.
+2023) takes the gradient by its authors' approximation, in memory that does not grow with N.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from dd_core.config import checked
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import Diverged, require_finite
-from dd_core.expert_training import Training
+from dd_core.expert_training import Sharpness, Training
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +54,12 @@ class TrajectoryMatching(MethodConfig):
     lr_img: float = Field(default=100.0, gt=0, description="SGD's rate for the pixels")
     lr_lr: float = Field(default=1e-6, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it")
     momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of both")
+    ema: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="decay of the average of the pixels that the set is made of; none: the last",
+    )
     lr_student: float = Field(default=0.01, gt=0, description="initial learning rate of a student (alpha)")
     augmentation: str = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
     gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
@@ -125,6 +134,33 @@ class TrajectoryMatching(MethodConfig):
         return Matching(self, source, size=size, experts=artefacts[spec.digest()], streams=streams, device=device)
 
 
+class FlatTrajectoryMatching(TrajectoryMatching):
+    """Hyper-parameters of FTD: trajectory matching along flat experts, with averaged pixels."""
+
+    name: ClassVar[str] = "ftd"
+
+    ema: float | None = Field(
+        default=0.98,
+        ge=0,
+        lt=1,
+        description="decay of the average of the pixels that the set is made of (paper: 0.999 to 0.9999, 5000 steps)",
+    )
+    training: Training = Field(
+        default=Training(augmentation="auto", sharpness=Sharpness()),
+        description="how experts are trained: by GSAM; what is matched is kept",
+    )
+
+
+class Tesla(TrajectoryMatching):
+    """Hyper-parameters of TESLA: trajectory matching by its approximate gradient (see `unroll`)."""
+
+    name: ClassVar[str] = "tesla"
+
+    gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
+        default="tesla", description="how to differentiate through the steps, see `unroll`"
+    )
+
+
 class Matching:
     """Pixels and the student's learning rate under way."""
 
@@ -150,6 +186,7 @@ class Matching:
         self.strategy = resolve_strategy(config.augmentation, source.name)
         chosen = selection.random_indices(source, counts, streams=streams, stream="initial-images")
         self.pixels = images.normalise(source.take(chosen).to(device), self.mean, self.std).requires_grad_()
+        self.average = self.pixels.detach().clone()
         self.rate = torch.tensor(config.lr_student, device=device, requires_grad=True)
         groups = [{"params": [self.pixels], "lr": config.lr_img}, {"params": [self.rate], "lr": config.lr_lr}]
         self.optimiser = torch.optim.SGD(groups, momentum=config.momentum)
@@ -179,6 +216,7 @@ class Matching:
             loss=loss, gradient=self.pixels.grad.norm().item(), **{"gradient of the rate": self.rate.grad.item()}
         )
         self.optimiser.step()
+        self.average.lerp_(self.pixels.detach(), 1 - (self.config.ema or 0.0))
         if self.rate.item() <= 0:
             raise Diverged(f"the student's learning rate became {self.rate.item():.2g}")
         return {"loss": loss, "rate": self.rate.item()}
@@ -231,6 +269,7 @@ class Matching:
         """Pixels, the learned rate, momentum, and the gradient mode that `auto` chose."""
         return {
             "pixels": self.pixels.detach().clone(),
+            "average": self.average.clone(),
             "rate": self.rate.detach().clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
@@ -242,16 +281,17 @@ class Matching:
 
         with torch.no_grad():
             self.pixels.copy_(state["pixels"])
+            self.average.copy_(state["average"])
             self.rate.copy_(state["rate"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode = state["mode"]
 
     def export(self) -> DistilledSet:
-        """The pixels, float32 in normalised space, with the learned rate in the recipe."""
+        """The (averaged) pixels, float32 in normalised space, with the learned rate in the recipe."""
         recipe = self.config.recipe.model_copy(update={"learning_rate": self.rate.item()})
         manifest = Manifest(
             classes=self.source.classes,
             pixels=Pixels(space="normalised", mean=self.mean, std=self.std),
             recipe=recipe.for_source(self.source.name),
         )
-        return DistilledSet(self.pixels.detach().cpu().numpy().copy(), self.labels.numpy(), manifest)
+        return DistilledSet(self.average.cpu().numpy().copy(), self.labels.numpy(), manifest)

@@ -44,6 +44,7 @@ class Experts(ArtefactSpec):
 
     source: str = Field(description="fingerprint of the real images")
     network: str
+    initialisation: str = Field(default="default", description="what the first weights are drawn from")
     image_shape: tuple[int, int, int]
     classes: int
     count: int = Field(ge=1)
@@ -105,7 +106,7 @@ class _Expert:
         self.how, self.source, self.streams, self.device = spec.training, source, streams, device
         self.labels = require_labels(source).to(device)
         self.mean, self.std = channel_stats(source)
-        recipe = Recipe(network=spec.network)
+        recipe = Recipe(network=spec.network, initialisation=spec.initialisation)
         self.model = training.initialised(recipe, spec.image_shape, spec.classes, streams=streams).to(device).train()
         how = self.how
         self.optimiser = torch.optim.SGD(

@@ -146,6 +146,18 @@ def initialised(
     return model
 
 
+def require_pure(recipe: Recipe, image_shape: tuple[int, int, int], classes: int, *, method: str) -> None:
+    """Raise `UserError` for a network whose outputs depend on more than images and weights: it cannot be unrolled."""
+    model = initialised(recipe, image_shape, classes, streams=Streams(0))
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind.startswith(("Drop", "BatchNorm")):
+            raise UserError(
+                f"recipe.network: '{recipe.network}' has a {kind}, whose output depends on more than images and "
+                f"weights; {method} needs a network without, such as lenet or convnet-2"
+            )
+
+
 def load_weights(model: nn.Module, pool: Artefact, index: int) -> nn.Module:
     """`model` with the weights of network `index` of a pool (`weights.StartingWeights`)."""
     tensors, facts = pool.part(index)

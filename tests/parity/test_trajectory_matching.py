@@ -90,8 +90,24 @@ def test_only_the_epochs_that_are_matched_are_kept():
         method("mtt", first_epoch=2, last_epoch=2)
     with pytest.raises(UserError, match=r"need experts of 5 epochs; training.epochs is 4"):
         method("mtt", last_epoch=4, expert_epochs=2, training={"epochs": 4})
+    with pytest.raises(UserError, match=r"training\.first and training\.last follow from first_epoch"):
+        method("mtt", training={"first": 1})
+    weights = {"distribution": "default", "count": 1}
+    with pytest.raises(UserError, match=r"recipe\.initialisation: 'default' or 'xavier'"):
+        method("mtt", recipe={"initialisation": "pretrained", "weights": weights})
     with pytest.raises(UserError, match="needs a window from 1 to 20 steps, not None"):
         method("mtt", gradient="truncated")
+
+
+def test_experts_start_as_the_recipe_says_that_networks_do():
+    recipe = {"network": NETWORK, "initialisation": "xavier"}
+    _, experts = matching(recipe=recipe)
+    _, drawn = matching()
+    streams = Streams(0).child("expert", 0)
+    model = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=streams.seed)
+    networks.initialise_xavier(model, generator=streams.generator("xavier"))
+    assert torch.equal(trajectory(experts, 0)[0], nn.utils.parameters_to_vector(model.parameters()))
+    assert not torch.equal(trajectory(experts, 0)[0], trajectory(drawn, 0)[0])
 
 
 def test_every_expert_is_used_equally_often(monkeypatch: pytest.MonkeyPatch):
@@ -159,6 +175,8 @@ def test_a_class_that_is_too_small_is_refused_before_experts_are_trained(tmp_pat
     monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="has 20 images, and 21 are asked for"):
         distill(method("mtt"), BLOBS, Size(ipc=21))
+    with pytest.raises(UserError, match=r"'convnet-1-batchnorm' has a BatchNorm2d.*; mtt needs a network without"):
+        distill(method("mtt", recipe={"network": "convnet-1-batchnorm"}), BLOBS, Size(ipc=1))
     assert artefacts.listing() == []
 
 

@@ -152,22 +152,14 @@ class DatasetDistillation(MethodConfig):
         that is none, and a network whose outputs depend on more than its arguments.
         """
         from dd_core.selection import labels_of
-        from dd_core.streams import Streams
-        from dd_core.training import block_rows, initialised
+        from dd_core.training import block_rows, require_pure
 
         block_rows(labels_of(size.per_class(len(source.classes))), self.blocks)
         self.attacked(source)
         inner = self.blocks * self.epochs
         if self.gradient == "truncated" and (self.window is None or self.window > inner):
             raise UserError(f"gradient 'truncated' needs a window from 1 to {inner} steps, not {self.window}")
-        model = initialised(self.recipe, source.image_shape, len(source.classes), streams=Streams(0))
-        for module in model.modules():
-            kind = type(module).__name__
-            if kind.startswith(("Drop", "BatchNorm")):
-                raise UserError(
-                    f"recipe.network: '{self.recipe.network}' has a {kind}, whose output depends on more than images "
-                    "and weights; dataset-distillation needs a network without, such as lenet or convnet-2"
-                )
+        require_pure(self.recipe, source.image_shape, len(source.classes), method=self.name)
 
     def attacked(self, source: Source) -> tuple[int, int] | None:
         """The labels of the attack's two classes; raises `UserError` where they are not two classes of `source`."""

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dd_core.augment_names import parse_strategy, resolve_strategy
 from dd_core.config import checked
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
+from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import Diverged, require_finite
 from dd_core.expert_training import Sharpness, Training
@@ -83,6 +83,10 @@ class TrajectoryMatching(MethodConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrajectoryMatching:
+        if self.training.first != 0 or self.training.last is not None:
+            raise ValueError("training.first and training.last follow from first_epoch, last_epoch and expert_epochs")
+        if self.recipe.initialisation not in DISTRIBUTIONS:
+            raise ValueError(f"recipe.initialisation: {' or '.join(map(repr, DISTRIBUTIONS))}")
         if self.first_epoch >= self.last_epoch:
             raise ValueError(
                 f"students start from no epoch: first_epoch {self.first_epoch}, last_epoch {self.last_epoch}"
@@ -106,6 +110,7 @@ class TrajectoryMatching(MethodConfig):
             Experts(
                 source=source.fingerprint(),
                 network=self.recipe.network,
+                initialisation=self.recipe.initialisation,
                 image_shape=source.image_shape,
                 classes=len(source.classes),
                 count=self.experts,
@@ -115,10 +120,16 @@ class TrajectoryMatching(MethodConfig):
         )
 
     def check(self, source: Source, size: Size) -> None:
-        """Raise `UserError` where a class has too few images to start from, before experts are trained."""
+        """Raise `UserError` before experts are trained for nothing.
+
+        Where a class has too few images to start from, and for a network whose outputs depend on more than its
+        arguments.
+        """
         from dd_core.selection import members_of
+        from dd_core.training import require_pure
 
         members_of(source, size.per_class(len(source.classes)))
+        require_pure(self.recipe, source.image_shape, len(source.classes), method=self.name)
 
     def build(
         self,
@@ -129,7 +140,8 @@ class TrajectoryMatching(MethodConfig):
         streams: Streams,
         device: torch.device,
     ) -> Matching:
-        """Start from random real images; raises `UserError` where a class is too small."""
+        """Start from random real images; raises what `check` raises."""
+        self.check(source, size)
         (spec,) = self.needs(source)
         return Matching(self, source, size=size, experts=artefacts[spec.digest()], streams=streams, device=device)
 

@@ -7,7 +7,8 @@ fresh or held-out pre-trained ones. `digits` are scikit-learn's, enlarged to 28 
 Sets and pools of networks are kept in --out and in the artefact cache; the same command goes on where it stopped.
 
 Each run appends to benchmarks/results/mnist.jsonl, a line for each figure, and draws the learned rates and images of
-the run in benchmarks/results/mnist.png. Hyper-parameters were chosen on a tenth of MNIST's training images.
+the run in benchmarks/results/mnist.png. Hyper-parameters of `fixed` and `random` were chosen on a tenth of MNIST's
+training images; those of the other regimes were not tuned.
 """
 
 from __future__ import annotations

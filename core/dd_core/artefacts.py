@@ -60,6 +60,11 @@ class ArtefactSpec(Config):
         """The part of the resources that `make_part` needs: all that is handed to another process."""
         return resources
 
+    def cost(self, resources: Any) -> str:
+        """What making it takes, in words, where that can be told beforehand; `resources` as `wanted` returns them."""
+        del resources
+        return ""
+
     @abstractmethod
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """(tensors, facts) of one part; the same index gives the same bytes, whoever makes it."""
@@ -150,6 +155,8 @@ def get(
         jobs = [_PartJob(spec, index, folder, wanted) for index in missing]
         if say is not None:
             say(f"making {spec.kind}: {len(missing)} of {spec.parts()} parts, kept for later runs")
+            if cost := spec.cost(wanted):
+                say(f"  {cost}")
         for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
             pass
         _complete(spec, folder)

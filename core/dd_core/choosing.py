@@ -54,7 +54,7 @@ class NearestNeighbours(nn.Module):
         self.classifier.fit(data.inputs.flatten(1).numpy(), data.labels.numpy())
 
     def forward(self, images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n K"]:
-        """Votes for normalised images; on the CPU, in one thread."""
+        """Votes for inputs of a network; on the CPU, in one thread."""
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(1):

@@ -1,11 +1,12 @@
 """A distilled set and what travels with it. Values only: no disk, and no torch until a tensor is asked for.
 
-`stored -> raw -> network input` is decided by `Pixels` and by nothing else, so that a set cannot be fed to
-a network with somebody else's normalisation.
+`stored -> raw -> network input` is decided by `Pixels` and the set's own whitening, and by nothing else, so that a set
+cannot be fed to a network with somebody else's normalisation.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,10 +19,13 @@ from dd_core.augment_names import parse_strategy, resolve_strategy
 from dd_core.config import Config, checked
 from dd_core.errors import UserError
 from dd_core.network_names import family
+from dd_core.whitening import LARGEST, Whitening
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import TensorDataset
+
+    from dd_core.images import InputForm
 
 
 DISTRIBUTIONS = ("default", "xavier")  # of freshly initialised weights
@@ -53,10 +57,11 @@ class Size(Config):
 class Pixels(Config):
     """What the stored numbers are. The network's input is `(raw - mean) / std` with raw in [0, 1].
 
-    `raw`: uint8 stands for value / 255, a float for itself. `normalised`: the stored float *is* the input.
+    `raw`: uint8 stands for value / 255, a float for itself. `normalised`: the stored float *is* the input. `whitened`:
+    it is, too. A set with a whitening has mean 0 and std 1, and its network's input is raw, whitened.
     """
 
-    space: Literal["raw", "normalised"]
+    space: Literal["raw", "normalised", "whitened"]
     mean: tuple[float, ...] = Field(min_length=1)
     std: tuple[float, ...] = Field(min_length=1)
 
@@ -66,7 +71,14 @@ class Pixels(Config):
             raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}")
         if min(self.std) < 1e-12 or max(*self.std, *map(abs, self.mean)) > 1e12:
             raise ValueError("std must be positive, and mean and std fit for float32")
+        if self.space == "whitened" and not self.as_they_are:
+            raise ValueError("whitened pixels have mean 0 and std 1")
         return self
+
+    @property
+    def as_they_are(self) -> bool:
+        """Whether `(raw - mean) / std` is raw."""
+        return not any(self.mean) and set(self.std) == {1.0}
 
 
 class ScheduledStep(Config):
@@ -117,6 +129,9 @@ class Recipe(Config):
     epochs: int = Field(default=300, ge=1, description="passes over the set")
     batch_size: int = Field(default=256, ge=1, description="images in a mini-batch")
     augmentation: str = Field(default="none", description="DSA strategy, kinds joined by _; auto: see `dm`")
+    align_corners: bool = Field(
+        default=True, description="how DSA's scale and rotate place pixels; the ECCV-2024 challenge has it off"
+    )
     temperature: float = Field(default=1.0, gt=0, description="of soft targets")
     initialisation: str = Field(
         default="default",
@@ -215,7 +230,8 @@ class DistilledSet:
     """Synthetic images with what is needed to use them.
 
     images: (N, C, H, W) uint8, float16 or float32; labels: (N,) int64 or None; targets: (N, K) class
-    probabilities or logits, (N, D) features, or None. The arrays are read-only. Raises `UserError` where the
+    probabilities or logits, (N, D) features, or None; whitening: what raw pixels go through on their way to a network,
+    or None. Whitened pixels need one, raw ones may have one. The arrays are read-only. Raises `UserError` where the
     parts do not fit together.
     """
 
@@ -223,6 +239,7 @@ class DistilledSet:
     labels: np.ndarray | None
     manifest: Manifest
     targets: np.ndarray | None = None
+    whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
@@ -244,7 +261,10 @@ class DistilledSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of images and targets as stored (a hard label is counted as nothing, for everybody)."""
+        """Bytes of images and targets as stored (a hard label is counted as nothing, for everybody).
+
+        A whitening is counted apart, as `whitening.nbytes`: the real images determine it, not what was distilled.
+        """
         return self.images.nbytes + (0 if self.targets is None else self.targets.nbytes)
 
     def raw(self) -> np.ndarray:
@@ -254,6 +274,9 @@ class DistilledSet:
         values = self.images.astype(np.float32)
         if self.manifest.pixels.space == "raw":
             return values
+        if self.manifest.pixels.space == "whitened":
+            assert self.whitening is not None
+            return self.whitening.undo(values)
         mean, std = _channels(self.manifest.pixels)
         return values * std + mean
 
@@ -261,13 +284,21 @@ class DistilledSet:
         """(N, C, H, W) float32 tensor, exactly what a network is to be fed."""
         import torch
 
-        if self.manifest.pixels.space == "normalised":
+        if self.manifest.pixels.space != "raw":
             return torch.from_numpy(self.images.astype(np.float32))
+        if self.whitening is not None:
+            return torch.from_numpy(self.whitening.apply(self.raw()))
         mean, std = _channels(self.manifest.pixels)
         return torch.from_numpy((self.raw() - mean) / std)
 
+    def input_form(self) -> InputForm:
+        """What makes of real images (uint8, on any device) the inputs of a network that is trained on the set."""
+        from dd_core.images import InputForm
+
+        return InputForm(self.manifest.pixels.mean, self.manifest.pixels.std, self.whitening)
+
     def as_dataset(self) -> TensorDataset:
-        """A torch `Dataset` of (network input[, label][, target]), normalised as the set says."""
+        """A torch `Dataset` of (network input[, label][, target]), normalised or whitened as the set says."""
         import torch
         from torch.utils.data import TensorDataset
 
@@ -276,7 +307,10 @@ class DistilledSet:
         return TensorDataset(*parts)
 
     def quantised(self) -> DistilledSet:
-        """The same set with uint8 raw pixels: one byte a value, as a replay buffer stores it."""
+        """The same set with uint8 raw pixels: one byte a value, as a replay buffer stores it.
+
+        Its networks get the same inputs but for rounding and clipping: it keeps its normalisation or its whitening.
+        """
         if self.images.dtype == np.uint8:
             return self
         pixels = self.manifest.pixels.model_copy(update={"space": "raw"})
@@ -297,7 +331,7 @@ class Layout(NamedTuple):
 
 
 def layout_problems(manifest: Manifest, layouts: Mapping[str, Layout]) -> list[str]:
-    """Why arrays of these layouts (images, labels, targets, by name) are no set of this manifest, in words."""
+    """Why arrays of these layouts, by the names that they have in a file, are no set of this manifest, in words."""
     if "images" not in layouts:
         return ["it has no images"]
     images = layouts["images"]
@@ -309,9 +343,10 @@ def layout_problems(manifest: Manifest, layouts: Mapping[str, Layout]) -> list[s
     if images.shape[1] != len(manifest.pixels.mean):
         found.append(f"{images.shape[1]} channels, but the normalisation has {len(manifest.pixels.mean)}")
     if images.dtype == "uint8" and manifest.pixels.space != "raw":
-        found.append("uint8 pixels cannot be normalised ones")
+        found.append(f"uint8 pixels cannot be {manifest.pixels.space} ones")
     count = images.shape[0]
-    return found + _label_problems(manifest, layouts, count) + _target_problems(manifest, layouts, count)
+    found += _label_problems(manifest, layouts, count) + _target_problems(manifest, layouts, count)
+    return found + _whitening_problems(manifest, layouts, images.shape)
 
 
 def _label_problems(manifest: Manifest, layouts: Mapping[str, Layout], count: int) -> list[str]:
@@ -336,10 +371,43 @@ def _target_problems(manifest: Manifest, layouts: Mapping[str, Layout], count: i
     return []
 
 
+def _whitening_problems(manifest: Manifest, layouts: Mapping[str, Layout], shape: tuple[int, ...]) -> list[str]:
+    space, found = manifest.pixels.space, [layouts.get("zca_offset"), layouts.get("zca_matrix")]
+    if found == [None, None]:
+        return ["the pixels are whitened, and the set has no whitening"] if space == "whitened" else []
+    if space == "normalised" or not manifest.pixels.as_they_are:
+        return ["a set with a whitening has raw or whitened pixels, mean 0 and std 1"]
+    size = math.prod(shape[1:])
+    if size > LARGEST:
+        return [f"images of {size} numbers are not whitened; {LARGEST} is the limit"]
+    if found != [Layout("float32", (size,)), Layout("float32", (size, size))]:
+        return [f"the whitening is not float32 ({size},) and ({size}, {size})"]
+    return pretraining_problems(manifest.recipe)
+
+
+def pretraining_problems(recipe: Recipe) -> list[str]:
+    """Why the networks of a set with a whitening cannot start as `recipe` says, in words."""
+    if recipe.weights is None or recipe.weights.pretraining is None:
+        return []
+    return ["networks are pre-trained on normalised images, and would meet whitened ones"]
+
+
+def arrays_of(ds: DistilledSet) -> dict[str, np.ndarray]:
+    """The arrays of a set, by the names that they have in a file."""
+    whitening = ds.whitening
+    parts = {
+        "images": ds.images,
+        "labels": ds.labels,
+        "targets": ds.targets,
+        "zca_offset": None if whitening is None else whitening.offset,
+        "zca_matrix": None if whitening is None else whitening.matrix,
+    }
+    return {name: array for name, array in parts.items() if array is not None}
+
+
 def _problems(ds: DistilledSet) -> list[str]:
     """What is wrong with a set, in words; reading a file runs this too."""
-    parts = {"images": ds.images, "labels": ds.labels, "targets": ds.targets}
-    arrays = {name: array for name, array in parts.items() if array is not None}
+    arrays = arrays_of(ds)
     layouts = {name: Layout(array.dtype.name, array.shape) for name, array in arrays.items()}
     return layout_problems(ds.manifest, layouts) or _value_problems(ds.manifest, arrays)
 

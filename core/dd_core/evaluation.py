@@ -26,13 +26,22 @@ from dd_core import parallel, selection, weights
 from dd_core.artefacts import Artefact
 from dd_core.choosing import NearestNeighbours, Setting, best, validation_split
 from dd_core.config import Config
-from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Pixels, Pretraining, Recipe, Weights
+from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Pretraining, Recipe, Weights
 from dd_core.errors import Diverged, UserError, unknown_name
-from dd_core.images import Source, normalise, require_labels
+from dd_core.images import InputForm, Source, channel_stats, require_labels
 from dd_core.parallel import Workers
-from dd_core.protocols import check_protocol, recipe_of, settings_of
+from dd_core.protocols import check_protocol, recipe_of, seen_by, settings_of
 from dd_core.streams import Streams
-from dd_core.training import TrainingData, accuracy, fit, for_network, initialised, predictions, training_data
+from dd_core.training import (
+    TrainingData,
+    accuracy,
+    fit,
+    for_network,
+    initialised,
+    predictions,
+    require_startable,
+    training_data,
+)
 
 NEIGHBOURS = "k-nn"  # the network of an evaluation that trains none
 
@@ -113,7 +122,7 @@ class _Job:
     recipe: Recipe
     seed: int
     test: Source
-    pixels: Pixels
+    form: InputForm
     device: str
     start: Artefact | None = None
     index: int = 0
@@ -165,11 +174,13 @@ def evaluate(
     check_protocol(protocol, [network] if network else [], start=start is not None or pretrain_on is not None)
     if nets < 1:
         raise UserError(f"{nets} networks; at least one is needed")
+    ds = seen_by(protocol, ds, statistics=channel_stats(train))
     own = ds.manifest.recipe
     recipe = recipe_of(protocol, own, source_name=train.name)
     if start is not None:
         recipe = _started(recipe, start, train=train, pretrain_on=pretrain_on)
     recipe = for_network(recipe, network)
+    require_startable(ds, recipe)
     network = NEIGHBOURS if protocol == "knn" else recipe.network
     settings, streams = settings_of(protocol, images=len(ds)), Streams(seed)
     pool = None
@@ -185,14 +196,14 @@ def evaluate(
             device=device,
             workers=workers,
         )
-    pixels, attack = ds.manifest.pixels, _indices(ds)
+    form, attack = ds.input_form(), _indices(ds)
     if attack is not None and settings:
         raise UserError(
             f"protocol '{protocol}' chooses what is right, and the set is for an attack; use another protocol"
         )
     if attack is not None and attack[0] not in require_labels(test):
         raise UserError(f"the set attacks class '{ds.classes[attack[0]]}', of which {test.name} has no test image")
-    job = _Job(training_data(ds, recipe), network, recipe, seed, test, pixels, device, pool, attack=attack)
+    job = _Job(training_data(ds, recipe), network, recipe, seed, test, form, device, pool, attack=attack)
     real, held = validation_split(train, streams) if settings else (train, None)
     jobs = _jobs(job, ds, real, nets, streams)
     chosen: dict[str, tuple[Setting, float]] = {}
@@ -303,8 +314,9 @@ def _twin(ds: DistilledSet, train: Source, streams: Streams, index: int) -> Trai
     assert ds.labels is not None
     counts = np.bincount(ds.labels, minlength=len(ds.classes)).tolist()
     chosen = selection.random_indices(train, counts, streams=streams.child("twin", index), stream="random")
-    pixels = ds.manifest.pixels
-    inputs, labels = normalise(train.take(chosen), pixels.mean, pixels.std), selection.labels_of(counts)
+    with parallel.thread_count(1):  # whitening in several differs in the last bits
+        inputs = ds.input_form()(train.take(chosen))
+    labels = selection.labels_of(counts)
     if (attack := _indices(ds)) is not None:
         labels = labels.where(labels != attack[0], attack[1])
     return TrainingData(inputs, labels, None, len(ds.classes))
@@ -351,11 +363,11 @@ def _score(job: _Job) -> _Result:
     if job.start is not None and weights is not None and weights.pretraining is not None:
         shape, streams = job.test.image_shape, Streams(job.seed)
         untouched = initialised(job.recipe, shape, job.data.classes, streams=streams, start=job.start, index=job.index)
-        before = accuracy(untouched, job.test, job.pixels, device=device)
-    model, test, pixels = _trained(job, job.setting)
+        before = accuracy(untouched, job.test, job.form, device=device)
+    model, test, form = _trained(job, job.setting)
     if job.attack is None:
-        return _Result(accuracy(model, test, pixels, device=device), before)
-    guesses, labels = predictions(model, test, pixels, device=device), require_labels(test)
+        return _Result(accuracy(model, test, form, device=device), before)
+    guesses, labels = predictions(model, test, form, device=device), require_labels(test)
     attacked, right = labels == job.attack[0], guesses == labels
     return _Result(
         accuracy=int(right.sum()) / len(right),
@@ -365,13 +377,13 @@ def _score(job: _Job) -> _Result:
     )
 
 
-def _trained(job: _Job, setting: Setting) -> tuple[nn.Module, Source, Pixels]:
+def _trained(job: _Job, setting: Setting) -> tuple[nn.Module, Source, InputForm]:
     """The network of a job, trained under a setting, and what to test it on."""
     if job.network == NEIGHBOURS:
-        return NearestNeighbours(job.data, **setting), job.test, job.pixels
+        return NearestNeighbours(job.data, **setting), job.test, job.form
     recipe, streams = job.recipe.model_copy(update=setting), Streams(job.seed)
     model = fit(job.data, job.network, recipe, streams=streams, device=_device(job), start=job.start, index=job.index)
-    return model, job.test, job.pixels
+    return model, job.test, job.form
 
 
 def _device(job: _Job) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from dd_core.config import Config
 
@@ -20,26 +20,11 @@ class Training(Config):
     """How an expert is trained: SGD at a constant rate, mini-batches under DSA."""
 
     epochs: int = Field(default=50, ge=1, description="epochs of an expert; DATM has 100")
-    first: int = Field(default=0, ge=0, description="first epoch whose weights are kept; 0 is the initial weights")
-    last: int | None = Field(
-        default=None, ge=0, description="last epoch that is kept, where training ends; none: epochs"
-    )
     learning_rate: float = Field(default=0.01, gt=0, description="of SGD")
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(default=0.0, ge=0, description="of SGD")
     decay: bool = Field(default=False, description="rate x0.1 from the middle epoch on")
     batch_size: int = Field(default=256, ge=1, description="real images in a mini-batch")
-    augmentation: str = Field(default="none", description="DSA strategy, spelled out")
+    augmentation: str = Field(default="none", description="DSA strategy; auto: all, without flip for digits")
     sharpness: Sharpness | None = Field(default=None, description="flat experts; none: plain SGD")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the weights as they are kept")
-
-    @model_validator(mode="after")
-    def _range_is_one(self) -> Training:
-        if not self.first <= self.end <= self.epochs:
-            raise ValueError(f"epochs {self.first} to {self.end} are not within the {self.epochs} of an expert")
-        return self
-
-    @property
-    def end(self) -> int:
-        """The last epoch that is kept."""
-        return self.epochs if self.last is None else self.last

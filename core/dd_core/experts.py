@@ -9,30 +9,35 @@ GSAM (Zhuang et al. 2022) with the adaptive neighbourhood of ASAM (Kwon et al. 2
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dd_core import augment, training
+from dd_core import augment, training, zca
 from dd_core import device as devices
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
 from dd_core.config import digest, plain
 from dd_core.distilled import Recipe
 from dd_core.errors import UserError, require_finite
 from dd_core.expert_training import Sharpness, Training
-from dd_core.images import Source, channel_stats, normalise, require_labels
+from dd_core.images import InputForm, Source, require_labels
 from dd_core.parallel import thread_count
 from dd_core.streams import Streams
 
 SAVE_SECONDS = 30.0  # between two records of an expert under way
+HELD_BYTES = 4 << 30  # of trajectories that are kept in memory while they are matched
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # the challenge normalises Tiny-ImageNet with it
 
 Gradients = tuple[Tensor, ...]
 
@@ -49,7 +54,34 @@ class Experts(ArtefactSpec):
     classes: int
     count: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
+    zca: bool = Field(default=False, description="whether images are whitened")
+    statistics: Literal["data", "imagenet"] = Field(default="data", description="mean and std of the normalisation")
     training: Training
+    first: int = Field(default=0, ge=0, description="first epoch whose weights are kept; 0 is the initial weights")
+    last: int | None = Field(default=None, ge=0, description="last epoch that is kept; none: that of the training")
+    final: bool = Field(default=False, description="train on to the last epoch, and keep its weights too")
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Experts:
+        if not self.first <= self.kept_to <= self.training.epochs:
+            raise ValueError(
+                f"epochs {self.first} to {self.kept_to} are not within the {self.training.epochs} of an expert"
+            )
+        return self
+
+    @property
+    def kept_to(self) -> int:
+        """The last epoch of the range."""
+        return self.training.epochs if self.last is None else self.last
+
+    @property
+    def end(self) -> int:
+        """The epoch where training ends."""
+        return self.training.epochs if self.final else self.kept_to
+
+    def keeps(self, epoch: int) -> bool:
+        """Whether the weights after `epoch` epochs are kept."""
+        return self.first <= epoch <= self.kept_to or epoch == self.end
 
     def digest(self) -> str:
         """sha256 of all that determines expert i."""
@@ -70,11 +102,26 @@ class Experts(ArtefactSpec):
 
     def nbytes(self) -> int:
         """Bytes that the kept weights of all experts take on disk."""
+        kept = sum(self.keeps(epoch) for epoch in range(self.end + 1))
+        return self.count * kept * self.weights() * (4 if self.training.dtype == "float32" else 2)
+
+    def cost(self, resources: Any) -> str:
+        """What experts take on disk, and of time, going by a few steps of one."""
+        source, device = resources.sources[self.source], devices.resolve(resources.device)
+        with thread_count(1):
+            expert = _Expert(self, source, Streams(self.seed).child("cost"), device)
+            each = expert.seconds_a_step()
+        steps = self.end * math.ceil(len(source) / self.training.batch_size)
+        return (
+            f"{self.count} of {self.end} epochs each, {self.nbytes() / 1e6:,.0f} MB on disk, about "
+            f"{max(1, round(self.count * steps * each / 60)):,} minutes in one process"
+        )
+
+    def weights(self) -> int:
+        """How many weights an expert has (P)."""
         recipe = Recipe(network=self.network)
         model = training.initialised(recipe, self.image_shape, self.classes, streams=Streams(0))
-        each = sum(parameter.numel() for parameter in model.parameters())
-        kept = self.training.end - self.training.first + 1
-        return self.count * kept * each * (4 if self.training.dtype == "float32" else 2)
+        return sum(parameter.numel() for parameter in model.parameters())
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """Train expert `index` in one thread, and keep its flat weights (epochs, P); goes on after a kill."""
@@ -83,7 +130,7 @@ class Experts(ArtefactSpec):
             expert = _Expert(self, resources.sources[self.source], Streams(self.seed).child("expert", index), device)
             expert.load_state_dict(progress.load())
             saved = time.monotonic()
-            while expert.epoch < self.training.end:
+            while expert.epoch < self.end:
                 expert.train_epoch()
                 if time.monotonic() - saved >= SAVE_SECONDS:
                     progress.save(expert.state_dict())
@@ -92,9 +139,22 @@ class Experts(ArtefactSpec):
 
 
 def trajectory(experts: Artefact, index: int) -> Float[Tensor, "epochs P"]:
-    """The kept weights of expert `index`, flat, in the order of `network.parameters()`."""
+    """The kept weights of expert `index`, flat, in the order of `network.parameters()`; the last epoch's at the end."""
     tensors, facts = experts.part(index)
     return _unpacked(tensors["t0"], facts["dtype"])
+
+
+def held(experts: Artefact) -> Callable[[int], Float[Tensor, "epochs P"]]:
+    """`trajectory` of these experts, of which as many as fit into `HELD_BYTES` are kept in memory."""
+    fit = HELD_BYTES // trajectory(experts, 0).nbytes
+    return lru_cache(maxsize=max(1, fit))(lambda index: trajectory(experts, index))
+
+
+def form_of(source: Source, statistics: str, whitening: Artefact | None = None) -> InputForm:
+    """How experts, students and their set see images: whitened, else normalised with `statistics`."""
+    if whitening is not None:
+        return InputForm.of(source, zca.whitening_in(whitening))
+    return InputForm(*IMAGENET) if statistics == "imagenet" else InputForm.of(source)
 
 
 class _Expert:
@@ -103,9 +163,9 @@ class _Expert:
     def __init__(self, spec: Experts, source: Source, streams: Streams, device: torch.device) -> None:
         if source.image_shape != spec.image_shape or len(source.classes) != spec.classes:
             raise UserError(f"experts are for other images than those of {source.name}")
-        self.how, self.source, self.streams, self.device = spec.training, source, streams, device
+        self.spec, self.how, self.source, self.streams, self.device = spec, spec.training, source, streams, device
         self.labels = require_labels(source).to(device)
-        self.mean, self.std = channel_stats(source)
+        self.form = InputForm.of(source, zca.of(source)) if spec.zca else form_of(source, spec.statistics)
         recipe = Recipe(network=spec.network, initialisation=spec.initialisation)
         self.model = training.initialised(recipe, spec.image_shape, spec.classes, streams=streams).to(device).train()
         how = self.how
@@ -124,17 +184,28 @@ class _Expert:
         transforms = self.streams.generator("augmentation", self.epoch)
         with self.streams.seeded("training", self.epoch):
             for rows in order.split(how.batch_size):
-                images = normalise(self.source.take(rows).to(self.device), self.mean, self.std)
-                images = augment.dsa(images, how.augmentation, generator=transforms)
-                total += self._step(images, self.labels[rows.to(self.device)]) * len(rows)
+                total += self._step(rows, transforms) * len(rows)
         loss = total.item() / len(self.source)
         require_finite(**{"loss of an expert": loss})
         self.losses.append(loss)
         self.epoch += 1
         self._keep()
 
-    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One step of SGD; the loss before it."""
+    def seconds_a_step(self, steps: int = 3) -> float:
+        """How long a step takes, by `steps` of them after one more; the weights move."""
+        rows = torch.arange(min(self.how.batch_size, len(self.source)))
+        transforms, times = self.streams.generator("augmentation"), list[float]()
+        for _ in range(steps + 1):
+            begun = time.monotonic()
+            self._step(rows, transforms).item()
+            times.append(time.monotonic() - begun)
+        return sum(times[1:]) / steps
+
+    def _step(self, rows: Tensor, transforms: torch.Generator) -> Tensor:
+        """One step of SGD on a mini-batch; the loss before it."""
+        images = self.form(self.source.take(rows).to(self.device))
+        images = augment.dsa(images, self.how.augmentation, generator=transforms)
+        labels = self.labels[rows.to(self.device)]
         parameters = dict(self.model.named_parameters())
 
         def loss_at(theta: Gradients) -> Tensor:
@@ -149,7 +220,7 @@ class _Expert:
         return loss
 
     def _keep(self) -> None:
-        if self.how.first <= self.epoch <= self.how.end:
+        if self.spec.keeps(self.epoch):
             flat = nn.utils.parameters_to_vector(self.model.parameters()).detach().cpu()
             self.kept.append(_packed(flat, self.how.dtype))
 

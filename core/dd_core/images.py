@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dd_core.errors import UserError
 from dd_core.streams import generator
+from dd_core.whitening import Whitening
 
 
 @runtime_checkable
@@ -194,3 +195,39 @@ def normalise(
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(shape)
     offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(shape)
     return images.float() * scale + offset
+
+
+@dataclass(frozen=True, eq=False)
+class InputForm:
+    """Real images as a network is to be fed them: normalised, and then whitened where there is a whitening.
+
+    It can be pickled. The whitening is copied to a device once.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    whitening: Whitening | None = None
+    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    @staticmethod
+    def of(source: Source, whitening: Whitening | None = None) -> InputForm:
+        """Normalised by the channels of `source`, or whitened, and then with mean 0 and std 1."""
+        if whitening is None:
+            return InputForm(*channel_stats(source))
+        channels = source.image_shape[0]
+        return InputForm((0.0,) * channels, (1.0,) * channels, whitening)
+
+    def __call__(self, images: UInt8[Tensor, "n C H W"]) -> Float[Tensor, "n C H W"]:
+        """float32 network input, on the images' device."""
+        inputs = normalise(images, self.mean, self.std)
+        if self.whitening is None:
+            return inputs
+        if images.device not in self._copies:
+            arrays = (self.whitening.offset, self.whitening.matrix)
+            offset, matrix = (torch.tensor(array, device=images.device) for array in arrays)
+            self._copies[images.device] = (offset, matrix)
+        offset, matrix = self._copies[images.device]
+        return ((inputs.flatten(1) - offset) @ matrix).view_as(inputs)
+
+    def __reduce__(self) -> tuple[type[InputForm], tuple[object, ...]]:
+        return InputForm, (self.mean, self.std, self.whitening)

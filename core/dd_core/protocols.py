@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from dd_core.distilled import Recipe
+import numpy as np
+
+from dd_core.distilled import DistilledSet, Pixels, Recipe
 from dd_core.errors import UserError, unknown_name
 
 _SGD = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256}
 _LONG = {"schedule": "step", "epochs": 1001, "augmentation": "auto", "steps": ()}
 _DESCENT = {"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "batch_size": 10**9, "schedule": "constant"}
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel
 
 PROTOCOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "recipe": ("the set's own recipe", {}),
@@ -26,6 +31,15 @@ PROTOCOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mtt-1000": (
         "MTT (Cazenavette et al.): 1001 epochs, SGD 0.9/5e-4 at the set's own rate, batch 256, x0.1 after half, DSA",
         {**{key: _SGD[key] for key in _SGD if key != "learning_rate"}, **_LONG},
+    ),
+    "datm-soft": (
+        "DATM (Guo et al. 2024): as mtt-1000 with batch 128, by the set's own soft labels where it has them",
+        {**{key: _SGD[key] for key in _SGD if key != "learning_rate"}, **_LONG, "batch_size": 128},
+    ),
+    "challenge-2024": (
+        "ECCV-2024 challenge: images only, labelled by their place, class after class; ConvNet-3, 1001 epochs, SGD "
+        "0.01/0.9/5e-4, batch 256, x0.1 after half, DSA without aligned corners, no whitening",
+        {**_SGD, **_LONG, "network": "convnet-3", "align_corners": False, "temperature": 1.0},
     ),
     "wang-grid": (
         "Wang et al. (2018): descent on the whole set at once; rate and steps chosen on a tenth of the training images",
@@ -46,9 +60,36 @@ GRIDS: Mapping[str, Mapping[str, Sequence[int | float]]] = {
 
 
 def recipe_of(protocol: str, own: Recipe, *, source_name: str) -> Recipe:
-    """The recipe that `protocol` makes of a set's own; raises `UserError` for an unknown name."""
+    """The recipe that `protocol` makes of a set's own.
+
+    Raises `UserError` for an unknown name, and for a set for one network where the protocol has a network of its own.
+    """
     check_protocol(protocol)
-    return own.model_copy(update=PROTOCOLS[protocol][1]).for_source(source_name)
+    recipe = own.model_copy(update=PROTOCOLS[protocol][1]).for_source(source_name)
+    if own.for_one_network and recipe.network != own.network:
+        raise UserError(f"protocol '{protocol}' trains a {recipe.network}, and this set is for one {own.network} only")
+    return recipe
+
+
+def seen_by(
+    protocol: str, ds: DistilledSet, *, statistics: tuple[tuple[float, ...], tuple[float, ...]]
+) -> DistilledSet:
+    """What `protocol` takes of a set: all, or for the challenge its images alone, which it labels by their place.
+
+    A whitened set gets there normalised with `statistics`, (mean, std) of each channel. Raises `UserError` for a set
+    whose own hard labels are others.
+    """
+    if protocol != "challenge-2024":
+        return ds
+    classes, manifest = len(ds.classes), ds.manifest.model_copy(update={"targets": "none"})
+    if ds.labels is None or not np.array_equal(ds.labels, np.arange(len(ds)) * classes // len(ds)):
+        raise UserError("the challenge labels images by their place, class after class; this set is in another order")
+    if ds.whitening is None:
+        return replace(ds, targets=None, manifest=manifest)
+    mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in statistics)
+    pixels = Pixels(space="normalised", mean=statistics[0], std=statistics[1])
+    manifest = manifest.model_copy(update={"pixels": pixels})
+    return DistilledSet((ds.raw() - mean) / std, ds.labels, manifest)
 
 
 def settings_of(protocol: str, *, images: int) -> list[dict[str, Any]]:

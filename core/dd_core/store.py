@@ -29,17 +29,18 @@ import numpy as np
 from safetensors.numpy import save as to_safetensors
 
 from dd_core.config import canonical, decode, digest
-from dd_core.distilled import DistilledSet, Layout, Manifest, layout_problems
+from dd_core.distilled import DistilledSet, Layout, Manifest, arrays_of, layout_problems
 from dd_core.errors import OutOfResources, UserError
 from dd_core.headers import DTYPES, Format, Head, Refused, parse_head
 from dd_core.trees import from_tree, to_tree
+from dd_core.whitening import Whitening
 
 _MEBI, _GIBI = 1 << 20, 1 << 30
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SET = Format(
     kind="dd-apps.set",
-    names=r"images|labels|targets",
+    names=r"images|labels|targets|zca_offset|zca_matrix",
     keys=frozenset({"manifest"}),
     file_bytes=2 * _GIBI,  # a sparse file costs its sender nothing, and its reader all that it claims to hold
     header_bytes=1 * _MEBI,
@@ -215,9 +216,7 @@ def _empty(layout: Layout) -> np.ndarray:
 
 def set_bytes(ds: DistilledSet) -> bytes:
     """The bytes of a distilled set's file."""
-    arrays = {"images": ds.images, "labels": ds.labels, "targets": ds.targets}
-    tensors = {name: array for name, array in arrays.items() if array is not None}
-    return container_bytes(SET, tensors, {"manifest": ds.manifest.model_dump(mode="json")})
+    return container_bytes(SET, arrays_of(ds), {"manifest": ds.manifest.model_dump(mode="json")})
 
 
 def write_set(path: Path, ds: DistilledSet) -> str:
@@ -246,7 +245,9 @@ def parse_set(file: BinaryIO, *, name: str, file_bytes: int = SET.file_bytes) ->
             raise Refused(problem)
         tensors = _read_tensors(file, head)
         try:
-            return DistilledSet(tensors["images"], tensors.get("labels"), manifest, tensors.get("targets"))
+            offset, matrix = tensors.get("zca_offset"), tensors.get("zca_matrix")
+            whitening = None if offset is None or matrix is None else Whitening(offset, matrix)
+            return DistilledSet(tensors["images"], tensors.get("labels"), manifest, tensors.get("targets"), whitening)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
 

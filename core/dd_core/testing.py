@@ -81,8 +81,14 @@ class DistillerConformance:
         assert inputs.dtype == torch.float32
         assert torch.isfinite(inputs).all()
         mean, std = ds.manifest.pixels.mean[0], ds.manifest.pixels.std[0]
-        assert np.allclose((raw - mean) / std, inputs.numpy(), atol=1e-4)
-        assert (mean, std) == pytest.approx((source.channel_stats()[0][0], source.channel_stats()[1][0]))
+        if ds.whitening is None:
+            assert np.allclose((raw - mean) / std, inputs.numpy(), atol=1e-4)
+            assert (mean, std) == pytest.approx((source.channel_stats()[0][0], source.channel_stats()[1][0]))
+        else:
+            assert np.allclose(ds.whitening.apply(raw), inputs.numpy(), atol=1e-4)
+            assert np.allclose(ds.whitening.offset, source.images.float().mean(0).flatten() / 255, atol=1e-6)
+        real = ds.input_form()(source.images)
+        assert real.mean().abs() < 1e-3, "real images are not centred on their way to a network"
 
     def test_the_manifest_says_what_made_the_set(self):
         source = blobs()
@@ -108,6 +114,9 @@ class DistillerConformance:
         assert back.manifest == ds.manifest
         assert np.array_equal(back.images, ds.images)
         assert back.images.dtype == ds.images.dtype
+        assert torch.equal(back.inputs(), ds.inputs())
+        real = blobs().images
+        assert torch.equal(back.input_form()(real), ds.input_form()(real))
 
     def test_a_state_goes_on_exactly_where_it_stopped(self, tmp_path: Path):
         whole, half = self._distiller(), self._distiller()

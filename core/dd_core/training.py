@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from dd_core import augment, networks
 from dd_core import device as devices
-from dd_core.distilled import DistilledSet, Pixels, Pretraining, Recipe
+from dd_core.distilled import DistilledSet, Pretraining, Recipe, pretraining_problems
 from dd_core.errors import UserError, require_finite
-from dd_core.images import Source, channel_stats, normalise, require_labels
+from dd_core.images import InputForm, Source, channel_stats, normalise, require_labels
 from dd_core.streams import Streams
 
 if TYPE_CHECKING:
@@ -68,12 +68,13 @@ def train(
     `recipe` is the set's own unless another is given, and `network` is the recipe's. A set for pre-trained networks
     gets a held-out one, trained on `pretrain_on`; a set for one particular network gets
     that one, and any other `network` is a `UserError`. Feed the network what `ds.as_dataset()` gives, or real images
-    through `normalise` with the set's mean and std.
+    through `ds.input_form()`.
     """
     from dd_core import weights  # it trains networks itself
 
     recipe = recipe or ds.manifest.recipe
     recipe = for_network(recipe, network)
+    require_startable(ds, recipe)
     shape = (ds.images.shape[1], ds.images.shape[2], ds.images.shape[3])
     start = weights.of_recipe(
         recipe, shape, len(ds.classes), count=1, seed=seed, pretrain_on=pretrain_on, device=device
@@ -92,6 +93,13 @@ def for_network(recipe: Recipe, network: str | None) -> Recipe:
             f"{recipe.initialisation[:19]}..., and for no {network}"
         )
     return recipe.model_copy(update={"network": network})
+
+
+def require_startable(ds: DistilledSet, recipe: Recipe) -> None:
+    """Raise `UserError` where networks cannot start as `recipe` says and be trained on `ds`: it may be whitened."""
+    if ds.whitening is not None:
+        for problem in pretraining_problems(recipe):
+            raise UserError(f"the set is whitened: {problem}")
 
 
 def fit(
@@ -234,7 +242,9 @@ def _run_epochs(model: nn.Module, data: TrainingData, recipe: Recipe, streams: S
         total = torch.zeros((), device=data.inputs.device)
         transforms = streams.generator("augmentation", epoch)
         for rows in _batches(len(data.inputs), recipe.batch_size, streams, epoch):
-            images = augment.dsa(data.inputs[rows], recipe.augmentation, generator=transforms)
+            images = augment.dsa(
+                data.inputs[rows], recipe.augmentation, generator=transforms, align_corners=recipe.align_corners
+            )
             loss = _loss(model(images), data, rows, recipe.temperature)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -263,15 +273,15 @@ def _loss(logits: Tensor, data: TrainingData, rows: Tensor | slice, temperature:
     return F.cross_entropy(logits / temperature, data.probabilities[rows])
 
 
-def accuracy(model: nn.Module, source: Source, pixels: Pixels, *, device: torch.device) -> float:
-    """The fraction of real images that `model` labels rightly, normalised as `pixels` says; in evaluation mode."""
+def accuracy(model: nn.Module, source: Source, form: InputForm, *, device: torch.device) -> float:
+    """The fraction of real images, fed as `form` says, that `model` labels rightly; in evaluation mode."""
     labels = require_labels(source)
-    return int((predictions(model, source, pixels, device=device) == labels).sum()) / len(source)
+    return int((predictions(model, source, form, device=device) == labels).sum()) / len(source)
 
 
 @torch.no_grad()
-def predictions(model: nn.Module, source: Source, pixels: Pixels, *, device: torch.device) -> Int64[Tensor, " N"]:
-    """The class that `model` gives to each real image, normalised as `pixels` says; in evaluation mode."""
+def predictions(model: nn.Module, source: Source, form: InputForm, *, device: torch.device) -> Int64[Tensor, " N"]:
+    """The class that `model` gives to each real image, fed as `form` says; in evaluation mode."""
     model = model.to(device).eval()
-    batches = (normalise(batch.to(device), pixels.mean, pixels.std) for batch in source.batches(512))
+    batches = (form(batch.to(device)) for batch in source.batches(512))
     return torch.cat([model(batch).argmax(1).cpu() for batch in batches])

@@ -54,6 +54,7 @@ def _overview(ds: DistilledSet) -> dict[str, Any]:
         "image_shape": list(ds.images.shape[1:]),
         "dtype": ds.images.dtype.name,
         "bytes": ds.nbytes,
+        "whitening_bytes": 0 if ds.whitening is None else ds.whitening.nbytes,
     }
 
 
@@ -69,6 +70,11 @@ def _show(page: Page, ds: DistilledSet, *, file: Path, png: Path | None) -> None
             "pixels": manifest.pixels.space,
             "mean": _numbers(manifest.pixels.mean),
             "std": _numbers(manifest.pixels.std),
+            **(
+                {}
+                if ds.whitening is None
+                else {"whitening": f"ZCA, {human_bytes(ds.whitening.nbytes)} not counted as memory"}
+            ),
             "targets": manifest.targets,
             **({} if manifest.attack is None else {"attack": "'{}' is to be taken for '{}'".format(*manifest.attack)}),
         }

@@ -7,6 +7,7 @@ import typer
 from dd_apps.cli.cache import artefacts_app
 from dd_apps.cli.doctor import doctor
 from dd_apps.cli.evaluating import evaluate
+from dd_apps.cli.exchanging import export, import_
 from dd_apps.cli.listing import list_
 from dd_apps.cli.making import distill
 from dd_apps.cli.running import quickstart, run
@@ -28,6 +29,8 @@ def application() -> typer.Typer:
         ("evaluate", evaluate),
         ("inspect", inspect),
         ("verify", verify),
+        ("export", export),
+        ("import", import_),
         ("list", list_),
     ):
         app.command(name)(verb)

@@ -82,6 +82,25 @@ class TestFlatTrajectoryMatching(DistillerConformance):
     )
 
 
+class TestDifficultyAligned(DistillerConformance):
+    config = method(
+        "datm",
+        steps=4,
+        syn_steps=3,
+        experts=2,
+        expert_epochs=1,
+        range_growth=2,
+        training={"batch_size": 12, "epochs": 11},
+        recipe=SMALL,
+    )
+
+
+class TestHardLabelled(DistillerConformance):
+    config = method(
+        "m-datm", steps=4, syn_steps=3, experts=2, expert_epochs=1, zca=True, also="gradients", recipe=SMALL
+    )
+
+
 class TestTesla(DistillerConformance):
     config = method(
         "tesla", steps=4, syn_steps=3, experts=2, expert_epochs=1, training={"batch_size": 12}, recipe=SMALL

@@ -10,17 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dd_core import artefacts, augment, networks
+from dd_core import artefacts, augment, networks, zca
 from dd_core.artefacts import Artefact, Resources
 from dd_core.distilled import Size
 from dd_core.errors import Diverged, UserError
 from dd_core.experts import trajectory
+from dd_core.images import LabelledImages
+from dd_core.matching import feature_distance, gradient_distance, mean_logits, right_indices
 from dd_core.methods import method
 from dd_core.methods.trajectory_matching import Matching
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.testing import blobs
-from dd_core.training import train
+from dd_core.training import accuracy, train
 
 CPU = torch.device("cpu")
 NETWORK = "convnet-2-w8"
@@ -34,7 +36,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-def matching(*, ipc: int = 2, **options: Any) -> tuple[Matching, Artefact]:
+def matching(name: str = "mtt", *, ipc: int = 2, **options: Any) -> tuple[Matching, Artefact]:
     defaults = {
         "steps": 6,
         "syn_steps": 3,
@@ -44,7 +46,7 @@ def matching(*, ipc: int = 2, **options: Any) -> tuple[Matching, Artefact]:
         "augmentation": "color_crop",
         "gradient": "full",
     }
-    config = method("mtt", **{**defaults, **options})
+    config = method(name, **{**defaults, **options})
     (spec,) = config.needs(BLOBS)
     experts = artefacts.get(spec, resources=Resources.of([BLOBS], device="cpu"))
     needed = {spec.digest(): experts}
@@ -90,8 +92,10 @@ def test_only_the_epochs_that_are_matched_are_kept():
         method("mtt", first_epoch=2, last_epoch=2)
     with pytest.raises(UserError, match=r"need experts of 5 epochs; training.epochs is 4"):
         method("mtt", last_epoch=4, expert_epochs=2, training={"epochs": 4})
-    with pytest.raises(UserError, match=r"training\.first and training\.last follow from first_epoch"):
-        method("mtt", training={"first": 1})
+    with pytest.raises(UserError, match=r"first_epoch 2, range_start 2, last_epoch 4"):
+        method("mtt", first_epoch=2, range_start=2, last_epoch=4)
+    with pytest.raises(UserError, match=r"range_below says when the range grows, and needs a range_start"):
+        method("mtt", range_below=0.5)
     weights = {"distribution": "default", "count": 1}
     with pytest.raises(UserError, match=r"recipe\.initialisation: 'default' or 'xavier'"):
         method("mtt", recipe={"initialisation": "pretrained", "weights": weights})
@@ -112,16 +116,9 @@ def test_experts_start_as_the_recipe_says_that_networks_do():
 
 def test_every_expert_is_used_equally_often(monkeypatch: pytest.MonkeyPatch):
     distiller, _ = matching()
-    import dd_core.experts as module
-
     used: list[int] = []
-
-    def counted(experts: Artefact, index: int) -> torch.Tensor:
-        used.append(index)
-        return real(experts, index)
-
-    real = module.trajectory
-    monkeypatch.setattr(module, "trajectory", counted)
+    real = distiller._trajectory
+    monkeypatch.setattr(distiller, "_trajectory", lambda index: (used.append(index), real(index))[1])
     for index in range(6):
         distiller.step(index)
     assert sorted(used) == [0, 0, 1, 1, 2, 2]
@@ -187,3 +184,195 @@ def test_a_set_is_trained_on_at_its_own_rate():
     ds = distill(config, BLOBS, Size(ipc=1), options=RunOptions(device="cpu"))
     assert ds.manifest.recipe.learning_rate == pytest.approx(0.02)
     train(ds, device="cpu")
+
+
+# --- difficulty, soft labels, other distances --------------------------------------------------------------------
+
+
+def test_the_range_of_starts_grows_by_iterations_as_datm_has_it():
+    distiller, _ = matching(range_start=2, range_growth=10, last_epoch=6)
+    ends = [distiller._range_end(index) for index in range(14)]
+    assert ends == [2 + int(4 * index / 10) for index in range(10)] + [6, 6, 6, 6]
+    seen: list[int] = []
+    distiller._parameters = lambda flat, real=distiller._parameters: (seen.append(0), real(flat))[1]  # type: ignore[method-assign]
+    reports = [distiller.step(index)["range"] for index in range(3)]
+    assert reports == [2.0, 2.0, 2.0]
+    assert len(seen) == 6
+
+
+def test_the_range_grows_when_what_it_has_is_matched():
+    distiller, _ = matching(range_start=1, range_below=0.5, last_epoch=3)
+    for loss in (0.9, 0.9, 0.0):
+        distiller._move_range(loss)
+    assert distiller.reach == 1, "a mean of late losses, not one loss"
+    for _ in range(30):
+        distiller._move_range(0.1)
+    assert distiller.reach == 3, "and not past last_epoch"
+    again, _ = matching(range_start=1, range_below=0.5, last_epoch=3)
+    again.load_state_dict(distiller.state_dict())
+    assert (again.reach, again.mean_loss) == (3, distiller.mean_loss)
+
+
+def test_no_step_is_taken_where_the_loss_is_above_the_threshold():
+    rejecting, _ = matching(threshold=1e-9, lr_img=30.0)
+    before = rejecting.pixels.detach().clone()
+    assert rejecting.step(0)["taken"] == 0.0
+    assert torch.equal(rejecting.pixels, before)
+    taking, _ = matching(threshold=1e9, lr_img=30.0)
+    assert taking.step(0)["taken"] == 1.0
+    assert not torch.equal(taking.pixels, before)
+
+
+def test_initial_images_are_those_that_the_first_expert_gets_right():
+    expert_says = {0: [True, False, False, False, True, True], 1: [False, True, False, False, False, False]}
+    source = LabelledImages(
+        torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 0, 1, 1]), ("a", "b"), "six"
+    )
+    asked: list[int] = []
+
+    def right(expert: int) -> torch.Tensor:
+        asked.append(expert)
+        return torch.tensor(expert_says[expert])
+
+    assert right_indices(source, (1, 1), right, 2, streams=Streams(0))[0] == 0
+    assert asked == [0], "the second expert is not asked where the first has enough"
+    assert right_indices(source, (2, 2), right, 2, streams=Streams(0))[:2].tolist() == [0, 1]
+    three = right_indices(source, (3, 2), right, 2, streams=Streams(0))
+    assert three[:2].tolist() == [0, 1]
+    assert three[2] in (2, 3), "last of all, any"
+
+
+def test_mean_logits_are_of_the_experts_that_are_right():
+    logits = torch.tensor([[[3.0, 1.0], [0.0, 2.0]], [[5.0, 1.0], [4.0, 0.0]], [[0.0, 9.0], [0.0, 4.0]]])
+    found = mean_logits(logits, torch.tensor([0, 1]))
+    assert found.tolist() == [[4.0, 1.0], [0.0, 3.0]]
+    nobody = mean_logits(logits[:1], torch.tensor([1, 0]))
+    assert torch.equal(nobody, logits[0])
+
+
+def test_datm_starts_from_what_experts_get_right_and_from_their_mean_logits():
+    distiller, experts = matching("datm", training={"batch_size": 20, "learning_rate": 0.05, "epochs": 14})
+    kept = [trajectory(experts, expert) for expert in range(3)]
+    assert len(kept[0]) == 13, "epochs 0 to 11 and the last"
+    model = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=0).eval()
+    logits = []
+    for rows in kept:
+        nn.utils.vector_to_parameters(rows[-1].clone(), model.parameters())
+        logits.append(model(distiller.pixels.detach()).detach())
+    assert (logits[0].argmax(1) == distiller.labels).all()
+    assert distiller.soft is not None
+    assert torch.allclose(distiller.soft, mean_logits(torch.stack(logits), distiller.labels), atol=1e-5)
+
+
+def test_soft_labels_are_learned_and_travel_as_logits():
+    options = {"threshold": None, "lr_label": 5.0, "training": {"batch_size": 20, "epochs": 12}}
+    distiller, experts = matching("datm", **options)
+    assert distiller.soft is not None
+    before, reference = distiller.soft.detach().clone(), soft_distance(distiller, experts, 0)
+    assert distiller.step(0)["loss"] == pytest.approx(reference, rel=1e-4)
+    assert not torch.equal(distiller.soft, before)
+    ds = distiller.export()
+    assert ds.manifest.targets == "logits"
+    assert torch.equal(torch.tensor(ds.targets), distiller.soft.detach())
+
+
+def soft_distance(distiller: Matching, experts: Artefact, index: int) -> float:
+    """`distance` with the cross-entropy to soft labels."""
+    assert distiller.soft is not None
+    real, soft = F.cross_entropy, distiller.soft.detach().softmax(1)
+    labels, distiller.labels = distiller.labels, soft  # the reference takes rows of them
+    try:
+        return distance(distiller, experts, index)
+    finally:
+        distiller.labels = labels
+        assert F.cross_entropy is real
+
+
+def test_m_datm_has_hard_labels_in_class_order_and_leaves_the_rate_to_the_evaluator():
+    distiller, _ = matching("m-datm", lr_img=10.0, training={"batch_size": 20, "epochs": 8})
+    for index in range(3):
+        distiller.step(index)
+    ds = distiller.export()
+    assert ds.targets is None
+    assert ds.labels is not None
+    assert ds.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert ds.manifest.recipe.learning_rate == pytest.approx(0.01)
+
+
+def test_the_cosine_to_the_exact_gradient_is_logged_where_asked():
+    distiller, _ = matching(syn_steps=8, gradient="tesla", cosine_every=2)
+    reports = [distiller.step(index) for index in range(3)]
+    assert ["cosine" in report for report in reports] == [True, False, True]
+    assert 0.2 < reports[0]["cosine"] < 1 - 1e-6
+    assert matching(gradient="full", cosine_every=1)[0].step(0)["cosine"] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("also", ["features", "gradients"])
+def test_another_distance_is_added_with_its_weight(also: str):
+    options = {"lr_img": 1e-6, "augmentation": "crop", "batch_real": 8}
+    plain, mixed, double = (
+        matching(**options, **more)[0] for more in ({}, {"also": also}, {"also": also, "also_weight": 0.2})
+    )
+    for one in (plain, mixed, double):
+        report = one.step(0)
+    assert report[also] > 0
+    once, twice = mixed.pixels.grad - plain.pixels.grad, double.pixels.grad - plain.pixels.grad
+    assert torch.allclose(2 * once, twice, rtol=1e-3, atol=1e-6)
+    assert once.norm() > 0
+
+
+def test_the_distances_are_zero_between_equal_batches_and_those_of_the_papers():
+    network = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    real, syn = (torch.randn(3 * n, 1, 8, 8, generator=generator) for n in (4, 2))
+    for measure in (feature_distance, gradient_distance):
+        assert measure(network, real, (4, 4, 4), real, (4, 4, 4)).item() == pytest.approx(0.0, abs=1e-4)
+    means = [networks.embed(network, images).reshape(3, -1, 8 * 4).mean(1) for images in (real, syn)]
+    expected = (means[0] - means[1]).square().sum().item()
+    assert feature_distance(network, real, (4, 4, 4), syn, (2, 2, 2)).item() == pytest.approx(expected, rel=1e-5)
+    total = 0.0
+    for label in range(3):
+        rows = []
+        for images, each in ((real, 4), (syn, 2)):
+            part = images[each * label : each * (label + 1)]
+            loss = F.cross_entropy(network(part), torch.full((each,), label))
+            rows.append([g.flatten(1) for g in torch.autograd.grad(loss, list(network.parameters())) if g.ndim > 1])
+        for a, b in zip(*rows, strict=True):
+            total += sum(1 - (x @ y / (x.norm() * y.norm())).item() for x, y in zip(a, b, strict=True))
+    assert gradient_distance(network, real, (4, 4, 4), syn, (2, 2, 2)).item() == pytest.approx(total, rel=1e-4)
+
+
+# --- how images are seen -----------------------------------------------------------------------------------------
+
+
+def test_whitened_experts_students_and_sets_see_the_same_pixels():
+    options = {"steps": 1, "syn_steps": 2, "experts": 1, "recipe": {"network": NETWORK}, "lr_img": 1e-9}
+    config = method("mtt", zca=True, training={"batch_size": 10, "learning_rate": 0.1}, **options)
+    ds = distill(config, BLOBS, Size(ipc=1), options=RunOptions(device="cpu"))
+    assert ds.manifest.pixels.space == "whitened"
+    whitening = zca.of(BLOBS)
+    assert ds.whitening is not None
+    assert (ds.whitening.matrix == whitening.matrix).all()
+    raw = BLOBS.images.float().flatten(1) / 255
+    match = (torch.tensor(ds.raw()).flatten(1)[:, None] - raw[None]).norm(dim=2).min(1).values
+    assert match.max() < 1e-3, "it starts from real images, whitened"
+    plain, seen = config.model_copy(update={"zca": False}).needs(BLOBS), config.needs(BLOBS)
+    assert len(seen) == 2
+    assert plain[0].digest() != seen[1].digest()
+    rows = trajectory(artefacts.get(seen[1]), 0)
+    model = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=0)
+    nn.utils.vector_to_parameters(rows[-1].clone(), model.parameters())
+    assert accuracy(model, BLOBS, ds.input_form(), device=CPU) == 1.0
+
+
+def test_the_statistics_of_imagenet_are_for_colours():
+    with pytest.raises(UserError, match="statistics 'imagenet' are of 3 channels, and blobs has 1"):
+        method("m-datm", statistics="imagenet").check(BLOBS, Size(ipc=1))
+    colour = LabelledImages(BLOBS.images.expand(-1, 3, -1, -1).contiguous(), BLOBS.labels, BLOBS.classes, "colour")
+    config = method(
+        "m-datm", statistics="imagenet", steps=0, experts=1, last_epoch=1, expert_epochs=1, recipe={"network": NETWORK}
+    )
+    ds = distill(config, colour, Size(ipc=1), options=RunOptions(device="cpu"))
+    assert ds.manifest.pixels.mean == (0.485, 0.456, 0.406)
+    match = (torch.tensor(ds.raw()).flatten(1)[:, None] - colour.images.float().flatten(1)[None] / 255).norm(dim=2)
+    assert match.min(1).values.max() < 1e-4

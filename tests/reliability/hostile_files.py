@@ -146,6 +146,7 @@ def catalogue(canary: Path) -> Iterator[Hostile]:
         _encodings,
         _values,
         _semantics,
+        _whitenings,
         _manifests,
         _other_formats,
     ):
@@ -578,6 +579,10 @@ def hollow(layouts: Layouts, manifest: Change = lambda manifest: None) -> tuple[
 GIBI = 1 << 30
 
 
+def _whitened(manifest: dict[str, Any]) -> None:
+    manifest["pixels"] = {"space": "whitened", "mean": [0.0], "std": [1.0]}
+
+
 def _sparse() -> Iterator[tuple[str, bytes, int]]:
     def tensors(count: int, *, side: int = 1024, **others: tuple[str, list[int]]) -> Layouts:
         images = ("F32", [count, 1, side, side])
@@ -595,6 +600,15 @@ def _sparse() -> Iterator[tuple[str, bytes, int]]:
     }
     for name, images in lies.items():
         yield f"images: {name}", *hollow(tensors(400, images=images))
+    square = ("F32", [16384, 16384])
+    yield (
+        "a whitening of 1 GiB",
+        *hollow(tensors(4, side=128, zca_offset=("F32", [16384]), zca_matrix=square), _whitened),
+    )
+    yield (
+        "a whitening of other images",
+        *hollow(tensors(4, side=4, zca_offset=("F32", [16]), zca_matrix=square), _whitened),
+    )
     yield "200 million labels", *hollow(tensors(4, labels=("I64", [200_000_000])))
     yield "labels of two dimensions", *hollow(tensors(4, labels=("I64", [4, 50_000_000])))
     yield "labels of bytes", *hollow(tensors(4, labels=("U8", [1_500_000_000])))
@@ -647,6 +661,64 @@ def _semantics() -> Found:
         yield f"space {space!r}", set_with(manifest=_pixels(space=space)), 0
     for values in (["0.5"], [True], [None], 0.5, "0.5", [[0.5]]):
         yield f"mean is {values!r}", set_with(manifest=_pixels(mean=values)), 0
+
+
+def whitened_with(
+    *,
+    tensors: dict[str, np.ndarray | None] | None = None,
+    manifest: Change = lambda manifest: None,
+    body: Change = lambda body: None,
+) -> bytes:
+    """The valid set, whitened, but for what is changed: 16 numbers in an image, which the whitening doubles."""
+
+    def whitened(claims: dict[str, Any]) -> None:
+        _whitened(claims)
+        manifest(claims)
+
+    whitening = {"zca_offset": np.full(16, 0.5, np.float32), "zca_matrix": 2 * np.eye(16, dtype=np.float32)}
+    return set_with(tensors={**whitening, **(tensors or {})}, manifest=whitened, body=body)
+
+
+def _whitenings() -> Found:
+    for names in (("zca_offset",), ("zca_matrix",), ("zca_offset", "zca_matrix")):
+        yield f"no {' and no '.join(names)}", whitened_with(tensors=dict.fromkeys(names)), 0
+    for space, mean, std in (
+        ("normalised", 0.0, 1.0),
+        ("raw", 0.5, 0.25),
+        ("raw", 0.0, 0.5),
+        ("whitened", 0.5, 1.0),
+        ("whitened", 0.0, 2.0),
+        ("Whitened", 0.0, 1.0),
+    ):
+        claim = _pixels(space=space, mean=[mean], std=[std])
+        yield f"whitened as {space}, mean {mean}, std {std}", whitened_with(manifest=claim), 0
+    for shape in ((15,), (17,), (1, 16), (16, 1), (), (0,)):
+        yield f"offset of shape {shape}", whitened_with(tensors={"zca_offset": np.zeros(shape, np.float32)}), 0
+    for shape in ((16,), (15, 15), (16, 17), (17, 16), (256,), (4, 4, 4, 4), (1, 16, 16), ()):
+        yield f"matrix of shape {shape}", whitened_with(tensors={"zca_matrix": np.ones(shape, np.float32)}), 0
+    for dtype in (np.float64, np.float16, np.int32, np.uint8):
+        yield f"offset of {dtype.__name__}", whitened_with(tensors={"zca_offset": np.zeros(16, dtype)}), 0
+        yield f"matrix of {dtype.__name__}", whitened_with(tensors={"zca_matrix": np.eye(16).astype(dtype)}), 0
+    good = np.eye(16, dtype=np.float32)
+    spoilt = good.copy()
+    for value in (np.nan, np.inf, 1e30):
+        yield f"offset with {value}", whitened_with(tensors={"zca_offset": np.full(16, value, np.float32)}), 5
+        spoilt[3, 3] = value
+        yield f"matrix with {value}", whitened_with(tensors={"zca_matrix": spoilt.copy()}), 5
+    leaning, flat, tiny = good.copy(), np.ones((16, 16), np.float32), good * np.float32(1e-40)
+    leaning[0, 1] = 0.5
+    for name, matrix in {"not symmetric": leaning, "singular": flat, "zero": 0 * good, "tiny": tiny}.items():
+        yield f"a matrix that is {name}", whitened_with(tensors={"zca_matrix": matrix}), 5
+    yield "a negative matrix", whitened_with(tensors={"zca_matrix": -good}), 5
+    yield "whitened bytes", whitened_with(tensors={"images": np.zeros((4, 1, 4, 4), np.uint8)}), 0
+    for tensor in ("zca_offset", "zca_matrix"):
+        yield f"a wrong sha256 of {tensor}", whitened_with(body=_in_table(tensor, "sha256", "0" * 64)), 5
+    whole = whitened_with()
+    for back in (1, 64, 16 * 16 * 4):
+        yield f"whitened, bit flipped {back} from the end", _flip(whole, len(whole) - back, 0x80), 5
+    pretraining = {"distribution": "default", "count": 1, "pretraining": {}}
+    recipe = {"network": "convnet", "initialisation": "pretrained", "weights": pretraining}
+    yield "whitened for pre-trained networks", whitened_with(manifest=_put("recipe", recipe)), 0
 
 
 def _pixels(**changes: object) -> Change:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_files import PLACES, Hostile, catalogue, set_with, valid_set
+from hostile_files import PLACES, Hostile, catalogue, set_with, valid_set, whitened_with
 
 from dd_apps.cli import main
 from dd_core import store
@@ -78,7 +78,7 @@ def test_hundreds_of_hostile_files_are_refused_with_bounded_work(tmp_path: Path,
         seen.add((one.data, one.size))
     assert not canary.exists(), "a pickle was executed"
     assert len(seen) >= 300
-    assert len(kinds) == 19
+    assert len(kinds) == 20
     assert min(kinds.values()) >= 5
 
 
@@ -101,6 +101,8 @@ def test_the_file_that_all_of_them_are_made_from_is_readable(tmp_path: Path):
     path = tmp_path / "good.safetensors"
     path.write_bytes(set_with())
     assert np.array_equal(store.read_set(path).images, valid_set().images)
+    (tmp_path / "whitened.safetensors").write_bytes(whitened_with())
+    assert np.allclose(store.read_set(tmp_path / "whitened.safetensors").raw(), valid_set().images / 2 + 0.5)
     length = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + length])
     assert {name: tuple(header[name]["data_offsets"]) for name in PLACES} == PLACES

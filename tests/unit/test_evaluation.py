@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from dd_core import selection
+from dd_core import selection, zca
 from dd_core.choosing import NearestNeighbours, best, validation_split
-from dd_core.distilled import DistilledSet, Recipe, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.errors import UserError
 from dd_core.evaluation import Score, evaluate
-from dd_core.images import LabelledImages
+from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
 from dd_core.parallel import Workers
-from dd_core.protocols import GRIDS, PROTOCOLS, recipe_of, settings_of
+from dd_core.protocols import GRIDS, PROTOCOLS, recipe_of, seen_by, settings_of
 from dd_core.runner import distill
 from dd_core.streams import Streams, generator
 from dd_core.testing import blobs
@@ -83,7 +84,7 @@ def test_every_protocol_gives_a_recipe(protocol: str, scored):
     recipe = recipe_of(protocol, own, source_name="digits")
     assert (recipe == own) == (protocol in ("recipe", "knn"))
     assert "flip" not in recipe.augmentation
-    assert recipe.network == own.network
+    assert recipe.network == ("convnet-3" if protocol == "challenge-2024" else own.network)
 
 
 def test_another_network_can_be_scored(scored):
@@ -108,6 +109,62 @@ def test_what_does_not_fit_is_refused(scored, changes, message: str):
     with pytest.raises(UserError) as caught:
         evaluate(ds, **{"train": train, "test": test, "nets": 1, **changes})
     assert str(caught.value).startswith(message)
+
+
+# --- the challenge ---------------------------------------------------------------------------------------------
+
+
+def soft(train, *, labels: list[int], whitened: bool = False) -> DistilledSet:
+    """Two images a class, whose soft labels say that each is of the class after its own."""
+    whitening = zca.fit(train) if whitened else None
+    form = InputForm.of(train, whitening)
+    rows = torch.cat([(train.labels == label).nonzero()[:2, 0] for label in range(3)])
+    manifest = Manifest(
+        classes=train.classes,
+        pixels=Pixels(space="whitened" if whitened else "normalised", mean=form.mean, std=form.std),
+        targets="logits",
+        recipe=Recipe(network="convnet-1-w8", learning_rate=0.5, temperature=3.0),
+    )
+    targets = 9 * np.eye(3, dtype=np.float32)[(np.array(labels) + 1) % 3]
+    return DistilledSet(form(train.images[rows]).numpy(), np.array(labels), manifest, targets, whitening)
+
+
+def test_the_challenge_takes_images_alone_and_labels_them_by_their_place(scored, monkeypatch: pytest.MonkeyPatch):
+    _, train, test, _ = scored
+    for name in ("datm-soft", "challenge-2024"):
+        monkeypatch.setitem(PROTOCOLS[name][1], "epochs", 60)
+    ds = soft(train, labels=[0, 0, 1, 1, 2, 2])
+    seen = seen_by("challenge-2024", ds, statistics=train.channel_stats())
+    assert seen.targets is None
+    assert seen.manifest.targets == "none"
+    assert np.array_equal(seen.images, ds.images)
+    assert seen_by("datm-soft", ds, statistics=train.channel_stats()) is ds
+    whitened = seen_by(
+        "challenge-2024", soft(train, labels=[0, 0, 1, 1, 2, 2], whitened=True), statistics=train.channel_stats()
+    )
+    assert whitened.whitening is None
+    assert whitened.manifest.pixels == ds.manifest.pixels
+    assert np.allclose(whitened.images, ds.images, atol=1e-3)
+    with pytest.raises(UserError, match="labels images by their place, class after class; this set is in another"):
+        seen_by("challenge-2024", soft(train, labels=[0, 1, 1, 0, 2, 2]), statistics=train.channel_stats())
+    own, theirs = (
+        evaluate(ds, train=train, test=test, nets=1, protocol=name, network="convnet-1-w8").accuracy.mean
+        for name in ("datm-soft", "challenge-2024")
+    )
+    assert own < 0.3 < 0.4 < theirs, "what the soft labels say does not get there"
+
+
+def test_the_recipes_of_datm_and_the_challenge_are_theirs():
+    own = Recipe(network="convnet-2-w8", learning_rate=0.5, augmentation="flip", temperature=3.0)
+    datm = recipe_of("datm-soft", own, source_name="cifar10")
+    assert (datm.learning_rate, datm.batch_size, datm.epochs, datm.network) == (0.5, 128, 1001, "convnet-2-w8")
+    theirs = recipe_of("challenge-2024", own, source_name="cifar10")
+    assert (theirs.learning_rate, theirs.batch_size, theirs.network) == (0.01, 256, "convnet-3")
+    assert (theirs.align_corners, theirs.augmentation) == (False, "color_crop_cutout_flip_scale_rotate")
+    weights = {"distribution": "default", "count": 1}
+    one = Recipe(network="lenet", initialisation="sha256:" + 64 * "0", weights=weights)
+    with pytest.raises(UserError, match="protocol 'challenge-2024' trains a convnet-3, and this set is for one lenet"):
+        recipe_of("challenge-2024", one, source_name="mnist")
 
 
 # --- protocols with a choice ---------------------------------------------------------------------------------
@@ -148,7 +205,7 @@ def test_what_was_chosen_is_reported_and_the_score_is_that_of_the_setting(choice
     assert result.chosen.keys() == {"accuracy", "random_real"}
     assert all(one.keys() == {*GRIDS[protocol], "validation"} for one in result.chosen.values())
     assert json.loads(result.model_dump_json())["chosen"] == result.chosen
-    streams, pixels = Streams(4), ds.manifest.pixels
+    streams, form = Streams(4), ds.input_form()
     rest, _ = validation_split(train, streams)
     recipe = recipe_of(protocol, ds.manifest.recipe, source_name="blobs")
     for who, score in (("accuracy", result.accuracy), ("random_real", result.random_real)):
@@ -160,7 +217,7 @@ def test_what_was_chosen_is_reported_and_the_score_is_that_of_the_setting(choice
             else:
                 own, seeds = recipe.model_copy(update=setting), Streams(streams.child("network", index).seed)
                 model = fit(data, own.network, own, streams=seeds, device=torch.device("cpu"))
-            assert accuracy(model, test, pixels, device=torch.device("cpu")) == value
+            assert accuracy(model, test, form, device=torch.device("cpu")) == value
 
 
 def test_no_setting_does_better_on_the_validation_images(choice):
@@ -180,7 +237,7 @@ def test_no_setting_does_better_on_the_validation_images(choice):
                 if protocol == "knn"
                 else fit(data, own.network, own, streams=seeds, device=cpu)
             )
-            scores.append(accuracy(model, held, ds.manifest.pixels, device=cpu))
+            scores.append(accuracy(model, held, ds.input_form(), device=cpu))
         means.append(sum(scores) / 2)
     assert len(set(means)) > 1
     assert result.chosen["accuracy"]["validation"] == pytest.approx(max(means), abs=1e-12)

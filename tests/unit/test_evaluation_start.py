@@ -56,7 +56,7 @@ def pretrained() -> DistilledSet:
 
 def test_a_set_for_one_network_has_one_score_and_its_twins_start_there_too(fixed: DistilledSet):
     found = scored(fixed)
-    alone = accuracy(train(fixed, device="cpu"), TEST, fixed.manifest.pixels, device=torch.device("cpu"))
+    alone = accuracy(train(fixed, device="cpu"), TEST, fixed.input_form(), device=torch.device("cpu"))
     assert found.accuracy.per_network == (alone,)
     assert len(found.random_real.per_network) == 3
     assert found.start == found.made_for == fixed.manifest.recipe.initialisation

@@ -26,7 +26,11 @@ BLOBS = blobs()
 HERE = Resources.of([BLOBS], device="cpu")
 
 
+RANGE = ("first", "last", "final")
+
+
 def spec(*, count: int = 2, network: str = NETWORK, **how: Any) -> Experts:
+    which = {key: how.pop(key) for key in RANGE if key in how}
     options = {"epochs": 3, "batch_size": 10, "learning_rate": 0.1, **how}
     return Experts(
         source=BLOBS.fingerprint(),
@@ -35,6 +39,7 @@ def spec(*, count: int = 2, network: str = NETWORK, **how: Any) -> Experts:
         classes=3,
         count=count,
         training=Training(**options),
+        **which,
     )
 
 
@@ -62,14 +67,30 @@ def test_only_the_epochs_that_are_asked_for_are_kept_and_training_ends_with_the_
     assert torch.equal(trajectory(part, 0), whole[1:4])
     assert len(part.part(0)[1]["losses"]) == 3
     with pytest.raises(ValueError, match="epochs 4 to 3 are not within the 6"):
-        Training(epochs=6, first=4, last=3)
+        spec(epochs=6, first=4, last=3)
     with pytest.raises(ValueError, match="epochs 0 to 7 are not within the 6"):
-        Training(epochs=6, last=7)
+        spec(epochs=6, last=7)
+
+
+def test_the_last_epoch_is_kept_beside_the_range_where_asked(tmp_path: Path):
+    whole = trajectory(made(tmp_path, epochs=6), 0)
+    asked = made(tmp_path, epochs=6, first=1, last=3, final=True)
+    assert torch.equal(trajectory(asked, 0), whole[[1, 2, 3, 6]])
+    within = made(tmp_path, epochs=6, first=4, final=True)
+    assert torch.equal(trajectory(within, 0), whole[4:])
+
+
+def test_what_experts_take_is_said_before_they_are_made(tmp_path: Path):
+    said: list[str] = []
+    artefacts.get(spec(count=2, epochs=4), resources=HERE, cache=tmp_path, say=said.append)
+    assert "2 of 4 epochs each, 0 MB on disk, about 1 minutes in one process" in said[1]
+    artefacts.get(spec(count=2, epochs=4), resources=HERE, cache=tmp_path, say=said.append)
+    assert len(said) == 2
 
 
 def test_the_size_on_disk_is_known_beforehand(tmp_path: Path):
     for dtype in ("float32", "bfloat16"):
-        experts_spec = spec(epochs=4, first=1, dtype=dtype)
+        experts_spec = spec(epochs=6, first=1, last=3, final=True, dtype=dtype)
         found = artefacts.get(experts_spec, resources=HERE, cache=tmp_path)
         stored = sum(tensors["t0"].nbytes for tensors, _ in found)
         assert stored == experts_spec.nbytes()

@@ -15,6 +15,8 @@ LIGHT = [
     "dd_core.distilled",
     "dd_core.distiller",
     "dd_core.store",
+    "dd_core.whitening",
+    "dd_core.zca",
     "dd_core.artefacts",
     "dd_core.parallel",
     "dd_core.protocols",

@@ -54,7 +54,7 @@ def score_by_hand(ds: DistilledSet, train: LabelledImages) -> float:
         )
         for position in range(2)
     ]
-    return statistics.fmean(accuracy(one, train, ds.manifest.pixels, device=device) for one in networks)
+    return statistics.fmean(accuracy(one, train, ds.input_form(), device=device) for one in networks)
 
 
 def test_the_best_draw_is_found_where_one_is_kept(train: LabelledImages, scores: list[float]):

@@ -28,7 +28,7 @@ def test_a_network_learns_the_classes():
     source = blobs(per_class=30)
     ds = _set()
     model = train(ds, seed=1)
-    assert accuracy(model, source, ds.manifest.pixels, device=torch.device("cpu")) > 0.95
+    assert accuracy(model, source, ds.input_form(), device=torch.device("cpu")) > 0.95
 
 
 def test_training_is_determined_by_its_seed_and_leaves_the_global_generator_alone():

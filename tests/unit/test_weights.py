@@ -11,9 +11,9 @@ import torch
 
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, Resources
-from dd_core.distilled import DistilledSet, Pixels, Pretraining, Recipe, Size, Weights
+from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, Weights
 from dd_core.errors import OutOfResources, UserError
-from dd_core.images import LabelledImages
+from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
 from dd_core.parallel import Workers
 from dd_core.runner import RunOptions, distill
@@ -78,9 +78,9 @@ def test_networks_seeds_and_held_out_pools_differ():
 def test_pretrained_networks_have_learnt_the_images_and_do_not_depend_on_the_workers(tmp_path: Path):
     resources = Resources.of([BLOBS])
     pool = _pool(pretraining=HOW, resources=resources)
-    pixels = Pixels(space="normalised", mean=BLOBS.channel_stats()[0], std=BLOBS.channel_stats()[1])
-    assert accuracy(_network(pool, 2), BLOBS, pixels, device=CPU) == 1.0
-    assert accuracy(_network(_pool(), 2), BLOBS, pixels, device=CPU) < 0.9
+    form = InputForm.of(BLOBS)
+    assert accuracy(_network(pool, 2), BLOBS, form, device=CPU) == 1.0
+    assert accuracy(_network(_pool(), 2), BLOBS, form, device=CPU) < 0.9
     together = _pool(pretraining=HOW, resources=resources, workers=Workers(count=2), cache=tmp_path / "other")
     assert together.content == pool.content
 

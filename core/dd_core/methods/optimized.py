@@ -86,7 +86,7 @@ class Search:
         self.recipe, self.pool = config.recipe.for_source(source.name), pool
         self.counts = size.per_class(len(source.classes))
         selection.members_of(source, self.counts)
-        self.mean, self.std = images.channel_stats(source)
+        self.form = images.InputForm.of(source)
         chosen = torch.randperm(len(source), generator=streams.generator("real"))[: config.batch_real]
         labels = images.require_labels(source)[chosen]
         self.real = images.LabelledImages(source.take(chosen), labels, source.classes, source.name)
@@ -94,14 +94,11 @@ class Search:
 
     def step(self, index: int) -> dict[str, float]:
         """One draw, scored by each network."""
-        from dd_core.distilled import Pixels
-        from dd_core.images import normalise
         from dd_core.selection import labels_of
         from dd_core.training import TrainingData, accuracy, fit
 
-        inputs = normalise(self.source.take(self._draw(index)), self.mean, self.std)
+        inputs = self.form(self.source.take(self._draw(index)))
         data = TrainingData(inputs, labels_of(self.counts), None, len(self.counts))
-        pixels = Pixels(space="raw", mean=self.mean, std=self.std)
 
         def score(position: int) -> float:
             streams = self.streams.child("network", position)
@@ -114,7 +111,7 @@ class Search:
                 start=self.pool,
                 index=position,
             )
-            return accuracy(network, self.real, pixels, device=self.device)
+            return accuracy(network, self.real, self.form, device=self.device)
 
         networks = len(self.pool) if self.pool is not None else self.config.networks
         self.scores.append(statistics.fmean(score(position) for position in range(networks)))

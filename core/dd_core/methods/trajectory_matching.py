@@ -1,4 +1,4 @@
-"""`mtt`, `ftd`, `tesla`: matching training trajectories (Cazenavette, Wang, Torralba, Efros and Zhu 2022).
+"""`mtt`, `ftd`, `datm`, `m-datm`, `tesla`: matching training trajectories (Cazenavette et al. 2022).
 
 Experts were trained on the real images, and their weights are known after every epoch. A student starts where an expert
 was, learns from the synthetic images for N steps, and should come to where the expert was M epochs later (equation 2):
@@ -8,10 +8,14 @@ was, learns from the synthetic images for N steps, and should come to where the 
     minimise over x and alpha:   || theta_N - expert_{t+M} ||^2 / || expert_t - expert_{t+M} ||^2
 
 The start t is uniform in [T-, T+), A is the augmentation (DSA), drawn anew at every inner step, and alpha, the
-student's learning rate, is what networks are to be trained with on the set.
+student's learning rate, is what networks are to be trained with on the set. The other methods are other defaults:
 
-`ftd` (Du et al. 2023) has flat experts and an average of the pixels over the outer iterations; `tesla` (Cui et al.
-2023) takes the gradient by its authors' approximation, in memory that does not grow with N.
+- `ftd` (Du et al. 2023): flat experts, and an average of the pixels over the outer iterations;
+- `datm` (Guo et al. 2024): flat experts; t from [T-, T), where T grows from T_0 to T+; images that an expert gets right
+  to start from; soft labels, the experts' mean logits at first, that are learned too; no step where the loss is high;
+- `m-datm` (the ECCV-2024 challenge's winner, arXiv 2410.13311): `datm` for an evaluator that makes up the labels itself
+  and has a rate of its own: hard labels, alpha as it is, and a narrow range of easy epochs;
+- `tesla` (Cui et al. 2023): an approximate gradient, in memory that does not grow with N.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from dd_core.augment_names import parse_strategy, resolve_strategy
 from dd_core.config import checked
 from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.distiller import MethodConfig
-from dd_core.errors import Diverged, require_finite
+from dd_core.errors import Diverged, UserError, require_finite
 from dd_core.expert_training import Sharpness, Training
 
 if TYPE_CHECKING:
@@ -33,9 +37,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dd_core.artefacts import Artefact, ArtefactSpec
-    from dd_core.images import Source
+    from dd_core.images import InputForm, Source
     from dd_core.streams import Streams
     from dd_core.unroll import Mode, Step, Tensors
+
+
+LABEL_MOMENTUM = 0.9  # of the soft labels' SGD (DATM's code)
+AVERAGED = 0.95  # decay of the mean loss that `range_below` looks at
 
 
 class TrajectoryMatching(MethodConfig):
@@ -43,13 +51,32 @@ class TrajectoryMatching(MethodConfig):
 
     name: ClassVar[str] = "mtt"
 
-    steps: int = Field(default=300, ge=0, description="outer iterations (paper: 5000)")
+    steps: int = Field(default=300, ge=0, description="outer iterations (paper: 5000; DATM 10000)")
     syn_steps: int = Field(default=20, ge=1, description="inner steps of a student (N)")
     expert_epochs: int = Field(default=2, ge=1, description="epochs of an expert that they are to make up for (M)")
     first_epoch: int = Field(default=0, ge=0, description="first epoch that a student starts from (T-)")
     last_epoch: int = Field(
         default=10, ge=1, description="end of the epochs that a student starts from (T+), not among them"
     )
+    range_start: int | None = Field(
+        default=None, ge=1, description="that end at first, which then grows to last_epoch (T_0); none: no growth"
+    )
+    range_growth: int = Field(default=100, ge=1, description="outer iterations until it has grown")
+    range_below: float | None = Field(
+        default=None,
+        gt=0,
+        description="it grows by an epoch whenever the mean loss of late falls below this, not by iterations",
+    )
+    threshold: float | None = Field(
+        default=None, gt=0, description="loss above which no step is taken (DATM: 1); none: all are"
+    )
+    initial: Literal["random", "right"] = Field(
+        default="random", description="real images to start from: random ones, or such as an expert gets right"
+    )
+    soft_labels: bool = Field(
+        default=False, description="learn soft labels too, from the mean logits of the experts that are right"
+    )
+    lr_label: float = Field(default=2.0, ge=0, description="SGD's rate for the soft labels' logits (lr_y)")
     batch_syn: int | None = Field(default=None, ge=1, description="synthetic images in an inner step; none: all")
     lr_img: float = Field(default=100.0, gt=0, description="SGD's rate for the pixels")
     lr_lr: float = Field(default=1e-6, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it")
@@ -61,11 +88,29 @@ class TrajectoryMatching(MethodConfig):
         description="decay of the average of the pixels that the set is made of; none: the last",
     )
     lr_student: float = Field(default=0.01, gt=0, description="initial learning rate of a student (alpha)")
+    zca: bool = Field(
+        default=False, description="whiten the pixels (ZCA fitted on the real images), for experts, students and set"
+    )
+    statistics: Literal["data", "imagenet"] = Field(
+        default="data", description="mean and std that pixels are normalised with, unless they are whitened"
+    )
     augmentation: str = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
     gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
         default="auto", description="how to differentiate through the steps, see `unroll`; auto: full while it fits"
     )
     window: int | None = Field(default=None, ge=1, description="last steps that 'truncated' looks at")
+    cosine_every: int = Field(
+        default=0,
+        ge=0,
+        description="outer iterations between logs of the cosine of the pixels' gradient to the exact one; 0: none",
+    )
+    also: Literal["features", "gradients"] | None = Field(
+        default=None,
+        description="a distance of synthetic to real images that is added, at the weights where the student starts: of "
+        "the classes' mean features (DM), or of their gradients (DC)",
+    )
+    also_weight: float = Field(default=0.1, gt=0, description="weight of that distance")
+    batch_real: int = Field(default=64, ge=1, description="real images of each class in that distance")
     experts: int = Field(default=10, ge=1, description="experts (paper: 100)")
     experts_seed: int = Field(default=0, ge=0, description="seed of the experts")
     training: Training = Field(
@@ -83,30 +128,42 @@ class TrajectoryMatching(MethodConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrajectoryMatching:
-        if self.training.first != 0 or self.training.last is not None:
-            raise ValueError("training.first and training.last follow from first_epoch, last_epoch and expert_epochs")
         if self.recipe.initialisation not in DISTRIBUTIONS:
             raise ValueError(f"recipe.initialisation: {' or '.join(map(repr, DISTRIBUTIONS))}")
-        if self.first_epoch >= self.last_epoch:
+        start = self.last_epoch if self.range_start is None else self.range_start
+        if not self.first_epoch < start <= self.last_epoch:
+            what = "" if self.range_start is None else f", range_start {start}"
             raise ValueError(
-                f"students start from no epoch: first_epoch {self.first_epoch}, last_epoch {self.last_epoch}"
+                f"students start from no epoch: first_epoch {self.first_epoch}{what}, last_epoch {self.last_epoch}"
             )
-        if self.last_epoch - 1 + self.expert_epochs > self.training.epochs:
+        if self.range_below is not None and self.range_start is None:
+            raise ValueError("range_below says when the range grows, and needs a range_start to grow from")
+        if self.matched > self.training.epochs:
             raise ValueError(
                 f"last_epoch {self.last_epoch} and expert_epochs {self.expert_epochs} need experts of "
-                f"{self.last_epoch - 1 + self.expert_epochs} epochs; training.epochs is {self.training.epochs}"
+                f"{self.matched} epochs; training.epochs is {self.training.epochs}"
             )
         if self.gradient == "truncated" and (self.window is None or self.window > self.syn_steps):
             raise ValueError(f"gradient 'truncated' needs a window from 1 to {self.syn_steps} steps, not {self.window}")
         return self
 
+    @property
+    def matched(self) -> int:
+        """The last epoch of an expert that a student is compared with."""
+        return self.last_epoch - 1 + self.expert_epochs
+
     def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
-        """The experts, of the epochs that are matched."""
+        """The whitening, and the experts: epochs that are matched, and the last one where it is asked about images."""
+        from dd_core import zca
         from dd_core.experts import Experts
 
-        kept = {"first": self.first_epoch, "last": self.last_epoch - 1 + self.expert_epochs}
+        asked = self.soft_labels or self.initial == "right"
+        # experts whose last epochs nobody looks at are the same for any number of them
+        epochs = self.training.epochs if asked or self.training.decay else self.matched
         strategy = resolve_strategy(self.training.augmentation, source.name)
+        whitening = (zca.spec_of(source),) if self.zca else ()
         return (
+            *whitening,
             Experts(
                 source=source.fingerprint(),
                 network=self.recipe.network,
@@ -115,21 +172,31 @@ class TrajectoryMatching(MethodConfig):
                 classes=len(source.classes),
                 count=self.experts,
                 seed=self.experts_seed,
-                training=self.training.model_copy(update={**kept, "augmentation": strategy}),
+                zca=self.zca,
+                statistics=self.statistics,
+                training=self.training.model_copy(update={"epochs": epochs, "augmentation": strategy}),
+                first=self.first_epoch,
+                last=self.matched,
+                final=asked,
             ),
         )
 
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` before experts are trained for nothing.
 
-        Where a class has too few images to start from, and for a network whose outputs depend on more than its
-        arguments.
+        Where a class has too few images to start from, for images too large to be whitened, and for a network whose
+        outputs depend on more than its arguments.
         """
+        from dd_core import zca
         from dd_core.selection import members_of
         from dd_core.training import require_pure
 
         members_of(source, size.per_class(len(source.classes)))
         require_pure(self.recipe, source.image_shape, len(source.classes), method=self.name)
+        if self.zca:
+            zca.check_source(source)
+        elif self.statistics == "imagenet" and source.image_shape[0] != 3:
+            raise UserError(f"statistics 'imagenet' are of 3 channels, and {source.name} has {source.image_shape[0]}")
 
     def build(
         self,
@@ -140,10 +207,16 @@ class TrajectoryMatching(MethodConfig):
         streams: Streams,
         device: torch.device,
     ) -> Matching:
-        """Start from random real images; raises what `check` raises."""
+        """Start from real images; raises what `check` raises."""
+        from dd_core.experts import form_of
+
         self.check(source, size)
-        (spec,) = self.needs(source)
-        return Matching(self, source, size=size, experts=artefacts[spec.digest()], streams=streams, device=device)
+        *whitening, experts = (artefacts[spec.digest()] for spec in self.needs(source))
+        form = form_of(source, self.statistics, *whitening)
+        return Matching(self, source, size=size, form=form, experts=experts, streams=streams, device=device)
+
+
+FLAT = Training(augmentation="auto", sharpness=Sharpness())
 
 
 class FlatTrajectoryMatching(TrajectoryMatching):
@@ -157,9 +230,48 @@ class FlatTrajectoryMatching(TrajectoryMatching):
         lt=1,
         description="decay of the average of the pixels that the set is made of (paper: 0.999 to 0.9999, 5000 steps)",
     )
+    training: Training = Field(default=FLAT, description="how experts are trained: by GSAM; what is matched is kept")
+
+
+class DifficultyAligned(TrajectoryMatching):
+    """Hyper-parameters of DATM: epochs as difficult as the size of the set wants, and soft labels."""
+
+    name: ClassVar[str] = "datm"
+
+    range_start: int | None = Field(
+        default=5,
+        ge=1,
+        description="end of the epochs that a student starts from at first (T_0), which grows to last_epoch",
+    )
+    threshold: float | None = Field(default=1.0, gt=0, description="loss above which no step is taken; none: all are")
+    initial: Literal["random", "right"] = Field(
+        default="right", description="real images to start from: random ones, or such as an expert gets right"
+    )
+    soft_labels: bool = Field(
+        default=True, description="learn soft labels too, from the mean logits of the experts that are right"
+    )
     training: Training = Field(
-        default=Training(augmentation="auto", sharpness=Sharpness()),
-        description="how experts are trained: by GSAM; what is matched is kept",
+        default=FLAT.model_copy(update={"epochs": 20}),
+        description="how experts are trained: by GSAM; what is matched is kept, and the last epoch",
+    )
+
+
+class HardLabelled(DifficultyAligned):
+    """Hyper-parameters of M-DATM: DATM for an evaluator with hard labels, class by class, and a rate of its own."""
+
+    name: ClassVar[str] = "m-datm"
+
+    last_epoch: int = Field(
+        default=5, ge=1, description="end of the epochs that a student starts from (T+), not among them; a narrow range"
+    )
+    range_start: int | None = Field(
+        default=None, ge=1, description="that end at first, which then grows to last_epoch (T_0); none: no growth"
+    )
+    soft_labels: bool = Field(
+        default=False, description="learn soft labels too, which the challenge's evaluator would not get to see"
+    )
+    lr_lr: float = Field(
+        default=0.0, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it, at the evaluator's"
     )
 
 
@@ -174,7 +286,7 @@ class Tesla(TrajectoryMatching):
 
 
 class Matching:
-    """Pixels and the student's learning rate under way."""
+    """Pixels, the student's learning rate and soft labels under way."""
 
     def __init__(
         self,
@@ -182,74 +294,124 @@ class Matching:
         source: Source,
         *,
         size: Size,
+        form: InputForm,
         experts: Artefact,
         streams: Streams,
         device: torch.device,
     ) -> None:
         import torch
 
-        from dd_core import images, selection, training
+        from dd_core import selection, training
+        from dd_core.experts import held
 
-        self.config, self.source, self.experts = config, source, experts
+        self.config, self.source, self.form, self.experts = config, source, form, experts
         self.streams, self.device = streams, device
-        counts = size.per_class(len(source.classes))
-        self.labels = selection.labels_of(counts)
-        self.mean, self.std = images.channel_stats(source)
+        self.counts = size.per_class(len(source.classes))
+        self.labels = selection.labels_of(self.counts)
         self.strategy = resolve_strategy(config.augmentation, source.name)
-        chosen = selection.random_indices(source, counts, streams=streams, stream="initial-images")
-        self.pixels = images.normalise(source.take(chosen).to(device), self.mean, self.std).requires_grad_()
+        # its weights come from the experts: it says how an image becomes logits
+        model = training.initialised(config.recipe, source.image_shape, len(self.counts), streams=streams)
+        self.network = model.to(device).eval()
+        self._trajectory = held(experts)
+        start = self._initial_indices()
+        self.pixels = form(source.take(start).to(device)).requires_grad_()
         self.average = self.pixels.detach().clone()
         self.rate = torch.tensor(config.lr_student, device=device, requires_grad=True)
-        groups = [{"params": [self.pixels], "lr": config.lr_img}, {"params": [self.rate], "lr": config.lr_lr}]
+        groups: list[dict[str, Any]] = [
+            {"params": [self.pixels], "lr": config.lr_img},
+            {"params": [self.rate], "lr": config.lr_lr},
+        ]
+        self.soft = self._mean_logits().requires_grad_() if config.soft_labels else None
+        if self.soft is not None:
+            groups += [{"params": [self.soft], "lr": config.lr_label, "momentum": LABEL_MOMENTUM}]
         self.optimiser = torch.optim.SGD(groups, momentum=config.momentum)
-        # its weights are never used: it says how an image becomes logits
-        self.network = training.initialised(config.recipe, source.image_shape, len(counts), streams=streams).to(device)
         self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
+        self.reach = config.range_start or config.last_epoch  # T, as far as `range_below` has moved it
+        self.mean_loss: float | None = None
+
+    @property
+    def learned(self) -> Tensors:
+        """Pixels, rate, and the logits of soft labels where they are learned."""
+        return (self.pixels, self.rate) if self.soft is None else (self.pixels, self.rate, self.soft)
 
     def step(self, index: int) -> dict[str, float]:
-        """One student beside one expert, one step of the pixels and of the student's learning rate."""
+        """One student beside one expert, one step of all that is learned (none where the loss is too high)."""
         from dd_core import unroll
 
+        config = self.config
         start, target = self._pair(index)
-        inner, learned = self._inner(index), (self.pixels.detach(), self.rate.detach())
+        inner, learned = self._inner(index), tuple(one.detach() for one in self.learned)
         if self.mode is None:
-            self.mode = unroll.choose_mode(inner, self.config.syn_steps, start, learned)
+            self.mode = unroll.choose_mode(inner, config.syn_steps, start, learned)
         whole = sum((a - b).square().sum() for a, b in zip(start, target, strict=True))
 
         def distance(final: Tensors) -> Tensor:
             return sum((a - b).square().sum() for a, b in zip(final, target, strict=True)) / whole  # pyright: ignore[reportReturnType]
 
-        found = unroll.unroll(
-            inner, self.config.syn_steps, start, learned, distance, mode=self.mode, window=self.config.window
-        )
-        self.pixels.grad, self.rate.grad = found.learned
-        loss = found.loss.item()
+        found = unroll.unroll(inner, config.syn_steps, start, learned, distance, mode=self.mode, window=config.window)
+        report = {"loss": found.loss.item(), "rate": self.rate.item()}
+        if config.cosine_every and index % config.cosine_every == 0:
+            exact = unroll.unroll(inner, config.syn_steps, start, learned, distance, mode="adjoint")
+            report["cosine"] = unroll.cosine(found, exact)[0]
+        for leaf, gradient in zip(self.learned, found.learned, strict=True):
+            leaf.grad = gradient
+        assert self.pixels.grad is not None
+        if config.also is not None:
+            report[config.also] = self._add_distance(index, start)
         require_finite(
-            loss=loss, gradient=self.pixels.grad.norm().item(), **{"gradient of the rate": self.rate.grad.item()}
+            loss=report["loss"],
+            gradient=self.pixels.grad.norm().item(),
+            **{"gradient of the rate": found.learned[1].item()},
         )
-        self.optimiser.step()
-        self.average.lerp_(self.pixels.detach(), 1 - (self.config.ema or 0.0))
+        taken = config.threshold is None or report["loss"] <= config.threshold
+        if taken:
+            self.optimiser.step()
+        self.average.lerp_(self.pixels.detach(), 1 - (config.ema or 0.0))
         if self.rate.item() <= 0:
             raise Diverged(f"the student's learning rate became {self.rate.item():.2g}")
-        return {"loss": loss, "rate": self.rate.item()}
+        if config.threshold is not None:
+            report["taken"] = float(taken)
+        if config.range_start is not None:
+            report["range"] = float(self._range_end(index))
+            self._move_range(report["loss"])
+        return report
+
+    # --- where students start and arrive ------------------------------------------------------------------------
+
+    def _range_end(self, index: int) -> int:
+        """T: the end of the epochs that a student starts from, at outer iteration `index`."""
+        config = self.config
+        if config.range_start is None or config.range_below is not None:
+            return self.reach
+        grown = (config.last_epoch - config.range_start) * index // config.range_growth
+        return min(config.last_epoch, config.range_start + grown)
+
+    def _move_range(self, loss: float) -> None:
+        """Let the range grow by an epoch when what it has is matched, where it goes by the loss."""
+        if self.config.range_below is None:
+            return
+        before = loss if self.mean_loss is None else self.mean_loss
+        self.mean_loss = AVERAGED * before + (1 - AVERAGED) * loss
+        if self.mean_loss < self.config.range_below and self.reach < self.config.last_epoch:
+            self.reach, self.mean_loss = self.reach + 1, None
 
     def _pair(self, index: int) -> tuple[Tensors, Tensors]:
-        """(expert_t, expert_{t+M}) as parameters: experts in shuffled order, t uniform in [T-, T+)."""
+        """(expert_t, expert_{t+M}) as parameters: experts in shuffled order, t uniform in [T-, T)."""
         import torch
-
-        from dd_core.experts import trajectory
 
         turn, place = divmod(index, len(self.experts))
         order = torch.randperm(len(self.experts), generator=self.streams.generator("experts", turn))
-        rows = trajectory(self.experts, int(order[place])).to(self.device)
-        choices = self.config.last_epoch - self.config.first_epoch
+        rows = self._trajectory(int(order[place]))
+        choices = self._range_end(index) - self.config.first_epoch
         t = int(torch.randint(choices, (), generator=self.streams.generator("epoch", index)))
         return self._parameters(rows[t]), self._parameters(rows[t + self.config.expert_epochs])
 
     def _parameters(self, flat: Tensor) -> Tensors:
         shapes = [parameter.shape for parameter in self.network.parameters()]
-        parts = flat.split([shape.numel() for shape in shapes])
+        parts = flat.to(self.device).split([shape.numel() for shape in shapes])
         return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+
+    # --- the inner loop -------------------------------------------------------------------------------------------
 
     def _inner(self, index: int) -> Step:
         """theta - alpha grad CE over a mini-batch of the synthetic images under DSA."""
@@ -262,7 +424,8 @@ class Matching:
         def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
             rows, generator = batches[t], self.streams.generator("augmentation", index * self.config.syn_steps + t)
             images = augment.dsa(learned[0][rows], self.strategy, generator=generator)
-            return F.cross_entropy(unroll.apply(self.network, theta, images), labels[rows])
+            targets = labels[rows] if self.soft is None else learned[2][rows].softmax(1)
+            return F.cross_entropy(unroll.apply(self.network, theta, images), targets)
 
         return unroll.sgd_step(loss, lambda t, learned: learned[1])
 
@@ -277,14 +440,80 @@ class Matching:
             batches += torch.randperm(len(self.labels), generator=generator).split(size)
         return [rows.to(self.device) for rows in batches[: self.config.syn_steps]]
 
+    def _add_distance(self, index: int, start: Tensors) -> float:
+        """Add the weighted gradient of another distance, at the weights `start`; returns the distance."""
+        import torch
+
+        from dd_core import augment, matching
+
+        config = self.config
+        with torch.no_grad():
+            for parameter, value in zip(self.network.parameters(), start, strict=True):
+                parameter.copy_(value)
+        real, counts = self._real_batch(index)
+        images = self.pixels.detach().requires_grad_()
+        # two generators from one place: real and synthetic images get the same transform (siamese)
+        real, synthetic = (
+            augment.dsa(
+                several, self.strategy, generator=self.streams.generator("augmentation-of-both", index), siamese=True
+            )
+            for several in (real, images)
+        )
+        measure = matching.feature_distance if config.also == "features" else matching.gradient_distance
+        distance = measure(self.network, real, counts, synthetic, self.counts)
+        (gradient,) = torch.autograd.grad(distance, images)
+        assert self.pixels.grad is not None
+        self.pixels.grad = self.pixels.grad + config.also_weight * gradient
+        return distance.item()
+
+    def _real_batch(self, index: int) -> tuple[Tensor, list[int]]:
+        """Real images, class-major, and how many there are of each class."""
+        from dd_core import selection
+        from dd_core.images import indices_by_class
+
+        counts = [min(self.config.batch_real, len(members)) for members in indices_by_class(self.source)]
+        streams = self.streams.child("real", index)
+        chosen = selection.random_indices(self.source, counts, streams=streams, stream="batch")
+        return self.form(self.source.take(chosen).to(self.device)), counts
+
+    # --- what experts say of real images ----------------------------------------------------------------------------
+
+    def _initial_indices(self) -> Tensor:
+        """Real images to start from."""
+        from dd_core import matching, selection
+
+        if self.config.initial == "random":
+            return selection.random_indices(self.source, self.counts, streams=self.streams, stream="initial-images")
+
+        def right(expert: int) -> Tensor:
+            return matching.right_of(self.network, self._trajectory(expert)[-1], self.source, self.form, self.device)
+
+        return matching.right_indices(self.source, self.counts, right, len(self.experts), streams=self.streams)
+
+    def _mean_logits(self) -> Tensor:
+        """(N, K) mean logits of the experts that are right about an initial image, at their last epoch."""
+        import torch
+
+        from dd_core import matching
+
+        pixels = self.pixels.detach()
+        each = [
+            matching.logits_of(self.network, self._trajectory(expert)[-1], pixels)
+            for expert in range(len(self.experts))
+        ]
+        return matching.mean_logits(torch.stack(each), self.labels.to(self.device))
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
     def state_dict(self) -> dict[str, Any]:
-        """Pixels, the learned rate, momentum, and the gradient mode that `auto` chose."""
+        """All that is learned, momentum, the gradient mode that `auto` chose, and how far the range has grown."""
         return {
-            "pixels": self.pixels.detach().clone(),
+            "learned": [one.detach().clone() for one in self.learned],
             "average": self.average.clone(),
-            "rate": self.rate.detach().clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
+            "reach": self.reach,
+            "mean_loss": self.mean_loss,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -292,18 +521,23 @@ class Matching:
         import torch
 
         with torch.no_grad():
-            self.pixels.copy_(state["pixels"])
+            for one, value in zip(self.learned, state["learned"], strict=True):
+                one.copy_(value)
             self.average.copy_(state["average"])
-            self.rate.copy_(state["rate"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.mode = state["mode"]
+        self.mode, self.reach, self.mean_loss = state["mode"], state["reach"], state["mean_loss"]
 
     def export(self) -> DistilledSet:
-        """The (averaged) pixels, float32 in normalised space, with the learned rate in the recipe."""
+        """The (averaged) pixels, float32 as networks see them, the learned rate in the recipe, soft labels' logits."""
         recipe = self.config.recipe.model_copy(update={"learning_rate": self.rate.item()})
         manifest = Manifest(
             classes=self.source.classes,
-            pixels=Pixels(space="normalised", mean=self.mean, std=self.std),
+            pixels=Pixels(
+                space="whitened" if self.config.zca else "normalised", mean=self.form.mean, std=self.form.std
+            ),
+            targets="none" if self.soft is None else "logits",
             recipe=recipe.for_source(self.source.name),
         )
-        return DistilledSet(self.average.cpu().numpy().copy(), self.labels.numpy(), manifest)
+        targets = None if self.soft is None else self.soft.detach().cpu().numpy().copy()
+        images = self.average.cpu().numpy().copy()
+        return DistilledSet(images, self.labels.numpy(), manifest, targets, self.form.whitening)

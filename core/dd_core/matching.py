@@ -1,0 +1,105 @@
+"""What trajectory matching asks of its experts beside their path, and the other distances that it can be mixed with.
+
+The experts' opinion of real images (Guo et al. 2024, DATM, section 4): which of them an expert gets right, and the
+mean logits of the experts that get an image right. The distances between a real and a synthetic batch at the weights
+of an expert: of mean features (Zhao and Bilen 2023, DM) and of gradients (Zhao, Mopuri and Bilen 2021, DC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from dd_core import networks
+from dd_core.images import InputForm, Source, require_labels
+from dd_core.selection import members_of
+from dd_core.streams import Streams
+
+AT_ONCE = 512  # images in a forward pass without gradient
+
+
+@torch.no_grad()
+def logits_of(network: nn.Module, weights: Float[Tensor, " P"], inputs: Float[Tensor, "n C H W"]) -> Tensor:
+    """(n, K) logits of `network` with flat `weights`; the network keeps them."""
+    device = inputs.device
+    nn.utils.vector_to_parameters(weights.to(device), network.parameters())
+    return torch.cat([network(part) for part in inputs.split(AT_ONCE)])
+
+
+def right_of(
+    network: nn.Module, weights: Float[Tensor, " P"], source: Source, form: InputForm, device: torch.device
+) -> Bool[Tensor, " N"]:
+    """Whether `network` with flat `weights` labels each image of `source` rightly; it keeps them."""
+    batches = (form(batch.to(device)) for batch in source.batches(AT_ONCE))
+    return torch.cat([logits_of(network, weights, batch).argmax(1).cpu() for batch in batches]) == require_labels(
+        source
+    )
+
+
+def right_indices(
+    source: Source, counts: Sequence[int], right: Callable[[int], Bool[Tensor, " N"]], experts: int, *, streams: Streams
+) -> Int64[Tensor, " n"]:
+    """Class-major indices of `counts[c]` random images of each class that expert 0 gets right.
+
+    Where those are too few, images that expert 1 gets right, and so on; last of all any. `right(e)` is asked only then.
+    """
+    members = members_of(source, counts)
+    rank = torch.full((len(source),), experts)  # the first expert that is right
+    for expert in range(experts):
+        if all(int((rank[rows] < experts).sum()) >= want for rows, want in zip(members, counts, strict=True)):
+            break
+        rank = torch.where(right(expert) & (rank == experts), expert, rank)
+    chosen: list[Tensor] = []
+    for index, (rows, want) in enumerate(zip(members, counts, strict=True)):
+        shuffled = rows[torch.randperm(len(rows), generator=streams.generator("initial-images", index))]
+        chosen.append(shuffled[rank[shuffled].argsort(stable=True)][:want])
+    return torch.cat(chosen)
+
+
+def mean_logits(logits: Float[Tensor, "E n K"], labels: Int64[Tensor, " n"]) -> Float[Tensor, "n K"]:
+    """The mean over the experts that are right about an image, or over all where none is."""
+    right = (logits.argmax(2) == labels).float()
+    weight = torch.where(right.sum(0) > 0, right, torch.ones_like(right))
+    return (logits * weight[:, :, None]).sum(0) / weight.sum(0)[:, None]
+
+
+# --- distances -----------------------------------------------------------------------------------------------------
+
+
+def class_means(features: Tensor, counts: Sequence[int]) -> Tensor:
+    """(classes, D) means of consecutive blocks of rows of `features` (sum of counts, D)."""
+    return torch.stack([block.mean(0) for block in features.split(list(counts))])
+
+
+def feature_distance(network: nn.Module, real: Tensor, real_counts: Sequence[int], syn: Tensor, counts: Sequence[int]):
+    """Squared distance of the classes' mean features, summed over classes (DM, equation 7); a scalar."""
+    with torch.no_grad():
+        target = class_means(networks.embed(network, real), real_counts)
+    return (class_means(networks.embed(network, syn), counts) - target).square().sum()
+
+
+def gradient_distance(network: nn.Module, real: Tensor, real_counts: Sequence[int], syn: Tensor, counts: Sequence[int]):
+    """Distance of the classes' gradients (DC, equation 9), summed over classes; a scalar.
+
+    1 - cosine over each output's weights, summed over outputs and layers; biases and norms do not count.
+    """
+    total = torch.zeros((), device=syn.device)
+    pairs = zip(real.split(list(real_counts)), syn.split(list(counts)), strict=True)
+    for label, (theirs, ours) in enumerate(pairs):
+        target, found = (
+            _gradients(network, images, label, create_graph=mine) for images, mine in ((theirs, False), (ours, True))
+        )
+        for a, b in zip(target, found, strict=True):
+            if a.ndim > 1:
+                total = total + (1 - F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=1e-6)).sum()
+    return total
+
+
+def _gradients(network: nn.Module, images: Tensor, label: int, *, create_graph: bool) -> tuple[Tensor, ...]:
+    labels = torch.full((len(images),), label, device=images.device)
+    loss = F.cross_entropy(network(images), labels)
+    return torch.autograd.grad(loss, tuple(network.parameters()), create_graph=create_graph)

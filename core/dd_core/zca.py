@@ -1,0 +1,112 @@
+"""Fitting ZCA whitening to real images, and the artefact that experts, sets and runs share.
+
+    W = U diag(s + epsilon)^-1/2 U^T          with U diag(s) U^T the covariance of the images, pixels in [0, 1]
+
+W is symmetric (Bell and Sejnowski 1997), so whitened images still look like images. Pixels in [0, 1], the unbiased
+covariance and epsilon 0.1 are what MTT (Cazenavette et al. 2022) and the methods after it use; channels are not
+normalised then, which a set says by mean 0 and std 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from dd_core import artefacts
+from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
+from dd_core.errors import UserError
+from dd_core.whitening import LARGEST, Whitening, one_thread
+
+if TYPE_CHECKING:
+    from dd_core.images import Source
+
+EPSILON = 0.1
+_BATCH = 1024  # images of which a product is added at a time
+
+
+def fit(source: Source, *, epsilon: float = EPSILON) -> Whitening:
+    """The whitening of the images of `source`, `epsilon` (in units of squared pixels in [0, 1]) on each eigenvalue.
+
+    Computed in float64 and in one thread. Raises `UserError` for images that are too large, for a single one, and for
+    an `epsilon` that is not positive or too small for float32.
+    """
+    check_source(source)
+    count = len(source)
+    if count < 2:
+        raise UserError(f"{source.name} has {count} image, and a covariance needs two")
+    if not epsilon > 0:
+        raise UserError(f"epsilon of the whitening must be positive, not {epsilon}")
+    total, products = _sums(source)
+    with one_thread():
+        covariance = (products - np.outer(total, total / count)) / ((count - 1) * 255**2)
+        variances, axes = np.linalg.eigh(covariance)
+        matrix = (axes / np.sqrt(variances.clip(min=0) + epsilon)) @ axes.T
+    return Whitening((total / (255 * count)).astype(np.float32), ((matrix + matrix.T) / 2).astype(np.float32))
+
+
+def _sums(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Sum (D,) and sum of outer products (D, D) of the images, as float64.
+
+    Exact, and so the same however they are added up: they are sums of integers, below 2^53 for 10^11 images.
+    """
+    size = int(np.prod(source.image_shape))
+    total, products = np.zeros(size), np.zeros((size, size))
+    with one_thread():
+        for batch in source.batches(_BATCH):
+            rows = batch.numpy().reshape(len(batch), size).astype(np.float64)
+            total += rows.sum(0)
+            products += rows.T @ rows
+    return total, products
+
+
+def check_source(source: Source) -> None:
+    """Raise `UserError` where the images of `source` are too large to be whitened."""
+    size = int(np.prod(source.image_shape))
+    if size > LARGEST:
+        raise UserError(
+            f"whitening takes images of up to {LARGEST} numbers (3 x 32 x 32), and those of {source.name} have {size}: "
+            f"the matrix would take {4 * size**2 / 1e6:,.0f} MB"
+        )
+
+
+class WhiteningOf(ArtefactSpec):
+    """The whitening of the images of a fingerprint."""
+
+    kind: ClassVar[str] = "whitening"
+
+    source: str = Field(description="fingerprint of the real images")
+    image_shape: tuple[int, int, int]
+    epsilon: float = Field(default=EPSILON, gt=0, description="added to each variance, pixels in [0, 1]")
+
+    def wanted(self, resources: Any) -> Any:
+        """The images of the fingerprint; raises `UserError` where they are not at hand."""
+        found = resources.sources.get(self.source) if isinstance(resources, Resources) else None
+        if found is None:
+            raise UserError(f"whitening is of images with the fingerprint {self.source[:12]}..., not at hand")
+        return Resources({self.source: found}, resources.device)
+
+    def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
+        """Fit it; on the CPU, whatever the device."""
+        whitening = fit(resources.sources[self.source], epsilon=self.epsilon)
+        return {"zca_offset": whitening.offset, "zca_matrix": whitening.matrix}, {}
+
+
+def spec_of(source: Source, *, epsilon: float = EPSILON) -> WhiteningOf:
+    """What names the whitening of `source`; raises `UserError` where its images are too large."""
+    check_source(source)
+    return WhiteningOf(source=source.fingerprint(), image_shape=source.image_shape, epsilon=epsilon)
+
+
+def whitening_in(artefact: Artefact) -> Whitening:
+    """The whitening that an artefact of `WhiteningOf` holds."""
+    tensors, _ = artefact.part(0)
+    return Whitening(tensors["zca_offset"], tensors["zca_matrix"])
+
+
+def of(source: Source, *, epsilon: float = EPSILON, say: Callable[[str], None] | None = None) -> Whitening:
+    """The whitening of `source` from the cache, fitted if it is not there; raises what `fit` raises."""
+    spec = spec_of(source, epsilon=epsilon)
+    return whitening_in(artefacts.get(spec, resources=Resources.of([source]), say=say))

@@ -1,0 +1,245 @@
+"""`export` and `import`: distilled sets as other people's code writes and reads them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dd_apps.cli import options
+from dd_apps.cli.terminal import Answer, Page, Session
+from dd_apps.report.tables import human_bytes
+from dd_apps.scenario import assign
+from dd_core import exchange, store
+from dd_core.config import decode, plain
+from dd_core.distilled import DistilledSet, Pixels
+from dd_core.errors import UserError, unknown_name
+from dd_core.exchange import MttFiles
+from dd_core.tensor_files import read_bytes
+
+_NAMED_FILES = 5
+
+To = Annotated[str, typer.Option("--format", metavar="FORMAT", help="challenge, mtt (for DATM too) or png.")]
+From = Annotated[str, typer.Option("--format", metavar="FORMAT", help="mtt, datm (labels are logits) or challenge.")]
+OutFolder = Annotated[Path, typer.Option(metavar="PATH", help="Folder for the files.")]
+OutFile = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the distilled set goes.")]
+Replace = Annotated[bool, typer.Option("--fresh", help="Replace files that are there and differ.")]
+Found = Annotated[Path | None, typer.Argument(metavar="PATH", help="Folder of the files; a submission's file.")]
+Images = Annotated[Path | None, typer.Option("--images", metavar="FILE.pt", help="Images under another name.")]
+Labels = Annotated[Path | None, typer.Option("--labels", metavar="FILE.pt", help="Labels, or logits, of --images.")]
+Rate = Annotated[Path | None, typer.Option("--lr", metavar="FILE.pt", help="The learned learning rate of --images.")]
+OfData = Annotated[
+    str | None, typer.Option("--data", metavar="NAME|folder:PATH", help="Real images that have the set's classes.")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", metavar="A,B,C|FILE", help="Their names instead, in order; FILE: a line each."),
+]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        "--like",
+        metavar="NAME",
+        help="What the pixels were normalised with: "
+        + "; ".join(f"{name} ({one.meaning})" for name, one in exchange.STATISTICS.items())
+        + ".",
+    ),
+]
+Mean = Annotated[
+    str | None, typer.Option("--mean", metavar="M,...", help="The same in numbers: one a channel, of [0, 1].")
+]
+Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="The deviations that go with --mean.")]
+Space = Annotated[
+    str,
+    typer.Option(
+        help="What the pixels are: normalised, or raw (in [0, 1], normalised before use). Whitened ones (ZCA, as in "
+        "most published runs of MTT and DATM) cannot be imported."
+    ),
+]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="recipe.KEY=VALUE", default_factory=list, show_default=False, help="Change the set's recipe."
+    ),
+]
+
+
+def export(
+    file: options.SetFile, *, form: To, out: OutFolder, fresh: Replace = False, as_json: options.Json = False
+) -> Answer:
+    """Write a distilled set as files that other people's code reads.
+
+    What the format has no place for is listed.
+    """
+    if form not in exchange.EXPORTS:
+        raise unknown_name("format", form, exchange.EXPORTS)
+    ds = store.read_set(file)
+    made = exchange.EXPORTS[form](ds, out)
+    made.write(fresh=fresh)
+    fields = {
+        "path": str(out),
+        "format": form,
+        "files": list(made.files),
+        "images": len(ds),
+        "classes": len(ds.classes),
+        "lost": list(made.lost),
+    }
+    return Answer(fields, lambda page: _show_export(page, fields))
+
+
+def _show_export(page: Page, fields: dict[str, Any]) -> None:
+    names = fields["files"]
+    more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
+    page.line(f"{fields['path']}: {fields['images']} images of {fields['classes']} classes")
+    page.line(f"files: {', '.join(names[:_NAMED_FILES])}{more}")
+    for what in fields["lost"]:
+        page.line(f"does not travel: {what}")
+
+
+def import_(
+    context: typer.Context,
+    path: Found = None,
+    *,
+    form: From,
+    out: OutFile,
+    settings: Settings,
+    images: Images = None,
+    labels: Labels = None,
+    rate: Rate = None,
+    data: OfData = None,
+    classes: Classes = None,
+    like: Like = None,
+    mean: Mean = None,
+    std: Std = None,
+    space: Space = "normalised",
+    fresh: Replace = False,
+    as_json: options.Json = False,
+) -> Answer:
+    """Make a distilled set of files that other people's code wrote.
+
+    What the files do not say is asked for: classes, mean and std.
+    """
+    session: Session = context.obj
+    if form not in exchange.IMPORTS:
+        raise unknown_name("format", form, exchange.IMPORTS)
+    from dd_core.checkpoints import check_out  # imports torch
+
+    check_out(out)
+    recipe = _recipe_table(settings)
+    pixels = _pixels(like, mean, std, space)
+    if form == "challenge":
+        if path is None or images or labels or rate or pixels:
+            raise UserError(
+                "a submission is one file that says its own mean and std: give its PATH, and --data or --classes"
+            )
+        if data is None and classes is None:
+            raise UserError(
+                f"{path}: says no names of classes; give --data NAME, whose classes they are, or --classes a,b,c"
+            )
+        ds = exchange.import_challenge(path, classes=_classes(data, classes, session) or (), recipe=recipe)
+    else:
+        ds = exchange.import_mtt(
+            _files(path, images, labels, rate),
+            pixels=pixels,
+            classes=_classes(data, classes, session),
+            soft=form == "datm",
+            source=data or "",
+            recipe=recipe,
+        )
+    exchange.write_files({out: store.set_bytes(ds)}, fresh=fresh)
+    fields = {
+        "path": str(out),
+        "sha256": store.file_sha256(out),
+        "images": len(ds),
+        "classes": len(ds.classes),
+        "manifest": plain(ds.manifest),
+    }
+    return Answer(fields, lambda page: _show_import(page, ds, fields, data))
+
+
+def _recipe_table(settings: list[str]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for setting in settings:
+        if not setting.startswith("recipe."):
+            raise UserError(f"--set {setting}: of an imported set the recipe can be set, as in --set recipe.epochs=300")
+        assign(table, setting)
+    return table.get("recipe", {})
+
+
+def _files(path: Path | None, images: Path | None, labels: Path | None, rate: Path | None) -> MttFiles:
+    """Those in a folder, or those named one by one."""
+    if path is None and images is not None and labels is not None:
+        return MttFiles(images, labels, rate)
+    if path is None or images is not None or labels is not None or rate is not None:
+        raise UserError("which files? Give the PATH of their folder, or --images and --labels (and --lr), not both")
+    return MttFiles.of(path)
+
+
+def _classes(data: str | None, given: str | None, session: Session) -> tuple[str, ...] | None:
+    """The names of the classes, if they are given: in words, in a file, or by the name of real images."""
+    if given is None:
+        return None if data is None else _classes_of(data, session)
+    expected = "expected names with commas between them, or a file with a name a line"
+    if "," in given:
+        names = given.split(",")
+    else:
+        try:
+            names = read_bytes(Path(given), store.SET.header_bytes).decode().rstrip().split("\n")
+        except UserError as error:
+            raise UserError(f"--classes {error}; {expected}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"--classes {given}: is no UTF-8 text; {expected}") from None
+    stripped = tuple(name.strip() for name in names)
+    if len(stripped) < 2 or not all(stripped):
+        raise UserError(f"--classes {given}: {expected}")
+    return stripped
+
+
+def _classes_of(data: str, session: Session) -> tuple[str, ...]:
+    from dd_core import datasets
+
+    # of a folder no pixels are kept; its images will be read by `evaluate` as well
+    reporter = session.reporter()
+    return datasets.load(data, split="test", skip_corrupt=True, memory_limit=0, progress=reporter.message).classes
+
+
+def _pixels(like: str | None, mean: str | None, std: str | None, space: str) -> Pixels | None:
+    if space == "whitened":
+        raise UserError(
+            "--space whitened: ZCA-whitened images cannot be imported, since their matrix is in no file; MTT's "
+            "images_zca_*.pt are the same without whitening: --images images_zca_best.pt --space raw"
+        )
+    if space not in ("raw", "normalised"):
+        raise unknown_name("space", space, ("raw", "normalised"))
+    if (mean is None) != (std is None) or (like is not None and mean is not None):
+        raise UserError("give --like NAME, or --mean and --std together")
+    if like is not None:
+        return exchange.pixels_like(like, space="raw" if space == "raw" else "normalised")
+    if mean is None or std is None:
+        if space == "raw":
+            raise UserError("--space raw: say what networks are to be fed, too: --like NAME, or --mean and --std")
+        return None
+    stated = {"space": space, "mean": _numbers("--mean", mean), "std": _numbers("--std", std)}
+    return decode(Pixels, stated, where="--mean and --std")
+
+
+def _numbers(option: str, text: str) -> Sequence[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {text}: expected numbers with commas between them, one a channel") from None
+
+
+def _show_import(page: Page, ds: DistilledSet, fields: dict[str, Any], data: str | None) -> None:
+    page.line(f"{fields['path']}: {len(ds)} images of {len(ds.classes)} classes, {human_bytes(ds.nbytes)}")
+    evaluate = shlex.join(["dd-apps", "evaluate", fields["path"], "--data", data or "NAME"])
+    page.facts(
+        {
+            "sha256": fields["sha256"],
+            "recipe": f"{ds.manifest.recipe.network}, learning rate {ds.manifest.recipe.learning_rate:g}",
+            "next": f"{shlex.join(['dd-apps', 'inspect', fields['path'], '--png', 'images.png'])}; {evaluate}",
+        }
+    )

@@ -29,6 +29,7 @@ _SUFFIX = ".toml"
 _TASKS = {
     "continual": "dd_apps.continual.config:ContinualScenario",
     "distill": "dd_apps.distillation:DistillScenario",
+    "study": "dd_apps.study:StudyScenario",
 }
 
 
@@ -89,13 +90,14 @@ def _attribute(target: str) -> Any:
 class Outcome:
     """What a run found: tables for people, distilled sets to be drawn and kept, and all the figures for JSON.
 
-    `drawn`: what is to be drawn only, such as a memory of real images.
+    `drawn`: what is to be drawn only, such as a memory of real images; `plots`: PNG files by name.
     """
 
     tables: Sequence[Table]
     sets: Mapping[str, DistilledSet]
     details: Mapping[str, Any]
     drawn: Mapping[str, DistilledSet] = field(default_factory=dict)
+    plots: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def run(scenario: Scenario, *, folder: Path, options: RunOptions) -> Outcome:
@@ -103,6 +105,8 @@ def run(scenario: Scenario, *, folder: Path, options: RunOptions) -> Outcome:
     try:
         if scenario.task == "continual":
             return _continual(scenario, folder, options)
+        if scenario.task == "study":
+            return _study(scenario, folder, options)
         return _distill(scenario, folder, options)
     except UserError as error:
         raise UserError(_in_keys(str(error))) from error
@@ -153,6 +157,21 @@ def _distill(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
     ds, scored = distillation.run(scenario.values, out=folder / "distilled.safetensors", options=options)
     table = score_table(scored.evaluations, title="accuracy on test images")
     return Outcome([table], {"distilled": ds}, {"evaluations": [plain(one) for one in scored.evaluations]})
+
+
+def _study(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
+    from dd_apps import study
+    from dd_apps.report.scores import study_plot, study_table
+
+    assert isinstance(scenario.values, study.StudyScenario)
+    cells = study.run(scenario.values, folder=folder, options=options)
+    places = [(cell.classes, cell.label_noise, cell.evaluation) for cell in cells]
+    return Outcome(
+        [study_table(places)],
+        {cell.name: cell.ds for cell in cells},
+        {"evaluations": [plain(cell.evaluation) for cell in cells]},
+        plots={"accuracy": study_plot(places)},
+    )
 
 
 # --- finding and reading -------------------------------------------------------------------------------------

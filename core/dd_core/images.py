@@ -127,6 +127,14 @@ class LabelledImages:
         names = tuple(self.classes[index] for index in wanted)
         return LabelledImages(self.images[chosen], position[labels[chosen]], names, self.name)
 
+    def with_label_noise(self, fraction: float, seed: int) -> LabelledImages:
+        """The same with `fraction` of the labels, drawn by `seed`, replaced by wrong ones, each as likely."""
+        labels, classes = require_labels(self).clone(), len(self.classes)
+        draw = generator(seed, "label-noise")
+        wrong = torch.randperm(len(self), generator=draw)[: round(fraction * len(self))]
+        labels[wrong] = (labels[wrong] + torch.randint(1, classes, (len(wrong),), generator=draw)) % classes
+        return LabelledImages(self.images, labels, self.classes, self.name)
+
     def channel_stats(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """See `channel_stats`."""
         return channel_stats(self)

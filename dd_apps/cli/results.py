@@ -46,6 +46,7 @@ def write(folder: Path, loaded: Scenario, outcome: Outcome, cost: Cost) -> Resul
     """Write figures, sets, pictures and report."""
     clear(folder)
     pictures = {f"{name}.png": ds for name, ds in {**outcome.sets, **outcome.drawn}.items()}
+    plots = {f"{name}.png": content for name, content in outcome.plots.items()}
     found = {
         **outcome.details,
         "scenario": loaded.plain(),
@@ -54,15 +55,17 @@ def write(folder: Path, loaded: Scenario, outcome: Outcome, cost: Cost) -> Resul
         "seconds": round(cost.seconds, 3),
         "hardware": dict(cost.hardware),
         "environment": plain(cost.environment),
-        "files": [_REPORT, *pictures, *(f"{name}.safetensors" for name in outcome.sets)],
+        "files": [_REPORT, *plots, *pictures, *(f"{name}.safetensors" for name in outcome.sets)],
     }
     # first, because it lists the others: the folder is complete when all of them are there
     store.write_json(folder / _FIGURES, found)
     for name, ds in outcome.sets.items():
         store.write_set(folder / f"{name}.safetensors", ds)
+    for name, content in plots.items():
+        store.write_bytes(folder / name, content)
     for name, ds in pictures.items():
         store.write_bytes(folder / name, png_bytes(contact_sheet(ds)))
-    store.write_bytes(folder / _REPORT, _report(loaded, outcome, list(pictures), cost.hardware).encode())
+    store.write_bytes(folder / _REPORT, _report(loaded, outcome, list(plots), list(pictures), cost.hardware).encode())
     return _results(folder, found)
 
 
@@ -125,9 +128,12 @@ def _table(layout: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Tabl
     return Table(layout["title"], ordered, units=layout["units"], notes=layout["notes"])
 
 
-def _report(loaded: Scenario, outcome: Outcome, pictures: Sequence[str], hardware: Mapping[str, Any]) -> str:
+def _report(
+    loaded: Scenario, outcome: Outcome, plots: Sequence[str], pictures: Sequence[str], hardware: Mapping[str, Any]
+) -> str:
     parts = [f"# {loaded.name}\n", f"{scenario.summary(loaded.path)}\n"]
     parts += [markdown(table) for table in outcome.tables]
+    parts += [f"![{Path(name).stem}]({name})\n" for name in plots]
     parts += [f"## images: {Path(name).stem}\n\n![{Path(name).stem}]({name})\n" for name in pictures]
     parts.append(f"## machine\n\n{machine(hardware)}\n")
     return "\n".join(parts)

@@ -31,6 +31,56 @@ def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
     return Table(title, rows, units=units, notes=notes)
 
 
+Place = tuple[int, float, "Evaluation"]  # classes, fraction of wrong labels, and what was scored there
+
+
+def study_table(places: Sequence[Place]) -> Table:
+    """A row for each number of classes and fraction of wrong labels."""
+    rows: list[dict[str, Any]] = []
+    for classes, noise, one in places:
+        ours, twin = one.accuracy.mean, one.random_real.mean
+        scores = {who: {"mean": score.mean, "std": score.std} for who, score in _pair(one).items()}
+        rows.append(
+            {
+                "classes": classes,
+                "wrong labels": f"{noise:.0%}",
+                **scores,
+                "ratio": round(ours / twin, 2) if twin else None,
+            }
+        )
+    first = places[0][2]
+    notes = [
+        f"protocol {first.protocol}, {first.network}, {first.nets} networks (seed {first.seed}), mean and standard "
+        f"deviation, {first.epoch} epoch; test labels are right, and random real images are drawn from those that the "
+        "set was distilled from, wrong labels and all",
+        *(verdict(one) for _, _, one in places if one.twin_wins),
+    ]
+    return Table("accuracy on test images", rows, units=dict.fromkeys(_WHO.values(), "percent"), notes=notes)
+
+
+def study_plot(places: Sequence[Place]) -> bytes:
+    """Accuracy over wrong labels, a colour for each number of classes, random real images dashed; a PNG file."""
+    from dd_apps.report.plots import Curve, curves_png
+
+    groups: dict[str, list[Curve]] = {}
+    for count in dict.fromkeys(classes for classes, _, _ in places):
+        here = [(noise, _pair(one)) for classes, noise, one in places if classes == count]
+        groups[f"{count} classes"] = [
+            Curve(
+                [100 * noise for noise, _ in here],
+                [100 * pair[who].mean for _, pair in here],
+                [100 * pair[who].std for _, pair in here],
+                dashed=who == "random real",
+            )
+            for who in _WHO.values()
+        ]
+    return curves_png(groups, x="wrong labels (%)", y="accuracy (%)")
+
+
+def _pair(evaluation: Evaluation) -> dict[str, Score]:
+    return {who: getattr(evaluation, field) for field, who in _WHO.items()}
+
+
 def machine(hardware: Mapping[str, Any]) -> str:
     """What a figure has to say about where it was computed, on one line."""
     return ", ".join(f"{name} {value}" for name, value in hardware.items())

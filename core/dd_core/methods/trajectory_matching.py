@@ -51,7 +51,7 @@ class TrajectoryMatching(MethodConfig):
 
     name: ClassVar[str] = "mtt"
 
-    steps: int = Field(default=300, ge=0, description="outer iterations (paper: 5000; DATM 10000)")
+    steps: int = Field(default=600, ge=0, description="outer iterations (paper: 5000; DATM 10000)")
     syn_steps: int = Field(default=20, ge=1, description="inner steps of a student (N)")
     expert_epochs: int = Field(default=2, ge=1, description="epochs of an expert that they are to make up for (M)")
     first_epoch: int = Field(default=0, ge=0, description="first epoch that a student starts from (T-)")
@@ -76,10 +76,10 @@ class TrajectoryMatching(MethodConfig):
     soft_labels: bool = Field(
         default=False, description="learn soft labels too, from the mean logits of the experts that are right"
     )
-    lr_label: float = Field(default=2.0, ge=0, description="SGD's rate for the soft labels' logits (lr_y)")
+    lr_label: float = Field(default=0.5, ge=0, description="SGD's rate for the soft labels' logits (lr_y)")
     batch_syn: int | None = Field(default=None, ge=1, description="synthetic images in an inner step; none: all")
     lr_img: float = Field(default=100.0, gt=0, description="SGD's rate for the pixels")
-    lr_lr: float = Field(default=1e-6, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it")
+    lr_lr: float = Field(default=1e-7, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it")
     momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of both")
     ema: float | None = Field(
         default=None,
@@ -87,7 +87,7 @@ class TrajectoryMatching(MethodConfig):
         lt=1,
         description="decay of the average of the pixels that the set is made of; none: the last",
     )
-    lr_student: float = Field(default=0.01, gt=0, description="initial learning rate of a student (alpha)")
+    lr_student: float = Field(default=0.005, gt=0, description="initial learning rate of a student (alpha)")
     zca: bool = Field(
         default=False, description="whiten the pixels (ZCA fitted on the real images), for experts, students and set"
     )
@@ -261,6 +261,7 @@ class HardLabelled(DifficultyAligned):
 
     name: ClassVar[str] = "m-datm"
 
+    syn_steps: int = Field(default=5, ge=1, description="inner steps of a student (N)")
     last_epoch: int = Field(
         default=5, ge=1, description="end of the epochs that a student starts from (T+), not among them; a narrow range"
     )
@@ -272,6 +273,9 @@ class HardLabelled(DifficultyAligned):
     )
     lr_lr: float = Field(
         default=0.0, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it, at the evaluator's"
+    )
+    lr_student: float = Field(
+        default=0.01, gt=0, description="learning rate of a student (alpha); the challenge's evaluator has 0.01"
     )
 
 

@@ -1,0 +1,39 @@
+"""Curves as PNG files, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Means with their standard deviations over x; dashed for what it is compared with."""
+
+    x: Sequence[float]
+    mean: Sequence[float]
+    std: Sequence[float]
+    dashed: bool = False
+
+
+def curves_png(groups: Mapping[str, Sequence[Curve]], *, x: str, y: str, title: str = "") -> bytes:
+    """One colour for each group, named in the legend by its first curve."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="tight")
+    axes = FigureCanvasAgg(figure).figure.subplots()
+    colours = matplotlib.color_sequences["tab10"]
+    for index, (name, curves) in enumerate(groups.items()):
+        for curve in curves:
+            label = f"{name}, random real" if curve.dashed else name
+            style = {"linestyle": "--" if curve.dashed else "-", "color": colours[index % len(colours)]}
+            axes.errorbar(curve.x, curve.mean, yerr=curve.std, marker=".", capsize=2, label=label, **style)
+    axes.set(xlabel=x, ylabel=y, title=title)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

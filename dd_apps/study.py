@@ -1,0 +1,141 @@
+"""The task `study`: how the data change what distillation is worth.
+
+One method at one size, over numbers of classes and fractions of wrong labels; for each pair a set is distilled from the
+training images as they then are, and scored beside random real ones, which have the same wrong labels, on clean test
+images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from dd_apps.distillation import Data, Scoring, check_names, score
+from dd_core.config import Config
+from dd_core.distilled import DistilledSet, Size
+from dd_core.errors import UserError
+from dd_core.methods import decode_method
+
+if TYPE_CHECKING:
+    from dd_core.evaluation import Evaluation
+    from dd_core.images import LabelledImages
+    from dd_core.runner import RunOptions
+
+
+class StudyScenario(Config):
+    """A grid over the data."""
+
+    data: str = Field(description="data set, or folder:PATH; it has to fit into memory")
+    image_size: int | None = Field(default=None, ge=1, description="pixels a side; none keeps the images as they are")
+    skip_corrupt: bool = Field(default=False, description="leave out images that cannot be decoded")
+    classes: tuple[int, ...] = Field(default=(), description="how many classes, drawn by the seed; none given: all")
+    label_noise: tuple[float, ...] = Field(
+        default=(0.0,), min_length=1, description="fractions of training labels that are replaced by wrong ones"
+    )
+    method: dict[str, JsonValue] = Field(description="name of the method, and its options")
+    ipc: int = Field(default=1, ge=1, description="images per class")
+    seed: int = Field(default=0, ge=0, description="of classes, wrong labels, distillation and evaluation")
+    protocol: str = Field(default="recipe", description="how networks are trained on the set")
+    network: str | None = Field(default=None, description="network to evaluate; none: the method's own")
+    nets: int = Field(default=3, ge=1, description="fresh networks for each set")
+
+    @field_validator("label_noise")
+    @classmethod
+    def _noise_is_a_fraction(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= one < 1 for one in fractions):
+            raise ValueError("fractions from 0 to below 1, as in [0.0, 0.2]")
+        return fractions
+
+    @field_validator("classes")
+    @classmethod
+    def _two_classes_at_least(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
+        if any(one < 2 for one in counts):
+            raise ValueError("at least 2 classes")
+        return counts
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> StudyScenario:
+        try:
+            check_names(protocol=self.protocol, networks=[self.network] if self.network else [])
+            decode_method(self.method)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the grid."""
+
+    classes: int
+    label_noise: float
+    ds: DistilledSet
+    evaluation: Evaluation
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return _name(self.classes, self.label_noise)
+
+
+def _name(classes: int, noise: float) -> str:
+    return f"{classes}-classes-noise-{noise:g}"
+
+
+def run(scenario: StudyScenario, *, folder: Path, options: RunOptions) -> list[Cell]:
+    """Distil and score each place of the grid; sets that an earlier run left in `folder` are found.
+
+    Raises `UserError` for more classes than there are and for data that stay on disk.
+    """
+    from dd_core import runner
+
+    data = Data(scenario.data, scenario.image_size, scenario.skip_corrupt)
+    train, test = (_in_memory(data, split, options) for split in ("train", "test"))
+    counts = scenario.classes or (len(train.classes),)
+    if max(counts) > len(train.classes):
+        raise UserError(f"classes: {max(counts)} are asked for, and {train.name} has {len(train.classes)}")
+    config, scoring = (
+        decode_method(scenario.method),
+        Scoring(scenario.protocol, (scenario.network,) if scenario.network else (), scenario.nets, scenario.seed),
+    )
+    cells: list[Cell] = []
+    for count, noise in product(counts, scenario.label_noise):
+        chosen = _classes(train, count, seed=scenario.seed)
+        clean, held = train.of_classes(chosen), test.of_classes(chosen)
+        noisy = clean.with_label_noise(noise, seed=scenario.seed) if noise else clean
+        options.reporter.message(f"{count} classes, {noise:.0%} of labels wrong")
+        ds = runner.distill(
+            config,
+            noisy,
+            Size(ipc=scenario.ipc),
+            seed=scenario.seed,
+            out=folder / f"{_name(count, noise)}.safetensors",
+            options=options,
+        )
+        (evaluation,) = score(ds, noisy, held, scoring, options=options).evaluations
+        cells.append(Cell(count, noise, ds, evaluation))
+    return cells
+
+
+def _in_memory(data: Data, split: str, options: RunOptions) -> LabelledImages:
+    from dd_core.images import LabelledImages
+
+    source = data.load(split, options=options)
+    if not isinstance(source, LabelledImages):
+        raise UserError(f"{source.name} stays on disk, and a study draws classes in memory; use --image-size")
+    return source
+
+
+def _classes(train: LabelledImages, count: int, *, seed: int) -> Sequence[int]:
+    """The first `count` classes of a random order, so that more classes contain the fewer."""
+    import torch
+
+    from dd_core.streams import generator
+
+    order = torch.randperm(len(train.classes), generator=generator(seed, "classes")).tolist()
+    return sorted(order[:count])

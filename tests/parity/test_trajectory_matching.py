@@ -103,6 +103,18 @@ def test_only_the_epochs_that_are_matched_are_kept():
         method("mtt", gradient="truncated")
 
 
+def test_ranges_share_experts_that_keep_all_epochs_and_students_start_in_the_same_places():
+    options = {"first_epoch": 2, "last_epoch": 5, "training": {"batch_size": 20, "learning_rate": 0.05, "epochs": 9}}
+    few, _ = matching(**options)
+    whole, experts = matching(**options, keep="all")
+    assert len(trajectory(experts, 0)) == 10
+    for index in range(3):
+        a, b = few._pair(index), whole._pair(index)
+        assert all(torch.equal(x, y) for pair in zip(a, b, strict=True) for x, y in zip(*pair, strict=True))
+    other = method("mtt", **{**options, "last_epoch": 7, "keep": "all", "experts": 3, "recipe": {"network": NETWORK}})
+    assert other.needs(BLOBS) == whole.config.needs(BLOBS)
+
+
 def test_experts_start_as_the_recipe_says_that_networks_do():
     recipe = {"network": NETWORK, "initialisation": "xavier"}
     _, experts = matching(recipe=recipe)
@@ -135,7 +147,8 @@ def test_other_gradients_are_the_exact_one_or_near_it(gradient: str, lowest: flo
 
 
 def test_the_distance_falls_and_the_rate_is_learned_and_exported():
-    distiller, _ = matching(steps=60, syn_steps=6, lr_img=30.0, lr_lr=1e-3, last_epoch=1, augmentation="none")
+    options = {"lr_img": 30.0, "lr_student": 0.01, "lr_lr": 1e-3, "last_epoch": 1, "augmentation": "none"}
+    distiller, _ = matching(steps=60, syn_steps=6, **options)
     losses = [distiller.step(index)["loss"] for index in range(60)]
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
     assert distiller.rate.item() != pytest.approx(0.01)

@@ -113,9 +113,11 @@ class TrajectoryMatching(MethodConfig):
     batch_real: int = Field(default=64, ge=1, description="real images of each class in that distance")
     experts: int = Field(default=10, ge=1, description="experts (paper: 100)")
     experts_seed: int = Field(default=0, ge=0, description="seed of the experts")
-    training: Training = Field(
-        default=Training(augmentation="auto"), description="how experts are trained; what is matched is kept"
+    keep: Literal["matched", "all"] = Field(
+        default="matched",
+        description="epochs of the experts that are kept: what is matched, or all of them, which other ranges share",
     )
+    training: Training = Field(default=Training(augmentation="auto"), description="how experts are trained")
     recipe: Recipe = Field(
         default=Recipe(epochs=1001, augmentation="auto"),
         description="how to train on the set, but for the learned rate, and the network",
@@ -157,9 +159,9 @@ class TrajectoryMatching(MethodConfig):
         from dd_core import zca
         from dd_core.experts import Experts
 
-        asked = self.soft_labels or self.initial == "right"
+        asked, whole = self.soft_labels or self.initial == "right", self.keep == "all"
         # experts whose last epochs nobody looks at are the same for any number of them
-        epochs = self.training.epochs if asked or self.training.decay else self.matched
+        epochs = self.training.epochs if asked or whole or self.training.decay else self.matched
         strategy = resolve_strategy(self.training.augmentation, source.name)
         whitening = (zca.spec_of(source),) if self.zca else ()
         return (
@@ -175,9 +177,9 @@ class TrajectoryMatching(MethodConfig):
                 zca=self.zca,
                 statistics=self.statistics,
                 training=self.training.model_copy(update={"epochs": epochs, "augmentation": strategy}),
-                first=self.first_epoch,
-                last=self.matched,
-                final=asked,
+                first=0 if whole else self.first_epoch,
+                last=epochs if whole else self.matched,
+                final=asked or whole,
             ),
         )
 
@@ -230,7 +232,7 @@ class FlatTrajectoryMatching(TrajectoryMatching):
         lt=1,
         description="decay of the average of the pixels that the set is made of (paper: 0.999 to 0.9999, 5000 steps)",
     )
-    training: Training = Field(default=FLAT, description="how experts are trained: by GSAM; what is matched is kept")
+    training: Training = Field(default=FLAT, description="how experts are trained: by GSAM")
 
 
 class DifficultyAligned(TrajectoryMatching):
@@ -252,7 +254,7 @@ class DifficultyAligned(TrajectoryMatching):
     )
     training: Training = Field(
         default=FLAT.model_copy(update={"epochs": 20}),
-        description="how experts are trained: by GSAM; what is matched is kept, and the last epoch",
+        description="how experts are trained: by GSAM; the last epoch says which images are right, and soft labels",
     )
 
 
@@ -408,6 +410,7 @@ class Matching:
         rows = self._trajectory(int(order[place]))
         choices = self._range_end(index) - self.config.first_epoch
         t = int(torch.randint(choices, (), generator=self.streams.generator("epoch", index)))
+        t += self.config.first_epoch if self.config.keep == "all" else 0  # row 0 is the first epoch that is kept
         return self._parameters(rows[t]), self._parameters(rows[t + self.config.expert_epochs])
 
     def _parameters(self, flat: Tensor) -> Tensors:

@@ -1,0 +1,204 @@
+"""M-DATM's ablation: DATM without soft labels (M1), with a narrow range of easy epochs (M2), and with both.
+
+    python benchmarks/m_datm.py [--data digits|cifar10|folder:DIR] [--copy TEXT] [--ipc 10] [--nets 3]
+
+The challenge's evaluator gets images only, labels them by their place and trains at its own rate, so every variant has
+a student's rate that stays at 0.01. Scored under `challenge-2024`; DATM's own sets also by their soft labels
+(`datm-soft`, which no submission can bring there), with how often and how surely those labels say the place's class.
+A sweep over (T-, T+) with hard labels says which range is best. Paper (arXiv 2410.13311): 31.11 to 39.90 % on CIFAR-100
+by M1, 7.10 to 18.31 % on Tiny-ImageNet by M1 and M2; `--network` is what a CPU bears instead of their ConvNet-3.
+
+Sets and experts are kept; the same command goes on where it stopped. Appends to benchmarks/results/m_datm.jsonl, and
+draws benchmarks/results/m_datm-DATA.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import append, facts, now, shown
+
+from dd_core import artefacts, datasets, parallel, store
+from dd_core.distilled import DistilledSet, Size
+from dd_core.evaluation import evaluate
+from dd_core.methods import method
+from dd_core.parallel import Workers
+from dd_core.runner import RunOptions, distill
+
+RESULTS = Path(__file__).parent / "results" / "m_datm.jsonl"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A set: whether its labels are soft, and the epochs that its students start from."""
+
+    name: str
+    soft: bool
+    first: int
+    last: int
+
+
+def variants(options: argparse.Namespace) -> list[Variant]:
+    """The ablation, and the sweep over ranges with hard labels."""
+    wide, narrow = options.wide, options.narrow
+    ablation = [
+        Variant("DATM", True, 0, wide),
+        Variant("DATM + M1", False, 0, wide),
+        Variant("DATM + M1 + M2", False, 0, narrow),
+        Variant("DATM + M2", True, 0, narrow),
+    ]
+    known = {(one.first, one.last) for one in ablation if not one.soft}
+    middle = wide // 2
+    ranges = [(0, middle), (narrow, wide), (middle, wide)]
+    return ablation + [Variant("range", False, *one) for one in ranges if one not in known]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant, distilled and scored."""
+
+    variant: Variant
+    seed: int
+    options: argparse.Namespace
+
+
+def main() -> None:
+    """Experts once, then every variant."""
+    options = parse()
+    options.out.mkdir(parents=True, exist_ok=True)
+    given = {key: value for key, value in vars(options).items() if key not in ("out", "copy")}
+    common = facts("m-datm", given, run=now(), data=f"{shown(options.data)}, {options.copy}")
+    workers, train = Workers(count=options.workers), datasets.load(options.data, split="train")
+    for variant in variants(options)[:1]:  # its experts serve all
+        for spec in configure(variant, options).needs(train):
+            artefacts.get(spec, resources=artefacts.Resources.of([train], device="cpu"), workers=workers, say=print)
+    jobs = [Job(variant, seed, options) for variant in variants(options) for seed in range(options.seeds)]
+    records: list[dict[str, Any]] = []
+    for several in parallel.run(work, jobs, workers=workers):
+        for record in several:
+            append(RESULTS, {**common, **record})
+            records.append(record)
+    draw(records, RESULTS.with_name(f"m_datm-{'digits' if options.data == 'digits' else 'images'}.png"))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="M-DATM's ablation")
+    parser.add_argument("--data", default="digits", help="digits, cifar10, ... or folder:DIR with train/ and test/")
+    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
+    parser.add_argument("--network", default="convnet-w32", help="experts, students and the evaluator's networks")
+    parser.add_argument("--ipc", type=int, default=10, help="images a class")
+    parser.add_argument("--wide", type=int, default=30, help="T+ of DATM")
+    parser.add_argument("--narrow", type=int, default=8, help="T+ of M2")
+    parser.add_argument("--experts", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=40, help="of an expert; the last ones' logits are the labels")
+    parser.add_argument("--steps", type=int, default=600, help="outer iterations")
+    parser.add_argument("--syn-steps", type=int, default=10, help="inner steps (N)")
+    parser.add_argument("--batch-syn", type=int, help="synthetic images in an inner step; none: all")
+    parser.add_argument("--lr-img", type=float, default=100.0)
+    parser.add_argument("--nets", type=int, default=3, help="networks of each score, as the challenge has it")
+    parser.add_argument("--seeds", type=int, default=1, help="sets of each variant")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-m-datm"), help="where sets are kept")
+    return parser.parse_args()
+
+
+def configure(variant: Variant, options: argparse.Namespace) -> Any:
+    """The method of a variant: all of them are `datm` but for what the ablation changes."""
+    return method(
+        "datm",
+        steps=options.steps,
+        syn_steps=options.syn_steps,
+        batch_syn=options.batch_syn,
+        lr_img=options.lr_img,
+        lr_student=0.01,
+        lr_lr=0.0,
+        soft_labels=variant.soft,
+        keep="all",  # one set of experts for every range
+        first_epoch=variant.first,
+        last_epoch=variant.last,
+        range_start=None,
+        experts=options.experts,
+        training={"epochs": options.epochs},
+        recipe={"network": options.network},
+    )
+
+
+def work(job: Job) -> list[dict[str, Any]]:
+    """Distil one variant, score it as the challenge does, and soft labels by themselves too."""
+    options, variant = job.options, job.variant
+    train, test = (datasets.load(options.data, split=split) for split in ("train", "test"))
+    kind = f"{variant.name}-{variant.first}-{variant.last}-{job.seed}".replace(" ", "")
+    out = options.out / f"{kind}.safetensors"
+    how = RunOptions(device="cpu", threads=1, resume_command="the same command")
+    ds = distill(configure(variant, options), train, Size(ipc=options.ipc), seed=job.seed, out=out, options=how)
+    assert ds.manifest.provenance is not None
+    common = {
+        "name": variant.name,
+        "soft": variant.soft,
+        "range": [variant.first, variant.last],
+        "seed": job.seed,
+        "seconds": store.read_json(out.with_suffix(".run") / "run.json")["seconds"],
+        "config": ds.manifest.provenance.config,
+        **(labels_of(ds) if variant.soft else {}),
+    }
+    protocols = ("challenge-2024", "datm-soft") if variant.soft else ("challenge-2024",)
+    return [
+        {
+            **common,
+            "protocol": protocol,
+            "evaluation": evaluate(
+                ds,
+                train=train,
+                test=test,
+                network=options.network,
+                protocol=protocol,
+                nets=options.nets,
+                seed=job.seed,
+                device="cpu",
+            ).model_dump(mode="json"),
+        }
+        for protocol in protocols
+    ]
+
+
+def labels_of(ds: DistilledSet) -> dict[str, float]:
+    """How often the learned labels say another class than the place does, and how much they give to the place's."""
+    assert ds.targets is not None
+    assert ds.labels is not None
+    shifted = ds.targets - ds.targets.max(1, keepdims=True)
+    probabilities = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    own = probabilities[np.arange(len(ds)), ds.labels]
+    return {
+        "labels_elsewhere": float((probabilities.argmax(1) != ds.labels).mean()),
+        "probability_of_the_place": float(own.mean()),
+    }
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """A bar for each score."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.45 * len(records) + 1.2), layout="tight")
+    axes = FigureCanvasAgg(figure).figure.subplots()
+    names = [f"{one['name']} [{one['range'][0]}, {one['range'][1]}) {one['protocol']}" for one in records]
+    for who, offset in (("accuracy", 0.2), ("random_real", -0.2)):
+        scores = [one["evaluation"][who] for one in records]
+        places = [index + offset for index in range(len(records))]
+        means, stds = ([100 * score[key] for score in scores] for key in ("mean", "std"))
+        axes.barh(places, means, height=0.4, xerr=stds, label="distilled" if who == "accuracy" else "random real")
+    axes.set_yticks(range(len(records)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy (%)")
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The records of the benchmarks: what each of them carries, and where it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dd_core import __version__, device
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def now() -> str:
+    """The time, as records have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def facts(
+    benchmark: str, options: Mapping[str, Any], *, run: str, data: str, on: str = "cpu", threads: int = 1
+) -> dict[str, Any]:
+    """What every figure has to carry, whichever it is.
+
+    `options` are those of the command line that determine the figure, by name; True is a flag, False and None are left
+    out. `run` is when the run began, `data` the data and which copy of it, `on` the device, `threads` those of a job.
+    """
+    import torch
+
+    given = [(name.replace("_", "-"), value) for name, value in options.items() if value is not None]
+    words = [
+        f"--{name}" if value is True else f"--{name} {shown(value)}" for name, value in given if value is not False
+    ]
+    arguments = f" BENCH_ARGS='{' '.join(words)}'" if words else ""
+    return {
+        "benchmark": benchmark,
+        "run": run,
+        "when": now(),
+        "command": f"make bench-{benchmark}{arguments}",
+        "data": data,
+        "hardware": device.hardware(device.resolve(on), threads=threads),
+        "load_average": round(os.getloadavg()[0], 1),  # far above the cores: others were computing too
+        "versions": {"dd-apps": __version__, "torch": torch.__version__},
+    }
+
+
+def shown(value: object) -> str:
+    """A value of the command line without anybody's path."""
+    text = str(value)
+    return "folder:DIR" if text.startswith("folder:") else text
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """One more line of JSON; a number that JSON has no word for is a ValueError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")

@@ -1,0 +1,244 @@
+"""The shipped scenarios of trajectory matching: the values of the papers' tables, and what their comments say."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from dd_apps import scenario
+from dd_apps.distillation import DistillScenario
+from dd_core.experts import Experts
+from dd_core.images import LabelledImages
+from dd_core.methods import decode_method
+from dd_core.methods.trajectory_matching import TrajectoryMatching
+from dd_core.zca import WhiteningOf
+
+
+class Cell(NamedTuple):
+    """A cell of a table: no T_0 where the range does not grow, no batch where it is all images."""
+
+    N: int
+    M: int
+    start: int  # T-
+    reach: int | None  # T_0
+    end: int  # T+
+    growth: int | None  # outer iterations from T_0 to T+
+    batch: int | None
+    lr_img: float
+    lr_label: float | None
+    lr_lr: float
+    step: float  # initial rate of a student
+    zca: bool
+    ema: float | None = None
+
+
+# N, M, T-, T_0, T+, growth, batch, lr_img, lr_y, lr_lr, step, ZCA, EMA
+MTT = {
+    "cifar10-ipc1": Cell(50, 2, 0, None, 2, None, None, 100, None, 1e-7, 0.01, True),
+    "cifar10-ipc10": Cell(30, 2, 0, None, 20, None, None, 100, None, 1e-5, 0.001, True),
+    "cifar10-ipc50": Cell(30, 2, 0, None, 40, None, None, 1000, None, 1e-5, 0.001, False),
+    "cifar100-ipc1": Cell(20, 3, 0, None, 20, None, None, 1000, None, 1e-5, 0.01, True),
+    "cifar100-ipc10": Cell(20, 2, 0, None, 20, None, None, 1000, None, 1e-5, 0.01, False),
+    "cifar100-ipc50": Cell(80, 2, 0, None, 40, None, 125, 1000, None, 1e-5, 0.01, True),
+    "tiny-imagenet-ipc1": Cell(10, 2, 0, None, 10, None, None, 10_000, None, 1e-4, 0.01, False),
+    "tiny-imagenet-ipc10": Cell(20, 2, 0, None, 40, None, 200, 10_000, None, 1e-4, 0.01, False),
+    "tiny-imagenet-ipc50": Cell(20, 2, 0, None, 40, None, 300, 10_000, None, 1e-4, 0.01, False),
+    "imagenette-ipc10": Cell(20, 2, 0, None, 10, None, 20, 1000, None, 1e-6, 0.01, False),
+}
+FTD = {
+    "cifar10-ipc1": Cell(50, 2, 0, None, 2, None, None, 100, None, 1e-7, 0.01, True, 0.9999),
+    "cifar10-ipc10": Cell(30, 2, 0, None, 20, None, None, 100, None, 1e-5, 0.001, True, 0.9995),
+    "cifar10-ipc50": Cell(30, 2, 0, None, 40, None, None, 1000, None, 1e-5, 0.01, False, 0.999),
+    "cifar100-ipc1": Cell(40, 3, 0, None, 20, None, None, 1000, None, 1e-5, 0.01, True, 0.9995),
+    "cifar100-ipc10": Cell(20, 2, 0, None, 40, None, None, 1000, None, 1e-5, 0.01, True, 0.9995),
+    "cifar100-ipc50": Cell(80, 2, 0, None, 40, None, 1000, 1000, None, 1e-5, 0.01, True, 0.999),
+    "tiny-imagenet-ipc1": Cell(30, 2, 0, None, 10, None, None, 10_000, None, 1e-4, 0.01, False, 0.999),
+    "tiny-imagenet-ipc10": Cell(20, 2, 0, None, 40, None, 500, 10_000, None, 1e-4, 0.01, False, 0.999),
+}
+DATM = {
+    "cifar10-ipc1": Cell(80, 2, 0, None, 4, None, 10, 100, 5, 1e-7, 0.01, True),
+    "cifar10-ipc10": Cell(80, 2, 0, 10, 20, 1000, 100, 100, 2, 1e-5, 0.01, True),
+    "cifar10-ipc50": Cell(80, 2, 0, 20, 40, 2000, 500, 1000, 2, 1e-5, 0.01, True),
+    "cifar10-ipc500": Cell(40, 2, 40, None, 60, None, 1000, 50, 10, 1e-5, 0.01, True),
+    "cifar10-ipc1000": Cell(100, 2, 40, None, 60, None, 1000, 50, 10, 1e-5, 0.01, True),
+    "cifar100-ipc1": Cell(40, 3, 0, 10, 20, 1000, 1000, 1000, 10, 1e-5, 0.01, True),
+    "cifar100-ipc10": Cell(80, 2, 0, 30, 50, 2000, 1000, 1000, 10, 1e-5, 0.01, True),
+    "cifar100-ipc50": Cell(80, 2, 20, None, 70, None, 1000, 1000, 10, 1e-5, 0.01, True),
+    "cifar100-ipc100": Cell(80, 2, 30, None, 70, None, 1000, 50, 10, 1e-5, 0.01, True),
+    "tiny-imagenet-ipc1": Cell(40, 2, 0, 15, 20, 2000, 1000, 10_000, 10, 1e-4, 0.01, False),
+    "tiny-imagenet-ipc10": Cell(40, 2, 10, None, 50, None, 500, 100, 10, 1e-4, 0.01, False),
+    "tiny-imagenet-ipc50": Cell(20, 2, 40, None, 70, None, 1000, 100, 10, 1e-4, 0.01, False),
+}
+M_DATM = {
+    "cifar100-ipc10": Cell(80, 2, 0, 30, 50, 2000, 1000, 1000, None, 0.0, 0.01, False),
+    "tiny-imagenet-ipc10": Cell(40, 2, 0, None, 20, None, 500, 100, None, 0.0, 0.01, False),
+}
+TESLA = {
+    "cifar10-ipc1": Cell(50, 2, 0, None, 5, None, None, 1000, None, 1e-7, 0.01, False),
+    "cifar100-ipc50": Cell(80, 2, 0, None, 40, None, 125, 1000, None, 1e-5, 0.01, True),
+}
+TABLES = {"mtt": MTT, "ftd": FTD, "datm": DATM, "m-datm": M_DATM, "tesla": TESLA}
+CARDS = {f"{cell}-{method}": values for method, table in TABLES.items() for cell, values in table.items()}
+SMALL = ("digits-ipc1-mtt", "digits-ipc10-mtt", "mnist-ipc1-mtt")
+
+STEPS = {"mtt": 5000, "ftd": 5000, "datm": 10_000, "m-datm": 10_000, "tesla": 10_000}
+EPOCHS = {"mtt": 50, "ftd": 50, "datm": 100, "m-datm": 100, "tesla": 50}
+PROTOCOLS = {
+    "mtt": "mtt-1000",
+    "ftd": "mtt-1000",
+    "datm": "datm-soft",
+    "m-datm": "challenge-2024",
+    "tesla": "mtt-1000",
+}
+# image shape, classes, network of the experts, and statistics of images that are not whitened
+DATA = {
+    "cifar10": ((3, 32, 32), 10, "convnet-3", "data"),
+    "cifar100": ((3, 32, 32), 100, "convnet-3", "data"),
+    "tiny-imagenet": ((3, 64, 64), 200, "convnet-4", "imagenet"),
+    "imagenette": ((3, 128, 128), 10, "convnet-5", "imagenet"),
+    "digits": ((1, 8, 8), 10, "convnet-w32", "data"),
+    "mnist": ((1, 28, 28), 10, "convnet-w16", "data"),
+}
+FOLDERS = {"tiny-imagenet": "folder:tiny-imagenet-200", "imagenette": "folder:imagenette"}
+
+
+def parts(name: str) -> tuple[str, int, str]:
+    """(data, images per class, method) in the name of a preset."""
+    data, ipc, method = re.fullmatch(r"([a-z0-9-]+)-ipc(\d+)-([a-z-]+)", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    return data, int(ipc), method
+
+
+def preset(name: str) -> tuple[DistillScenario, TrajectoryMatching]:
+    values = scenario.load(name).values
+    assert isinstance(values, DistillScenario)
+    config = decode_method(values.method)
+    assert isinstance(config, TrajectoryMatching)
+    return values, config
+
+
+def experts_of(name: str) -> tuple[Experts, int]:
+    """The experts that a preset asks for, and how many whitenings."""
+    shape, classes, *_ = DATA[parts(name)[0]]
+    labels = torch.arange(classes)
+    source = LabelledImages(
+        torch.zeros(classes, *shape, dtype=torch.uint8), labels, tuple(map(str, labels)), "a source"
+    )
+    *whitening, experts = preset(name)[1].needs(source)
+    assert isinstance(experts, Experts)
+    return experts, sum(isinstance(one, WhiteningOf) for one in whitening)
+
+
+def header(name: str) -> list[str]:
+    lines = scenario.find(name).read_text().splitlines()
+    return lines[: next(row for row, line in enumerate(lines) if not line.startswith("#"))]
+
+
+@pytest.mark.parametrize("name", scenario.shipped())
+def test_every_scenario_decodes_with_method_and_recipe(name: str):
+    config = decode_method(scenario.load(name).plain()["method"])
+    assert config.recipe.network
+
+
+def test_the_presets_are_those_of_the_tables():
+    shipped = {name for name in scenario.shipped() if re.search(r"-ipc\d+-", name) and parts(name)[2] in TABLES}
+    assert shipped == {*CARDS, *SMALL}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_preset_has_the_values_of_its_table(name: str):
+    cell, (_, config) = CARDS[name], preset(name)
+    found = Cell(
+        N=config.syn_steps,
+        M=config.expert_epochs,
+        start=config.first_epoch,
+        reach=None if config.range_start == config.last_epoch else config.range_start,
+        end=config.last_epoch,
+        growth=config.range_growth if "range_growth" in config.model_fields_set else None,
+        batch=config.batch_syn,
+        lr_img=config.lr_img,
+        lr_label=config.lr_label if config.soft_labels else None,
+        lr_lr=config.lr_lr,
+        step=config.lr_student,
+        zca=config.zca,
+        ema=config.ema,
+    )
+    assert found == cell
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_preset_has_what_its_method_has_in_every_cell(name: str):
+    data, ipc, method = parts(name)
+    values, config = preset(name)
+    assert (values.ipc, values.data, values.method["name"]) == (ipc, FOLDERS.get(data, data), method)
+    assert values.image_size == (DATA[data][0][1] if data in FOLDERS else None)
+    assert (config.steps, config.experts, config.training.epochs) == (STEPS[method], 100, EPOCHS[method])
+    assert (config.momentum, config.augmentation, config.training.augmentation) == (0.5, "auto", "auto")
+    assert values.protocol == PROTOCOLS[method]
+    _, _, network, statistics = DATA[data]
+    challenge = values.protocol == "challenge-2024"
+    assert config.recipe.network == ("convnet-3" if challenge else network)
+    assert config.statistics == statistics
+    assert config.gradient == ("tesla" if method == "tesla" else "auto")
+    assert values.nets == (3 if challenge or method == "tesla" else 5)
+    sgd = (config.training.learning_rate, config.training.momentum, config.training.weight_decay)
+    assert (*sgd, config.training.batch_size, config.training.decay) == (0.01, 0.0, 0.0, 256, False)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_experts_are_flat_where_the_paper_has_them_so(name: str):
+    _, _, method = parts(name)
+    sharpness = preset(name)[1].training.sharpness
+    if method in ("mtt", "tesla"):
+        assert sharpness is None
+        return
+    assert sharpness is not None
+    gap = 1.0 if method == "ftd" and name not in ("cifar10-ipc1-ftd", "cifar10-ipc10-ftd") else 0.3
+    assert (sharpness.rho, sharpness.alpha) == (0.01, gap)
+
+
+@pytest.mark.parametrize("name", [name for name in CARDS if parts(name)[2] in ("datm", "m-datm")])
+def test_difficulty_is_aligned_as_published(name: str):
+    _, config = preset(name)
+    assert config.threshold == (1.1 if name == "cifar10-ipc1-datm" else 1.0)
+    assert config.initial == ("random" if name == "cifar100-ipc50-datm" else "right")
+    assert config.soft_labels == (parts(name)[2] == "datm")
+    assert config.range_below is None
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_a_cpu_can_do_has_the_defaults_on_a_narrow_network(name: str):
+    data, ipc, _ = parts(name)
+    values, config = preset(name)
+    own = TrajectoryMatching()
+    fewer = {} if data == "digits" else {"last_epoch": 3, "experts": 3}
+    narrow = own.recipe.model_copy(update={"network": DATA[data][2]})
+    assert config == own.model_copy(update={"recipe": narrow, **fewer})
+    assert (values.data, values.ipc, values.protocol, values.nets) == (data, ipc, "mtt-1000", 3)
+
+
+@pytest.mark.parametrize("name", [*CARDS, *SMALL])
+def test_the_experts_have_every_epoch_that_is_matched(name: str):
+    _, config = preset(name)
+    experts, whitenings = experts_of(name)
+    assert (experts.first, experts.kept_to) == (config.first_epoch, config.last_epoch - 1 + config.expert_epochs)
+    assert experts.kept_to <= config.training.epochs
+    assert experts.end == (
+        config.training.epochs if config.initial == "right" or config.soft_labels else experts.kept_to
+    )
+    assert whitenings == config.zca
+
+
+@pytest.mark.parametrize("name", [*CARDS, *SMALL])
+def test_the_comment_says_what_it_takes_and_who_scores_it(name: str):
+    lines, (values, _) = header(name), preset(name)
+    assert 2 <= len(lines) <= 4
+    megabytes = experts_of(name)[0].nbytes() / 1e6
+    shown = f"{megabytes:,.0f}" if megabytes >= 1 else f"{megabytes:.1f}"
+    assert f"Experts take {shown} MB" in lines[2]
+    assert f"protocol {values.protocol} (" in lines[2]
+    assert ("(CPU" if name in SMALL else "(GPU)") in lines[0]
+    assert f", {values.ipc} a class (" in lines[0]
+    assert len(name) + len(lines[0].lstrip("# ")) <= 73  # a line of `list scenarios` in 80 columns

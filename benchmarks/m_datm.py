@@ -83,7 +83,7 @@ def main() -> None:
         for record in several:
             append(RESULTS, {**common, **record})
             records.append(record)
-    draw(records, RESULTS.with_name(f"m_datm-{'digits' if options.data == 'digits' else 'images'}.png"))
+    draw(records, RESULTS.with_name(f"m_datm-{Path(options.data.removeprefix('folder:')).name}.png"))
 
 
 def parse() -> argparse.Namespace:
@@ -122,7 +122,9 @@ def configure(variant: Variant, options: argparse.Namespace) -> Any:
         keep="all",  # one set of experts for every range
         first_epoch=variant.first,
         last_epoch=variant.last,
-        range_start=None,
+        # the sequential growth of DATM, where there is a wide range to grow to
+        range_start=options.wide // 2 if variant.name.startswith("DATM") and variant.last == options.wide else None,
+        range_growth=max(1, options.steps // 3),
         experts=options.experts,
         training={"epochs": options.epochs},
         recipe={"network": options.network},

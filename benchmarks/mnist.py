@@ -293,8 +293,9 @@ def baselines(options: argparse.Namespace) -> list[Job]:
 def baseline(name: str, regime: str, protocol: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Ten real images, or averages of them, where networks start as in a regime."""
     own = store.read_set(path_of(regime, options)).manifest.recipe
+    fresh = REGIMES[regime].options.get("start", "random") in ("random", "fixed")
     plain = {
-        "learning_rate": 0.1,
+        "learning_rate": 0.1 if fresh else 0.01,  # `optimized` scores draws by it, and 0.1 is too much for the trained
         "momentum": 0.0,
         "weight_decay": 0.0,
         "schedule": "constant",

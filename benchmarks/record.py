@@ -47,8 +47,8 @@ def facts(
 
 
 def shown(value: object) -> str:
-    """A value of the command line without anybody's path."""
-    text = str(value)
+    """A value of the command line as it is typed, without anybody's path."""
+    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return "folder:DIR" if text.startswith("folder:") else text
 
 

@@ -14,7 +14,7 @@ from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Size
 from dd_core.errors import UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.network_names import family
-from dd_core.protocols import check_protocol, settings_of
+from dd_core.protocols import check_protocol, recipe_of, settings_of
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation
@@ -132,7 +132,8 @@ def score(ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, op
         options.reporter.message(f"warning: {warning}")
     evaluations: list[Evaluation] = []
     for network in scoring.networks or (None,):
-        options.reporter.message(_plan(ds, scoring, network or ds.manifest.recipe.network))
+        own = recipe_of(scoring.protocol, ds.manifest.recipe, source_name=train.name).network
+        options.reporter.message(_plan(ds, scoring, network or own))
         one = evaluate(
             ds,
             train=train,

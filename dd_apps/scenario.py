@@ -169,7 +169,11 @@ def _study(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
     return Outcome(
         [study_table(places)],
         {cell.name: cell.ds for cell in cells},
-        {"evaluations": [plain(cell.evaluation) for cell in cells]},
+        {
+            "evaluations": [
+                {"classes": cell.classes, "label_noise": cell.label_noise, **plain(cell.evaluation)} for cell in cells
+            ]
+        },
         plots={"accuracy": study_plot(places)},
     )
 

@@ -49,6 +49,8 @@ class StudyScenario(Config):
     def _noise_is_a_fraction(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
         if not all(0 <= one < 1 for one in fractions):
             raise ValueError("fractions from 0 to below 1, as in [0.0, 0.2]")
+        if len({f"{one:g}" for one in fractions}) < len(fractions):
+            raise ValueError("each fraction once")
         return fractions
 
     @field_validator("classes")
@@ -56,6 +58,8 @@ class StudyScenario(Config):
     def _two_classes_at_least(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
         if any(one < 2 for one in counts):
             raise ValueError("at least 2 classes")
+        if len({*counts}) < len(counts):
+            raise ValueError("each number of classes once")
         return counts
 
     @model_validator(mode="after")
@@ -127,7 +131,7 @@ def _in_memory(data: Data, split: str, options: RunOptions) -> LabelledImages:
 
     source = data.load(split, options=options)
     if not isinstance(source, LabelledImages):
-        raise UserError(f"{source.name} stays on disk, and a study draws classes in memory; use --image-size")
+        raise UserError(f"{source.name} stays on disk, and a study draws classes in memory; give a smaller image_size")
     return source
 
 

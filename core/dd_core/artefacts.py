@@ -60,9 +60,9 @@ class ArtefactSpec(Config):
         """The part of the resources that `make_part` needs: all that is handed to another process."""
         return resources
 
-    def cost(self, resources: Any) -> str:
-        """What making it takes, in words, where that can be told beforehand; `resources` as `wanted` returns them."""
-        del resources
+    def cost(self, resources: Any, parts: int) -> str:
+        """What making so many parts takes, in words, where that can be told; `resources` as `wanted` returns them."""
+        del resources, parts
         return ""
 
     @abstractmethod
@@ -155,7 +155,7 @@ def get(
         jobs = [_PartJob(spec, index, folder, wanted) for index in missing]
         if say is not None:
             say(f"making {spec.kind}: {len(missing)} of {spec.parts()} parts, kept for later runs")
-            if cost := spec.cost(wanted):
+            if missing and (cost := spec.cost(wanted, len(missing))):
                 say(f"  {cost}")
         for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
             pass

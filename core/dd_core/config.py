@@ -21,6 +21,26 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _with_nothing(model: type[BaseModel], data: object) -> object:
+    """`data` with the word "none" as None, where that is what a key takes."""
+    if not isinstance(data, Mapping):
+        return data
+    found: dict[Any, object] = {}
+    for name, value in data.items():
+        field = model.model_fields.get(name)
+        inner = _models_in(field.annotation) if field else []
+        nothing = value == "none" and _may_be_nothing(model, name)
+        found[name] = None if nothing else _with_nothing(inner[0], value) if inner else value
+    return found
+
+
+def _may_be_nothing(model: type[BaseModel], name: str) -> bool:
+    """Whether a key takes None, and no text of which "none" could be one."""
+    field = model.model_fields.get(name)
+    kinds = get_args(field.annotation) if field else ()
+    return type(None) in kinds and str not in kinds
+
+
 C = TypeVar("C", bound=Config)
 
 
@@ -51,10 +71,11 @@ def digest(value: object) -> str:
 def decode(model: type[C], data: object, *, where: str = "", key: str = "") -> C:
     """`data` (from TOML or JSON) as a `model`.
 
-    Raises `UserError` with one line: `where: key.path: what is wrong`. Lists become tuples.
+    Lists become tuples, and the word "none" nothing, for a key that takes nothing and no text: TOML has no null.
+    Raises `UserError` with one line: `where: key.path: what is wrong`.
     """
     try:
-        return model.model_validate_json(json.dumps(data))
+        return model.model_validate_json(json.dumps(_with_nothing(model, data)))
     except ValidationError as error:
         raise UserError(_first_line(model, error, where=where, key=key)) from None
     except (TypeError, ValueError, RecursionError) as error:

@@ -28,7 +28,7 @@ from dd_core.choosing import NearestNeighbours, Setting, best, validation_split
 from dd_core.config import Config
 from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Pretraining, Recipe, Weights
 from dd_core.errors import Diverged, UserError, unknown_name
-from dd_core.images import InputForm, Source, channel_stats, require_labels
+from dd_core.images import InputForm, Source, require_labels
 from dd_core.parallel import Workers
 from dd_core.protocols import check_protocol, recipe_of, seen_by, settings_of
 from dd_core.streams import Streams
@@ -174,7 +174,7 @@ def evaluate(
     check_protocol(protocol, [network] if network else [], start=start is not None or pretrain_on is not None)
     if nets < 1:
         raise UserError(f"{nets} networks; at least one is needed")
-    ds = seen_by(protocol, ds, statistics=channel_stats(train))
+    ds = seen_by(protocol, ds, train)
     own = ds.manifest.recipe
     recipe = recipe_of(protocol, own, source_name=train.name)
     if start is not None:

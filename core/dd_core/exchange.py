@@ -24,7 +24,7 @@ from dd_core import store
 from dd_core.config import Config, decode, difference, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
 from dd_core.errors import UserError, unknown_name
-from dd_core.protocols import recipe_of
+from dd_core.protocols import CHALLENGE, recipe_of
 from dd_core.tensor_files import read_bytes, read_tensor, tensor_bytes
 
 IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
@@ -42,9 +42,9 @@ class Statistics(NamedTuple):
 _CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 STATISTICS: Mapping[str, Statistics] = {
     "cifar10": Statistics(*_CIFAR10, "CIFAR-10 in the MTT family"),
-    "cifar100": Statistics((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), "CIFAR-100 in DC, DM, the challenge"),
+    "cifar100": Statistics(*CHALLENGE[100, 3, 32, 32], "CIFAR-100 in DC, DM, the challenge"),
     "cifar100-mtt": Statistics(*_CIFAR10, "CIFAR-100 in the MTT family: CIFAR-10's"),
-    "imagenet": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ImageNet and Tiny ImageNet everywhere"),
+    "imagenet": Statistics(*CHALLENGE[200, 3, 64, 64], "ImageNet and Tiny ImageNet everywhere"),
 }
 
 
@@ -150,7 +150,8 @@ def export_challenge(ds: DistilledSet, folder: Path) -> Export:
     pixels = (ds.raw()[np.argsort(labels, kind="stable")] - mean) / std
     files = {theirs.file: tensor_bytes(pixels.astype(np.float32))}
     order = f"the names of the classes: the first ten rows, '{ds.classes[0]}' here, are the evaluator's first class"
-    lost = (order, *_lost(ds, "challenge", "the evaluator", networks=theirs.networks))
+    whitened = () if ds.whitening is None else ("the whitening that its images were made for",)
+    lost = (order, *whitened, *_lost(ds, "challenge", "the evaluator", networks=theirs.networks))
     return Export(folder, files, lost, alone=False)
 
 

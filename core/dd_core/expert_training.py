@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from dd_core.config import Config
+from dd_core.augment_names import parse_strategy
+from dd_core.config import Config, checked
 
 
 class Sharpness(Config):
@@ -28,3 +29,8 @@ class Training(Config):
     augmentation: str = Field(default="none", description="DSA strategy; auto: all, without flip for digits")
     sharpness: Sharpness | None = Field(default=None, description="flat experts; none: plain SGD")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the weights as they are kept")
+
+    @field_validator("augmentation")
+    @classmethod
+    def _augmentation_has_a_name(cls, strategy: str) -> str:
+        return strategy if strategy == "auto" else checked(strategy, parse_strategy)

@@ -35,7 +35,8 @@ from dd_core.parallel import thread_count
 from dd_core.streams import Streams
 
 SAVE_SECONDS = 30.0  # between two records of an expert under way
-HELD_BYTES = 4 << 30  # of trajectories that are kept in memory while they are matched
+HELD_SHARE = 0.25  # of the memory that is free, for trajectories that are kept there while they are matched
+SAVING_SHARE = 0.05  # of the time, at most, for records of an expert under way
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # the challenge normalises Tiny-ImageNet with it
 
@@ -105,16 +106,17 @@ class Experts(ArtefactSpec):
         kept = sum(self.keeps(epoch) for epoch in range(self.end + 1))
         return self.count * kept * self.weights() * (4 if self.training.dtype == "float32" else 2)
 
-    def cost(self, resources: Any) -> str:
-        """What experts take on disk, and of time, going by a few steps of one."""
+    def cost(self, resources: Any, parts: int) -> str:
+        """What so many experts take on disk, and of time, going by a few steps of one."""
         source, device = resources.sources[self.source], devices.resolve(resources.device)
         with thread_count(1):
             expert = _Expert(self, source, Streams(self.seed).child("cost"), device)
             each = expert.seconds_a_step()
         steps = self.end * math.ceil(len(source) / self.training.batch_size)
+        minutes = max(1, round(parts * steps * each / 60))
         return (
-            f"{self.count} of {self.end} epochs each, {self.nbytes() / 1e6:,.0f} MB on disk, about "
-            f"{max(1, round(self.count * steps * each / 60)):,} minutes in one process"
+            f"{self.end} epochs each, {parts * self.nbytes() / self.count / 1e6:,.0f} MB on disk, about {minutes:,} "
+            f"minute{'s' if minutes > 1 else ''} in one process"
         )
 
     def weights(self) -> int:
@@ -129,12 +131,13 @@ class Experts(ArtefactSpec):
         with thread_count(1):
             expert = _Expert(self, resources.sources[self.source], Streams(self.seed).child("expert", index), device)
             expert.load_state_dict(progress.load())
-            saved = time.monotonic()
+            saved, wait = time.monotonic(), SAVE_SECONDS
             while expert.epoch < self.end:
                 expert.train_epoch()
-                if time.monotonic() - saved >= SAVE_SECONDS:
+                if (begun := time.monotonic()) - saved >= wait:
                     progress.save(expert.state_dict())
                     saved = time.monotonic()
+                    wait = max(SAVE_SECONDS, (saved - begun) / SAVING_SHARE)
         return {"t0": np.stack(expert.kept)}, {"losses": expert.losses, "dtype": self.training.dtype}
 
 
@@ -145,8 +148,8 @@ def trajectory(experts: Artefact, index: int) -> Float[Tensor, "epochs P"]:
 
 
 def held(experts: Artefact) -> Callable[[int], Float[Tensor, "epochs P"]]:
-    """`trajectory` of these experts, of which as many as fit into `HELD_BYTES` are kept in memory."""
-    fit = HELD_BYTES // trajectory(experts, 0).nbytes
+    """`trajectory` of these experts, of which as many are kept in memory as fit into a share of it."""
+    fit = int(HELD_SHARE * devices.free_memory_bytes(torch.device("cpu"))) // trajectory(experts, 0).nbytes
     return lru_cache(maxsize=max(1, fit))(lambda index: trajectory(experts, index))
 
 

@@ -1,8 +1,8 @@
 """What trajectory matching asks of its experts beside their path, and the other distances that it can be mixed with.
 
 The experts' opinion of real images (Guo et al. 2024, DATM, section 4): which of them an expert gets right, and the
-mean logits of the experts that get an image right. The distances between a real and a synthetic batch at the weights
-of an expert: of mean features (Zhao and Bilen 2023, DM) and of gradients (Zhao, Mopuri and Bilen 2021, DC).
+mean logits of the experts that get an image right. The distances between real and synthetic images of a class at the
+weights of an expert: of mean features (Zhao and Bilen 2023, DM) and of gradients (Zhao, Mopuri and Bilen 2021, DC).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from dd_core import networks
+from dd_core import networks, unroll
 from dd_core.images import InputForm, Source, require_labels
 from dd_core.selection import members_of
 from dd_core.streams import Streams
@@ -22,18 +22,24 @@ from dd_core.streams import Streams
 AT_ONCE = 512  # images in a forward pass without gradient
 
 
+def parameters_of(network: nn.Module, flat: Float[Tensor, " P"]) -> tuple[Tensor, ...]:
+    """Flat weights as the parameters of `network`, in their shapes and order; views of `flat`."""
+    shapes = [parameter.shape for parameter in network.parameters()]
+    parts = flat.split([shape.numel() for shape in shapes])
+    return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+
+
 @torch.no_grad()
 def logits_of(network: nn.Module, weights: Float[Tensor, " P"], inputs: Float[Tensor, "n C H W"]) -> Tensor:
-    """(n, K) logits of `network` with flat `weights`; the network keeps them."""
-    device = inputs.device
-    nn.utils.vector_to_parameters(weights.to(device), network.parameters())
-    return torch.cat([network(part) for part in inputs.split(AT_ONCE)])
+    """(n, K) logits of `network` with flat `weights` in place of its own."""
+    theta = parameters_of(network, weights.to(inputs.device))
+    return torch.cat([unroll.apply(network, theta, part) for part in inputs.split(AT_ONCE)])
 
 
 def right_of(
     network: nn.Module, weights: Float[Tensor, " P"], source: Source, form: InputForm, device: torch.device
 ) -> Bool[Tensor, " N"]:
-    """Whether `network` with flat `weights` labels each image of `source` rightly; it keeps them."""
+    """Whether `network` with flat `weights` labels each image of `source` rightly."""
     batches = (form(batch.to(device)) for batch in source.batches(AT_ONCE))
     return torch.cat([logits_of(network, weights, batch).argmax(1).cpu() for batch in batches]) == require_labels(
         source
@@ -70,36 +76,25 @@ def mean_logits(logits: Float[Tensor, "E n K"], labels: Int64[Tensor, " n"]) -> 
 # --- distances -----------------------------------------------------------------------------------------------------
 
 
-def class_means(features: Tensor, counts: Sequence[int]) -> Tensor:
-    """(classes, D) means of consecutive blocks of rows of `features` (sum of counts, D)."""
-    return torch.stack([block.mean(0) for block in features.split(list(counts))])
-
-
-def feature_distance(network: nn.Module, real: Tensor, real_counts: Sequence[int], syn: Tensor, counts: Sequence[int]):
-    """Squared distance of the classes' mean features, summed over classes (DM, equation 7); a scalar."""
+def feature_distance(network: nn.Module, real: Tensor, syn: Tensor, label: int) -> Tensor:
+    """Squared distance of the mean features of the images of one class (DM, equation 7); a scalar."""
+    del label
     with torch.no_grad():
-        target = class_means(networks.embed(network, real), real_counts)
-    return (class_means(networks.embed(network, syn), counts) - target).square().sum()
+        target = networks.embed(network, real).mean(0)
+    return (networks.embed(network, syn).mean(0) - target).square().sum()
 
 
-def gradient_distance(network: nn.Module, real: Tensor, real_counts: Sequence[int], syn: Tensor, counts: Sequence[int]):
-    """Distance of the classes' gradients (DC, equation 9), summed over classes; a scalar.
+def gradient_distance(network: nn.Module, real: Tensor, syn: Tensor, label: int) -> Tensor:
+    """Distance of the gradients of the images of one class (DC, equation 9); a scalar.
 
     1 - cosine over each output's weights, summed over outputs and layers; biases and norms do not count.
     """
-    total = torch.zeros((), device=syn.device)
-    pairs = zip(real.split(list(real_counts)), syn.split(list(counts)), strict=True)
-    for label, (theirs, ours) in enumerate(pairs):
-        target, found = (
-            _gradients(network, images, label, create_graph=mine) for images, mine in ((theirs, False), (ours, True))
-        )
-        for a, b in zip(target, found, strict=True):
-            if a.ndim > 1:
-                total = total + (1 - F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=1e-6)).sum()
-    return total
+    target, found = _gradients(network, real, label, create_graph=False), _gradients(network, syn, label)
+    pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(target, found, strict=True) if a.ndim > 1]
+    return torch.stack([(1 - F.cosine_similarity(a, b, dim=1, eps=1e-6)).sum() for a, b in pairs]).sum()
 
 
-def _gradients(network: nn.Module, images: Tensor, label: int, *, create_graph: bool) -> tuple[Tensor, ...]:
+def _gradients(network: nn.Module, images: Tensor, label: int, *, create_graph: bool = True) -> tuple[Tensor, ...]:
     labels = torch.full((len(images),), label, device=images.device)
     loss = F.cross_entropy(network(images), labels)
     return torch.autograd.grad(loss, tuple(network.parameters()), create_graph=create_graph)

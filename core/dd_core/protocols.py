@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dd_core.distilled import DistilledSet, Pixels, Recipe
 from dd_core.errors import UserError, unknown_name
 
+if TYPE_CHECKING:
+    from dd_core.images import Source
+
 _SGD = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256}
 _LONG = {"schedule": "step", "epochs": 1001, "augmentation": "auto", "steps": ()}
 _DESCENT = {"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "batch_size": 10**9, "schedule": "constant"}
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel
+# how the challenge's evaluator normalises its two data sets, by (classes, C, H, W)
+CHALLENGE: Mapping[tuple[int, ...], Statistics] = {
+    (100, 3, 32, 32): ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    (200, 3, 64, 64): ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 
 PROTOCOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "recipe": ("the set's own recipe", {}),
@@ -39,7 +47,15 @@ PROTOCOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "challenge-2024": (
         "ECCV-2024 challenge: images only, labelled by their place, class after class; ConvNet-3, 1001 epochs, SGD "
         "0.01/0.9/5e-4, batch 256, x0.1 after half, DSA without aligned corners, no whitening",
-        {**_SGD, **_LONG, "network": "convnet-3", "align_corners": False, "temperature": 1.0},
+        {
+            **_SGD,
+            **_LONG,
+            "network": "convnet-3",
+            "align_corners": False,
+            "temperature": 1.0,
+            "initialisation": "default",
+            "weights": None,
+        },
     ),
     "wang-grid": (
         "Wang et al. (2018): descent on the whole set at once; rate and steps chosen on a tenth of the training images",
@@ -66,30 +82,32 @@ def recipe_of(protocol: str, own: Recipe, *, source_name: str) -> Recipe:
     """
     check_protocol(protocol)
     recipe = own.model_copy(update=PROTOCOLS[protocol][1]).for_source(source_name)
-    if own.for_one_network and recipe.network != own.network:
+    if own.for_one_network and not recipe.for_one_network:
         raise UserError(f"protocol '{protocol}' trains a {recipe.network}, and this set is for one {own.network} only")
     return recipe
 
 
-def seen_by(
-    protocol: str, ds: DistilledSet, *, statistics: tuple[tuple[float, ...], tuple[float, ...]]
-) -> DistilledSet:
+def seen_by(protocol: str, ds: DistilledSet, train: Source) -> DistilledSet:
     """What `protocol` takes of a set: all, or for the challenge its images alone, which it labels by their place.
 
-    A whitened set gets there normalised with `statistics`, (mean, std) of each channel. Raises `UserError` for a set
-    whose own hard labels are others.
+    They get there normalised: of the challenge's two data sets by its own statistics, else by the set's, or by those of
+    `train` where the set is whitened. Raises `UserError` for a set whose own hard labels are others.
     """
     if protocol != "challenge-2024":
         return ds
     classes, manifest = len(ds.classes), ds.manifest.model_copy(update={"targets": "none"})
     if ds.labels is None or not np.array_equal(ds.labels, np.arange(len(ds)) * classes // len(ds)):
         raise UserError("the challenge labels images by their place, class after class; this set is in another order")
-    if ds.whitening is None:
+    statistics = CHALLENGE.get((classes, *ds.images.shape[1:]))
+    if statistics is None and ds.whitening is None:
         return replace(ds, targets=None, manifest=manifest)
+    if statistics is None:
+        from dd_core.images import channel_stats
+
+        statistics = channel_stats(train)
     mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in statistics)
     pixels = Pixels(space="normalised", mean=statistics[0], std=statistics[1])
-    manifest = manifest.model_copy(update={"pixels": pixels})
-    return DistilledSet((ds.raw() - mean) / std, ds.labels, manifest)
+    return DistilledSet((ds.raw() - mean) / std, ds.labels, manifest.model_copy(update={"pixels": pixels}))
 
 
 def settings_of(protocol: str, *, images: int) -> list[dict[str, Any]]:

@@ -175,6 +175,9 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         ).quantised()
         if ds.manifest.recipe.initialisation not in DISTRIBUTIONS:
             raise UserError(f"this is {for_particular_weights(self.config.name)}")
+        if ds.targets is not None or ds.whitening is not None:
+            what = "soft labels" if ds.targets is not None else "whitened pixels"
+            raise UserError(f"{self.config.name}: its set has {what}, and a memory keeps plain images and hard labels")
         assert ds.labels is not None
         assert ds.manifest.provenance is not None
         self.provenances.append(ds.manifest.provenance)

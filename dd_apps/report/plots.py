@@ -17,8 +17,8 @@ class Curve:
     dashed: bool = False
 
 
-def curves_png(groups: Mapping[str, Sequence[Curve]], *, x: str, y: str, title: str = "") -> bytes:
-    """One colour for each group, named in the legend by its first curve."""
+def curves_png(groups: Mapping[str, Sequence[Curve]], *, x: str, y: str) -> bytes:
+    """One colour for each group; a PNG file."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -29,9 +29,10 @@ def curves_png(groups: Mapping[str, Sequence[Curve]], *, x: str, y: str, title: 
     for index, (name, curves) in enumerate(groups.items()):
         for curve in curves:
             label = f"{name}, random real" if curve.dashed else name
-            style = {"linestyle": "--" if curve.dashed else "-", "color": colours[index % len(colours)]}
-            axes.errorbar(curve.x, curve.mean, yerr=curve.std, marker=".", capsize=2, label=label, **style)
-    axes.set(xlabel=x, ylabel=y, title=title)
+            line = axes.errorbar(curve.x, curve.mean, yerr=curve.std, marker=".", capsize=2, label=label)
+            for part in line.get_children():
+                part.set(color=colours[index % len(colours)], linestyle="--" if curve.dashed else "-")
+    axes.set(xlabel=x, ylabel=y)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize="small")
     buffer = io.BytesIO()

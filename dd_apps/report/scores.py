@@ -53,7 +53,7 @@ def study_table(places: Sequence[Place]) -> Table:
         f"protocol {first.protocol}, {first.network}, {first.nets} networks (seed {first.seed}), mean and standard "
         f"deviation, {first.epoch} epoch; test labels are right, and random real images are drawn from those that the "
         "set was distilled from, wrong labels and all",
-        *(verdict(one) for _, _, one in places if one.twin_wins),
+        *(f"{classes} classes, {noise:.0%} wrong: {verdict(one)}" for classes, noise, one in places if one.twin_wins),
     ]
     return Table("accuracy on test images", rows, units=dict.fromkeys(_WHO.values(), "percent"), notes=notes)
 

@@ -73,3 +73,16 @@ def test_describe_tells_type_default_and_meaning():
     assert rows["steps"] == {"key": "steps", "type": "int", "default": "required", "meaning": "how many"}
     assert (rows["sizes"]["type"], rows["sizes"]["default"]) == ("list of int", "[1, 2]")
     assert describe(Inner)[1]["type"] == '"a" | "b"'
+
+
+def test_none_is_nothing_for_a_key_that_takes_no_text():
+    class Keys(Config):
+        threshold: float | None = 1.0
+        nested: Inner | None = None
+        name: str | None = "some"
+        strategy: str = "all"
+
+    found = decode(Keys, {"threshold": "none", "nested": "none", "name": "none", "strategy": "none"})
+    assert (found.threshold, found.nested, found.name, found.strategy) == (None, None, "none", "none")
+    with pytest.raises(UserError, match="threshold: input should be a valid number"):
+        decode(Keys, {"threshold": "nothing"})

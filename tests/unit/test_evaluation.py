@@ -10,7 +10,7 @@ import torch
 
 from dd_core import selection, zca
 from dd_core.choosing import NearestNeighbours, best, validation_split
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size, Weights
 from dd_core.errors import UserError
 from dd_core.evaluation import Score, evaluate
 from dd_core.images import InputForm, LabelledImages
@@ -134,24 +134,33 @@ def test_the_challenge_takes_images_alone_and_labels_them_by_their_place(scored,
     for name in ("datm-soft", "challenge-2024"):
         monkeypatch.setitem(PROTOCOLS[name][1], "epochs", 60)
     ds = soft(train, labels=[0, 0, 1, 1, 2, 2])
-    seen = seen_by("challenge-2024", ds, statistics=train.channel_stats())
+    seen = seen_by("challenge-2024", ds, train=train)
     assert seen.targets is None
     assert seen.manifest.targets == "none"
     assert np.array_equal(seen.images, ds.images)
-    assert seen_by("datm-soft", ds, statistics=train.channel_stats()) is ds
-    whitened = seen_by(
-        "challenge-2024", soft(train, labels=[0, 0, 1, 1, 2, 2], whitened=True), statistics=train.channel_stats()
-    )
+    assert seen_by("datm-soft", ds, train=train) is ds
+    whitened = seen_by("challenge-2024", soft(train, labels=[0, 0, 1, 1, 2, 2], whitened=True), train=train)
     assert whitened.whitening is None
     assert whitened.manifest.pixels == ds.manifest.pixels
     assert np.allclose(whitened.images, ds.images, atol=1e-3)
     with pytest.raises(UserError, match="labels images by their place, class after class; this set is in another"):
-        seen_by("challenge-2024", soft(train, labels=[0, 1, 1, 0, 2, 2]), statistics=train.channel_stats())
+        seen_by("challenge-2024", soft(train, labels=[0, 1, 1, 0, 2, 2]), train=train)
     own, theirs = (
         evaluate(ds, train=train, test=test, nets=1, protocol=name, network="convnet-1-w8").accuracy.mean
         for name in ("datm-soft", "challenge-2024")
     )
     assert own < 0.3 < 0.4 < theirs, "what the soft labels say does not get there"
+
+
+def test_the_challenge_normalises_its_own_data_sets_in_its_own_way():
+    classes = tuple(map(str, range(100)))
+    pixels = Pixels(space="normalised", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    images = np.random.default_rng(0).normal(size=(100, 3, 32, 32)).astype(np.float32)
+    ds = DistilledSet(images, np.arange(100), Manifest(classes=classes, pixels=pixels, recipe=Recipe()))
+    seen = seen_by("challenge-2024", ds, train=blobs())
+    assert seen.manifest.pixels.std == (0.2673, 0.2564, 0.2762)
+    red = (images[:, 0] * 0.2 + 0.5 - 0.5071) / 0.2673
+    assert np.allclose(seen.images[:, 0], red, atol=1e-5)
 
 
 def test_the_recipes_of_datm_and_the_challenge_are_theirs():
@@ -162,8 +171,11 @@ def test_the_recipes_of_datm_and_the_challenge_are_theirs():
     assert (theirs.learning_rate, theirs.batch_size, theirs.network) == (0.01, 256, "convnet-3")
     assert (theirs.align_corners, theirs.augmentation) == (False, "color_crop_cutout_flip_scale_rotate")
     weights = {"distribution": "default", "count": 1}
-    one = Recipe(network="lenet", initialisation="sha256:" + 64 * "0", weights=weights)
-    with pytest.raises(UserError, match="protocol 'challenge-2024' trains a convnet-3, and this set is for one lenet"):
+    pretrained = own.model_copy(update={"initialisation": "pretrained", "weights": Weights(**weights)})
+    fresh = recipe_of("challenge-2024", pretrained, source_name="cifar10")
+    assert (fresh.initialisation, fresh.weights) == ("default", None)
+    one = Recipe(network="convnet-3", initialisation="sha256:" + 64 * "0", weights=weights)
+    with pytest.raises(UserError, match="protocol 'challenge-2024' trains a convnet-3, and this set is for one conv"):
         recipe_of("challenge-2024", one, source_name="mnist")
 
 

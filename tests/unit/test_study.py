@@ -80,6 +80,8 @@ def test_a_plot_is_the_same_bytes_each_time_and_another_for_other_values():
     [
         ({"label_noise": (1.0,)}, "fractions from 0 to below 1"),
         ({"classes": (1,)}, "at least 2 classes"),
+        ({"classes": (3, 3)}, "each number of classes once"),
+        ({"label_noise": (0.1, 0.1)}, "each fraction once"),
         ({"protocol": "plain-30"}, "unknown protocol 'plain-30'"),
         ({"network": "convent"}, "unknown network 'convent'"),
         ({"method": {"name": "avrage"}}, "unknown method 'avrage'"),

@@ -10,7 +10,7 @@ The sum falls apart into classes, so a buffer that sees two classes at a time lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -115,8 +115,6 @@ class Matching:
         """Equation 7 over a group of classes."""
         import torch
 
-        from dd_core.matching import class_means
-
         real, real_counts = self._real_batch(index, classes)
         first = sum(self.counts[: classes.start])
         counts = self.counts[classes.start : classes.stop]
@@ -170,3 +168,10 @@ class Matching:
             recipe=self.config.recipe.for_source(self.source.name),
         )
         return DistilledSet(self.pixels.detach().cpu().numpy().copy(), labels_of(self.counts).numpy(), manifest)
+
+
+def class_means(features: Tensor, counts: Sequence[int]) -> Tensor:
+    """(classes, D) means of consecutive blocks of rows of `features` (sum of counts, D)."""
+    import torch
+
+    return torch.stack([block.mean(0) for block in features.split(list(counts))])

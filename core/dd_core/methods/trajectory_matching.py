@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 LABEL_MOMENTUM = 0.9  # of the soft labels' SGD (DATM's code)
 AVERAGED = 0.95  # decay of the mean loss that `range_below` looks at
+UNMATCHED = 1.0  # what that mean begins with: the loss of a student that goes nowhere
 
 
 class TrajectoryMatching(MethodConfig):
@@ -51,7 +52,7 @@ class TrajectoryMatching(MethodConfig):
 
     name: ClassVar[str] = "mtt"
 
-    steps: int = Field(default=600, ge=0, description="outer iterations (paper: 5000; DATM 10000)")
+    steps: int = Field(default=300, ge=0, description="outer iterations (paper: 5000; DATM 10000)")
     syn_steps: int = Field(default=20, ge=1, description="inner steps of a student (N)")
     expert_epochs: int = Field(default=2, ge=1, description="epochs of an expert that they are to make up for (M)")
     first_epoch: int = Field(default=0, ge=0, description="first epoch that a student starts from (T-)")
@@ -65,7 +66,9 @@ class TrajectoryMatching(MethodConfig):
     range_below: float | None = Field(
         default=None,
         gt=0,
-        description="it grows by an epoch whenever the mean loss of late falls below this, not by iterations",
+        lt=1,
+        description="it grows by an epoch whenever the mean loss of late (1 at first) falls below this, not by "
+        "iterations",
     )
     threshold: float | None = Field(
         default=None, gt=0, description="loss above which no step is taken (DATM: 1); none: all are"
@@ -138,6 +141,8 @@ class TrajectoryMatching(MethodConfig):
             raise ValueError(
                 f"students start from no epoch: first_epoch {self.first_epoch}{what}, last_epoch {self.last_epoch}"
             )
+        if self.zca and self.statistics != "data":
+            raise ValueError(f"statistics '{self.statistics}' normalise pixels, and zca whitens them instead")
         if self.range_below is not None and self.range_start is None:
             raise ValueError("range_below says when the range grows, and needs a range_start to grow from")
         if self.matched > self.training.epochs:
@@ -314,6 +319,7 @@ class Matching:
         self.streams, self.device = streams, device
         self.counts = size.per_class(len(source.classes))
         self.labels = selection.labels_of(self.counts)
+        self.members = selection.members_of(source, self.counts)
         self.strategy = resolve_strategy(config.augmentation, source.name)
         # its weights come from the experts: it says how an image becomes logits
         model = training.initialised(config.recipe, source.image_shape, len(self.counts), streams=streams)
@@ -321,7 +327,7 @@ class Matching:
         self._trajectory = held(experts)
         start = self._initial_indices()
         self.pixels = form(source.take(start).to(device)).requires_grad_()
-        self.average = self.pixels.detach().clone()
+        self.average = None if config.ema is None else self.pixels.detach().clone()
         self.rate = torch.tensor(config.lr_student, device=device, requires_grad=True)
         groups: list[dict[str, Any]] = [
             {"params": [self.pixels], "lr": config.lr_img},
@@ -333,7 +339,7 @@ class Matching:
         self.optimiser = torch.optim.SGD(groups, momentum=config.momentum)
         self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
         self.reach = config.range_start or config.last_epoch  # T, as far as `range_below` has moved it
-        self.mean_loss: float | None = None
+        self.mean_loss = UNMATCHED
 
     @property
     def learned(self) -> Tensors:
@@ -368,11 +374,13 @@ class Matching:
             loss=report["loss"],
             gradient=self.pixels.grad.norm().item(),
             **{"gradient of the rate": found.learned[1].item()},
+            **({} if self.soft is None else {"gradient of the labels": found.learned[2].norm().item()}),
         )
         taken = config.threshold is None or report["loss"] <= config.threshold
         if taken:
             self.optimiser.step()
-        self.average.lerp_(self.pixels.detach(), 1 - (config.ema or 0.0))
+        if self.average is not None:
+            self.average.lerp_(self.pixels.detach(), 1 - (config.ema or 0.0))
         if self.rate.item() <= 0:
             raise Diverged(f"the student's learning rate became {self.rate.item():.2g}")
         if config.threshold is not None:
@@ -396,10 +404,9 @@ class Matching:
         """Let the range grow by an epoch when what it has is matched, where it goes by the loss."""
         if self.config.range_below is None:
             return
-        before = loss if self.mean_loss is None else self.mean_loss
-        self.mean_loss = AVERAGED * before + (1 - AVERAGED) * loss
+        self.mean_loss = AVERAGED * self.mean_loss + (1 - AVERAGED) * loss
         if self.mean_loss < self.config.range_below and self.reach < self.config.last_epoch:
-            self.reach, self.mean_loss = self.reach + 1, None
+            self.reach, self.mean_loss = self.reach + 1, UNMATCHED
 
     def _pair(self, index: int) -> tuple[Tensors, Tensors]:
         """(expert_t, expert_{t+M}) as parameters: experts in shuffled order, t uniform in [T-, T)."""
@@ -414,9 +421,9 @@ class Matching:
         return self._parameters(rows[t]), self._parameters(rows[t + self.config.expert_epochs])
 
     def _parameters(self, flat: Tensor) -> Tensors:
-        shapes = [parameter.shape for parameter in self.network.parameters()]
-        parts = flat.to(self.device).split([shape.numel() for shape in shapes])
-        return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+        from dd_core.matching import parameters_of
+
+        return parameters_of(self.network, flat.to(self.device))
 
     # --- the inner loop -------------------------------------------------------------------------------------------
 
@@ -457,31 +464,34 @@ class Matching:
         with torch.no_grad():
             for parameter, value in zip(self.network.parameters(), start, strict=True):
                 parameter.copy_(value)
-        real, counts = self._real_batch(index)
-        images = self.pixels.detach().requires_grad_()
-        # two generators from one place: real and synthetic images get the same transform (siamese)
-        real, synthetic = (
-            augment.dsa(
-                several, self.strategy, generator=self.streams.generator("augmentation-of-both", index), siamese=True
-            )
-            for several in (real, images)
-        )
         measure = matching.feature_distance if config.also == "features" else matching.gradient_distance
-        distance = measure(self.network, real, counts, synthetic, self.counts)
-        (gradient,) = torch.autograd.grad(distance, images)
+        total, gradients = 0.0, list["Tensor"]()
+        for label, own in enumerate(self.pixels.detach().split(list(self.counts))):  # a class at a time: less memory
+            images = own.clone().requires_grad_()
+            # a new generator for each: real and synthetic images of every class get the same transform (siamese)
+            real, synthetic = (
+                augment.dsa(
+                    several,
+                    self.strategy,
+                    generator=self.streams.generator("augmentation-of-both", index),
+                    siamese=True,
+                )
+                for several in (self._real_batch(index, label), images)
+            )
+            distance = measure(self.network, real, synthetic, label)
+            gradients += torch.autograd.grad(distance, images)
+            total += distance.item()
         assert self.pixels.grad is not None
-        self.pixels.grad = self.pixels.grad + config.also_weight * gradient
-        return distance.item()
+        self.pixels.grad = self.pixels.grad + config.also_weight * torch.cat(gradients)
+        return total
 
-    def _real_batch(self, index: int) -> tuple[Tensor, list[int]]:
-        """Real images, class-major, and how many there are of each class."""
-        from dd_core import selection
-        from dd_core.images import indices_by_class
+    def _real_batch(self, index: int, label: int) -> Tensor:
+        """Real images of a class."""
+        import torch
 
-        counts = [min(self.config.batch_real, len(members)) for members in indices_by_class(self.source)]
-        streams = self.streams.child("real", index)
-        chosen = selection.random_indices(self.source, counts, streams=streams, stream="batch")
-        return self.form(self.source.take(chosen).to(self.device)), counts
+        members = self.members[label]
+        order = torch.randperm(len(members), generator=self.streams.generator(f"real-{label}", index))
+        return self.form(self.source.take(members[order[: self.config.batch_real]]).to(self.device))
 
     # --- what experts say of real images ----------------------------------------------------------------------------
 
@@ -516,7 +526,7 @@ class Matching:
         """All that is learned, momentum, the gradient mode that `auto` chose, and how far the range has grown."""
         return {
             "learned": [one.detach().clone() for one in self.learned],
-            "average": self.average.clone(),
+            "average": None if self.average is None else self.average.clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
             "reach": self.reach,
@@ -530,7 +540,8 @@ class Matching:
         with torch.no_grad():
             for one, value in zip(self.learned, state["learned"], strict=True):
                 one.copy_(value)
-            self.average.copy_(state["average"])
+            if self.average is not None:
+                self.average.copy_(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode, self.reach, self.mean_loss = state["mode"], state["reach"], state["mean_loss"]
 
@@ -546,5 +557,5 @@ class Matching:
             recipe=recipe.for_source(self.source.name),
         )
         targets = None if self.soft is None else self.soft.detach().cpu().numpy().copy()
-        images = self.average.cpu().numpy().copy()
+        images = (self.pixels.detach() if self.average is None else self.average).cpu().numpy().copy()
         return DistilledSet(images, self.labels.numpy(), manifest, targets, self.form.whitening)

@@ -66,7 +66,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "experts": 1,
         "last_epoch": 2,
         "range_start": 1,
-        "range_below": 10.0,
+        "range_below": 0.99,
         "zca": True,
         "training": {"batch_size": 12, "epochs": 4},
         "recipe": {"network": "convnet-1-w4"},

@@ -100,7 +100,7 @@ def test_values_are_toml_and_words_need_no_quotes(text: str, value: object):
         ("ipc.x=3", "ipc is 2 and has no keys"),
         ("method.stepz=3", "mine.toml: method.stepz: unknown key; did you mean 'steps'?"),
         ("ipz=3", "mine.toml: ipz: unknown key; did you mean 'ipc'?"),
-        ("ipc=none", "mine.toml: ipc: input should be a valid integer (given: 'none')"),
+        ("ipc=many", "mine.toml: ipc: input should be a valid integer (given: 'many')"),
         ("images=3", "mine.toml: give either ipc"),
         ("method.name=dn", "unknown method 'dn'; did you mean 'dm'?"),
         ("protocol=plain", "unknown protocol 'plain'; did you mean 'plain-300'?"),

@@ -111,13 +111,23 @@ def test_every_mini_batch_has_a_transform_of_its_own(monkeypatch: pytest.MonkeyP
     states: list[bytes] = []
     original = augment.dsa
 
-    def watched(images, strategy, *, generator):
+    def watched(images, strategy, *, generator, align_corners):
         states.append(generator.get_state().numpy().tobytes())
-        return original(images, strategy, generator=generator)
+        return original(images, strategy, generator=generator, align_corners=align_corners)
 
     monkeypatch.setattr(augment, "dsa", watched)
     train(_set(augmentation="color_crop", batch_size=2, epochs=2))
     assert len(states) == len(set(states)) == 6
+
+
+def test_the_recipe_says_how_transforms_place_pixels():
+    options = {"augmentation": "rotate", "batch_size": 6, "epochs": 3}
+    aligned, other, again = (
+        torch.cat([one.flatten() for one in train(_set(**options, align_corners=align)).parameters()])
+        for align in (True, False, False)
+    )
+    assert torch.equal(other, again)
+    assert not torch.equal(aligned, other)
 
 
 def test_blocks_take_equally_many_images_of_each_class():

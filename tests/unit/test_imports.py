@@ -20,6 +20,8 @@ LIGHT = [
     "dd_core.artefacts",
     "dd_core.parallel",
     "dd_core.protocols",
+    "dd_core.exchange",
+    "dd_core.tensor_files",
     "dd_core.network_names",
     "dd_core.augment_names",
     "dd_core.datasets",

@@ -34,10 +34,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -45,6 +42,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from flatness_figures import FLAT, KINDS, PLAIN, Point, as_trained, claims, draw, summaries
 from record import RESULTS, append, facts, now
 from torch import Tensor, nn
 
@@ -63,23 +61,7 @@ from dd_core.streams import Streams
 NAME = "flatness"
 NETWORK = "convnet-w32"
 M, N = 2, 20  # epochs of an expert, and steps of a student, in a segment
-KINDS: dict[str, dict[str, float] | None] = {
-    "plain": None,
-    "flat, rho 0.01": {"rho": 0.01, "alpha": 0.3},
-    "flat, rho 0.5": {"rho": 0.5, "alpha": 0.3},
-}
-PLAIN, *FLAT = KINDS
 RADII = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
-
-
-class Point(NamedTuple):
-    """One measured value: of what, at which segment or radius (x), along which held-out expert."""
-
-    kind: str
-    quantity: str
-    expert: int
-    x: float
-    value: float
 
 
 class Lessons(NamedTuple):
@@ -107,10 +89,10 @@ def main() -> None:
     curves = summaries(points)
     for (kind, quantity), curve in curves.items():
         write(options, {"what": quantity, "kind": kind, **curve})
-    for claim in claims(points, options):
+    for claim in claims(points, options.epochs):
         write(options, claim)
     write(options, {"what": "all", "minutes": round((time.monotonic() - begun) / 60, 1)})
-    draw(curves, options)
+    draw(curves, options.epochs, options.results.with_suffix(".png"))
 
 
 def parse() -> argparse.Namespace:
@@ -237,17 +219,12 @@ def measure(job: tuple[str, int], options: argparse.Namespace) -> list[Point]:
     for split, source in (("training", train), ("test", test)):
         for name, weights in whose:
             for radius in RADII:
-                for draw in range(options.draws if radius else 1):
-                    moved = perturbed(network, weights, radius, streams.generator("direction", draw))
+                for turn in range(options.draws if radius else 1):
+                    moved = perturbed(network, weights, radius, streams.generator("direction", turn))
                     loss, accuracy = scored(network, moved, source, train)
                     found.append((f"loss on {split} images, {name}", radius, loss))
                     found.append((f"accuracy on {split} images, {name}", radius, accuracy))
     return [Point(kind, what, index, x, value) for what, x, value in found]
-
-
-def as_trained(flat: str) -> str:
-    """What weights are called that have the training loss of flat experts at their end."""
-    return f"expert with the training loss of {flat}"
 
 
 def partners(
@@ -318,152 +295,15 @@ def learned(network: nn.Module, weights: Tensor, lessons: Lessons, streams: Stre
 def perturbed(network: nn.Module, weights: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     """Flat weights with each filter moved by `radius` times its norm (Li et al. 2018, section 4)."""
     parts: list[Tensor] = []
-    shapes = [parameter.shape for parameter in network.parameters()]
-    for part, shape in zip(weights.split([shape.numel() for shape in shapes]), shapes, strict=True):
-        if len(shape) == 1:
+    for part in matching.parameters_of(network, weights):
+        if part.ndim == 1:
             parts.append(part)
             continue
-        filters = part.view(shape[0], -1)
+        filters = part.flatten(1)
         direction = torch.randn(filters.shape, generator=generator)
         direction *= filters.norm(dim=1, keepdim=True) / direction.norm(dim=1, keepdim=True)
         parts.append((filters + radius * direction).flatten())
     return torch.cat(parts)
-
-
-# --- what they come to -------------------------------------------------------------------------------------------
-
-
-def summaries(points: Iterable[Point]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Mean and deviation over experts, sets and draws at each x, by (kind, quantity)."""
-    values: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in points:
-        values[one.kind, one.quantity][one.x].append(one.value)
-    return {
-        key: {
-            "x": list(found),
-            "mean": [round(statistics.fmean(several), 5) for several in found.values()],
-            "std": [round(deviation(several), 5) for several in found.values()],
-            "n": [len(several) for several in found.values()],
-        }
-        for key, found in values.items()
-    }
-
-
-def deviation(values: Sequence[float]) -> float:
-    """The sample's standard deviation; 0 of one value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def claims(points: Sequence[Point], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each claim for each kind of flat experts: is the flat figure smaller? Over experts, and expert by expert."""
-    half, end = options.epochs // 2, options.epochs
-    followed = [
-        (f"{what}, from epoch {start}", partial(at_last, points, f"{what}, from epoch {start}"))
-        for what, start in product(("accumulated error", "distance"), (0, half))
-    ]
-    followed += [
-        (f"growth, from epoch {start}, mean of segments", partial(on_average, points, f"growth, from epoch {start}"))
-        for start in (0, half)
-    ]
-    found: list[dict[str, Any]] = []
-    for flat in FLAT:
-        changes = [
-            (f"{change} of {what} under perturbation", partial(on_change, points, what))
-            for whose, split, (change, name) in product(
-                (f"expert at epoch {end}", as_trained(flat), "student"),
-                ("training", "test"),
-                (("fall", "accuracy"), ("rise", "loss")),
-            )
-            for what in (f"{name} on {split} images, {whose}",)
-        ]
-        for claim, figure_of in (*followed, *changes):
-            plain, ours = figure_of(PLAIN), figure_of(flat)
-            found.append(
-                {
-                    "what": "claim",
-                    "claim": f"smaller for {flat}: {claim}",
-                    "held": statistics.fmean(ours.values()) < statistics.fmean(plain.values()),
-                    "experts_where_it_held": f"{sum(ours[one] < plain[one] for one in plain)} of {len(plain)}",
-                    "plain": spread(plain),
-                    "flat": spread(ours),
-                    "difference": spread({one: ours[one] - plain[one] for one in plain}),
-                }
-            )
-    return found
-
-
-def spread(figures: Mapping[int, float]) -> dict[str, float]:
-    """Mean and deviation over experts."""
-    values = list(figures.values())
-    return {"mean": round(statistics.fmean(values), 5), "std": round(deviation(values), 5)}
-
-
-def by_expert(points: Sequence[Point], quantity: str, kind: str) -> dict[int, dict[float, float]]:
-    """For each expert, the mean over sets and draws at each x."""
-    values: dict[int, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in points:
-        if (one.kind, one.quantity) == (kind, quantity):
-            values[one.expert][one.x].append(one.value)
-    return {expert: {x: statistics.fmean(some) for x, some in found.items()} for expert, found in values.items()}
-
-
-def at_last(points: Sequence[Point], quantity: str, kind: str) -> dict[int, float]:
-    """The value after the last segment, for each expert."""
-    return {expert: found[max(found)] for expert, found in by_expert(points, quantity, kind).items()}
-
-
-def on_average(points: Sequence[Point], quantity: str, kind: str) -> dict[int, float]:
-    """The mean over segments, for each expert."""
-    return {expert: statistics.fmean(found.values()) for expert, found in by_expert(points, quantity, kind).items()}
-
-
-def on_change(points: Sequence[Point], quantity: str, kind: str) -> dict[int, float]:
-    """How far the value is from that without perturbation, mean over radii, for each expert."""
-    return {
-        expert: statistics.fmean(abs(value - found[0.0]) for radius, value in found.items() if radius)
-        for expert, found in by_expert(points, quantity, kind).items()
-    }
-
-
-def draw(curves: Mapping[tuple[str, str], dict[str, Any]], options: argparse.Namespace) -> None:
-    """Errors over segments above, perturbation below."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    half, end = options.epochs // 2, options.epochs
-    # what is drawn in full, dotted and dashed
-    panels = (
-        ("accumulated error, from epoch 0", "own error, from epoch 0", "accumulated error, from epoch 0, random real"),
-        (f"accumulated error, from epoch {half}", f"own error, from epoch {half}"),
-        ("growth, from epoch 0", f"growth, from epoch {half}"),
-        *(
-            (f"{name} on test images, {whose}", f"{name} on training images, {whose}")
-            for name, whose in (
-                ("accuracy", f"expert at epoch {end}"),
-                ("loss", f"expert at epoch {end}"),
-                ("accuracy", "student"),
-            )
-        ),
-    )
-    figure, axes = plt.subplots(2, 3, figsize=(14, 8))
-    for place, (main_one, *others) in zip(axes.flat, panels, strict=True):
-        for colour, kind in enumerate(KINDS):
-            curve = curves[kind, main_one]
-            how = {"color": f"C{colour}", "label": kind, "marker": ".", "capsize": 2}
-            place.errorbar(curve["x"], curve["mean"], curve["std"], **how)
-            for style, other in zip((":", "--"), others, strict=False):
-                place.plot(curves[kind, other]["x"], curves[kind, other]["mean"], style, color=f"C{colour}")
-        notes = [f"{style}: {other}" for style, other in zip(("dotted", "dashed"), others, strict=False)]
-        place.set_title("\n".join((main_one, *notes)), fontsize=8)
-        place.set_xlabel("radius" if " on " in main_one else "segment", fontsize=8)
-        place.xaxis.get_major_locator().set_params(integer=" on " not in main_one)
-        if not main_one.startswith("growth"):
-            place.set_ylim(bottom=0)
-    axes.flat[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(options.results.with_suffix(".png"), dpi=80)
 
 
 if __name__ == "__main__":

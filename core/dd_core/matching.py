@@ -40,10 +40,9 @@ def right_of(
     network: nn.Module, weights: Float[Tensor, " P"], source: Source, form: InputForm, device: torch.device
 ) -> Bool[Tensor, " N"]:
     """Whether `network` with flat `weights` labels each image of `source` rightly."""
-    batches = (form(batch.to(device)) for batch in source.batches(AT_ONCE))
-    return torch.cat([logits_of(network, weights, batch).argmax(1).cpu() for batch in batches]) == require_labels(
-        source
-    )
+    inputs = (form(batch.to(device)) for batch in source.batches(AT_ONCE))
+    guesses = [logits_of(network, weights, batch).argmax(1).cpu() for batch in inputs]
+    return torch.cat(guesses) == require_labels(source)
 
 
 def right_indices(

@@ -18,11 +18,11 @@ from dd_core.experts import trajectory
 from dd_core.images import LabelledImages
 from dd_core.matching import feature_distance, gradient_distance, mean_logits, right_indices
 from dd_core.methods import method
-from dd_core.methods.trajectory_matching import Matching
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.testing import blobs
 from dd_core.training import accuracy, train
+from dd_core.trajectories import Matching
 
 CPU = torch.device("cpu")
 NETWORK = "convnet-2-w8"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from dd_core.config import checked
 from dd_core.errors import unknown_name
 
 KINDS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -28,3 +33,10 @@ def resolve_strategy(strategy: str, source_name: str) -> str:
     if strategy == "auto":
         return "_".join(kind for kind in KINDS if kind != "flip" or source_name not in MIRRORED)
     return strategy
+
+
+def _known(strategy: str) -> str:
+    return strategy if strategy == "auto" else checked(strategy, parse_strategy)
+
+
+Strategy = Annotated[str, AfterValidator(_known)]  # `auto`, or what `parse_strategy` takes

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from dd_core.augment_names import parse_strategy, resolve_strategy
+from dd_core.augment_names import Strategy, resolve_strategy
 from dd_core.config import Config, checked
 from dd_core.errors import UserError
 from dd_core.network_names import family
@@ -128,7 +128,7 @@ class Recipe(Config):
     )
     epochs: int = Field(default=300, ge=1, description="passes over the set")
     batch_size: int = Field(default=256, ge=1, description="images in a mini-batch")
-    augmentation: str = Field(default="none", description="DSA strategy, kinds joined by _; auto: see `dm`")
+    augmentation: Strategy = Field(default="none", description="DSA strategy, kinds joined by _; auto: see `dm`")
     align_corners: bool = Field(
         default=True, description="how DSA's scale and rotate place pixels; the ECCV-2024 challenge has it off"
     )
@@ -166,11 +166,6 @@ class Recipe(Config):
         if where not in (*DISTRIBUTIONS, "pretrained") and not re.fullmatch("sha256:[0-9a-f]{64}", where):
             raise ValueError("'default', 'xavier', 'pretrained', or 'sha256:' and 64 digits of particular weights")
         return where
-
-    @field_validator("augmentation")
-    @classmethod
-    def _augmentation_has_a_name(cls, strategy: str) -> str:
-        return strategy if strategy == "auto" else checked(strategy, parse_strategy)
 
     def for_source(self, name: str) -> Recipe:
         """With `auto` spelled out for a source, as a set must carry it."""

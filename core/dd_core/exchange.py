@@ -24,7 +24,7 @@ from dd_core import store
 from dd_core.config import Config, decode, difference, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
 from dd_core.errors import UserError, unknown_name
-from dd_core.protocols import CHALLENGE, recipe_of
+from dd_core.protocols import CHALLENGE, IMAGENET, recipe_of
 from dd_core.tensor_files import read_bytes, read_tensor, tensor_bytes
 
 IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
@@ -44,7 +44,7 @@ STATISTICS: Mapping[str, Statistics] = {
     "cifar10": Statistics(*_CIFAR10, "CIFAR-10 in the MTT family"),
     "cifar100": Statistics(*CHALLENGE[100, 3, 32, 32], "CIFAR-100 in DC, DM, the challenge"),
     "cifar100-mtt": Statistics(*_CIFAR10, "CIFAR-100 in the MTT family: CIFAR-10's"),
-    "imagenet": Statistics(*CHALLENGE[200, 3, 64, 64], "ImageNet and Tiny ImageNet everywhere"),
+    "imagenet": Statistics(*IMAGENET, "ImageNet and Tiny ImageNet everywhere"),
 }
 
 

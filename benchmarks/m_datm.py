@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ def variants(options: argparse.Namespace) -> list[Variant]:
     ]
     known = {(one.first, one.last) for one in ablation if not one.soft}
     middle = wide // 2
-    ranges = [(0, middle), (narrow, wide), (middle, wide)]
+    ranges = dict.fromkeys([(0, middle), (narrow, wide), (middle, wide)])
     return ablation + [Variant("range", False, *one) for one in ranges if one not in known]
 
 
@@ -83,7 +85,10 @@ def main() -> None:
         for record in several:
             append(RESULTS, {**common, **record})
             records.append(record)
-    draw(records, RESULTS.with_name(f"m_datm-{Path(options.data.removeprefix('folder:')).name}.png"))
+    found = summaries(records)
+    for one in found:
+        append(RESULTS, {**common, **one})
+    draw(found, RESULTS.with_name(f"m_datm-{Path(options.data.removeprefix('folder:')).name}.png"))
 
 
 def parse() -> argparse.Namespace:
@@ -94,15 +99,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--network", default="convnet-w32", help="experts, students and the evaluator's networks")
     parser.add_argument("--ipc", type=int, default=10, help="images a class")
     parser.add_argument("--wide", type=int, default=30, help="T+ of DATM")
-    parser.add_argument("--narrow", type=int, default=8, help="T+ of M2")
+    parser.add_argument("--narrow", type=int, default=10, help="T+ of M2")
     parser.add_argument("--experts", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=40, help="of an expert; the last ones' logits are the labels")
-    parser.add_argument("--steps", type=int, default=600, help="outer iterations")
+    parser.add_argument("--epochs", type=int, default=150, help="of an expert; the last one's logits are the labels")
+    parser.add_argument("--steps", type=int, default=300, help="outer iterations")
     parser.add_argument("--syn-steps", type=int, default=10, help="inner steps (N)")
     parser.add_argument("--batch-syn", type=int, help="synthetic images in an inner step; none: all")
     parser.add_argument("--lr-img", type=float, default=100.0)
+    parser.add_argument("--lr-label", type=float, default=5.0)
     parser.add_argument("--nets", type=int, default=3, help="networks of each score, as the challenge has it")
-    parser.add_argument("--seeds", type=int, default=1, help="sets of each variant")
+    parser.add_argument("--seeds", type=int, default=3, help="sets of each variant")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-m-datm"), help="where sets are kept")
     return parser.parse_args()
@@ -116,6 +122,7 @@ def configure(variant: Variant, options: argparse.Namespace) -> Any:
         syn_steps=options.syn_steps,
         batch_syn=options.batch_syn,
         lr_img=options.lr_img,
+        lr_label=options.lr_label,
         lr_student=0.01,
         lr_lr=0.0,
         soft_labels=variant.soft,
@@ -141,6 +148,7 @@ def work(job: Job) -> list[dict[str, Any]]:
     ds = distill(configure(variant, options), train, Size(ipc=options.ipc), seed=job.seed, out=out, options=how)
     assert ds.manifest.provenance is not None
     common = {
+        "what": "set",
         "name": variant.name,
         "soft": variant.soft,
         "range": [variant.first, variant.last],
@@ -182,21 +190,45 @@ def labels_of(ds: DistilledSet) -> dict[str, float]:
     }
 
 
-def draw(records: list[dict[str, Any]], path: Path) -> None:
-    """A bar for each score."""
+def summaries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each variant and protocol the mean and std over sets (over networks, of a single one), and its gain on DATM.
+
+    The gain is in points, under the same protocol.
+    """
+    kinds: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for one in records:
+        kinds.setdefault((one["name"], *one["range"], one["protocol"]), []).append(one)
+    found = [
+        {"what": "summary", "name": name, "range": ends, "protocol": protocol}
+        | {who: over_sets([one["evaluation"][who] for one in several]) for who in ("accuracy", "random_real")}
+        for (name, *ends, protocol), several in kinds.items()
+    ]
+    datm = {one["protocol"]: one["accuracy"]["mean"] for one in found if one["name"] == "DATM"}
+    return [{**one, "gain": round(100 * (one["accuracy"]["mean"] - datm[one["protocol"]]), 1)} for one in found]
+
+
+def over_sets(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean and std of the sets' means; the networks' std where there is one set."""
+    means = [score["mean"] for score in scores]
+    return {"mean": statistics.fmean(means), "std": statistics.stdev(means) if len(means) > 1 else scores[0]["std"]}
+
+
+def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Two bars for each variant and protocol."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 0.45 * len(records) + 1.2), layout="tight")
+    figure = Figure(figsize=(8, 0.45 * len(found) + 1.2), layout="tight")
     axes = FigureCanvasAgg(figure).figure.subplots()
-    names = [f"{one['name']} [{one['range'][0]}, {one['range'][1]}) {one['protocol']}" for one in records]
-    for who, offset in (("accuracy", 0.2), ("random_real", -0.2)):
-        scores = [one["evaluation"][who] for one in records]
-        places = [index + offset for index in range(len(records))]
-        means, stds = ([100 * score[key] for score in scores] for key in ("mean", "std"))
+    names = [f"{one['name']} [{one['range'][0]}, {one['range'][1]}) {one['protocol']}" for one in found]
+    for who, offset in (("accuracy", -0.2), ("random_real", 0.2)):
+        places = [index + offset for index in range(len(found))]
+        means, stds = ([100 * one[who][key] for one in found] for key in ("mean", "std"))
         axes.barh(places, means, height=0.4, xerr=stds, label="distilled" if who == "accuracy" else "random real")
-    axes.set_yticks(range(len(records)), names, fontsize=7)
+    axes.set_yticks(range(len(found)), names, fontsize=7)
     axes.invert_yaxis()
+    least = min(one[who]["mean"] - one[who]["std"] for one in found for who in ("accuracy", "random_real"))
+    axes.set_xlim(left=max(0.0, 100 * least - 5))
     axes.set_xlabel("accuracy (%)")
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=100)

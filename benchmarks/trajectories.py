@@ -1,11 +1,11 @@
 """Trajectory matching on digits: mtt, ftd, datm, m-datm and tesla beside as many random real images.
 
-    python benchmarks/trajectories.py [--ipc 1 10] [--seeds 3] [--nets 3] [--workers 2]
+    python benchmarks/trajectories.py [--ipc 1 10] [--seeds 3] [--nets 3] [--workers 2] [--protocol mtt-1000]
 
-ConvNet of width 32, scored under `mtt-1000` on the test images; `--width 128` is the methods' own default. A seed is
-that of experts, set and networks. Asked of each: at one image a class 20 points above its twin, at ten 2 points.
-All have their defaults, or at ten images a class those of the scenario `digits-ipc10-METHOD` where there is one; both
-were chosen on a fifth of the training images.
+ConvNet of width 32, scored on the test images; `--width 128` is the methods' own default. A seed is that of experts,
+set and networks. Asked of each: at one image a class 20 points above its twin, at ten 2 points. All have their defaults,
+or at ten images a class those of the scenario `digits-ipc10-METHOD` where there is one; both were chosen on a fifth of
+the training images.
 
 Sets and experts are kept in --out and in the artefact cache; the same command goes on where it stopped. Each run
 appends to benchmarks/results/trajectories.jsonl.
@@ -68,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=32, help="of the ConvNet")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--nets", type=int, default=3, help="networks of each score")
+    parser.add_argument("--protocol", default="mtt-1000", help="how networks are trained on a set and on its twin")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-trajectories"), help="where sets are kept")
     return parser.parse_args()
@@ -94,7 +95,7 @@ def work(job: Job) -> dict[str, Any]:
         options=RunOptions(device="cpu", threads=1, resume_command="the same command"),
     )
     score = evaluate(
-        ds, train=train, test=test, protocol="mtt-1000", nets=job.options.nets, seed=job.seed, device="cpu"
+        ds, train=train, test=test, protocol=job.options.protocol, nets=job.options.nets, seed=job.seed, device="cpu"
     )
     assert ds.manifest.provenance is not None
     return {

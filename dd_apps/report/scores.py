@@ -22,13 +22,17 @@ def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
     if first.network == "k-nn":
         how = f"the set's one score, {first.nets} draws of the twin (seed {first.seed}), mean and standard deviation"
     else:
-        how = f"{first.nets} networks (seed {first.seed}), mean and standard deviation, {first.epoch} epoch"
+        how = f"{_networks(first.nets)} (seed {first.seed}), mean and standard deviation, {first.epoch} epoch"
     notes.append(f"protocol {first.protocol}, {how}; {first.data}")
     notes += dict.fromkeys(where(evaluation) for evaluation in evaluations)
     notes += [attack(evaluation) for evaluation in evaluations if evaluation.attack]
     accuracies, sizes = ("distilled", "random real"), ("bytes", "bytes of the twin")
     units: dict[str, Unit] = {**dict.fromkeys(accuracies, "percent"), **dict.fromkeys(sizes, "bytes")}
     return Table(title, rows, units=units, notes=notes)
+
+
+def _networks(count: int) -> str:
+    return "1 network" if count == 1 else f"{count} networks"
 
 
 Place = tuple[int, float, "Evaluation"]  # classes, fraction of wrong labels, and what was scored there
@@ -50,7 +54,7 @@ def study_table(places: Sequence[Place]) -> Table:
         )
     first = places[0][2]
     notes = [
-        f"protocol {first.protocol}, {first.network}, {first.nets} networks (seed {first.seed}), mean and standard "
+        f"protocol {first.protocol}, {first.network}, {_networks(first.nets)} (seed {first.seed}), mean and standard "
         f"deviation, {first.epoch} epoch; test labels are right, and random real images are drawn from those that the "
         "set was distilled from, wrong labels and all",
         *(f"{classes} classes, {noise:.0%} wrong: {verdict(one)}" for classes, noise, one in places if one.twin_wins),

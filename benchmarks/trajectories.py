@@ -3,9 +3,9 @@
     python benchmarks/trajectories.py [--ipc 1 10] [--seeds 3] [--nets 3] [--workers 2] [--protocol mtt-1000]
 
 ConvNet of width 32, scored on the test images; `--width 128` is the methods' own default. A seed is that of experts,
-set and networks. Asked of each: at one image a class 20 points above its twin, at ten 2 points. All have their defaults,
-or at ten images a class those of the scenario `digits-ipc10-METHOD` where there is one; both were chosen on a fifth of
-the training images.
+set and networks. Asked of each: at one image a class 20 points above its twin, at ten 2 points. All have their
+defaults, or at ten images a class those of the scenario `digits-ipc10-METHOD` where there is one; both were chosen on a
+fifth of the training images.
 
 Sets and experts are kept in --out and in the artefact cache; the same command goes on where it stopped. Each run
 appends to benchmarks/results/trajectories.jsonl.

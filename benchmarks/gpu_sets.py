@@ -1,0 +1,250 @@
+"""The parts `ipc1` and `ipc10` of `gpu.py`: sets by the shipped presets, their scores, and a learning curve."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gpu_steps import Record, defaults
+from record import append
+
+from dd_core import artefacts, store
+from dd_core.artefacts import Resources
+from dd_core.distilled import DistilledSet, Size
+from dd_core.distiller import MethodConfig
+from dd_core.errors import OutOfResources
+from dd_core.evaluation import evaluate
+from dd_core.experts import Experts
+from dd_core.images import Source
+from dd_core.methods import decode_method
+from dd_core.runner import RunOptions, Silent, distill
+
+if TYPE_CHECKING:
+    from gpu import Bench
+
+SCENARIOS = Path(__file__).parents[1] / "scenarios"
+ASKED = 0.40  # of test images, with one image a class
+PUBLISHED = {"ipc1-mtt": 0.462, "ipc1-datm": 0.469, "ipc10-mtt": 0.654}  # DATM's comparison
+ONE: Mapping[str, Record] = {"mtt": {}, "datm": {"training": {"epochs": 20}, "keep": "matched"}}
+TEN = "ipc10-mtt"
+HELD = 0.04  # of the training images, for the learning curve
+EVERY = 500  # outer iterations between its points
+SMALL: Record = {"steps": 4, "syn_steps": 2, "experts": 2}
+AVERAGED = 100  # outer iterations that a mean loss is of
+
+
+def ipc1(bench: Bench) -> None:
+    """One image a class, by both presets."""
+    for name, changes in ONE.items():
+        config, protocol = preset(f"ipc1-{name}", bench, {"steps": bench.options.outer, **changes})
+        ds = distil(f"ipc1-{name}", config, bench.train, Size(ipc=1), bench)
+        score(f"ipc1-{name}", ds, protocol, bench.train, bench, asked=ASKED)
+    draw(bench)
+
+
+def ipc10(bench: Bench) -> None:
+    """Ten images a class, with the learning curve."""
+    config, protocol = preset(TEN, bench, {})
+    rest, held = bench.train.split(HELD, seed=0)
+
+    def look(done: int, ds: DistilledSet) -> None:
+        found = evaluate(ds, train=rest, test=held, protocol=protocol, nets=1, device=bench.options.device)
+        point = {"step": done, "accuracy": found.accuracy.mean, "real": found.random_real.mean}
+        append(curve_path(bench), point)
+        bench.write({"what": "curve", "name": TEN, **point, "nets": 1, "on": "held-out training images"})
+
+    ds = distil(TEN, looked_at(config, 2 if bench.small else EVERY, look), rest, Size(ipc=10), bench)
+    score(TEN, ds, protocol, rest, bench, points=curve(bench))
+    draw(bench)
+
+
+def preset(name: str, bench: Bench, changes: Record) -> tuple[MethodConfig, str]:
+    """The method of a shipped scenario with fewer experts and `changes`, and its protocol."""
+    table = tomllib.loads((SCENARIOS / f"cifar10-{name}.toml").read_text())
+    found = merged(merged(table["method"], {"experts": bench.options.experts}), changes)
+    if bench.small:
+        found = merged(found, {**SMALL, "recipe": {"network": bench.scale.network}})
+        found = merged(found, {"training": {"epochs": found["last_epoch"] + 1}})
+    return decode_method(found, where=name), table["protocol"]
+
+
+def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> Record:
+    """`table` with `changes`, table by table."""
+    return {
+        **table,
+        **{key: merged(table[key], new) if isinstance(new, dict) else new for key, new in changes.items()},
+    }
+
+
+def looked_at(config: MethodConfig, every: int, look: Callable[[int, DistilledSet], None]) -> MethodConfig:
+    """The same method, whose runs show `look` the set so far after every so many outer iterations."""
+
+    class LookedAt(type(config)):
+        def build(self, **given: Any) -> Any:
+            distiller = super().build(**given)
+            step = distiller.step
+
+            def step_and_look(index: int) -> Mapping[str, float]:
+                metrics = step(index)
+                if (index + 1) % every == 0:
+                    look(index + 1, distiller.export())
+                return metrics
+
+            distiller.step = step_and_look
+            return distiller
+
+    return LookedAt.model_validate(config.model_dump())
+
+
+class Lines(Silent):
+    """A line every 100 outer iterations."""
+
+    def step(self, index: int, metrics: Mapping[str, float]) -> None:
+        """Step `index` is done."""
+        if index % 100 == 0:
+            print(f"step {index}: loss {metrics['loss']:.3f}, rate {metrics['rate']:.4g}", flush=True)
+
+    def message(self, text: str) -> None:
+        """What the runner says."""
+        print(text, flush=True)
+
+
+def path_of(name: str, bench: Bench) -> Path:
+    """Where a set is kept."""
+    return bench.out / f"{name}.safetensors"
+
+
+def losses_of(name: str, bench: Bench) -> list[float]:
+    """The matching loss at each outer iteration."""
+    lines = store.read_lines(path_of(name, bench).with_suffix(".run") / "metrics.jsonl")
+    return [line["loss"] for line in lines]
+
+
+def make_experts(name: str, config: MethodConfig, train: Source, bench: Bench) -> None:
+    """Make what the method needs, experts one by one, so that time is looked at in between."""
+    begun, count, resources = time.monotonic(), 0, Resources.of([train], device=bench.options.device)
+    for spec in config.needs(train):
+        if not isinstance(spec, Experts):
+            artefacts.get(spec, resources=resources)
+            continue
+        for count in range(1, spec.count + 1):
+            bench.left()
+            artefacts.get(spec.model_copy(update={"count": count}), resources=resources)
+    minutes = round((time.monotonic() - begun) / 60, 2)
+    bench.write({"what": "prepared", "name": name, "experts": count, "minutes_to_make_or_find": minutes, **defaults()})
+
+
+def distil(name: str, config: MethodConfig, train: Source, size: Size, bench: Bench) -> DistilledSet:
+    """The set, or as much of it as there is time for: the next call goes on."""
+    make_experts(name, config, train, bench)
+    run = RunOptions(
+        device=bench.options.device,
+        threads=1,
+        time_limit=bench.left(),
+        reporter=Lines(),
+        resume_command="the same command",
+    )
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    try:
+        return distill(config, train, size, out=path_of(name, bench), options=run)
+    except OutOfResources as error:
+        losses = losses_of(name, bench)
+        mean = fmean(losses[-AVERAGED:]) if losses else None
+        done = {"steps": len(losses), "of": config.steps, "loss": mean, "reason": str(error)}
+        bench.write({"what": "unfinished", "name": name, **done})
+        raise
+
+
+def score(
+    name: str,
+    ds: DistilledSet,
+    protocol: str,
+    train: Source,
+    bench: Bench,
+    *,
+    asked: float | None = None,
+    points: list[Record] | None = None,
+) -> None:
+    """Score a set and its twin on test images, once."""
+    sha256 = store.file_sha256(path_of(name, bench))
+    if any(record.get("sha256") == sha256 for record in store.read_lines(bench.results)):
+        print(f"{name}: is scored already", flush=True)
+        return
+    bench.left()
+    device = bench.options.device
+    found = evaluate(ds, train=train, test=bench.test, protocol=protocol, nets=bench.nets, device=device)
+    cost, losses = store.read_json(path_of(name, bench).with_suffix(".run") / "run.json"), losses_of(name, bench)
+    assert ds.manifest.provenance is not None
+    record: Record = {
+        "what": "score",
+        "name": name,
+        "protocol": protocol,
+        "nets": found.nets,
+        "accuracy": round(found.accuracy.mean, 4),
+        "std": round(found.accuracy.std, 4),
+        "real": round(found.random_real.mean, 4),
+        "real_std": round(found.random_real.std, 4),
+        "published": PUBLISHED[name],
+        **({} if asked is None else {"asked": asked, "met": found.accuracy.mean >= asked}),
+        "minutes": round(cost["seconds"] / 60, 1),
+        "peak_memory_bytes": cost["peak_memory_bytes"],
+        "rate": ds.manifest.recipe.learning_rate,
+        "loss": [round(fmean(part), 4) for part in (losses[:AVERAGED], losses[-AVERAGED:])],
+        "sha256": sha256,
+        "config": ds.manifest.provenance.config,
+        "evaluation": found.model_dump(mode="json"),
+        **defaults(),
+        **({} if points is None else {"curve": points}),
+    }
+    bench.write(record)
+
+
+# --- the picture -------------------------------------------------------------------------------------------------
+
+
+def curve_path(bench: Bench) -> Path:
+    """Where the learning curve is kept."""
+    return bench.out / f"{TEN}.curve.jsonl"
+
+
+def curve(bench: Bench) -> list[Record]:
+    """Its points; of a step that was taken again after a kill the last."""
+    points = {point["step"]: point for point in store.read_lines(curve_path(bench))}
+    return [points[step] for step in sorted(points)]
+
+
+def draw(bench: Bench) -> None:
+    """The sets of one image a class that there are, and the learning curve of ten."""
+    try:
+        import matplotlib
+
+        from dd_apps.report.pictures import contact_sheet
+    except ImportError as error:
+        print(f"no picture: {error}", flush=True)
+        return
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, *right) = plt.subplots(1, 1 + len(ONE), figsize=(12, 4))
+    points = curve(bench)
+    for key, label in (("accuracy", "mtt, 10 a class"), ("real", "random real images")):
+        left.plot([one["step"] for one in points], [one[key] for one in points], marker=".", label=label)
+    left.set(xlabel="outer iterations", ylabel="accuracy on held-out training images")
+    left.legend()
+    for axes, name in zip(right, ONE, strict=True):
+        axes.axis("off")
+        axes.set_title(f"{name}, 1 a class", fontsize=8)
+        if (path := path_of(f"ipc1-{name}", bench)).exists():
+            ds = store.read_set(path)
+            # without labels a sheet has no row for each class
+            bare = ds.manifest.model_copy(update={"task": "self-supervised", "targets": "none"})
+            axes.imshow(contact_sheet(replace(ds, labels=None, targets=None, manifest=bare), columns=5, side=64))
+    figure.tight_layout()
+    figure.savefig(bench.results.with_suffix(".png"), dpi=80)

@@ -1,0 +1,349 @@
+"""The part `steps` of `gpu.py`: an outer step of trajectory matching in each gradient mode and precision, and faster.
+
+Nothing here writes: `measured` yields records. The first functions are how every part of the benchmark measures.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dd_core import artefacts, augment, selection, training, unroll
+from dd_core import device as devices
+from dd_core.artefacts import Resources
+from dd_core.experts import Experts, trajectory
+from dd_core.images import InputForm, Source
+from dd_core.matching import parameters_of
+from dd_core.methods import method
+from dd_core.streams import Streams
+from dd_core.unroll import Mode, Step, Tensors, Unrolled
+
+Record = dict[str, Any]
+Function = Callable[..., Tensors]
+Wrap = Callable[..., Function]  # (function, *example arguments) -> the same, faster
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+MODES: tuple[Mode, ...] = ("full", "adjoint", "truncated", "tesla")
+RATE = 0.01  # of a student (alpha), as in the presets of CIFAR-10, one image a class
+COSINE = 0.999  # to the exact gradient, from which on a precision can be used
+MEMORY, TIME = 1.3, 1.6  # what the adjoint may take: at the largest N over the smallest, and over `full`
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured, and on which network."""
+
+    network: str = "convnet-3"
+    sizes: tuple[tuple[int, tuple[int, ...]], ...] = ((10, (10, 30, 80)), (100, (10, 30, 80)))  # images, inner steps
+    rounds: int = 3  # turns that a median is of
+    together: tuple[int, ...] = (2, 4, 8)  # experts at the same time
+    chunk: int = 20  # steps of experts in a turn
+
+
+# --- how to measure ----------------------------------------------------------------------------------------------
+
+
+def timed(runs: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device) -> dict[str, float]:
+    """Median milliseconds of each, which take turns; they have been run before."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            finish(device)
+            begun = time.perf_counter()
+            run()
+            finish(device)
+            found[name].append(1000 * (time.perf_counter() - begun))
+    return {name: round(statistics.median(times), 3) for name, times in found.items()}
+
+
+def excess(run: Callable[[], Any], device: torch.device) -> tuple[Any, float | None]:
+    """What `run` returns, and its peak of memory in MiB above what was allocated before; None but on a GPU."""
+    if device.type != "cuda":
+        return run(), None
+    finish(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = run()
+    finish(device)
+    return result, round((torch.cuda.max_memory_allocated(device) - before) / 2**20, 1)
+
+
+def finish(device: torch.device) -> None:
+    """Wait for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reason(error: Exception) -> str:
+    """The first line of what went wrong."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:200]
+
+
+@contextmanager
+def products(*, tf32: bool) -> Iterator[None]:
+    """Convolutions and matrix products in TF32, or in strict float32; what was set before comes back."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def defaults() -> Record:
+    """Where TF32 is on unless somebody says otherwise: PyTorch has it on in convolutions."""
+    on = {"convolutions": torch.backends.cudnn.allow_tf32, "matrix products": torch.backends.cuda.matmul.allow_tf32}
+    return {"tf32": on}
+
+
+# --- an outer step -----------------------------------------------------------------------------------------------
+
+
+class Problem:
+    """An outer step of `mtt`: from where an expert was after one epoch to where it came two epochs later (M = 2).
+
+    N inner steps on `count` images, under DSA that is drawn as the engine draws it.
+    """
+
+    def __init__(self, source: Source, network: str, count: int, device: torch.device) -> None:
+        config = method("mtt", last_epoch=2, experts=1, recipe={"network": network})
+        (spec,) = config.needs(source)
+        assert isinstance(spec, Experts)
+        expert = artefacts.get(spec, resources=Resources.of([source], device=str(device)))
+        path = trajectory(expert, 0).to(device)
+        self.start, self.target, self.device = path[1], path[3], device
+        streams = Streams(0)
+        model = training.initialised(config.recipe, source.image_shape, len(source.classes), streams=streams)
+        self.network = model.to(device).eval()
+        counts = (count // len(source.classes),) * len(source.classes)
+        chosen = selection.random_indices(source, counts, streams=streams, stream="initial-images")
+        self.pixels = InputForm.of(source)(source.take(chosen).to(device))
+        self.labels, self.rate = selection.labels_of(counts).to(device), torch.tensor(RATE, device=device)
+        self.strategy = spec.training.augmentation
+
+    def seen(self, t: int, pixels: Tensor) -> Tensor:
+        """The images of inner step `t`."""
+        return augment.dsa(pixels, self.strategy, generator=Streams(0).generator("augmentation", t))
+
+    def loss(self, theta: Tensors, images: Tensor, *, half: bool) -> Tensor:
+        """The inner loss; `half`: the network in bfloat16 where autocast has it so, weights and loss in float32."""
+        # autocast's cache of cast weights would not survive the capture of a graph
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half, cache_enabled=False):
+            logits = unroll.apply(self.network, theta, images)
+        return F.cross_entropy(logits.float(), self.labels)
+
+    def step(self, *, half: bool) -> Step:
+        """An inner step as the engine takes it."""
+
+        def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
+            return self.loss(theta, self.seen(t, learned[0]), half=half)
+
+        return unroll.sgd_step(loss, lambda t, learned: learned[1])
+
+    def run(self, step: Step, steps: int, mode: Mode, *, flat: bool = False) -> Unrolled:
+        """The gradients of an outer step; `flat`: `step` takes all weights as one vector."""
+        start, target = ((one,) if flat else parameters_of(self.network, one) for one in (self.start, self.target))
+        whole = (self.start - self.target).square().sum()
+
+        def distance(final: Tensors) -> Tensor:
+            return torch.stack([(a - b).square().sum() for a, b in zip(final, target, strict=True)]).sum() / whole
+
+        window = max(1, steps // 2)
+        return unroll.unroll(step, steps, start, (self.pixels, self.rate), distance, mode=mode, window=window)
+
+    def exact(self, steps: int) -> Unrolled:
+        """The exact gradients, in strict float32."""
+        with products(tf32=False):
+            return self.run(self.step(half=False), steps, "adjoint")
+
+
+def compared(
+    runs: Mapping[str, Callable[[], Unrolled]], exact: Unrolled, *, rounds: int, device: torch.device
+) -> dict[str, Record]:
+    """Of each run its time, its memory and the cosine of its gradient of the pixels; the reason if memory ran out."""
+    found: dict[str, Record] = {}
+    for name, run in runs.items():
+        try:
+            run()  # whatever is done once is done now
+            result, mebi = excess(run, device)
+        except Exception as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            found[name] = {"reason": reason(error)}
+            continue
+        found[name] = {"excess_mib": mebi, "cosine": round(unroll.cosine(result, exact)[0], 6)}
+        del result
+    working = {name: runs[name] for name in found if "reason" not in found[name]}
+    for name, milliseconds in timed(working, rounds=rounds, device=device).items():
+        found[name]["ms"] = milliseconds
+    return found
+
+
+def modes(problem: Problem, precision: str, exact: Unrolled, steps: int, rounds: int) -> Record:
+    """Time, memory and truth of each gradient mode for N = `steps`."""
+    step = problem.step(half=precision == "bfloat16")
+    runs = {str(mode): partial(problem.run, step, steps, mode) for mode in MODES}
+    with products(tf32=precision == "tf32"):
+        found = compared(runs, exact, rounds=rounds, device=problem.device)
+    usable = found["adjoint"].get("cosine", 0.0) >= COSINE
+    return {"precision": precision, "inner_steps": steps, "modes": found, "usable": usable}
+
+
+def claims(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> Record:
+    """What is claimed of the adjoint, from the figures of each mode by N; a figure that is not there claims nothing.
+
+    Memory at the largest N over that at the smallest, and time over `full`'s at the middle one.
+    """
+    lengths, record = sorted(found), dict[str, Any]()
+    few, some, many = lengths[0], lengths[len(lengths) // 2], lengths[-1]
+    less, more = (found[steps]["adjoint"].get("excess_mib") for steps in (few, many))
+    ours, theirs = (found[some][mode].get("ms") for mode in ("adjoint", "full"))
+    if less and more:
+        name, ratio = f"adjoint_memory_{many}_over_{few}", round(more / less, 2)
+        record |= {name: ratio, f"{name}_asked": MEMORY, f"{name}_met": ratio <= MEMORY}
+    if ours and theirs:
+        name, ratio = f"adjoint_time_over_full_at_{some}", round(ours / theirs, 2)
+        record |= {name: ratio, f"{name}_asked": TIME, f"{name}_met": ratio <= TIME}
+    return record
+
+
+# --- faster ------------------------------------------------------------------------------------------------------
+
+
+def as_one_node(problem: Problem, *, half: bool, wrap: Wrap) -> Step:
+    """An inner step as one node of autograd, made of two functions of fixed shapes that `wrap` makes fast.
+
+    `ahead` takes the step, and `back` takes it again and pulls a cotangent through: `full` through such steps is the
+    exact adjoint, for of each step only its arguments are kept. Compilers do not differentiate twice, so each function
+    has its derivatives within (PyTorch's issue 91469). DSA, which is another at every step, stays outside.
+    """
+
+    def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
+        return problem.loss(parameters_of(problem.network, theta[0]), learned[0], half=half)
+
+    step = unroll.sgd_step(loss, lambda t, learned: learned[1])
+
+    def ahead(theta: Tensor, images: Tensor, rate: Tensor) -> Tensors:
+        with torch.enable_grad():
+            (after,) = step(0, (theta.detach().requires_grad_(),), (images, rate))
+        return (after.detach(),)
+
+    def back(theta: Tensor, images: Tensor, rate: Tensor, cotangent: Tensor) -> Tensors:
+        inputs = tuple(one.detach().requires_grad_() for one in (theta, images, rate))
+        with torch.enable_grad():
+            after = step(0, inputs[:1], inputs[1:])
+        return torch.autograd.grad(after, inputs, (cotangent,))
+
+    examples = (problem.start, problem.pixels, problem.rate)
+    fast_ahead, fast_back = wrap(ahead, *examples), wrap(back, *examples, problem.start)
+
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Tensor) -> Tensor:
+            ctx.save_for_backward(*arguments)
+            return fast_ahead(*(one.detach() for one in arguments))[0]
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Tensor) -> Tensors:
+            return fast_back(*(one.detach() for one in ctx.saved_tensors), cotangent)
+
+    def whole(t: int, theta: Tensors, learned: Tensors) -> Tensors:
+        return (Node.apply(theta[0], problem.seen(t, learned[0]).contiguous(), learned[1]),)
+
+    return whole
+
+
+class Graphed:
+    """A function as a CUDA graph: arguments are copied in, the kernels launched all at once, results copied out."""
+
+    def __init__(self, function: Function, *examples: Tensor) -> None:
+        self.inputs = tuple(one.detach().clone() for one in examples)
+        side = torch.cuda.Stream()  # PyTorch asks for a few runs on another stream before the capture
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), torch.cuda.stream(side):
+            for _ in range(3):
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self.graph):
+            self.outputs = function(*self.inputs)
+
+    def __call__(self, *arguments: Tensor) -> Tensors:
+        """What the function returns for these."""
+        for mine, given in zip(self.inputs, arguments, strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+        return tuple(one.clone() for one in self.outputs)
+
+
+def compiled(function: Function, *examples: Tensor) -> Function:
+    """A function compiled with its derivatives inside: by Inductor on a GPU; on a CPU it is only traced."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    backend = "inductor" if examples[0].device.type == "cuda" else "aot_eager"
+    examples = tuple(one.detach().clone() for one in examples)  # one tensor given twice would be traced as one argument
+    fast = torch.compile(make_fx(function)(*examples), backend=backend)
+    with torch.no_grad():
+        fast(*examples)  # compiles here, and not in the thread of a backward pass
+    return fast
+
+
+WRAPS: Mapping[str, Wrap] = {
+    "graphed": Graphed,
+    "compiled": compiled,
+    "compiled and graphed": lambda function, *examples: Graphed(compiled(function, *examples), *examples),
+}
+
+
+def faster(problem: Problem, how: str, precision: str, exact: Unrolled, steps: int, rounds: int) -> Record:
+    """Time of an outer step with inner steps made faster, beside the engine's; what fails has its reason recorded."""
+    half, device = precision == "bfloat16", problem.device
+    record: Record = {"how": how, "precision": precision, "inner_steps": steps}
+    begun = time.monotonic()
+    try:
+        with products(tf32=precision == "tf32"):
+            step, mebi = excess(lambda: as_one_node(problem, half=half, wrap=WRAPS[how]), device)
+            record |= {"seconds_to_build": round(time.monotonic() - begun, 1), "mib_to_build": mebi}
+            engine = problem.step(half=half)
+            runs = {"full": partial(problem.run, engine, steps, "full")}
+            runs |= {"adjoint": partial(problem.run, engine, steps, "adjoint")}
+            runs |= {how: partial(problem.run, step, steps, "full", flat=True)}
+            found = compared(runs, exact, rounds=rounds, device=device)
+    except Exception as error:  # a compiler raises anything at all
+        return {**record, "reason": reason(error)}
+    pairs = {f"over_{mode}": (found[how].get("ms"), found[mode].get("ms")) for mode in ("full", "adjoint")}
+    over = {name: round(ours / theirs, 3) for name, (ours, theirs) in pairs.items() if ours and theirs}
+    return {**record, "modes": found, **over}
+
+
+def measured(source: Source, scale: Scale, device: torch.device) -> Iterator[Record]:
+    """Records of the gradient modes, of what is claimed of them, and of what makes a step faster.
+
+    The last are for the fewest images, where launching kernels costs most, and the middle N.
+    """
+    for count, lengths in scale.sizes:
+        problem = Problem(source, scale.network, count, device)
+        exact = {steps: problem.exact(steps) for steps in lengths}
+        found: dict[int, Record] = {}
+        for precision in PRECISIONS:
+            for steps in lengths:
+                record = modes(problem, precision, exact[steps], steps, scale.rounds)
+                found |= {steps: record["modes"]} if precision == "float32" else {}
+                yield {"what": "modes", "images": count, **record}
+        yield {"what": "claims", "images": count, "precision": "float32", **claims(found)}
+    count, lengths = scale.sizes[0]
+    problem, steps = Problem(source, scale.network, count, device), lengths[len(lengths) // 2]
+    exact_gradient = problem.exact(steps)
+    for how in WRAPS:
+        for precision in PRECISIONS:
+            record = faster(problem, how, precision, exact_gradient, steps, scale.rounds)
+            yield {"what": "faster", "images": count, **record}

@@ -1,0 +1,101 @@
+"""What of `benchmarks/gpu.py` can be wrong without a GPU: its claims, and its own forms of the engine's mathematics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from dd_core import networks, unroll
+from dd_core.expert_training import Sharpness
+from dd_core.experts import flat_gradient
+from dd_core.images import LabelledImages
+from dd_core.streams import Streams
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmarks are not shipped")
+
+
+@pytest.fixture
+def gpu_steps(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_steps
+
+    return gpu_steps
+
+
+@pytest.fixture
+def gpu_experts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_experts
+
+    return gpu_experts
+
+
+@pytest.fixture
+def source() -> LabelledImages:
+    draw = Streams(0).generator("images")
+    images = torch.randint(256, (40, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    return LabelledImages(images, torch.arange(40) % 10, tuple("0123456789"), "noise")
+
+
+def figures(mebi: float | None, adjoint: float, full: float) -> dict[str, dict[str, float | None]]:
+    return {"adjoint": {"excess_mib": mebi, "ms": adjoint}, "full": {"excess_mib": mebi, "ms": full}}
+
+
+def test_the_claims_compare_memory_at_both_ends_and_time_in_the_middle(gpu_steps: ModuleType):
+    found = {80: figures(130.0, 9.0, 1.0), 10: figures(100.0, 9.0, 1.0), 30: figures(1.0, 3.4, 2.0)}
+    assert gpu_steps.claims(found) == {
+        "adjoint_memory_80_over_10": 1.3,
+        "adjoint_memory_80_over_10_asked": 1.3,
+        "adjoint_memory_80_over_10_met": True,
+        "adjoint_time_over_full_at_30": 1.7,
+        "adjoint_time_over_full_at_30_asked": 1.6,
+        "adjoint_time_over_full_at_30_met": False,
+    }
+
+
+def test_nothing_is_claimed_of_a_figure_that_is_not_there(gpu_steps: ModuleType):
+    out_of_memory = {"adjoint": {"excess_mib": None, "ms": 1.0}, "full": {"reason": "OutOfMemoryError"}}
+    assert gpu_steps.claims({10: out_of_memory, 80: out_of_memory}) == {}
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_step_that_is_one_node_has_the_gradient_of_the_engines(
+    gpu_steps: ModuleType,
+    source: LabelledImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    traced: bool,
+):
+    monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path))
+    problem = gpu_steps.Problem(source, "convnet-1-w4", 10, CPU)
+
+    def wrap(function, *examples):
+        return make_fx(function)(*(one.clone() for one in examples)) if traced else function
+
+    ours = problem.run(gpu_steps.as_one_node(problem, half=False, wrap=wrap), 3, "full", flat=True)
+    engines = problem.exact(3)
+    torch.testing.assert_close(ours.loss, engines.loss)
+    torch.testing.assert_close(ours.learned, engines.learned)
+    assert unroll.cosine(ours, problem.run(problem.step(half=False), 3, "tesla"))[0] < 0.99999
+
+
+@pytest.mark.parametrize("sharpness", [None, Sharpness(rho=0.5, alpha=0.7)])
+def test_a_gradient_for_vmap_is_the_engines(gpu_experts: ModuleType, sharpness: Sharpness | None):
+    model = networks.build("lenet", in_channels=1, classes=3, image_size=(8, 8), seed=0)
+    images, labels = torch.randn(6, 1, 8, 8, generator=Streams(0).generator("images")), torch.arange(6) % 3
+    theta = dict(model.named_parameters())
+
+    def loss(values):
+        logits = torch.func.functional_call(model, dict(zip(theta, values, strict=True)), (images,))
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    _, engines = flat_gradient(loss, tuple(theta.values()), sharpness)
+    ours = gpu_experts.gradient_of(model, sharpness)({n: one.detach() for n, one in theta.items()}, images, labels)
+    torch.testing.assert_close(tuple(ours.values()), engines)

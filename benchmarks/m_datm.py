@@ -228,7 +228,7 @@ def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(found)), names, fontsize=7)
     axes.invert_yaxis()
     least = min(one[who]["mean"] - one[who]["std"] for one in found for who in ("accuracy", "random_real"))
-    axes.set_xlim(left=max(0.0, 100 * least - 5))
+    axes.set_xlim(max(0.0, 100 * least - 5), min(100.0, axes.get_xlim()[1]))
     axes.set_xlabel("accuracy (%)")
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=100)

@@ -29,9 +29,16 @@ def curves_png(groups: Mapping[str, Sequence[Curve]], *, x: str, y: str) -> byte
     for index, (name, curves) in enumerate(groups.items()):
         for curve in curves:
             label = f"{name}, random real" if curve.dashed else name
-            line = axes.errorbar(curve.x, curve.mean, yerr=curve.std, marker=".", capsize=2, label=label)
-            for part in line.get_children():
-                part.set(color=colours[index % len(colours)], linestyle="--" if curve.dashed else "-")
+            axes.errorbar(
+                curve.x,
+                curve.mean,
+                yerr=curve.std,
+                color=colours[index % len(colours)],
+                linestyle="--" if curve.dashed else "-",
+                marker=".",
+                capsize=2,
+                label=label,
+            )
     axes.set(xlabel=x, ylabel=y)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize="small")

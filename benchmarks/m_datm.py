@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import append, facts, now, shown
+from record import append, facts, now
 
 from dd_core import artefacts, datasets, parallel, store
 from dd_core.distilled import DistilledSet, Size
@@ -74,7 +74,7 @@ def main() -> None:
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
     given = {key: value for key, value in vars(options).items() if key not in ("out", "copy")}
-    common = facts("m-datm", given, run=now(), data=f"{shown(options.data)}, {options.copy}")
+    common = facts("m-datm", given, run=now(), data=f"{name_of(options.data)}, {options.copy}")
     workers, train = Workers(count=options.workers), datasets.load(options.data, split="train")
     for variant in variants(options)[:1]:  # its experts serve all
         for spec in configure(variant, options).needs(train):
@@ -88,7 +88,12 @@ def main() -> None:
     found = summaries(records)
     for one in found:
         append(RESULTS, {**common, **one})
-    draw(found, RESULTS.with_name(f"m_datm-{Path(options.data.removeprefix('folder:')).name}.png"))
+    draw(found, RESULTS.with_name(f"m_datm-{name_of(options.data)}.png"))
+
+
+def name_of(data: str) -> str:
+    """A data set's name, or its folder's."""
+    return Path(data.removeprefix("folder:")).name
 
 
 def parse() -> argparse.Namespace:

@@ -209,7 +209,8 @@ def summaries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for (name, *ends, protocol), several in kinds.items()
     ]
     datm = {one["protocol"]: one["accuracy"]["mean"] for one in found if one["name"] == "DATM"}
-    return [{**one, "gain": round(100 * (one["accuracy"]["mean"] - datm[one["protocol"]]), 1)} for one in found]
+    # + 0.0: no gain is not "-0.0"
+    return [{**one, "gain": round(100 * (one["accuracy"]["mean"] - datm[one["protocol"]]), 1) + 0.0} for one in found]
 
 
 def over_sets(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:

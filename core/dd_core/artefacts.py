@@ -65,6 +65,11 @@ class ArtefactSpec(Config):
         del resources, parts
         return ""
 
+    def outcome(self, facts: Mapping[str, Any]) -> str:
+        """What the facts of the first part say of the artefact that was made, in words, where they say something."""
+        del facts
+        return ""
+
     @abstractmethod
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """(tensors, facts) of one part; the same index gives the same bytes, whoever makes it."""
@@ -139,7 +144,7 @@ def get(
     cache: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Artefact:
-    """The artefact of `spec`: found, or made (missing parts only) and then found; `say` hears that it is made.
+    """The artefact of `spec`: found, or made (missing parts only) and then found; `say` hears that, and what came of it.
 
     Two processes that want the same artefact take turns. Raises what `make_part` raises.
     """
@@ -162,6 +167,8 @@ def get(
         _complete(spec, folder)
     made = _find(spec, folder)
     assert made is not None
+    if say is not None and (outcome := spec.outcome(made.part(0)[1])):
+        say(f"  {outcome}")
     return made
 
 

@@ -80,12 +80,17 @@ def test_the_last_epoch_is_kept_beside_the_range_where_asked(tmp_path: Path):
     assert torch.equal(trajectory(within, 0), whole[4:])
 
 
-def test_what_experts_take_is_said_before_they_are_made(tmp_path: Path):
+def test_what_experts_take_is_said_before_they_are_made_and_what_they_learned_after(tmp_path: Path):
     said: list[str] = []
-    artefacts.get(spec(count=2, epochs=4), resources=HERE, cache=tmp_path, say=said.append)
+    found = artefacts.get(spec(count=2, epochs=4, last=2, final=True), resources=HERE, cache=tmp_path, say=said.append)
     assert said[1] == "  4 epochs each, 0 MB on disk, about 1 minute in one process"
-    artefacts.get(spec(count=2, epochs=4), resources=HERE, cache=tmp_path, say=said.append)
-    assert len(said) == 2
+    first, second = found.part(0)[1]["losses"][:2]
+    assert said[2:] == [
+        f"  the first one's mean loss: {first:.2f} in epoch 1, {second:.2f} in epoch 2, the last of the range "
+        "(chance: 1.10)"
+    ]
+    artefacts.get(spec(count=2, epochs=4, last=2, final=True), resources=HERE, cache=tmp_path, say=said.append)
+    assert len(said) == 3
 
 
 def test_the_size_on_disk_is_known_beforehand(tmp_path: Path):

@@ -84,12 +84,19 @@ TABLES = {"mtt": MTT, "ftd": FTD, "datm": DATM, "m-datm": M_DATM, "tesla": TESLA
 CARDS = {f"{cell}-{method}": values for method, table in TABLES.items() for cell, values in table.items()}
 # what presets for a CPU have that is no default of their method, but for a narrow network
 FEWER = {"last_epoch": 3, "experts": 3}
-FASTER = {"epochs": 40, "learning_rate": 0.05}
+LEARNED: dict[str, Any] = {  # experts of few images that are no beginners in the epochs that are matched
+    "steps": 1000,
+    "last_epoch": 30,
+    "lr_student": 0.02,
+    "training": {"epochs": 40, "batch_size": 64, "learning_rate": 0.05},
+}
 SMALL: dict[str, dict[str, Any]] = {
     "digits-ipc1-mtt": {},
-    "digits-ipc10-mtt": {},
-    "digits-ipc10-datm": {"last_epoch": 6, "range_start": 3, "lr_student": 0.02, "lr_label": 5.0, "training": FASTER},
-    "digits-ipc10-m-datm": {"syn_steps": 10, "last_epoch": 10},
+    "digits-ipc10-mtt": LEARNED,
+    "digits-ipc10-ftd": {**LEARNED, "ema": 0.99},
+    "digits-ipc10-datm": {**LEARNED, "range_start": 10, "lr_label": 5.0},
+    "digits-ipc10-m-datm": {**LEARNED, "syn_steps": 20, "last_epoch": 20},
+    "digits-ipc10-tesla": LEARNED,
     "mnist-ipc1-mtt": FEWER,
 }
 

@@ -6,7 +6,8 @@ The challenge's evaluator gets images only, labels them by their place and train
 a student's rate that stays at 0.01. Scored under `challenge-2024`; DATM's own sets also by their soft labels
 (`datm-soft`, which no submission can bring there), with how often and how surely those labels say the place's class.
 A sweep over (T-, T+) with hard labels says which range is best. Paper (arXiv 2410.13311): 31.11 to 39.90 % on CIFAR-100
-by M1, 7.10 to 18.31 % on Tiny-ImageNet by M1 and M2; `--network` is what a CPU bears instead of their ConvNet-3.
+by M1, 7.10 to 18.31 % on Tiny-ImageNet by M1 and M2; `--network` is what a CPU bears instead of their ConvNet-3. An
+epoch of digits is few steps: experts take smaller mini-batches and larger steps than the paper's.
 
 Sets and experts are kept; the same command goes on where it stopped. Appends to benchmarks/results/m_datm.jsonl, and
 draws benchmarks/results/m_datm-DATA.png.
@@ -106,9 +107,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--wide", type=int, default=30, help="T+ of DATM")
     parser.add_argument("--narrow", type=int, default=10, help="T+ of M2")
     parser.add_argument("--experts", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=150, help="of an expert; the last one's logits are the labels")
+    parser.add_argument("--epochs", type=int, default=40, help="of an expert; the last one's logits are the labels")
+    parser.add_argument("--expert-rate", type=float, default=0.05, help="learning rate of an expert (paper: 0.01)")
+    parser.add_argument("--expert-batch", type=int, default=64, help="its mini-batch (paper: 256)")
     parser.add_argument("--steps", type=int, default=300, help="outer iterations")
-    parser.add_argument("--syn-steps", type=int, default=10, help="inner steps (N)")
+    parser.add_argument("--syn-steps", type=int, default=20, help="inner steps (N)")
     parser.add_argument("--batch-syn", type=int, help="synthetic images in an inner step; none: all")
     parser.add_argument("--lr-img", type=float, default=100.0)
     parser.add_argument("--lr-label", type=float, default=5.0)
@@ -138,7 +141,11 @@ def configure(variant: Variant, options: argparse.Namespace) -> Any:
         range_start=options.wide // 2 if variant.name.startswith("DATM") and variant.last == options.wide else None,
         range_growth=max(1, options.steps // 3),
         experts=options.experts,
-        training={"epochs": options.epochs},
+        training={
+            "epochs": options.epochs,
+            "learning_rate": options.expert_rate,
+            "batch_size": options.expert_batch,
+        },
         recipe={"network": options.network},
     )
 

@@ -144,7 +144,7 @@ def get(
     cache: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Artefact:
-    """The artefact of `spec`: found, or made (missing parts only) and then found; `say` hears that, and what came of it.
+    """The artefact of `spec`: found, or made (missing parts only) and then found; `say` hears of the making.
 
     Two processes that want the same artefact take turns. Raises what `make_part` raises.
     """

@@ -7,7 +7,8 @@ a student's rate that stays at 0.01. Scored under `challenge-2024`; DATM's own s
 (`datm-soft`, which no submission can bring there), with how often and how surely those labels say the place's class.
 A sweep over (T-, T+) with hard labels says which range is best. Paper (arXiv 2410.13311): 31.11 to 39.90 % on CIFAR-100
 by M1, 7.10 to 18.31 % on Tiny-ImageNet by M1 and M2; `--network` is what a CPU bears instead of their ConvNet-3. An
-epoch of digits is few steps: experts take smaller mini-batches and larger steps than the paper's.
+epoch of digits is few steps: experts take smaller mini-batches and larger steps than the paper's, which other data want
+(`--expert-rate 0.01 --expert-batch 256`).
 
 Sets and experts are kept; the same command goes on where it stopped. Appends to benchmarks/results/m_datm.jsonl, and
 draws benchmarks/results/m_datm-DATA.png.

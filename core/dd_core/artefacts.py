@@ -65,9 +65,9 @@ class ArtefactSpec(Config):
         del resources, parts
         return ""
 
-    def outcome(self, facts: Mapping[str, Any]) -> str:
-        """What the facts of the first part say of the artefact that was made, in words, where they say something."""
-        del facts
+    def outcome(self, made: Artefact) -> str:
+        """What came of the making, in words, where there is something to say."""
+        del made
         return ""
 
     @abstractmethod
@@ -167,7 +167,7 @@ def get(
         _complete(spec, folder)
     made = _find(spec, folder)
     assert made is not None
-    if say is not None and (outcome := spec.outcome(made.part(0)[1])):
+    if say is not None and (outcome := spec.outcome(made)):
         say(f"  {outcome}")
     return made
 

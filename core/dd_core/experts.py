@@ -119,9 +119,9 @@ class Experts(ArtefactSpec):
             f"minute{'s' if minutes > 1 else ''} in one process"
         )
 
-    def outcome(self, facts: Mapping[str, Any]) -> str:
-        """How far the first expert learned by the last epoch that is kept: students can learn no more from it."""
-        losses = facts["losses"][: self.kept_to]
+    def outcome(self, made: Artefact) -> str:
+        """How far the first expert learned by the end of the range: students can learn no more from it."""
+        losses = made.part(0)[1]["losses"][: self.kept_to]
         return (
             f"the first one's mean loss: {losses[0]:.2f} in epoch 1, {losses[-1]:.2f} in epoch {len(losses)}, the last "
             f"of the range (chance: {math.log(self.classes):.2f})"

@@ -101,7 +101,7 @@ def test_output_cut_short_is_no_error(words: list[str]):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_run_and_the_command_to_resume_is_printed(tmp_path: Path, number: signal.Signals, code: int):
     command = ["distill", "dm", "--data", "digits", "--ipc", "1", "--out", "a set.safetensors"]
-    command += ["--set", "recipe.network=convnet-1-w8", "--set", "batch_real=8", "--set", "steps=1000"]
+    command += ["--set", "recipe.network=convnet-1-w8", "--set", "batch_real=8", "--set", "steps=100000"]
     running = subprocess.Popen([*DD_APPS, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "a set.run" / "metrics.jsonl"
     while running.poll() is None and len(store.read_lines(metrics)) < 3:

@@ -83,7 +83,7 @@ def processes_of(session: int) -> list[str]:
 
 
 def require_no_orphans(process: subprocess.Popen[str]) -> None:
-    patience = time.monotonic() + 10
+    patience = time.monotonic() + 60
     while orphans := processes_of(process.pid):
         if time.monotonic() > patience:
             os.killpg(process.pid, signal.SIGKILL)

@@ -67,12 +67,13 @@ def test_a_run_has_a_table_a_plot_and_the_sets(tmp_path: Path):
 
 
 def test_a_plot_is_the_same_bytes_each_time_and_another_for_other_values():
-    def plot(mean: float) -> bytes:
+    def plot(mean: float, std: float = 0.0) -> bytes:
         return curves_png(
-            {"a": [Curve([0, 1], [mean, 2], [0, 0]), Curve([0, 1], [1, 1], [0, 0], dashed=True)]}, x="x", y="y"
+            {"a": [Curve([0, 1], [mean, 2], [std, 0]), Curve([0, 1], [1, 1], [0, 0], dashed=True)]}, x="x", y="y"
         )
 
-    assert plot(1.0) == plot(1.0) != plot(3.0)
+    assert plot(1.0) == plot(1.0) != plot(1.5)
+    assert plot(1.0) != plot(1.0, 0.5), "deviations are drawn"
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def _twin(ds: DistilledSet, train: Source, streams: Streams, index: int) -> Trai
     assert ds.labels is not None
     counts = np.bincount(ds.labels, minlength=len(ds.classes)).tolist()
     chosen = selection.random_indices(train, counts, streams=streams.child("twin", index), stream="random")
-    with parallel.thread_count(1):  # whitening in several differs in the last bits
+    with parallel.computing(1):  # whitening in several differs in the last bits
         inputs = ds.input_form()(train.take(chosen))
     labels = selection.labels_of(counts)
     if (attack := _indices(ds)) is not None:

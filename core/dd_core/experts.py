@@ -31,7 +31,7 @@ from dd_core.distilled import Recipe
 from dd_core.errors import UserError, require_finite
 from dd_core.expert_training import Sharpness, Training
 from dd_core.images import InputForm, Source, require_labels
-from dd_core.parallel import thread_count
+from dd_core.parallel import computing
 from dd_core.protocols import IMAGENET
 from dd_core.streams import Streams
 
@@ -109,7 +109,7 @@ class Experts(ArtefactSpec):
     def cost(self, resources: Any, parts: int) -> str:
         """What so many experts take on disk, and of time, going by a few steps of one."""
         source, device = resources.sources[self.source], devices.resolve(resources.device)
-        with thread_count(1):
+        with computing(1):
             expert = _Expert(self, source, Streams(self.seed).child("cost"), device)
             each = expert.seconds_a_step()
         steps = self.end * math.ceil(len(source) / self.training.batch_size)
@@ -136,7 +136,7 @@ class Experts(ArtefactSpec):
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """Train expert `index` in one thread, and keep its flat weights (epochs, P); goes on after a kill."""
         device = devices.resolve(resources.device)
-        with thread_count(1):
+        with computing(1):
             expert = _Expert(self, resources.sources[self.source], Streams(self.seed).child("expert", index), device)
             expert.load_state_dict(progress.load())
             saved, wait = time.monotonic(), SAVE_SECONDS

@@ -13,6 +13,7 @@ from typing import Literal, TypeVar, cast, get_args
 
 from pydantic import Field
 
+from dd_core import memory
 from dd_core.config import Config
 from dd_core.errors import OutOfResources, UserError, unknown_name
 from dd_core.signals import Signals
@@ -112,19 +113,20 @@ def _die_with(parent: int) -> None:
 def _with_threads(function: Callable[[Job], Result], job: Job, threads: int | None) -> Result:
     if threads is None:
         return function(job)
-    with thread_count(threads):
+    with computing(threads):
         return function(job)
 
 
 @contextmanager
-def thread_count(threads: int) -> Iterator[None]:
-    """Run a block with this many CPU threads in torch, and put the number back."""
+def computing(threads: int) -> Iterator[None]:
+    """Run a block with this many CPU threads in torch, and put the number back; `memory` is kept within it."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield
+        with memory.kept():
+            yield
     finally:
         torch.set_num_threads(before)
 

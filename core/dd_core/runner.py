@@ -94,7 +94,7 @@ def distill(
                 f"warning: the classes of {pretrain_on.name} and {source.name} have other names, and go together by "
                 f"position: '{pretrain_on.classes[0]}' with '{source.classes[0]}', and so on"
             )
-    with parallel.thread_count(options.threads or torch.get_num_threads()):
+    with parallel.computing(options.threads or torch.get_num_threads()):
         run = _Run(config, source, size, seed, options, device, pretrain_on)
         if out is None:
             return run.in_memory()

@@ -20,7 +20,7 @@ from dd_core.config import canonical, digest, plain
 from dd_core.distilled import Pretraining, Recipe, Weights
 from dd_core.errors import UserError
 from dd_core.images import Source
-from dd_core.parallel import Workers, thread_count
+from dd_core.parallel import Workers, computing
 from dd_core.streams import Streams
 
 
@@ -69,7 +69,7 @@ class StartingWeights(ArtefactSpec):
         if weights.pretraining is not None:
             source = self._images(resources.sources[weights.pretraining.source])
             device = devices.resolve(resources.device)
-            with thread_count(1):
+            with computing(1):
                 facts["loss"] = training.pretrain(model, source, weights.pretraining, streams=streams, device=device)
             facts["device"] = devices.environment(device).device
         state = {name: value.numpy() for name, value in model.cpu().state_dict().items()}

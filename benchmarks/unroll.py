@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from dd_core import artefacts, datasets, networks, unroll
+from dd_core import artefacts, datasets, networks, parallel, unroll
 from dd_core import device as devices
 from dd_core.artefacts import Resources
 from dd_core.distilled import Size
@@ -93,7 +93,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     measure = parser.parse_args().measure
-    torch.set_num_threads(1)
     if measure:
         print(excess_memory(measure[0], "full" if measure[1] == "full" else "adjoint", int(measure[2])))
         return
@@ -139,4 +138,5 @@ def write(record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with parallel.computing(1):
+        main()

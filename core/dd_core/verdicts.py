@@ -1,0 +1,89 @@
+"""Whether scores differ by more than their noise: "ahead", "behind" or "no difference", by Student's t at 5 %.
+
+Two questions need two tests. `paired` compares two methods over repetitions that do all of the work again (seeds, class
+orders). `new_draw` compares one distilled set with random sets, of which each network has its own: there the set is the
+same object in every network, so that more networks tell nothing more of whether the set was a lucky draw.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Word = Literal["ahead", "behind", "no difference"]
+LEVEL = 0.05  # two-sided: how often noise alone is called a difference
+_SAME = 1e-9  # differences this close are equal: subtracting fractions rounds
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a test says of `ours` against `theirs`.
+
+    `word` is None where there is no verdict: for one pair of scores, and for several pairs whose differences are all
+    the same and not 0, because neither shows how large the noise is. `difference` is the mean of ours minus theirs, in
+    the unit of the scores; `p` the two-sided p-value, None without a verdict; `pairs` the number of differences.
+    """
+
+    word: Word | None
+    difference: float
+    p: float | None
+    pairs: int
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> Verdict:
+    """Student's paired t-test: pair i is of one seed or class order, in which both sides did all their work anew.
+
+    With the differences d_i = ours_i - theirs_i, t = mean(d) / (std(d) / sqrt(n)) has n - 1 degrees of freedom where
+    both sides are equally good. Scores are in any one unit. Raises ValueError where there are not as many of both, or
+    none, and where a score is not finite.
+    """
+    count = len(ours)
+    return _verdict(_differences(ours, theirs), variance=1 / max(count, 1))
+
+
+def new_draw(ours: Sequence[float], twins: Sequence[float]) -> Verdict:
+    """Student's t for one more draw: is a set better than random sets are, one of them drawn for each network?
+
+    `ours` are the scores of one set by network, `twins` those of random sets, a new one for each of the same networks.
+    With the differences d_i = ours_i - twins_i, t = mean(d) / (std(d) * sqrt(1 + 1 / n)) has n - 1 degrees of freedom
+    where the set is a random one too: its own luck is in every d_i alike and does not average out (hence 1 + 1 / n,
+    where a paired t-test has 1 / n). Where networks add noise of their own, the test errs towards "no difference".
+
+    A set with one score (of one particular network, or of k-nn) has that score in every pair. Scores are in any one
+    unit. Raises ValueError where there are neither one nor as many of ours as of the twins, where there is none, and
+    where a score is not finite.
+    """
+    count = len(twins)
+    every = [*ours] * count if len(ours) == 1 else ours
+    return _verdict(_differences(every, twins), variance=1 + 1 / max(count, 1))
+
+
+def _differences(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    if len(ours) != len(theirs) or not ours:
+        raise ValueError(f"{len(ours)} scores against {len(theirs)}; a verdict takes pairs, one at least")
+    if not all(map(math.isfinite, (*ours, *theirs))):
+        raise ValueError(f"scores that are not finite: {[*ours]} against {[*theirs]}")
+    return [a - b for a, b in zip(ours, theirs, strict=True)]
+
+
+def _verdict(differences: Sequence[float], *, variance: float) -> Verdict:
+    """The verdict where the mean difference has `variance` times the variance of one difference."""
+    mean, count = statistics.fmean(differences), len(differences)
+    if count == 1:
+        return Verdict(None, mean, None, count)
+    if max(differences) - min(differences) < _SAME:
+        return Verdict("no difference", mean, 1.0, count) if abs(mean) < _SAME else Verdict(None, mean, None, count)
+    p = _two_sided(mean / (statistics.stdev(differences) * math.sqrt(variance)), freedom=count - 1)
+    if p > LEVEL:
+        return Verdict("no difference", mean, p, count)
+    return Verdict("ahead" if mean > 0 else "behind", mean, p, count)
+
+
+def _two_sided(t: float, *, freedom: int) -> float:
+    """The chance of a larger |t| under Student's distribution."""
+    from scipy import stats
+
+    return float(2 * stats.t.sf(abs(t), freedom))

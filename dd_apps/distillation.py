@@ -56,6 +56,19 @@ class DistillScenario(Config):
             raise ValueError(str(error)) from None
         return self
 
+    @property
+    def title(self) -> str:
+        """What is done, from the values: method, data and size."""
+        size = "" if self.image_size is None else f" at {self.image_size} px"
+        images = f"{self.images} images in all" if self.ipc is None else a_class(self.ipc)
+        start = "" if self.pretrain_on is None else f", networks pre-trained on {self.pretrain_on}"
+        return f"{self.method['name']} on {self.data}{size}, {images}{start}"
+
+
+def a_class(ipc: int) -> str:
+    """`1 image a class`, `10 images a class`."""
+    return f"{ipc} image{'' if ipc == 1 else 's'} a class"
+
 
 @dataclass(frozen=True)
 class Data:

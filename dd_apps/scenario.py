@@ -11,17 +11,20 @@ import importlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dd_apps.report.tables import Table, Unit
-from dd_core.config import Config, decode, plain
+from dd_core.config import decode, plain
 from dd_core.errors import Interrupted, UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.store import disk_errors
 
 if TYPE_CHECKING:
+    from dd_apps.continual.config import ContinualScenario
+    from dd_apps.distillation import DistillScenario
+    from dd_apps.study import StudyScenario
     from dd_core.distilled import DistilledSet
     from dd_core.runner import RunOptions
 
@@ -35,16 +38,23 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class Scenario:
-    """A decoded scenario: the file it is in, its task, and its typed values."""
+    """A decoded scenario: the file it is in, its task, its typed values, and what `--set` changed, as it was typed."""
 
     path: Path
     task: str
-    values: Config
+    values: ContinualScenario | DistillScenario | StudyScenario
+    overrides: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The name of the file, without its ending."""
         return self.path.stem
+
+    @property
+    def origin(self) -> str:
+        """Which file the values come from and which of them `--set` gave, in words."""
+        changes = [f"--set {override}" for override in self.overrides]
+        return " ".join([f"scenario {self.name}", *changes])
 
     @property
     def workers(self) -> int | None:
@@ -75,7 +85,7 @@ def load(wanted: str, *, overrides: Sequence[str] = ()) -> Scenario:
     if "method" in table:
         # a task's model keeps the method's options as they are: which ones there are, its name decides
         decode_method(table["method"], where=where)
-    return Scenario(path, task, values)
+    return Scenario(path, task, values, tuple(overrides))
 
 
 def _attribute(target: str) -> Any:
@@ -139,7 +149,11 @@ def _continual(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome
     # a memory of real images was not made by a run, and is no distilled set
     kept = {name: ds for name, ds in results.memories.items() if ds.manifest.provenance is not None}
     drawn = {name: ds for name, ds in results.memories.items() if name not in kept}
-    return Outcome(tables, kept, {"matrices": results.matrices}, drawn)
+    verdicts = {
+        table: {row: {other: asdict(verdict) for other, verdict in against.items()} for row, against in rows.items()}
+        for table, rows in results.verdicts.items()
+    }
+    return Outcome(tables, kept, {"matrices": results.matrices, "verdicts": verdicts}, drawn)
 
 
 def _units(rows: Sequence[Mapping[str, Any]]) -> dict[str, Unit]:
@@ -151,17 +165,17 @@ def _units(rows: Sequence[Mapping[str, Any]]) -> dict[str, Unit]:
 
 def _distill(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
     from dd_apps import distillation
-    from dd_apps.report.scores import score_table
+    from dd_apps.report.scores import figures, score_table
 
     assert isinstance(scenario.values, distillation.DistillScenario)
     ds, scored = distillation.run(scenario.values, out=folder / "distilled.safetensors", options=options)
     table = score_table(scored.evaluations, title="accuracy on test images")
-    return Outcome([table], {"distilled": ds}, {"evaluations": [plain(one) for one in scored.evaluations]})
+    return Outcome([table], {"distilled": ds}, {"evaluations": [figures(one) for one in scored.evaluations]})
 
 
 def _study(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
     from dd_apps import study
-    from dd_apps.report.scores import study_plot, study_table
+    from dd_apps.report.scores import figures, study_plot, study_table
 
     assert isinstance(scenario.values, study.StudyScenario)
     cells = study.run(scenario.values, folder=folder, options=options)
@@ -171,7 +185,7 @@ def _study(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
         {cell.name: cell.ds for cell in cells},
         {
             "evaluations": [
-                {"classes": cell.classes, "label_noise": cell.label_noise, **plain(cell.evaluation)} for cell in cells
+                {"classes": cell.classes, "label_noise": cell.label_noise, **figures(cell.evaluation)} for cell in cells
             ]
         },
         plots={"accuracy": study_plot(places)},

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from dd_apps.distillation import Data, Scoring, check_names, score
+from dd_apps.distillation import Data, Scoring, a_class, check_names, score
 from dd_core.config import Config
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
@@ -70,6 +70,21 @@ class StudyScenario(Config):
         except UserError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @property
+    def title(self) -> str:
+        """What is done, from the values: method, data and the grid."""
+        size = "" if self.image_size is None else f" at {self.image_size} px"
+        classes = f"{_listed(self.classes)} classes" if self.classes else "all classes"
+        noise = _listed([f"{100 * fraction:g}" for fraction in self.label_noise])
+        grid = f"{classes}; {noise} % of labels wrong"
+        return f"{self.method['name']} on {self.data}{size}, {a_class(self.ipc)}: {grid}"
+
+
+def _listed(values: Sequence[object]) -> str:
+    """`2`, `2 and 4`, `2, 4 and 8`."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 @dataclass(frozen=True)

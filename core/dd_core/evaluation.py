@@ -42,21 +42,22 @@ from dd_core.training import (
     require_startable,
     training_data,
 )
+from dd_core.verdicts import Verdict, new_draw
 
 NEIGHBOURS = "k-nn"  # the network of an evaluation that trains none
 
 
 class Score(Config):
-    """Accuracies in [0, 1] over networks; std is the sample's, and 0 for one network."""
+    """Accuracies in [0, 1] over networks; std is the sample's, None where there is one network: it shows no spread."""
 
     mean: float
-    std: float
+    std: float | None
     per_network: tuple[float, ...]
 
     @staticmethod
     def of(values: Sequence[float]) -> Score:
-        """Mean and standard deviation of `values`."""
-        std = statistics.stdev(values) if len(values) > 1 else 0.0
+        """Mean and sample standard deviation of `values`."""
+        std = statistics.stdev(values) if len(values) > 1 else None
         return Score(mean=statistics.fmean(values), std=std, per_network=tuple(values))
 
 
@@ -109,8 +110,13 @@ class Evaluation(Config):
 
     @property
     def twin_wins(self) -> bool:
-        """Whether random real images do at least as well."""
+        """Whether the mean accuracy of random real images is at least the set's: no test, which `verdict` is."""
         return self.random_real.mean >= self.accuracy.mean
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the set is ahead of sets of random real images: Student's t for one more draw, paired by network."""
+        return new_draw(self.accuracy.per_network, self.random_real.per_network)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import typer
 from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
 from dd_apps.distillation import Scored, Scoring, check_names, data_of, score, to_pretrain_on
-from dd_apps.report.scores import machine, score_table, verdict
+from dd_apps.report.scores import figures, machine, score_table
 from dd_core import store
-from dd_core.config import plain
 
 Networks = Annotated[
     list[str],
@@ -64,7 +63,7 @@ def evaluate(
 
 def _fields(scored: Scored) -> dict[str, Any]:
     """The first network's evaluation, with all of them beside it."""
-    every = [{**plain(one), "twin_wins": one.twin_wins} for one in scored.evaluations]
+    every = [figures(evaluation) for evaluation in scored.evaluations]
     return {**every[0], "networks": every, "warnings": list(scored.warnings)}
 
 
@@ -75,5 +74,4 @@ def _show(page: Page, scored: Scored, *, title: str) -> None:
         each = "each score" if only.network == "k-nn" else "each network"
         for who, values in (("distilled", only.accuracy), ("random real", only.random_real)):
             page.line(f"{each}, {who}: " + " ".join(f"{100 * value:.1f}" for value in values.per_network))
-        page.line(verdict(only), style="bold")
     page.line(machine(scored.evaluations[0].hardware))

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dd_apps import scenario
 from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import machine
-from dd_apps.report.tables import Table, markdown
+from dd_apps.report.tables import Table, markdown, printable
 from dd_core import store
 from dd_core.config import plain
 from dd_core.errors import UserError
@@ -131,7 +130,8 @@ def _table(layout: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Tabl
 def _report(
     loaded: Scenario, outcome: Outcome, plots: Sequence[str], pictures: Sequence[str], hardware: Mapping[str, Any]
 ) -> str:
-    parts = [f"# {loaded.name}\n", f"{scenario.summary(loaded.path)}\n"]
+    # of the values alone: what the file says of itself need not be true of what --set made of it
+    parts = [f"# {printable(loaded.values.title)}\n", f"{printable(loaded.origin)}\n"]
     parts += [markdown(table) for table in outcome.tables]
     parts += [f"![{Path(name).stem}]({name})\n" for name in plots]
     parts += [f"## images: {Path(name).stem}\n\n![{Path(name).stem}]({name})\n" for name in pictures]

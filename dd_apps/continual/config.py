@@ -112,6 +112,15 @@ class ContinualScenario(Config):
             if row != DISTILLED and (table := self.memory_method(row)) is not None:
                 memory_config(table, key=f"others.{row}")
 
+    @property
+    def title(self) -> str:
+        """What is done, from the values: data, stream, method and memory."""
+        size = "" if self.image_size is None else f" at {self.image_size} px"
+        images = f"{self.images_per_class} image{'' if self.images_per_class == 1 else 's'} a class"
+        rows = [str(self.method["name"]) if row == DISTILLED else row for row in self.rows]
+        stream = f"{self.experiences} experiences, memories of {images}"
+        return f"class-incremental learning on {self.data}{size}: {stream}, {', '.join(rows)}"
+
     def memory_method(self, row: str) -> dict[str, Any] | None:
         """The distillation method of a row, or None where the row keeps real images or nothing."""
         if row in UNDISTILLED:

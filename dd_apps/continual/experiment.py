@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dd_apps.continual.config import DISTILLED, TABLES, ContinualScenario, Table
 from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
+from dd_apps.continual.standings import Standings, sentence, standings
 from dd_core import datasets, parallel
 from dd_core.distilled import DistilledSet
+from dd_core.distiller import SelectionMethod
 from dd_core.errors import UserError
 from dd_core.images import Source
+from dd_core.methods import decode_method
 from dd_core.parallel import Workers
 from dd_core.runner import Reporter, Silent
 
@@ -52,14 +56,16 @@ class Results:
     """What a scenario found.
 
     tables: "retraining" and "replay", rows ready for JSON. Accuracies are fractions of 1 as mean and standard
-    deviation over class orders; `after_3` is over the test images of all classes of three experiences; seconds are
-    the mean over class orders. matrices: [table][row][order], see `metrics`. memories: what a row's memory held at
-    the end of class order 0. notes: what belongs below each table.
+    deviation over class orders (no deviation of a single one); `after_3` is over the test images of all classes of
+    three experiences; seconds are the mean over class orders. matrices: [table][row][order], see `metrics`. memories:
+    what a row's memory held at the end of class order 0. verdicts: [table][distilled row][other row], after the last
+    experience. notes: what belongs below each table.
     """
 
     tables: dict[Table, list[dict[str, Any]]]
     matrices: dict[Table, dict[str, list[Matrix]]]
     memories: dict[str, DistilledSet]
+    verdicts: dict[Table, Standings]
     notes: dict[Table, tuple[str, ...]]
 
 
@@ -122,6 +128,7 @@ def row_name(scenario: ContinualScenario, row: str) -> str:
 def _results(scenario: ContinualScenario, outcomes: dict[str, list[Outcome]]) -> Results:
     names = {row: row_name(scenario, row) for row in scenario.rows}
     memories = {names[row]: found[0].memory for row, found in outcomes.items()}
+    verdicts: dict[Table, Standings] = {table: _standings(scenario, table, outcomes) for table in TABLES}
     return Results(
         tables={table: [_table_row(names[row], table, outcomes[row]) for row in scenario.rows] for table in TABLES},
         matrices={
@@ -129,8 +136,24 @@ def _results(scenario: ContinualScenario, outcomes: dict[str, list[Outcome]]) ->
             for table in TABLES
         },
         memories={name: memory for name, memory in memories.items() if memory is not None},
-        notes={table: notes(scenario, table) for table in TABLES},
+        verdicts=verdicts,
+        notes={table: notes(scenario, table, verdicts[table]) for table in TABLES},
     )
+
+
+def _standings(scenario: ContinualScenario, table: Table, outcomes: Mapping[str, Sequence[Outcome]]) -> Standings:
+    """The verdicts of the rows that learn their images, against all others."""
+    finals = {
+        row_name(scenario, row): [seen_accuracy(one.matrices[table], one.counts)[-1] for one in outcomes[row]]
+        for row in scenario.rows
+    }
+    return standings(finals, [row_name(scenario, row) for row in scenario.rows if _learns(scenario, row)])
+
+
+def _learns(scenario: ContinualScenario, row: str) -> bool:
+    """Whether a row is the scenario's method, or one that does not just choose or average real images."""
+    method = scenario.memory_method(row)
+    return row == DISTILLED or (method is not None and not isinstance(decode_method(method), SelectionMethod))
 
 
 def _table_row(name: str, table: Table, outcomes: list[Outcome]) -> dict[str, Any]:
@@ -146,13 +169,15 @@ def _table_row(name: str, table: Table, outcomes: list[Outcome]) -> dict[str, An
     return row
 
 
-def notes(scenario: ContinualScenario, table: Table) -> tuple[str, ...]:
-    """What a reader has to know of the protocol to trust a table."""
+def notes(scenario: ContinualScenario, table: Table, verdicts: Standings) -> tuple[str, ...]:
+    """What a reader has to know of the verdicts and the protocol to trust a table."""
     replay, again = scenario.replay, scenario.retraining
+    standing = sentence(verdicts, orders=scenario.orders)
+    orders = "1 class order" if scenario.orders == 1 else f"{scenario.orders} class orders, mean and standard deviation"
     common = (
-        f"{scenario.data}, {scenario.experiences} experiences, {scenario.orders} class orders, seed {scenario.seed}, "
-        f"{scenario.network}; test images of the classes seen so far, last epoch; settings are the same for all rows "
-        "and were not tuned on test images",
+        *([standing] if standing else []),
+        f"{scenario.data}, {scenario.experiences} experiences, {orders}, seed {scenario.seed}, {scenario.network}; "
+        "test images of the classes seen so far, last epoch; all rows with a memory are trained with the same settings",
         *(REAL[row] for row in scenario.rows if row in REAL),
     )
     if table == "retraining":

@@ -38,8 +38,8 @@ def seen_accuracy(matrix: Matrix, counts: Sequence[int]) -> list[float]:
     return seen
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean and sample standard deviation (0 for a single value)."""
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and sample standard deviation of `values`; std is None for a single value, which shows no spread."""
     mean = sum(values) / len(values)
     squares = sum((value - mean) ** 2 for value in values)
-    return {"mean": mean, "std": sqrt(squares / (len(values) - 1)) if len(values) > 1 else 0.0}
+    return {"mean": mean, "std": sqrt(squares / (len(values) - 1)) if len(values) > 1 else None}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Means with their standard deviations over x; dashed for what it is compared with."""
+    """Means over x, and standard deviations (None where one value was measured); dashed for what is compared with."""
 
     x: Sequence[float]
     mean: Sequence[float]
-    std: Sequence[float]
+    std: Sequence[float | None]
     dashed: bool = False
 
 
@@ -32,7 +33,7 @@ def curves_png(groups: Mapping[str, Sequence[Curve]], *, x: str, y: str) -> byte
             axes.errorbar(
                 curve.x,
                 curve.mean,
-                yerr=curve.std,
+                yerr=[math.nan if std is None else std for std in curve.std],  # no bar where none was measured
                 color=colours[index % len(colours)],
                 linestyle="--" if curve.dashed else "-",
                 marker=".",

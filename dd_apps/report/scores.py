@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dd_apps.report.tables import Table, Unit
+from dd_core.config import plain
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation, Score
+    from dd_core.verdicts import Word
 
 _WHO = {"accuracy": "distilled", "random_real": "random real"}
+_SHORT: dict[Word, str] = {"ahead": "better", "behind": "worse", "no difference": "no difference"}
+_BESIDE: dict[Word, str] = {"ahead": "better than", "behind": "worse than", "no difference": "no difference to"}
+TEST = "Student's t for one more random set, paired by network (two-sided, 5 %): all pairs hold one distilled set"
 
 
 def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
     """One row for each network; the notes carry all else that a figure has to say, but for the machine."""
     first = evaluations[0]
     rows = [_row(evaluation) for evaluation in evaluations]
-    notes = [verdict(evaluation) for evaluation in evaluations if evaluation.twin_wins]
+    notes = [verdict(evaluation) for evaluation in evaluations]
+    notes += _test(evaluations)
     notes += [choice(evaluation) for evaluation in evaluations if evaluation.chosen]
     if first.network == "k-nn":
-        how = f"the set's one score, {first.nets} draws of the twin (seed {first.seed}), mean and standard deviation"
+        draws = "1 draw" if first.nets == 1 else f"{first.nets} draws"
+        how = f"the set's one score, {draws} of the twin (seed {first.seed}){_deviation(first)}"
     else:
-        how = f"{_networks(first.nets)} (seed {first.seed}), mean and standard deviation, {first.epoch} epoch"
+        how = f"{_networks(first.nets)} (seed {first.seed}){_deviation(first)}, {first.epoch} epoch"
     notes.append(f"protocol {first.protocol}, {how}; {first.data}")
     notes += dict.fromkeys(where(evaluation) for evaluation in evaluations)
     notes += [attack(evaluation) for evaluation in evaluations if evaluation.attack]
@@ -33,6 +41,22 @@ def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
 
 def _networks(count: int) -> str:
     return "1 network" if count == 1 else f"{count} networks"
+
+
+def _deviation(evaluation: Evaluation) -> str:
+    return ", mean and standard deviation" if evaluation.nets > 1 else ""
+
+
+def _test(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Which test gave the verdicts, where there is one."""
+    given = any(evaluation.verdict.word for evaluation in evaluations)
+    return [f"the verdict's test: {TEST}"] if given else []
+
+
+def figures(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation for JSON, with its verdict; `twin_wins` compares the means alone, without a test."""
+    tested = {"test": TEST, **asdict(evaluation.verdict)}
+    return {**plain(evaluation), "twin_wins": evaluation.twin_wins, "verdict": tested}
 
 
 Place = tuple[int, float, "Evaluation"]  # classes, fraction of wrong labels, and what was scored there
@@ -50,14 +74,16 @@ def study_table(places: Sequence[Place]) -> Table:
                 "wrong labels": f"{noise:.0%}",
                 **scores,
                 "ratio": round(ours / twin, 2) if twin else None,
+                "verdict": _short(one),
             }
         )
     first = places[0][2]
     notes = [
-        f"protocol {first.protocol}, {first.network}, {_networks(first.nets)} (seed {first.seed}), mean and standard "
-        f"deviation, {first.epoch} epoch; test labels are right, and random real images are drawn from those that the "
-        "set was distilled from, wrong labels and all",
-        *(f"{classes} classes, {noise:.0%} wrong: {verdict(one)}" for classes, noise, one in places if one.twin_wins),
+        f"protocol {first.protocol}, {first.network}, {_networks(first.nets)} (seed {first.seed}){_deviation(first)}, "
+        f"{first.epoch} epoch; test labels are right, and random real images are drawn from those that the set was "
+        "distilled from, wrong labels and all",
+        *dict.fromkeys(_reason(one) for _, _, one in places if one.verdict.word is None),
+        *_test([one for _, _, one in places]),
     ]
     return Table("accuracy on test images", rows, units=dict.fromkeys(_WHO.values(), "percent"), notes=notes)
 
@@ -73,7 +99,7 @@ def study_plot(places: Sequence[Place]) -> bytes:
             Curve(
                 [100 * noise for noise, _ in here],
                 [100 * pair[who].mean for _, pair in here],
-                [100 * pair[who].std for _, pair in here],
+                [None if (std := pair[who].std) is None else 100 * std for _, pair in here],
                 dashed=who == "random real",
             )
             for who in _WHO.values()
@@ -91,12 +117,31 @@ def machine(hardware: Mapping[str, Any]) -> str:
 
 
 def verdict(evaluation: Evaluation) -> str:
-    """What a score is worth, in words."""
+    """What a set is worth beside random real images, in words."""
     ours, twin = 100 * evaluation.accuracy.mean, 100 * evaluation.random_real.mean
-    pair = f"{ours:.1f} % against {twin:.1f} %"
-    if evaluation.twin_wins:
-        return f"{evaluation.network}: as many random real images do at least as well ({pair})"
-    return f"{evaluation.network}: better than as many random real images ({pair})"
+    pair, found = f"{ours:.1f} % against {twin:.1f} %", evaluation.verdict
+    if found.word is None or found.p is None:
+        return f"{evaluation.network}: {pair}, {_reason(evaluation)}"
+    return f"{evaluation.network}: {_BESIDE[found.word]} as many random real images ({pair}, {p_value(found.p)})"
+
+
+def p_value(p: float) -> str:
+    """`p = 0.03`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def _short(evaluation: Evaluation) -> str | None:
+    word = evaluation.verdict.word
+    return None if word is None else _SHORT[word]
+
+
+def _reason(evaluation: Evaluation) -> str:
+    """Why there is no verdict."""
+    pairs = evaluation.verdict.pairs
+    if pairs > 1:
+        return f"no verdict: all {pairs} differences are the same, which does not show how large the noise is"
+    what = "draw" if evaluation.network == "k-nn" else "network"
+    return f"no verdict: one {what} does not show how large the noise is; ask for more (nets)"
 
 
 def where(evaluation: Evaluation) -> str:
@@ -132,8 +177,9 @@ def attack(evaluation: Evaluation) -> str:
 
 
 def percent(score: Score) -> str:
-    """`93.4 ± 1.1 %`."""
-    return f"{100 * score.mean:.1f} ± {100 * score.std:.1f} %"
+    """`93.4 ± 1.1 %`, or `93.4 %` of one network."""
+    deviation = "" if score.std is None else f" ± {100 * score.std:.1f}"
+    return f"{100 * score.mean:.1f}{deviation} %"
 
 
 def choice(evaluation: Evaluation) -> str:

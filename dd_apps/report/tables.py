@@ -17,8 +17,9 @@ _HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)"}
 class Table:
     """Rows under a title, in the order given; `notes` are the sentences that belong below.
 
-    A cell is text, a number, a list of numbers, or `{"mean": ..., "std": ...}`. `units` says what the numbers
-    of a column are: `percent` (stored as a fraction of 1), `bytes` or `seconds`.
+    A cell is text, a number, a list of numbers, or `{"mean": ..., "std": ...}`, whose std is None where one value was
+    measured: that mean is shown without a deviation. `units` says what the numbers of a column are: `percent` (stored
+    as a fraction of 1), `bytes` or `seconds`.
     """
 
     title: str
@@ -48,7 +49,8 @@ def text(value: object, unit: Unit | None = None) -> str:
     if value is None:
         return "-"
     if isinstance(value, Mapping) and "mean" in value:
-        return f"{text(value['mean'], unit)} ± {text(value.get('std', 0.0), unit)}"
+        mean, std = text(value["mean"], unit), value.get("std")
+        return mean if std is None else f"{mean} ± {text(std, unit)}"
     if isinstance(value, (list, tuple)):
         return " ".join(text(part, unit) for part in value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):

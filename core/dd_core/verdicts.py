@@ -15,7 +15,7 @@ from typing import Literal
 
 Word = Literal["ahead", "behind", "no difference"]
 LEVEL = 0.05  # two-sided: how often noise alone is called a difference
-_SAME = 1e-9  # differences this close are equal: subtracting fractions rounds
+_SAME = 1e-9  # of the largest score: differences this close are equal, because subtraction rounds
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Verdict:
     both sides are equally good. Scores are in any one unit. Raises ValueError where there are not as many of both, or
     none, and where a score is not finite.
     """
-    count = len(ours)
-    return _verdict(_differences(ours, theirs), variance=1 / max(count, 1))
+    _require_pairs(ours, theirs)
+    return _verdict(ours, theirs, variance=1 / len(ours))
 
 
 def new_draw(ours: Sequence[float], twins: Sequence[float]) -> Verdict:
@@ -56,26 +56,27 @@ def new_draw(ours: Sequence[float], twins: Sequence[float]) -> Verdict:
     unit. Raises ValueError where there are neither one nor as many of ours as of the twins, where there is none, and
     where a score is not finite.
     """
-    count = len(twins)
-    every = [*ours] * count if len(ours) == 1 else ours
-    return _verdict(_differences(every, twins), variance=1 + 1 / max(count, 1))
+    every = [*ours] * len(twins) if len(ours) == 1 else ours
+    _require_pairs(every, twins)
+    return _verdict(every, twins, variance=1 + 1 / len(twins))
 
 
-def _differences(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+def _require_pairs(ours: Sequence[float], theirs: Sequence[float]) -> None:
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"{len(ours)} scores against {len(theirs)}; a verdict takes pairs, one at least")
     if not all(map(math.isfinite, (*ours, *theirs))):
         raise ValueError(f"scores that are not finite: {[*ours]} against {[*theirs]}")
-    return [a - b for a, b in zip(ours, theirs, strict=True)]
 
 
-def _verdict(differences: Sequence[float], *, variance: float) -> Verdict:
+def _verdict(ours: Sequence[float], theirs: Sequence[float], *, variance: float) -> Verdict:
     """The verdict where the mean difference has `variance` times the variance of one difference."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean, count = statistics.fmean(differences), len(differences)
+    rounding = _SAME * max(map(abs, (*ours, *theirs)))
     if count == 1:
         return Verdict(None, mean, None, count)
-    if max(differences) - min(differences) < _SAME:
-        return Verdict("no difference", mean, 1.0, count) if abs(mean) < _SAME else Verdict(None, mean, None, count)
+    if max(differences) - min(differences) <= rounding:
+        return Verdict("no difference", mean, 1.0, count) if abs(mean) <= rounding else Verdict(None, mean, None, count)
     p = _two_sided(mean / (statistics.stdev(differences) * math.sqrt(variance)), freedom=count - 1)
     if p > LEVEL:
         return Verdict("no difference", mean, p, count)

@@ -103,6 +103,15 @@ def test_differences_that_do_not_vary_show_no_noise():
         assert found.difference == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 100.0])
+def test_the_unit_does_not_matter(unit: float):
+    for test in (paired, new_draw):
+        found = test([unit * score for score in OURS], [unit * score for score in THEIRS])
+        assert found.p == pytest.approx(test(OURS, THEIRS).p)
+        assert found.word == test(OURS, THEIRS).word
+    assert paired([0.0, 0.0], [0.0, 0.0]) == Verdict("no difference", 0.0, 1.0, 2)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "message"),
     [

@@ -5,7 +5,8 @@
 Ten experts are trained by SGD and ten by GSAM, for the three epochs that are matched and no further. `mtt` follows the
 former, `ftd` and `datm` the latter. So `datm` starts from random real images and keeps hard labels: which images an
 expert gets right, and its logits, are for experts at the end of their training. Each set is scored on test images under
-`mtt-1000`, last epoch, beside its random-real twin, and its record says whether it is at least twice as good.
+`mtt-1000`, last epoch, beside its random-real twin. Its record says whether its mean is at least twice the twin's, and
+whether it is ahead of the twin by the test of `dd_core.verdicts.new_draw`.
 
 The settings are the papers' for CIFAR-10, one image a class, but for those that decide the time: ConvNet-3 is 32 wide
 (128), images are not whitened, 10 experts (100), 1500 outer iterations (5000; `datm` 10000), 30 inner steps (50; `datm`
@@ -25,20 +26,21 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from record import RESULTS, append, facts, now
+from record import RESULTS, append, facts, now, rounded
 
 from dd_apps.report.pictures import contact_sheet
+from dd_apps.report.scores import percent
 from dd_core import artefacts, datasets, parallel, store
 from dd_core.artefacts import Resources
 from dd_core.distilled import Size
 from dd_core.distiller import MethodConfig
-from dd_core.evaluation import evaluate
+from dd_core.evaluation import Score, evaluate
 from dd_core.images import Source, split_indices
 from dd_core.methods import method
 from dd_core.parallel import Workers
@@ -111,7 +113,19 @@ def parse() -> argparse.Namespace:
 
 def write(options: argparse.Namespace, record: dict[str, Any]) -> None:
     """Print the gist, keep all."""
-    gist = ("what", "name", "minutes", "rate", "loss", "accuracy", "std", "real", "real_std", "twice_the_twin")
+    gist = (
+        "what",
+        "name",
+        "minutes",
+        "rate",
+        "loss",
+        "accuracy",
+        "std",
+        "real",
+        "real_std",
+        "twice_the_twin",
+        "verdict",
+    )
     print(json.dumps({key: record[key] for key in gist if key in record}), flush=True)
     told = {name: getattr(options, name) for name in ("data", "nets", "workers", "small")}
     small = ", 2,000 images, scored on others of the training images" if options.small else ""
@@ -191,11 +205,12 @@ def score(name: str, train: Source, test: Source, options: argparse.Namespace, w
         "what": "score",
         "name": name,
         "accuracy": round(found.accuracy.mean, 4),
-        "std": round(found.accuracy.std, 4),
+        "std": rounded(found.accuracy.std),
         "real": round(found.random_real.mean, 4),
-        "real_std": round(found.random_real.std, 4),
+        "real_std": rounded(found.random_real.std),
         "over_real": round(found.accuracy.mean / found.random_real.mean, 2),
         "twice_the_twin": found.accuracy.mean >= 2 * found.random_real.mean,
+        "verdict": asdict(found.verdict),
         "evaluation": found.model_dump(mode="json"),
     }
 
@@ -220,9 +235,8 @@ def draw(options: argparse.Namespace, scores: Sequence[dict[str, Any]]) -> None:
         # without labels a sheet has no row for each class
         bare = replace(ds, labels=None, manifest=ds.manifest.model_copy(update={"task": "self-supervised"}))
         right.imshow(contact_sheet(bare, columns=len(ds), side=64))
-        accuracy, std, real, real_std = (100 * record[key] for key in ("accuracy", "std", "real", "real_std"))
-        title = f"{name}: {accuracy:.1f} ± {std:.1f} %; random real images {real:.1f} ± {real_std:.1f} %"
-        right.set_title(title, fontsize=8)
+        ours, real = (percent(Score(**record["evaluation"][who])) for who in ("accuracy", "random_real"))
+        right.set_title(f"{name}: {ours}; random real images {real}", fontsize=8)
         right.axis("off")
     figure.tight_layout()
     figure.savefig(options.results.with_suffix(".png"), dpi=80)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dd_apps.report.pictures import contact_sheet, png_bytes
+from dd_apps.report.scores import figures, verdict
 from dd_core import __version__, datasets, device, store
 from dd_core.distilled import Size
 from dd_core.evaluation import evaluate
@@ -55,8 +56,8 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     for protocol in ("recipe",) if options.small else ("recipe", "wang-grid"):
         found = evaluate(ds, train=train, test=test, protocol=protocol, nets=options.nets, device=options.device)
-        record = {**common, "protocol": protocol, "evaluation": found.model_dump(mode="json")}
-        print(protocol, found.accuracy.mean, "random real", found.random_real.mean, found.random_real.std, flush=True)
+        record = {**common, "protocol": protocol, "evaluation": figures(found)}
+        print(protocol, verdict(found), flush=True)
         with open(RESULTS, "a") as file:
             file.write(json.dumps(record) + "\n")
     store.write_bytes(RESULTS.with_suffix(".png"), png_bytes(contact_sheet(ds, columns=10)))

@@ -23,10 +23,10 @@ experts at half and at the end of their epochs, and for students that followed f
 learn more slowly, and whoever has learned less has less to lose; so the end of flat experts is compared with the epoch
 of plain ones whose training loss is nearest, too.
 
-The last records are the claims, and whether they held in direction: nothing is asserted. Settings were chosen by the
-losses of experts and of matching, on training images. Each run appends to benchmarks/results/flatness.jsonl and draws
-benchmarks/results/flatness.png. Experts are kept in the artefact cache, sets in --out; with --small records and picture
-stay there too.
+The last records are the claims, whether they held in direction, and a paired t-test over experts: nothing is asserted.
+Settings were chosen by the losses of experts and of matching, on training images. Each run appends to
+benchmarks/results/flatness.jsonl and draws benchmarks/results/flatness.png. Experts are kept in the artefact cache,
+sets in --out; with --small records and picture stay there too.
 """
 
 from __future__ import annotations
@@ -121,9 +121,10 @@ def parse() -> argparse.Namespace:
 def write(options: argparse.Namespace, record: dict[str, Any]) -> None:
     """Print the claims and what is done, keep all."""
     if record["what"] == "claim":
-        plain, flat = (f"{record[key]['mean']:.4f} ± {record[key]['std']:.4f}" for key in ("plain", "flat"))
-        verdict = f"{'held' if record['held'] else 'did not hold'}, {record['experts_where_it_held']} experts"
-        print(f"{verdict}: {record['claim']}: {flat}, plain {plain}", flush=True)
+        plain, flat = (f"{record[key]['mean']:.4f}" for key in ("plain", "flat"))
+        held = f"{'held' if record['held'] else 'did not hold'} in direction, {record['experts_where_it_held']} experts"
+        word = {"ahead": "larger", "behind": "smaller"}.get(record["verdict"]["word"], record["verdict"]["word"])
+        print(f"{held}, paired t-test: {word or 'none'}: {record['claim']}: {flat}, plain {plain}", flush=True)
     elif record["what"] in ("experts", "distilled", "all"):
         print(
             json.dumps({key: record[key] for key in ("what", "kind", "seed", "minutes") if key in record}), flush=True

@@ -5,10 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from dd_core.verdicts import paired
 
 KINDS: dict[str, dict[str, float] | None] = {
     "plain": None,
@@ -42,20 +45,25 @@ def summaries(points: Iterable[Point]) -> dict[tuple[str, str], dict[str, Any]]:
         key: {
             "x": list(found),
             "mean": [round(statistics.fmean(several), 5) for several in found.values()],
-            "std": [round(deviation(several), 5) for several in found.values()],
+            "std": [deviation(several) for several in found.values()],
             "n": [len(several) for several in found.values()],
         }
         for key, found in values.items()
     }
 
 
-def deviation(values: Sequence[float]) -> float:
-    """The sample's standard deviation; 0 of one value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample's standard deviation to five digits; None of one value."""
+    return round(statistics.stdev(values), 5) if len(values) > 1 else None
 
 
 def claims(points: Sequence[Point], epochs: int) -> list[dict[str, Any]]:
-    """Each claim for each kind of flat experts: is the flat figure smaller? Over experts, and expert by expert."""
+    """Each claim for each kind of flat experts: is the flat figure smaller? Over experts, and expert by expert.
+
+    `held` is the direction of the means. `verdict` is a paired t-test over held-out experts ("behind" where the flat
+    figure is smaller beyond the noise); students follow the same distilled sets along all of them, and the test says
+    nothing of other sets.
+    """
     half, end = epochs // 2, epochs
     followed = [
         (f"{what}, from epoch {start}", partial(at_last, points, f"{what}, from epoch {start}"))
@@ -83,6 +91,7 @@ def claims(points: Sequence[Point], epochs: int) -> list[dict[str, Any]]:
                     "what": "claim",
                     "claim": f"smaller for {flat}: {claim}",
                     "held": statistics.fmean(ours.values()) < statistics.fmean(plain.values()),
+                    "verdict": asdict(paired([ours[one] for one in plain], list(plain.values()))),
                     "experts_where_it_held": f"{sum(ours[one] < plain[one] for one in plain)} of {len(plain)}",
                     "plain": spread(plain),
                     "flat": spread(ours),
@@ -92,10 +101,10 @@ def claims(points: Sequence[Point], epochs: int) -> list[dict[str, Any]]:
     return found
 
 
-def spread(figures: Mapping[int, float]) -> dict[str, float]:
+def spread(figures: Mapping[int, float]) -> dict[str, float | None]:
     """Mean and deviation over experts."""
     values = list(figures.values())
-    return {"mean": round(statistics.fmean(values), 5), "std": round(deviation(values), 5)}
+    return {"mean": round(statistics.fmean(values), 5), "std": deviation(values)}
 
 
 def by_expert(points: Sequence[Point], quantity: str, kind: str) -> dict[int, dict[float, float]]:
@@ -152,7 +161,7 @@ def draw(curves: Mapping[tuple[str, str], dict[str, Any]], epochs: int, path: Pa
         for colour, kind in enumerate(KINDS):
             curve = curves[kind, main_one]
             how = {"color": f"C{colour}", "label": kind, "marker": ".", "capsize": 2}
-            place.errorbar(curve["x"], curve["mean"], curve["std"], **how)
+            place.errorbar(curve["x"], curve["mean"], [std or 0.0 for std in curve["std"]], **how)
             for style, other in zip((":", "--"), others, strict=False):
                 place.plot(curves[kind, other]["x"], curves[kind, other]["mean"], style, color=f"C{colour}")
         notes = [f"{style}: {other}" for style, other in zip(("dotted", "dashed"), others, strict=False)]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
 from gpu_steps import Record, defaults
-from record import append
+from record import append, rounded
 
 from dd_core import artefacts, store
 from dd_core.artefacts import Resources
@@ -188,9 +188,10 @@ def score(
         "protocol": protocol,
         "nets": found.nets,
         "accuracy": round(found.accuracy.mean, 4),
-        "std": round(found.accuracy.std, 4),
+        "std": rounded(found.accuracy.std),
         "real": round(found.random_real.mean, 4),
-        "real_std": round(found.random_real.std, 4),
+        "real_std": rounded(found.random_real.std),
+        "verdict": asdict(found.verdict),
         "published": PUBLISHED[name],
         **({} if asked is None else {"asked": asked, "met": found.accuracy.mean >= asked}),
         "minutes": round(cost["seconds"] / 60, 1),

@@ -20,7 +20,7 @@ import argparse
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from dd_core.evaluation import evaluate
 from dd_core.methods import method
 from dd_core.parallel import Workers
 from dd_core.runner import RunOptions, distill
+from dd_core.verdicts import paired
 
 RESULTS = Path(__file__).parent / "results" / "m_datm.jsonl"
 
@@ -206,7 +207,8 @@ def labels_of(ds: DistilledSet) -> dict[str, float]:
 def summaries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each variant and protocol the mean and std over sets (over networks, of a single one), and its gain on DATM.
 
-    The gain is in points, under the same protocol.
+    The gain is in points, under the same protocol. `verdict` is a paired t-test over sets, by their seeds; one draw of
+    experts serves all sets, so the test says nothing of other experts.
     """
     kinds: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for one in records:
@@ -216,12 +218,17 @@ def summaries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         | {who: over_sets([one["evaluation"][who] for one in several]) for who in ("accuracy", "random_real")}
         for (name, *ends, protocol), several in kinds.items()
     ]
-    datm = {one["protocol"]: one["accuracy"]["mean"] for one in found if one["name"] == "DATM"}
-    # + 0.0: no gain is not "-0.0"
-    return [{**one, "gain": round(100 * (one["accuracy"]["mean"] - datm[one["protocol"]]), 1) + 0.0} for one in found]
+    means = {kind: [one["evaluation"]["accuracy"]["mean"] for one in several] for kind, several in kinds.items()}
+    datm = {kind[-1]: scores for kind, scores in means.items() if kind[0] == "DATM"}
+    for one in found:
+        kind = (one["name"], *one["range"], one["protocol"])
+        verdict = paired(means[kind], datm[one["protocol"]])
+        # + 0.0: no gain is not "-0.0"
+        one |= {"gain": round(100 * verdict.difference, 1) + 0.0, "verdict": asdict(verdict)}
+    return found
 
 
-def over_sets(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def over_sets(scores: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Mean and std of the sets' means; the networks' std where there is one set."""
     means = [score["mean"] for score in scores]
     return {"mean": statistics.fmean(means), "std": statistics.stdev(means) if len(means) > 1 else scores[0]["std"]}
@@ -237,11 +244,12 @@ def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = [f"{one['name']} [{one['range'][0]}, {one['range'][1]}) {one['protocol']}" for one in found]
     for who, offset in (("accuracy", -0.2), ("random_real", 0.2)):
         places = [index + offset for index in range(len(found))]
-        means, stds = ([100 * one[who][key] for one in found] for key in ("mean", "std"))
+        # one network of one set has no deviation, and no bar for it
+        means, stds = ([100 * (one[who][key] or 0.0) for one in found] for key in ("mean", "std"))
         axes.barh(places, means, height=0.4, xerr=stds, label="distilled" if who == "accuracy" else "random real")
     axes.set_yticks(range(len(found)), names, fontsize=7)
     axes.invert_yaxis()
-    least = min(one[who]["mean"] - one[who]["std"] for one in found for who in ("accuracy", "random_real"))
+    least = min(one[who]["mean"] - (one[who]["std"] or 0.0) for one in found for who in ("accuracy", "random_real"))
     axes.set_xlim(max(0.0, 100 * least - 5), min(100.0, axes.get_xlim()[1]))
     axes.set_xlabel("accuracy (%)")
     axes.legend(fontsize=7)

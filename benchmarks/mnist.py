@@ -142,7 +142,10 @@ def write(record: dict[str, Any]) -> None:
     """Print the gist, keep all."""
     gist = {key: record[key] for key in ("what", "name", "baseline", "start", "protocol", "minutes") if key in record}
     score = record.get("evaluation", {}).get("accuracy", {})
-    print(json.dumps({**gist, **{key: round(score[key], 4) for key in ("mean", "std") if key in score}}), flush=True)
+    print(
+        json.dumps({**gist, **{key: round(score[key], 4) for key in ("mean", "std") if score.get(key) is not None}}),
+        flush=True,
+    )
     with open(RESULTS, "a") as file:
         file.write(json.dumps(record) + "\n")
 

@@ -46,6 +46,11 @@ def facts(
     }
 
 
+def rounded(value: float | None) -> float | None:
+    """To four digits; None, where there is no deviation, stays None."""
+    return None if value is None else round(value, 4)
+
+
 def shown(value: object) -> str:
     """A value of the command line as it is typed, without anybody's path."""
     text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

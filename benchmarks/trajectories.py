@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from dd_core.evaluation import evaluate
 from dd_core.methods import decode_method
 from dd_core.parallel import Workers
 from dd_core.runner import RunOptions, distill
+from dd_core.verdicts import paired
 
 RESULTS = Path(__file__).parent / "results" / "trajectories.jsonl"
 PRESETS = ("mtt", "ftd", "datm", "m-datm", "tesla")
@@ -110,15 +111,19 @@ def work(job: Job) -> dict[str, Any]:
 
 
 def summary(name: str, ipc: int, several: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and std over seeds of the networks' means, and by how much the set is ahead in the worst seed."""
+    """Mean and std over seeds of the networks' means, and the set against its twin: points, worst seed, paired t-test.
+
+    `met` compares the mean over seeds with what is asked, without a test; `verdict` is the test's.
+    """
     ours, twins = ([one["evaluation"][who]["mean"] for one in several] for who in ("accuracy", "random_real"))
     ahead = [a - b for a, b in zip(ours, twins, strict=True)]
     return {
         "what": "summary",
         "name": name,
         "ipc": ipc,
-        "accuracy": {"mean": statistics.fmean(ours), "std": statistics.stdev(ours) if len(ours) > 1 else 0.0},
-        "random_real": {"mean": statistics.fmean(twins), "std": statistics.stdev(twins) if len(twins) > 1 else 0.0},
+        "accuracy": {"mean": statistics.fmean(ours), "std": statistics.stdev(ours) if len(ours) > 1 else None},
+        "random_real": {"mean": statistics.fmean(twins), "std": statistics.stdev(twins) if len(twins) > 1 else None},
+        "verdict": asdict(paired(ours, twins)),
         "ahead": statistics.fmean(ahead),
         "ahead_in_the_worst_seed": min(ahead),
         "asked": ASKED.get(ipc),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def test_evaluate(call, call_json):
     for score in (found["accuracy"], found["random_real"]):
         assert len(score["per_network"]) == 2
         assert 0 <= min(score["per_network"]) <= score["mean"] <= max(score["per_network"]) <= 1
-        assert score["std"] >= 0
+        assert score["std"] == pytest.approx(abs(score["per_network"][0] - score["per_network"][1]) / 2**0.5)
     assert (found["protocol"], found["network"]) == ("recipe", "convnet-1-w8")
     assert "digits" in found["data"]
     assert found["hardware"]["torch"]
@@ -179,7 +180,35 @@ def test_evaluate(call, call_json):
     assert code == 0
     assert f"{100 * found['accuracy']['mean']:.1f} ± {100 * found['accuracy']['std']:.1f}" in out
     assert f"{100 * found['random_real']['mean']:.1f} ± {100 * found['random_real']['std']:.1f}" in out
-    assert ("do at least as well" if found["twin_wins"] else "better than as many random real") in out
+    word = {"ahead": "better than", "no difference": "no difference to", "behind": "worse than"}
+    assert f"{word[found['verdict']['word']]} as many random real images" in out
+
+
+def test_evaluate_calls_a_random_set_no_better_than_random_ones(call, call_json):
+    call_json("distill", "random", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", *QUICK)
+    found = call_json("evaluate", "a.safetensors", "--nets", 5)
+    pairs = zip(found["accuracy"]["per_network"], found["random_real"]["per_network"], strict=True)
+    apart = [ours - twin for ours, twin in pairs]
+    t = statistics.fmean(apart) / (statistics.stdev(apart) * (1 + 1 / 5) ** 0.5)
+    assert abs(t) < 2.776, "the table of Student's t at 5 % with 4 degrees of freedom"
+    assert found["verdict"]["word"] == "no difference"
+    assert found["verdict"]["difference"] == pytest.approx(statistics.fmean(apart))
+    out = " ".join(call("evaluate", "a.safetensors", "--nets", 5)[1].split())
+    assert "no difference to as many random real images" in out
+    assert "Student's t for one more random set" in out
+
+
+def test_evaluate_on_one_network_has_neither_a_verdict_nor_a_deviation(call, call_json):
+    call_json("distill", "random", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", *QUICK)
+    found = call_json("evaluate", "a.safetensors", "--nets", 1)
+    for score in (found["accuracy"], found["random_real"]):
+        assert score == {"mean": score["per_network"][0], "std": None, "per_network": score["per_network"]}
+    assert (found["verdict"]["word"], found["verdict"]["p"]) == (None, None)
+    out = call("evaluate", "a.safetensors", "--nets", 1)[1]
+    assert "no verdict: one network does not show how large the noise is" in out
+    assert "±" not in out
+    assert "deviation" not in out
+    assert "better" not in out
 
 
 def test_cross_architecture(call, call_json):
@@ -370,17 +399,28 @@ def test_run_leaves_a_folder_of_results(mine: str, call, call_json):
     assert found["seconds"] > 0
     assert Path(found["report"]) == folder / "report.md"
     report = (folder / "report.md").read_text()
-    assert all(word in report for word in ("# mine", "A small one", "| lenet |", "distilled.png", "torch"))
+    assert report.startswith("# average on digits, 1 image a class\n\nscenario mine\n")
+    assert all(word in report for word in ("| lenet |", "distilled.png", "torch"))
+    assert "A small one" not in report, "what the file says of itself"
+    assert "±" not in report, "one network"
     kept = store.read_json(folder / "results.json")
     assert kept["results"] == found["results"]
     assert kept["scenario"]["method"]["name"] == "average"
     assert kept["hardware"]["torch"]
     assert len(kept["evaluations"][0]["accuracy"]["per_network"]) == 1
+    assert kept["evaluations"][0]["verdict"]["word"] is None
     assert len(store.read_set(folder / "distilled.safetensors")) == 10
     with Image.open(folder / "distilled.png") as image:
         assert image.height > 10 * 64
     out = call("run", mine)[1]
     assert all(word in out for word in ("lenet", str(folder / "report.md"), "distilled.png"))
+
+
+def test_a_report_is_headed_by_the_values_of_the_run(mine: str, call_json):
+    call_json("run", mine, "--set", "ipc=2", "--set", "method.name=random", "--set", "networks=[]")
+    heading, _, origin, *_ = Path("runs/mine/report.md").read_text().splitlines()
+    assert heading == "# random on digits, 2 images a class"
+    assert origin == "scenario mine --set ipc=2 --set method.name=random --set networks=[]"
 
 
 def test_two_scenarios_do_not_share_a_folder(mine: str, call_json, refused):

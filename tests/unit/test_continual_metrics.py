@@ -6,6 +6,7 @@ import pytest
 
 from dd_apps.continual.config import ContinualScenario
 from dd_apps.continual.metrics import average_accuracy, forgetting, seen_accuracy, spread
+from dd_apps.continual.standings import sentence, standings
 from dd_core.config import decode
 from dd_core.errors import UserError
 
@@ -30,7 +31,45 @@ def test_seen_accuracy_weighs_experiences_by_their_images():
 
 def test_spread_is_the_sample_standard_deviation():
     assert spread([1.0, 3.0]) == pytest.approx({"mean": 2.0, "std": 2**0.5})
-    assert spread([0.5]) == {"mean": 0.5, "std": 0.0}
+    assert spread([0.5]) == {"mean": 0.5, "std": None}
+
+
+def test_rows_are_compared_over_class_orders():
+    finals = {
+        "dm": [0.80, 0.90, 0.85],
+        "average": [0.70, 0.79, 0.755],  # d = 10, 11, 9.5 points: t = 23
+        "real": [0.79, 0.90, 0.87],  # d = 1, 0, -2 points: t = -0.4
+        "k-means": [0.83, 0.94, 0.885],  # d = -3, -4, -3.5 points: t = -12
+        "joint": [0.9, 1.0, 0.95],
+    }
+    found = standings(finals, ["dm", "k-means"])
+    assert {other: verdict.word for other, verdict in found["dm"].items()} == {
+        "average": "ahead",
+        "real": "no difference",
+        "k-means": "behind",
+        "joint": None,
+    }
+    assert found["dm"]["k-means"].difference == pytest.approx(-0.035)
+    assert [*found["k-means"]] == ["dm", "average", "real", "joint"]
+    only = {"dm": {**found["dm"], "none": found["dm"]["average"]}}
+    assert sentence(only, orders=3) == (
+        "after the last experience, by paired t-tests over 3 class orders (two-sided, each at 5 %): dm is ahead of "
+        "average and none, behind k-means, no different from real, without a verdict (the same difference in every "
+        "order) against joint"
+    )
+
+
+def test_one_class_order_gives_no_verdict():
+    found = standings({"dm": [0.9], "real": [0.1]}, ["dm"])
+    assert found["dm"]["real"].word is None
+    assert sentence(found, orders=1) == (
+        "one class order does not show how large the noise is: no verdict on which row is ahead; set more orders"
+    )
+
+
+def test_a_table_with_nothing_to_compare_has_no_verdicts():
+    assert sentence(standings({"real": [0.1, 0.2], "none": [0.1, 0.2]}, []), orders=2) == ""
+    assert sentence(standings({"dm": [0.1, 0.2]}, ["dm"]), orders=2) == ""
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from dd_apps.continual import ContinualScenario, run
 from dd_apps.continual.adapter import contained, contents
@@ -168,6 +169,11 @@ def test_other_methods_are_rows_like_any(tmp_path):
     for table in found.tables.values():
         assert [row["row"] for row in table] == ["dm", "learned", "herding", "real"]
         assert [row["bytes"] for row in table] == [640] * 4
+        assert {row[column]["std"] for row in table for column in ("after_1", "average")} == {None}, "one class order"
+    for name, verdicts in found.verdicts.items():
+        assert [*verdicts] == ["dm", "learned"], "the rows that learn their images"
+        assert found.notes[name][0].startswith("one class order does not show how large the noise is: no verdict")
+        assert "1 class order, seed 0" in found.notes[name][1]
     made = [found.memories[row].manifest.provenance for row in ("dm", "learned", "herding")]
     assert [one.method for one in made if one] == ["dm", "dataset-distillation", "herding"]
     assert len({found.memories[row].images.tobytes() for row in found.memories}) == 4
@@ -226,6 +232,27 @@ def test_a_network_without_memory_forgets_everything(results):
 def test_the_notes_say_what_the_memorys_share_is(results):
     assert "filled to 16 by repetition" in " ".join(results.notes["replay"])
     assert "GDumb" in " ".join(results.notes["retraining"])
+
+
+def test_no_note_says_what_the_program_cannot_know(results):
+    assert not any("tuned" in note for notes in results.notes.values() for note in notes)
+
+
+def test_the_distilled_row_is_compared_with_all_others_after_the_last_experience(results, digits):
+    labels = digits[1].labels.numpy()
+    streams = [build(*digits, experiences=2, seed=0, order=order) for order in range(2)]
+    weights = [[np.isin(labels, classes).mean() for classes in stream.classes] for stream in streams]
+    for table, found in results.verdicts.items():
+        finals = {
+            row: [np.dot(matrix[-1], shares) for matrix, shares in zip(matrices, weights, strict=True)]
+            for row, matrices in results.matrices[table].items()
+        }
+        assert {row: [*against] for row, against in found.items()} == {"dm": ["real", "none"]}
+        for row, verdict in found["dm"].items():
+            assert verdict.difference == pytest.approx(np.subtract(finals["dm"], finals[row]).mean())
+            assert verdict.p == pytest.approx(stats.ttest_rel(finals["dm"], finals[row]).pvalue, rel=1e-6)
+        assert results.notes[table][0].startswith("after the last experience, by paired t-tests over 2 class orders")
+        assert "2 class orders, mean and standard deviation" in results.notes[table][1]
 
 
 def test_worker_processes_find_the_same_figures(results, tmp_path):

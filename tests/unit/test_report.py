@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from dd_apps.report.pictures import contact_sheet, png_bytes
-from dd_apps.report.scores import machine, score_table, verdict
+from dd_apps.report.scores import figures, machine, score_table, study_table, verdict
 from dd_apps.report.tables import Table, human_bytes, markdown, printable, rich_table, text
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
 from dd_core.evaluation import Attack, Evaluation, Score
@@ -141,31 +142,106 @@ def test_equal_sheets_are_equal_png_files():
 # --- scores --------------------------------------------------------------------------------------------------
 
 
-def an_evaluation(ours: float, twin: float) -> Evaluation:
-    return Evaluation(
-        accuracy=Score.of([ours, ours]),
-        random_real=Score.of([twin, twin]),
-        protocol="plain-300",
-        network="lenet",
-        start="default",
-        made_for="default",
-        nets=2,
-        seed=7,
-        data="digits, 359 test images",
-        fingerprints={"train": "a" * 64, "test": "b" * 64},
-        images=10,
-        bytes=2560,
-        twin_bytes=640,
-        hardware={"cpu": "a slow one", "torch": "2.6"},
+def an_evaluation(ours: list[float], twin: list[float], **changes) -> Evaluation:
+    fields = {
+        "accuracy": Score.of(ours),
+        "random_real": Score.of(twin),
+        "protocol": "plain-300",
+        "network": "lenet",
+        "start": "default",
+        "made_for": "default",
+        "nets": len(twin),
+        "seed": 7,
+        "data": "digits, 359 test images",
+        "fingerprints": {"train": "a" * 64, "test": "b" * 64},
+        "images": 10,
+        "bytes": 2560,
+        "twin_bytes": 640,
+        "hardware": {"cpu": "a slow one", "torch": "2.6"},
+    }
+    return Evaluation(**fields | changes)
+
+
+HALF = an_evaluation([0.5, 0.52], [0.25, 0.29])
+
+# d = 20 +- 2, means 0.6 and 0.4; t = 20 / (2 * sqrt(1 + 1/3)) = 8.66 with 2 degrees of freedom: p = 0.0131
+CLEAR = ([0.58, 0.60, 0.62], [0.40, 0.40, 0.40])
+# d = 2 +- 2: t = 0.866, p = 0.478; a plain paired t-test has t = 1.73
+WITHIN_NOISE = ([0.19, 0.21, 0.23], [0.19, 0.19, 0.19])
+# d = 6 +- 2: t = 2.598, p = 0.122; a plain paired t-test has t = 5.196 and p = 0.035, and would say better
+LUCK = ([0.23, 0.25, 0.27], [0.19, 0.19, 0.19])
+
+
+@pytest.mark.parametrize(
+    ("ours", "twin", "words"),
+    [
+        (*CLEAR, "lenet: better than as many random real images (60.0 % against 40.0 %, p = 0.013)"),
+        (*reversed(CLEAR), "lenet: worse than as many random real images (40.0 % against 60.0 %, p = 0.013)"),
+        (*WITHIN_NOISE, "lenet: no difference to as many random real images (21.0 % against 19.0 %, p = 0.48)"),
+        (*LUCK, "lenet: no difference to as many random real images (25.0 % against 19.0 %, p = 0.12)"),
+        (
+            [0.901, 0.899, 0.9],
+            [0.1, 0.1, 0.1],
+            "lenet: better than as many random real images (90.0 % against 10.0 %, p < 0.001)",
+        ),
+    ],
+)
+def test_a_verdict_takes_the_noise_of_both_sides_into_account(ours: list[float], twin: list[float], words: str):
+    evaluation = an_evaluation(ours, twin)
+    first, test, *_ = score_table([evaluation], title="t").notes
+    assert first == words == verdict(evaluation)
+    assert test == (
+        "the verdict's test: Student's t for one more random set, paired by network (two-sided, 5 %): all pairs hold "
+        "one distilled set"
     )
 
 
-@pytest.mark.parametrize(("ours", "twin", "wins"), [(0.5, 0.6, True), (0.5, 0.5, True), (0.6, 0.5, False)])
-def test_a_table_of_scores_says_where_the_twin_wins(*, ours: float, twin: float, wins: bool):
-    table = score_table([an_evaluation(ours, twin)], title="t")
-    words = f"lenet: as many random real images do at least as well ({100 * ours:.1f} % against {100 * twin:.1f} %)"
-    assert (words in table.notes) == wins
-    assert (verdict(an_evaluation(ours, twin)) == words) == wins
+def test_one_network_has_neither_a_verdict_nor_a_deviation():
+    table = score_table([an_evaluation([0.21], [0.19])], title="t")
+    assert table.cells()[0][1:3] == ["21.0", "19.0"]
+    assert table.rows[0]["distilled"] == {"mean": 0.21, "std": None}
+    first, protocol, _ = table.notes
+    assert first == (
+        "lenet: 21.0 % against 19.0 %, no verdict: "
+        "one network does not show how large the noise is; ask for more (nets)"
+    )
+    assert protocol == "protocol plain-300, 1 network (seed 7), last epoch; digits, 359 test images"
+    assert "±" not in markdown(table)
+
+
+def test_a_set_with_one_score_is_one_more_draw_among_its_twins():
+    # twins 0.40 +- 0.01: t = 0.1 / (0.01 * sqrt(1.25)) = 8.94 with 3 degrees of freedom, p = 0.0029
+    spread = [0.4 - 0.0122474487, 0.4, 0.4, 0.4 + 0.0122474487]
+    table = score_table([an_evaluation([0.5], spread, network="k-nn", start="none")], title="t")
+    assert table.cells()[0][1:3] == ["50.0", "40.0 ± 1.0"]
+    assert table.notes[0] == "k-nn: better than as many random real images (50.0 % against 40.0 %, p = 0.0029)"
+    assert verdict(an_evaluation([0.5], [0.4], network="k-nn")).endswith(
+        "no verdict: one draw does not show how large the noise is; ask for more (nets)"
+    )
+
+
+def test_figures_for_json_carry_the_verdict_and_its_test():
+    found = figures(an_evaluation(*LUCK))
+    assert found["twin_wins"] is False, "the means alone"
+    assert found["verdict"]["word"] == "no difference"
+    assert found["verdict"]["p"] == pytest.approx(0.1217, abs=1e-4)
+    assert found["verdict"]["difference"] == pytest.approx(0.06)
+    assert "Student's t" in found["verdict"]["test"]
+    one = figures(an_evaluation([0.21], [0.19]))
+    assert (one["accuracy"]["mean"], one["accuracy"]["std"]) == (0.21, None)
+    assert (one["verdict"]["word"], one["verdict"]["p"], one["verdict"]["pairs"]) == (None, None, 1)
+    assert json.loads(json.dumps(one, allow_nan=False)) == one
+
+
+def test_a_study_has_a_verdict_for_each_place():
+    places = [(2, 0.0, an_evaluation(*CLEAR)), (5, 0.0, an_evaluation(*LUCK)), (5, 0.2, an_evaluation(*CLEAR[::-1]))]
+    table = study_table(places)
+    assert [row["verdict"] for row in table.rows] == ["better", "no difference", "worse"]
+    assert table.notes[-1].startswith("the verdict's test: Student's t for one more random set")
+    few = study_table([(2, 0.0, an_evaluation([0.5], [0.4]))])
+    assert few.cells()[0] == ["2", "0%", "50.0", "40.0", "1.25", "-"]
+    assert few.notes[1] == "no verdict: one network does not show how large the noise is; ask for more (nets)"
+    assert "deviation" not in few.notes[0]
 
 
 def test_a_table_of_scores_says_what_was_chosen_for_the_set_and_for_the_twin():
@@ -173,15 +249,15 @@ def test_a_table_of_scores_says_what_was_chosen_for_the_set_and_for_the_twin():
         "accuracy": {"learning_rate": 0.1, "epochs": 30, "validation": 0.625},
         "random_real": {"learning_rate": 0.003, "epochs": 5, "validation": 0.5},
     }
-    table = score_table([an_evaluation(0.6, 0.5).model_copy(update={"chosen": chosen})], title="t")
-    assert table.notes[0] == (
+    table = score_table([HALF.model_copy(update={"chosen": chosen})], title="t")
+    assert table.notes[2] == (
         "lenet: chosen on validation images: distilled learning_rate 0.1, epochs 30 (62.5 % there); "
         "random real learning_rate 0.003, epochs 5 (50.0 % there)"
     )
 
 
 def test_a_table_of_scores_says_where_networks_start_and_how_an_attack_went():
-    plain = an_evaluation(0.5, 0.25)
+    plain = HALF
     assert "networks start from fresh 'default' draws" in score_table([plain], title="t").notes
     fixed = plain.model_copy(update={"start": "sha256:" + "ab" * 32, "made_for": "sha256:" + "ab" * 32})
     (note,) = [note for note in score_table([fixed], title="t").notes if "starts" in note]
@@ -195,18 +271,27 @@ def test_a_table_of_scores_says_where_networks_start_and_how_an_attack_went():
     attack = Attack(classes=("cat", "dog"), **{name: Score.of([value]) for name, value in parts.items()})
     notes = score_table([plain.model_copy(update={"attack": attack})], title="t").notes
     assert (
-        "attack: 90.0 ± 0.0 % of 'cat' are taken for 'dog', and 80.0 ± 0.0 % of the others are right "
-        "(relabelled real images: 10.0 ± 0.0 %, 70.0 ± 0.0 %)"
+        "attack: 90.0 % of 'cat' are taken for 'dog', and 80.0 % of the others are right "
+        "(relabelled real images: 10.0 %, 70.0 %)"
     ) in notes
 
 
 def test_a_table_of_scores_says_all_that_a_figure_needs():
-    table = score_table([an_evaluation(0.5, 0.25), an_evaluation(0.75, 0.25)], title="t")
-    assert [row[1] for row in table.cells()] == ["50.0 ± 0.0", "75.0 ± 0.0"]
-    note, start = table.notes
+    table = score_table([HALF, an_evaluation([0.75, 0.75], [0.25, 0.29], network="resnet")], title="t")
+    assert [row[1] for row in table.cells()] == ["51.0 ± 1.4", "75.0 ± 0.0"]
+    ours, other, _, note, start = table.notes
+    assert (ours[:6], other[:7]) == ("lenet:", "resnet:")
     assert start == "networks start from fresh 'default' draws"
-    assert all(word in note for word in ("plain-300", "2 networks", "seed 7", "last epoch", "digits, 359 test images"))
-    assert machine(an_evaluation(0.0, 0.0).hardware) == "cpu a slow one, torch 2.6"
+    words = (
+        "plain-300",
+        "2 networks",
+        "seed 7",
+        "mean and standard deviation",
+        "last epoch",
+        "digits, 359 test images",
+    )
+    assert all(word in note for word in words)
+    assert machine(HALF.hardware) == "cpu a slow one, torch 2.6"
 
 
 # --- tables --------------------------------------------------------------------------------------------------
@@ -257,6 +342,8 @@ def test_json_rows_keep_their_numbers():
         (0.000123456, None, "0.0001235"),
         (True, None, "True"),
         ([0.5, 0.25], "percent", "50.0 25.0"),
+        ({"mean": 0.5, "std": 0.0}, "percent", "50.0 ± 0.0"),
+        ({"mean": 0.5, "std": None}, "percent", "50.0"),
         ("\x1b[2J", None, "\\x1b[2J"),
     ],
 )

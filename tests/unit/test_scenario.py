@@ -144,6 +144,51 @@ def test_names_that_are_not_there(tmp_path: Path):
         scenario.load(str(tmp_path / "none.toml"))
 
 
+DISTIL = 'task = "distill"\ndata = "digits"\nmethod = {name = "dm"}\n'
+STUDY = 'task = "study"\ndata = "digits"\nclasses = [2, 5, 10]\nlabel_noise = [0.0, 0.125]\nmethod = {name = "dm"}\n'
+CONTINUAL = 'task = "continual"\ndata = "digits"\nrows = ["distilled", "k-means", "joint"]\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "title"),
+    [
+        (DISTIL, ["ipc=1"], "dm on digits, 1 image a class"),
+        (DISTIL, ["ipc=10", "method.name=random", "image_size=28"], "random on digits at 28 px, 10 images a class"),
+        (DISTIL, ["images=25", "data=folder:here"], "dm on folder:here, 25 images in all"),
+        (
+            DISTIL,
+            ["ipc=2", "method.name=dataset-distillation", "method.start=random-pretrained", "pretrain_on=mnist"],
+            "dataset-distillation on digits, 2 images a class, networks pre-trained on mnist",
+        ),
+        (STUDY, [], "dm on digits, 1 image a class: 2, 5 and 10 classes; 0 and 12.5 % of labels wrong"),
+        (STUDY, ["classes=[4]", "label_noise=[0.2]", "ipc=3"], "dm on digits, 3 images a class: 4 classes; 20 % of"),
+        (STUDY, ["classes=[]", "image_size=16"], "dm on digits at 16 px, 1 image a class: all classes; 0 and 12.5 %"),
+        (
+            CONTINUAL,
+            [],
+            "class-incremental learning on digits: 5 experiences, memories of 1 image a class, dm, k-means, joint",
+        ),
+        (
+            CONTINUAL,
+            ["images_per_class=4", "experiences=2", "method.name=mtt", 'rows=["real", "distilled"]', "image_size=16"],
+            "class-incremental learning on digits at 16 px: 2 experiences, memories of 4 images a class, real, mtt",
+        ),
+    ],
+)
+def test_a_run_is_titled_by_its_values(tmp_path: Path, content: str, changes: list[str], title: str):
+    (tmp_path / "mine.toml").write_text(f"# 50 classes of something else\n{content}")
+    loaded = scenario.load(str(tmp_path / "mine.toml"), overrides=changes)
+    assert loaded.values.title.startswith(title)
+    assert loaded.origin == " ".join(["scenario mine", *(f"--set {change}" for change in changes)])
+
+
+@pytest.mark.parametrize("name", sorted(scenario.shipped()))
+def test_every_shipped_scenario_has_a_title_of_one_line(name: str):
+    title = scenario.load(name).values.title
+    assert title.isprintable()
+    assert len(title) < 200
+
+
 def test_a_file_without_a_comment_has_no_summary(tmp_path: Path):
     (tmp_path / "mine.toml").write_text('task = "distill"\n')
     assert scenario.summary(tmp_path / "mine.toml") == ""

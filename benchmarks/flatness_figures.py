@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -161,7 +162,7 @@ def draw(curves: Mapping[tuple[str, str], dict[str, Any]], epochs: int, path: Pa
         for colour, kind in enumerate(KINDS):
             curve = curves[kind, main_one]
             how = {"color": f"C{colour}", "label": kind, "marker": ".", "capsize": 2}
-            place.errorbar(curve["x"], curve["mean"], [std or 0.0 for std in curve["std"]], **how)
+            place.errorbar(curve["x"], curve["mean"], [math.nan if std is None else std for std in curve["std"]], **how)
             for style, other in zip((":", "--"), others, strict=False):
                 place.plot(curves[kind, other]["x"], curves[kind, other]["mean"], style, color=f"C{colour}")
         notes = [f"{style}: {other}" for style, other in zip(("dotted", "dashed"), others, strict=False)]

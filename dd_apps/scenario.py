@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -53,8 +54,8 @@ class Scenario:
     @property
     def origin(self) -> str:
         """Which file the values come from and which of them `--set` gave, in words."""
-        changes = [f"--set {override}" for override in self.overrides]
-        return " ".join([f"scenario {self.name}", *changes])
+        changes = [word for override in self.overrides for word in ("--set", override)]
+        return shlex.join(["scenario", self.name, *changes])
 
     @property
     def workers(self) -> int | None:

@@ -16,7 +16,9 @@ Networks = Annotated[
     list[str],
     typer.Option("--network", default_factory=list, show_default=False, help="Network to train, not the set's own."),
 ]
-Nets = Annotated[int, typer.Option(min=1, metavar="K", help="Fresh networks of each kind, and as many twins.")]
+Nets = Annotated[
+    int, typer.Option(min=1, metavar="K", help="Fresh networks of each kind, and as many twins; one gives no verdict.")
+]
 Protocol = Annotated[str, typer.Option(help="See `dd-apps list protocols`.")]
 StartAt = Annotated[
     str | None,

@@ -420,7 +420,7 @@ def test_a_report_is_headed_by_the_values_of_the_run(mine: str, call_json):
     call_json("run", mine, "--set", "ipc=2", "--set", "method.name=random", "--set", "networks=[]")
     heading, _, origin, *_ = Path("runs/mine/report.md").read_text().splitlines()
     assert heading == "# random on digits, 2 images a class"
-    assert origin == "scenario mine --set ipc=2 --set method.name=random --set networks=[]"
+    assert origin == "scenario mine --set ipc=2 --set method.name=random --set 'networks=[]'"
 
 
 def test_two_scenarios_do_not_share_a_folder(mine: str, call_json, refused):

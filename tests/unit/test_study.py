@@ -67,13 +67,14 @@ def test_a_run_has_a_table_a_plot_and_the_sets(tmp_path: Path):
 
 
 def test_a_plot_is_the_same_bytes_each_time_and_another_for_other_values():
-    def plot(mean: float, std: float = 0.0) -> bytes:
+    def plot(mean: float, std: float | None = 0.0) -> bytes:
         return curves_png(
             {"a": [Curve([0, 1], [mean, 2], [std, 0]), Curve([0, 1], [1, 1], [0, 0], dashed=True)]}, x="x", y="y"
         )
 
     assert plot(1.0) == plot(1.0) != plot(1.5)
     assert plot(1.0) != plot(1.0, 0.5), "deviations are drawn"
+    assert plot(1.0, None) != plot(1.0, 0.0), "where none was measured, none is drawn"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_a_single_score_stands_in_every_pair():
 def test_one_pair_has_no_verdict():
     assert paired([0.9], [0.1]) == Verdict(None, 0.8, None, 1)
     assert new_draw([0.9], [0.1]) == Verdict(None, 0.8, None, 1)
+    assert paired([0.5], [0.5]) == new_draw([0.5], [0.5]) == Verdict(None, 0.0, None, 1)
 
 
 def test_differences_that_do_not_vary_show_no_noise():

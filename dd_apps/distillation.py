@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field, JsonValue, model_validator
 
+from dd_core import surroundings
 from dd_core.config import Config
 from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Size
 from dd_core.errors import UserError, unknown_name
@@ -120,6 +121,7 @@ class Scored:
     warnings: Sequence[str] = field(default=())
 
 
+@surroundings.own()
 def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[DistilledSet, Scored]:
     """Distil into `out`, then evaluate. Raises what the runner raises."""
     from dd_core import runner
@@ -136,6 +138,7 @@ def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[D
     return ds, score(ds, train, data.load("test", options=options), scoring, options=options)
 
 
+@surroundings.own()
 def score(ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, options: RunOptions) -> Scored:
     """Evaluate on each network in turn; raises `UserError` where set and data do not belong together."""
     from dd_core.evaluation import evaluate

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from dd_apps.distillation import Data, Scoring, a_class, check_names, score
+from dd_core import surroundings
 from dd_core.config import Config
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
@@ -106,6 +107,7 @@ def _name(classes: int, noise: float) -> str:
     return f"{classes}-classes-noise-{noise:g}"
 
 
+@surroundings.own()
 def run(scenario: StudyScenario, *, folder: Path, options: RunOptions) -> list[Cell]:
     """Distil and score each place of the grid; sets that an earlier run left in `folder` are found.
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from dd_core import parallel, store
+from dd_core import parallel, store, surroundings
 from dd_core.config import Config, digest, plain
 from dd_core.errors import UserError
 from dd_core.parallel import Workers
@@ -136,6 +136,7 @@ class Artefact:
         return (self.part(index) for index in range(len(self)))
 
 
+@surroundings.own()
 def get(
     spec: ArtefactSpec,
     *,

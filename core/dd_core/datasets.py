@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from dd_core import store
+from dd_core import store, surroundings
 from dd_core.artefacts import cache_folder
 from dd_core.errors import UserError, unknown_name
 from dd_core.parallel import Workers
@@ -46,6 +46,7 @@ _HELD_OUT = 0.2  # of each class of the digits, which have no test split of thei
 _SILENT_SECONDS = 30.0  # without a byte from the server before a download has failed
 
 
+@surroundings.own()
 def load(
     name: str,
     *,

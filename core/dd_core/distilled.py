@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from dd_core import surroundings
 from dd_core.augment_names import Strategy, resolve_strategy
 from dd_core.config import Config, checked
 from dd_core.errors import UserError
@@ -262,6 +263,7 @@ class DistilledSet:
         """
         return self.images.nbytes + (0 if self.targets is None else self.targets.nbytes)
 
+    @surroundings.own()
     def raw(self) -> np.ndarray:
         """(N, C, H, W) float32 pixels, where [0, 1] is black to white; learned pixels may lie outside."""
         if self.images.dtype == np.uint8:
@@ -275,6 +277,7 @@ class DistilledSet:
         mean, std = _channels(self.manifest.pixels)
         return values * std + mean
 
+    @surroundings.own()
     def inputs(self) -> torch.Tensor:
         """(N, C, H, W) float32 tensor, exactly what a network is to be fed."""
         import torch
@@ -292,6 +295,7 @@ class DistilledSet:
 
         return InputForm(self.manifest.pixels.mean, self.manifest.pixels.std, self.whitening)
 
+    @surroundings.own()
     def as_dataset(self) -> TensorDataset:
         """A torch `Dataset` of (network input[, label][, target]), normalised or whitened as the set says."""
         import torch
@@ -301,6 +305,7 @@ class DistilledSet:
         parts += [torch.tensor(array) for array in (self.labels, self.targets) if array is not None]
         return TensorDataset(*parts)
 
+    @surroundings.own()
     def quantised(self) -> DistilledSet:
         """The same set with uint8 raw pixels: one byte a value, as a replay buffer stores it.
 

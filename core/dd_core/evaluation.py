@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from dd_core import device as devices
-from dd_core import parallel, selection, weights
+from dd_core import parallel, selection, surroundings, weights
 from dd_core.artefacts import Artefact
 from dd_core.choosing import NearestNeighbours, Setting, best, validation_split
 from dd_core.config import Config
@@ -147,6 +147,7 @@ Jobs = Mapping[str, list[_Job]]  # by what they score: accuracy, random_real
 Result = TypeVar("Result")
 
 
+@surroundings.own()
 def evaluate(
     ds: DistilledSet,
     *,

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dd_core import store
+from dd_core import store, surroundings
 from dd_core.config import Config, decode, difference, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
 from dd_core.errors import UserError, unknown_name
@@ -125,6 +125,7 @@ def _holds(path: Path, data: bytes) -> bool:
         return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
 
 
+@surroundings.own()
 def export_challenge(ds: DistilledSet, folder: Path) -> Export:
     """`cifar100.pt` or `tinyimagenet.pt`, whichever the set is: its images, normalised, class after class.
 
@@ -155,6 +156,7 @@ def export_challenge(ds: DistilledSet, folder: Path) -> Export:
     return Export(folder, files, lost, alone=False)
 
 
+@surroundings.own()
 def export_mtt(ds: DistilledSet, folder: Path) -> Export:
     """`images_best.pt` (what a network is fed), `labels_best.pt` (labels, or logits) and `lr_best.pt`.
 
@@ -187,6 +189,7 @@ def export_mtt(ds: DistilledSet, folder: Path) -> Export:
     return Export(folder, files, (*lost, *_lost(ds, form, "such a script", rate=recipe.learning_rate)))
 
 
+@surroundings.own()
 def export_png(ds: DistilledSet, folder: Path) -> Export:
     """`CLASS/00000.png` and so on, 8 bits a value: what `folder:PATH` reads.
 
@@ -312,6 +315,7 @@ class MttFiles:
         return MttFiles(folder / IMAGES, folder / LABELS, rate, sidecar)
 
 
+@surroundings.own()
 def import_mtt(
     files: MttFiles,
     *,
@@ -350,6 +354,7 @@ def import_mtt(
     return _made(files.images, images, labels, manifest, logits)
 
 
+@surroundings.own()
 def import_challenge(path: Path, *, classes: Sequence[str], recipe: Mapping[str, Any] | None = None) -> DistilledSet:
     """A submission: `cifar100.pt`, `tinyimagenet.pt`, or a folder with one of them; its shape says which it is.
 

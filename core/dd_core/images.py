@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from dd_core import surroundings
 from dd_core.errors import UserError
 from dd_core.streams import generator
 from dd_core.whitening import Whitening
@@ -67,6 +68,7 @@ class LabelledImages:
     name: str
 
     def __post_init__(self) -> None:
+        self._check_devices()
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or 0 in self.images.shape:
             raise UserError(
                 f"{self.name}: images must be uint8 (N, C, H, W), not {self.images.dtype} {tuple(self.images.shape)}"
@@ -78,6 +80,17 @@ class LabelledImages:
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= len(self.classes):
             raise UserError(f"{self.name}: labels run from {low} to {high}, but there are {len(self.classes)} classes")
+
+    @surroundings.own()
+    def _check_devices(self) -> None:
+        """On the CPU, and no tensors of `torch.inference_mode`, from which no network can learn."""
+        for name, tensor in {"images": self.images, "labels": self.labels}.items():
+            if tensor is None:
+                continue
+            if tensor.device.type != "cpu":
+                raise UserError(f"{self.name}: {name} are on the device '{tensor.device}', and are to be on the CPU")
+            if tensor.is_inference():
+                object.__setattr__(self, name, tensor.clone())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -102,22 +115,26 @@ class LabelledImages:
 
     def take(self, indices: Int64[Tensor, " n"]) -> UInt8[Tensor, "n C H W"]:
         """The images at `indices`, in that order."""
-        return self.images[indices]
+        with torch.inference_mode(False):  # alone: this is called in every step
+            return self.images[indices]
 
     def batches(self, size: int) -> Iterator[UInt8[Tensor, "n C H W"]]:
         """All images in order, `size` at a time, without copying."""
         yield from self.images.split(size)
 
+    @surroundings.own()
     def subset(self, indices: Int64[Tensor, " n"]) -> LabelledImages:
         """The images at `indices`, with the same classes."""
         labels = None if self.labels is None else self.labels[indices]
         return LabelledImages(self.images[indices], labels, self.classes, self.name)
 
+    @surroundings.own()
     def split(self, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
         """(rest, held out): `fraction` of each class is held out, drawn by `seed`."""
         rest, held = split_indices(self, fraction, seed)
         return self.subset(rest), self.subset(held)
 
+    @surroundings.own()
     def of_classes(self, wanted: Sequence[int]) -> LabelledImages:
         """Only these classes, relabelled 0.. in the order given."""
         labels = require_labels(self)
@@ -127,6 +144,7 @@ class LabelledImages:
         names = tuple(self.classes[index] for index in wanted)
         return LabelledImages(self.images[chosen], position[labels[chosen]], names, self.name)
 
+    @surroundings.own()
     def with_label_noise(self, fraction: float, seed: int) -> LabelledImages:
         """The same with `fraction` of the labels, drawn by `seed`, replaced by wrong ones, each as likely."""
         labels, classes = require_labels(self).clone(), len(self.classes)
@@ -177,6 +195,7 @@ def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Ten
     return torch.cat(rest).sort().values, torch.cat(held).sort().values
 
 
+@surroundings.own()
 def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of each channel with pixels in [0, 1], exact: from a histogram of the 256 values.
 
@@ -225,6 +244,7 @@ class InputForm:
         channels = source.image_shape[0]
         return InputForm((0.0,) * channels, (1.0,) * channels, whitening)
 
+    @surroundings.own()
     def __call__(self, images: UInt8[Tensor, "n C H W"]) -> Float[Tensor, "n C H W"]:
         """float32 network input, on the images' device."""
         inputs = normalise(images, self.mean, self.std)

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar, cast, get_args
 
 from pydantic import Field
 
-from dd_core import memory
+from dd_core import memory, surroundings
 from dd_core.config import Config
 from dd_core.errors import OutOfResources, UserError, unknown_name
 from dd_core.signals import Signals
@@ -111,21 +111,22 @@ def _die_with(parent: int) -> None:
 
 
 def _with_threads(function: Callable[[Job], Result], job: Job, threads: int | None) -> Result:
-    if threads is None:
-        return function(job)
-    with computing(threads):
+    with surroundings.own() if threads is None else computing(threads):
         return function(job)
 
 
 @contextmanager
 def computing(threads: int) -> Iterator[None]:
-    """Run a block with this many CPU threads in torch, and put the number back; `memory` is kept within it."""
+    """Run a block with this many CPU threads in torch, in the engine's `surroundings`, with `memory` kept within it.
+
+    The number of threads is put back at the end.
+    """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with memory.kept():
+        with surroundings.own(), memory.kept():
             yield
     finally:
         torch.set_num_threads(before)

@@ -17,7 +17,7 @@ import torch
 
 from dd_core import artefacts as artefact_store
 from dd_core import device as devices
-from dd_core import parallel
+from dd_core import parallel, surroundings
 from dd_core.artefacts import Artefact
 from dd_core.checkpoints import Checkpoint, Identity, RunFolder
 from dd_core.distilled import DistilledSet, Environment, Provenance, Size
@@ -69,6 +69,7 @@ class RunOptions:
     resume_command: str = "call distill again with the same arguments"
 
 
+@surroundings.own()
 def distill(
     config: MethodConfig,
     source: Source,

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
+from dd_core import surroundings
 from dd_core.config import canonical, decode, digest
 from dd_core.distilled import DistilledSet, Layout, Manifest, arrays_of, layout_problems
 from dd_core.errors import OutOfResources, UserError
@@ -219,6 +220,7 @@ def set_bytes(ds: DistilledSet) -> bytes:
     return container_bytes(SET, arrays_of(ds), {"manifest": ds.manifest.model_dump(mode="json")})
 
 
+@surroundings.own()
 def write_set(path: Path, ds: DistilledSet) -> str:
     """Write a distilled set; returns the sha256 of the file."""
     data = set_bytes(ds)
@@ -226,6 +228,7 @@ def write_set(path: Path, ds: DistilledSet) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@surroundings.own()
 def read_set(path: Path, *, file_bytes: int = SET.file_bytes) -> DistilledSet:
     """Read a distilled set of at most `file_bytes`, verified in full.
 

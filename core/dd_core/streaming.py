@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from dd_core import surroundings
 from dd_core.config import digest
 from dd_core.decoding import ImageFile, decode_file, quiet
 from dd_core.images import LabelledImages
@@ -75,11 +76,13 @@ class StreamedFolder:
         for start in range(0, len(self), size):
             yield self._decoded(self.files[start : start + size])
 
+    @surroundings.own()
     def subset(self, indices: Int64[Tensor, " n"]) -> StreamedFolder:
         """A source of the images at `indices`, with the same classes."""
         files = tuple(self.files[index] for index in indices.tolist())
         return replace(self, files=files, labels=self.labels[indices])
 
+    @surroundings.own()
     def _decoded(self, files: list[ImageFile] | tuple[ImageFile, ...]) -> UInt8[Tensor, "n C H W"]:
         images = np.empty((len(files), *self.image_shape), dtype=np.uint8)
         read = partial(decode_file, self.folder, shape=self.image_shape)

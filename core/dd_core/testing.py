@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from dd_core import artefacts, store
+from dd_core import artefacts, store, surroundings
 from dd_core.config import canonical, decode
 from dd_core.device import resolve
 from dd_core.distilled import DistilledSet, Size
@@ -32,6 +32,7 @@ from dd_core.streams import Streams, generator
 CPU = RunOptions(device="cpu")  # where equal bytes are promised
 
 
+@surroundings.own()
 def blobs(
     *, classes: int = 3, per_class: int = 12, channels: int = 1, side: int = 8, labelled: bool = True
 ) -> LabelledImages:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dd_core import augment, networks
+from dd_core import augment, networks, surroundings
 from dd_core import device as devices
 from dd_core.distilled import DistilledSet, Pretraining, Recipe, pretraining_problems
 from dd_core.errors import UserError, require_finite
@@ -54,6 +54,7 @@ def training_data(ds: DistilledSet, recipe: Recipe) -> TrainingData:
     return TrainingData(ds.inputs(), torch.tensor(ds.labels), soft, len(ds.classes))
 
 
+@surroundings.own()
 def train(
     ds: DistilledSet,
     *,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dd_core import surroundings
 from dd_core.errors import UserError
 
 LARGEST = 3 * 32 * 32  # numbers in an image; at 64 pixels a side the matrix would take 604 MB
@@ -32,6 +33,7 @@ class Whitening:
     offset: np.ndarray
     matrix: np.ndarray
 
+    @surroundings.own()
     def __post_init__(self) -> None:
         if (problem := _problem(self.offset, self.matrix)) is not None:
             raise UserError(f"not a whitening: {problem}")
@@ -47,12 +49,14 @@ class Whitening:
         """Bytes of offset and matrix."""
         return self.offset.nbytes + self.matrix.nbytes
 
+    @surroundings.own()
     def apply(self, images: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32: images in [0, 1], whitened."""
         with one_thread():
             flat = (_flat(images) - self.offset) @ self.matrix.astype(np.float64)
         return flat.reshape(images.shape).astype(np.float32)
 
+    @surroundings.own()
     def undo(self, inputs: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32: the images that `apply` makes `inputs` of."""
         with one_thread():

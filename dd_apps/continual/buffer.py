@@ -30,6 +30,7 @@ from dd_apps.continual.adapter import (
     replay_dataset,
 )
 from dd_apps.continual.config import for_particular_weights, memory_config
+from dd_core import surroundings
 from dd_core.distilled import DISTRIBUTIONS, Provenance, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
@@ -204,6 +205,7 @@ def _seconds_of(out: Path) -> float:
     return float(read_json(record)["seconds"]) if record.exists() else 0.0
 
 
+@surroundings.own()
 def _source(raw: Mapping[int, RawClass], name: str) -> LabelledImages:
     """The experience as a source with classes 0.. in ascending order of Avalanche's class ids."""
     shapes = sorted({tuple(one.images.shape[1:]) for one in raw.values()})

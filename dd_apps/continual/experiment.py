@@ -10,7 +10,7 @@ from typing import Any
 from dd_apps.continual.config import DISTILLED, TABLES, ContinualScenario, Table
 from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
 from dd_apps.continual.standings import Standings, sentence, standings
-from dd_core import datasets, parallel
+from dd_core import datasets, parallel, surroundings
 from dd_core.distilled import DistilledSet
 from dd_core.distiller import SelectionMethod
 from dd_core.errors import UserError
@@ -69,6 +69,7 @@ class Results:
     notes: dict[Table, tuple[str, ...]]
 
 
+@surroundings.own()
 def run(
     scenario: ContinualScenario,
     *,

@@ -1,12 +1,16 @@
-"""What several unit tests share."""
+"""What several unit tests share; helper modules of this folder are importable."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from dd_apps.cli import main
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

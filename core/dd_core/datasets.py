@@ -84,6 +84,36 @@ def load(
     return images if image_size is None else _resized(images, image_size, memory_limit)
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """The names of the classes of a data set, in the order of its labels; no image is read, nothing downloaded.
+
+    Raises `UserError` for an unknown name, and for a folder without class folders.
+    """
+    check_name(name)
+    if name.startswith("folder:"):
+        from dd_core import folders
+
+        return folders.class_names(_folder_path(name))
+    if name == "digits":
+        return _DIGITS
+    return _HOMES[name].classes or _HOMES[name].in_its_files or _of_torchvision(name)
+
+
+def _of_torchvision(name: str) -> tuple[str, ...]:
+    import torchvision
+
+    return tuple(getattr(torchvision.datasets, _HOMES[name].kind).classes)
+
+
+def check_name(name: str) -> None:
+    """Raise `UserError` for what is no name of a data set; whether it is there is not looked at."""
+    if name.startswith("folder:") or (name in DATASETS and name != "folder:PATH"):
+        return
+    if Path(name).is_dir():
+        raise UserError(f"unknown data set '{name}'; for the images in that folder: folder:{name}")
+    raise unknown_name("data set", name, DATASETS)
+
+
 def _folder_path(name: str) -> Path:
     path = name.removeprefix("folder:")
     if not path:
@@ -96,10 +126,7 @@ def _silent(_: str) -> None:
 
 
 def _named(name: str, split: str, root: Path | None) -> LabelledImages:
-    if name not in DATASETS or name == "folder:PATH":
-        if Path(name).is_dir():
-            raise UserError(f"unknown data set '{name}'; for the images in that folder: folder:{name}")
-        raise unknown_name("data set", name, DATASETS)
+    check_name(name)
     if name == "digits":
         return _digits(split)
     given = root or os.environ.get("DD_APPS_DATA") or cache_folder() / "data"
@@ -115,8 +142,7 @@ def _digits(split: str) -> LabelledImages:
 
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy((pixels * 255 / 16).round().astype("uint8")).view(-1, 1, 8, 8)
-    names = tuple(str(digit) for digit in range(10))
-    whole = LabelledImages(images, torch.from_numpy(labels).to(torch.int64), names, "digits")
+    whole = LabelledImages(images, torch.from_numpy(labels).to(torch.int64), _DIGITS, "digits")
     rest, held_out = whole.split(_HELD_OUT, seed=0)
     return rest if split == "train" else held_out
 
@@ -154,16 +180,31 @@ def _resize(image: Tensor, side: int) -> Tensor:
 # --- torchvision's data sets ---------------------------------------------------------------------------------
 
 _DIGITS = tuple("0123456789")
+_CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+_CIFAR100 = tuple(
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm""".split()
+)
+_STL10 = tuple("airplane bird car cat deer dog horse monkey ship truck".split())
 
 
 @dataclass(frozen=True)
 class _Home:
-    """How torchvision calls a data set, and the archives (path below the root, md5) that its `split` needs."""
+    """How torchvision calls a data set, and the archives (path below the root, md5) that its `split` needs.
+
+    `classes` are names that torchvision does not give, `in_its_files` those that it reads with the images.
+    """
 
     kind: str
     archives: Callable[[Any, str], list[tuple[str, str]]]
     takes_split: bool = False
     classes: tuple[str, ...] | None = None
+    in_its_files: tuple[str, ...] | None = None
 
 
 def _idx(kind: Any, split: str) -> list[tuple[str, str]]:
@@ -183,10 +224,10 @@ _HOMES = {
     "fashion-mnist": _Home("FashionMNIST", _idx),
     "kmnist": _Home("KMNIST", _idx),
     "usps": _Home("USPS", _by_split, classes=_DIGITS),
-    "cifar10": _Home("CIFAR10", _whole),
-    "cifar100": _Home("CIFAR100", _whole),
+    "cifar10": _Home("CIFAR10", _whole, in_its_files=_CIFAR10),
+    "cifar100": _Home("CIFAR100", _whole, in_its_files=_CIFAR100),
     "svhn": _Home("SVHN", _by_split, takes_split=True, classes=_DIGITS),
-    "stl10": _Home("STL10", _whole, takes_split=True),
+    "stl10": _Home("STL10", _whole, takes_split=True, in_its_files=_STL10),
 }
 
 

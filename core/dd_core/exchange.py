@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -321,17 +322,24 @@ def import_mtt(
     *,
     pixels: Pixels | None = None,
     classes: Sequence[str] | None = None,
+    override: bool = False,
     soft: bool = False,
     source: str = "",
     recipe: Mapping[str, Any] | None = None,
 ) -> DistilledSet:
     """A set of the MTT family; `soft`: its labels are logits, as DATM learns them.
 
-    What `pixels` and `classes` leave open, the sidecar must say. The recipe is the family's evaluation at the learned
+    What `pixels` and `classes` leave open, the sidecar must say; what the sidecar says otherwise is refused, unless
+    they are to `override` it. The recipe is the family's evaluation at the learned
     rate, for images called `source` (digits are not mirrored), with the values of `recipe` in place of its own. Raises
     `UserError` for what is not said, and for files that are not what they should be.
     """
     said = None if files.sidecar is None else _sidecar(files.sidecar)
+    if said is not None and not override:
+        for problem in _contradictions(said, pixels, classes):
+            raise UserError(
+                f"{files.sidecar}: {problem}; leave that out, or, where the file is wrong, give --override to have it"
+            )
     pixels = pixels or _pixels_said(files, said)
     if classes is None and said is None:
         raise UserError(
@@ -394,6 +402,25 @@ def _sidecar(path: Path) -> _Sidecar:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     return decode(_Sidecar, found, where=str(path))
+
+
+def _contradictions(said: _Sidecar, pixels: Pixels | None, classes: Sequence[str] | None) -> Iterator[str]:
+    """Where what is given differs from what the sidecar says, in words; numbers may be rounded to three places."""
+    if classes is not None and tuple(classes) != said.classes:
+        pairs = zip_longest(said.classes, classes, fillvalue="nothing")
+        index, theirs, given = next((index, *pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
+        yield f"says that class {index} is '{theirs}', and the names that are given have '{given}' there"
+    if pixels is None:
+        return
+    if pixels.space != said.space:
+        yield f"says that the pixels are {said.space}, and they are given as {pixels.space}"
+    for name, theirs, given in (("mean", said.mean, pixels.mean), ("std", said.std, pixels.std)):
+        if len(theirs) != len(given) or not np.allclose(theirs, given, rtol=0, atol=1e-3):
+            yield f"says {name} {_listed(theirs)}, and {_listed(given)} is given"
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _pixels_said(files: MttFiles, said: _Sidecar | None) -> Pixels:

@@ -67,6 +67,11 @@ def load(
     return in_memory(source, workers=workers, progress=progress)
 
 
+def class_names(path: Path) -> tuple[str, ...]:
+    """The names of the classes, by the class folders alone: no image is opened. Raises `UserError` as `load` does."""
+    return tuple(printable(name) for name in _layout(path).classes)
+
+
 def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> LoadedFolder:
     """The same images in memory, through the cache; raises `UserError` for a file that changed meanwhile."""
     import torch

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from dd_apps.cli import options
-from dd_apps.cli.terminal import Answer, Page, Session
+from dd_apps.cli.terminal import Answer, Page
 from dd_apps.report.tables import human_bytes
 from dd_apps.scenario import assign
-from dd_core import exchange, store
+from dd_core import datasets, exchange, store
 from dd_core.config import decode, plain
 from dd_core.distilled import DistilledSet, Pixels
 from dd_core.errors import UserError, unknown_name
@@ -32,11 +32,23 @@ Images = Annotated[Path | None, typer.Option("--images", metavar="FILE.pt", help
 Labels = Annotated[Path | None, typer.Option("--labels", metavar="FILE.pt", help="Labels, or logits, of --images.")]
 Rate = Annotated[Path | None, typer.Option("--lr", metavar="FILE.pt", help="The learned learning rate of --images.")]
 OfData = Annotated[
-    str | None, typer.Option("--data", metavar="NAME|folder:PATH", help="Real images that have the set's classes.")
+    str | None, typer.Option("--data", metavar="NAME|folder:PATH", help="Real images that have the set's classes; their class names are taken, and no image is read.")
 ]
 Classes = Annotated[
     str | None,
-    typer.Option("--classes", metavar="A,B,C|FILE", help="Their names instead, in order; FILE: a line each."),
+    typer.Option(
+        "--classes",
+        metavar="A,B,C|FILE",
+        help="Names of the set's classes in the order of its labels, instead of --data's; FILE: a line each.",
+    ),
+]
+Override = Annotated[
+    bool,
+    typer.Option(
+        "--override",
+        help="Where normalisation.json, beside the files, says other class names, mean or std than the options, the "
+        "options count. Without it such an import is refused.",
+    ),
 ]
 Like = Annotated[
     str | None,
@@ -100,7 +112,6 @@ def _show_export(page: Page, fields: dict[str, Any]) -> None:
 
 
 def import_(
-    context: typer.Context,
     path: Found = None,
     *,
     form: From,
@@ -115,6 +126,7 @@ def import_(
     mean: Mean = None,
     std: Std = None,
     space: Space = "normalised",
+    override: Override = False,
     fresh: Replace = False,
     as_json: options.Json = False,
 ) -> Answer:
@@ -122,7 +134,6 @@ def import_(
 
     What the files do not say is asked for: classes, mean and std.
     """
-    session: Session = context.obj
     if form not in exchange.IMPORTS:
         raise unknown_name("format", form, exchange.IMPORTS)
     from dd_core.checkpoints import check_out  # imports torch
@@ -139,12 +150,13 @@ def import_(
             raise UserError(
                 f"{path}: says no names of classes; give --data NAME, whose classes they are, or --classes a,b,c"
             )
-        ds = exchange.import_challenge(path, classes=_classes(data, classes, session) or (), recipe=recipe)
+        ds = exchange.import_challenge(path, classes=_classes(data, classes) or (), recipe=recipe)
     else:
         ds = exchange.import_mtt(
             _files(path, images, labels, rate),
             pixels=pixels,
-            classes=_classes(data, classes, session),
+            classes=_classes(data, classes),
+            override=override,
             soft=form == "datm",
             source=data or "",
             recipe=recipe,
@@ -178,10 +190,12 @@ def _files(path: Path | None, images: Path | None, labels: Path | None, rate: Pa
     return MttFiles.of(path)
 
 
-def _classes(data: str | None, given: str | None, session: Session) -> tuple[str, ...] | None:
+def _classes(data: str | None, given: str | None) -> tuple[str, ...] | None:
     """The names of the classes, if they are given: in words, in a file, or by the name of real images."""
+    if data is not None:
+        datasets.check_name(data)
     if given is None:
-        return None if data is None else _classes_of(data, session)
+        return None if data is None else datasets.class_names(data)
     expected = "expected names with commas between them, or a file with a name a line"
     if "," in given:
         names = given.split(",")
@@ -196,14 +210,6 @@ def _classes(data: str | None, given: str | None, session: Session) -> tuple[str
     if len(stripped) < 2 or not all(stripped):
         raise UserError(f"--classes {given}: {expected}")
     return stripped
-
-
-def _classes_of(data: str, session: Session) -> tuple[str, ...]:
-    from dd_core import datasets
-
-    # of a folder no pixels are kept; its images will be read by `evaluate` as well
-    reporter = session.reporter()
-    return datasets.load(data, split="test", skip_corrupt=True, memory_limit=0, progress=reporter.message).classes
 
 
 def _pixels(like: str | None, mean: str | None, std: str | None, space: str) -> Pixels | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dd_core import store
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
@@ -156,6 +157,48 @@ def test_what_the_files_do_not_say_is_told(words: list[str], classes: tuple[str,
     assert np.allclose(found.raw(), ds.raw(), atol=1e-6)
 
 
+def photographs(*names: str) -> str:
+    """A folder of photographs of two sizes, one of them no image at all."""
+    for index, name in enumerate(names):
+        folder = Path("photos/train") / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (20 + index, 30)).save(folder / "a.png")
+    (Path("photos/train") / names[0] / "b.jpg").write_bytes(b"no image")
+    return "folder:photos"
+
+
+def test_the_names_of_photographs_are_taken_from_their_folders_and_no_image_is_read(bare: Path, call_json):
+    told = ["--mean", "0.3", "--std", "0.4", "--data", photographs(*"jihgfedcba")]
+    call_json("import", bare, "--format", "mtt", "--out", "a.safetensors", *told)
+    assert store.read_set(Path("a.safetensors")).classes == tuple("abcdefghij")
+    assert not Path("cache/index").exists(), "images were examined"
+
+
+@pytest.mark.parametrize(("data", "first"), [("cifar10", "airplane"), ("stl10", "airplane"), ("fashion-mnist", "T-shirt/top")])
+def test_the_names_of_a_data_set_need_no_download(data: str, first: str, bare: Path, call_json):
+    told = ["--mean", "0.3", "--std", "0.4", "--data", data]
+    call_json("import", bare, "--format", "mtt", "--out", "a.safetensors", *told)
+    assert store.read_set(Path("a.safetensors")).classes[0] == first
+    assert not Path("cache/data").exists()
+
+
+def test_names_that_are_given_need_no_data(bare: Path, call_json):
+    told = ["--mean", "0.3", "--std", "0.4", "--data", "folder:elsewhere", "--classes", ",".join("jihgfedcba")]
+    call_json("import", bare, "--format", "mtt", "--out", "a.safetensors", *told)
+    assert store.read_set(Path("a.safetensors")).classes == tuple("jihgfedcba")
+
+
+def test_names_in_another_order_than_the_sidecars_are_refused_unless_they_are_to_override_it(
+    ds: DistilledSet, call_json, refused
+):
+    call_json("export", "set.safetensors", "--format", "mtt", "--out", "out")
+    command = ["import", "out", "--format", "mtt", "--out", "a.safetensors", "--classes", "1,0,2,3,4,5,6,7,8,9"]
+    assert "out/normalisation.json: says that class 0 is '0', and the names that are given have '1'" in refused(*command)
+    assert not Path("a.safetensors").exists()
+    call_json(*command, "--override")
+    assert store.read_set(Path("a.safetensors")).classes == tuple("1023456789")
+
+
 def test_raw_pixels_and_other_names_of_files(bare: Path, ds: DistilledSet, call_json):
     torch.save(torch.from_numpy(ds.raw()), "raw.pt")
     torch.save(torch.eye(10), "logits.pt")
@@ -208,6 +251,10 @@ def test_an_import_is_replaced_only_when_asked_to(bare: Path, call_json, refused
         (
             ["mtt", "--classes", "a", "--mean", "0.3", "--std", "0.4"],
             "--classes a: No such file or directory; expected names",
+        ),
+        (
+            ["mtt", "--data", "digit", "--classes", "a,b", "--mean", "0.3", "--std", "0.4"],
+            "unknown data set 'digit'; did you mean 'digits'",
         ),
         (["mtt", "--classes", "a" * 300, "--mean", "0.3", "--std", "0.4"], "File name too long; expected names"),
         (["mtt", "--classes", "a,,b", "--mean", "0.3", "--std", "0.4"], "--classes a,,b: expected names"),

@@ -291,11 +291,41 @@ def test_what_the_files_do_not_say_is_asked_for(tmp_path: Path):
     assert back.manifest.pixels.mean == (0.4914, 0.4822, 0.4465)
 
 
-def test_what_is_given_counts_more_than_the_sidecar(tmp_path: Path):
+def test_what_is_given_overrides_the_sidecar_when_it_is_to(tmp_path: Path):
     exchange.export_mtt(a_set(), tmp_path).write()
     pixels = exchange.pixels_like("imagenet", space="raw")
-    back = exchange.import_mtt(MttFiles.of(tmp_path), pixels=pixels, classes=("x", "y", "z"))
+    back = exchange.import_mtt(MttFiles.of(tmp_path), pixels=pixels, classes=("x", "y", "z"), override=True)
     assert (back.manifest.pixels, back.classes) == (pixels, ("x", "y", "z"))
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"classes": ("ant", "cat", "bee")}, "says that class 1 is 'bee', and the names that are given have 'cat' there"),
+        ({"classes": ("ant", "bee")}, "says that class 2 is 'cat', and the names that are given have 'nothing' there"),
+        ({"pixels": Pixels(space="raw", mean=MEAN, std=STD)}, "says that the pixels are normalised, and they are given"),
+        (
+            {"pixels": Pixels(space="normalised", mean=(0.5, 0.4, 0.302), std=STD)},
+            "says mean 0.5, 0.4, 0.3, and 0.5, 0.4, 0.302 is given",
+        ),
+        (
+            {"pixels": Pixels(space="normalised", mean=MEAN, std=(0.25, 0.2, 0.302))},
+            "says std 0.25, 0.2, 0.3, and 0.25, 0.2, 0.302 is given",
+        ),
+    ],
+)
+def test_what_contradicts_the_sidecar_is_refused(given: dict[str, Any], problem: str, tmp_path: Path):
+    exchange.export_mtt(a_set(), tmp_path).write()
+    with pytest.raises(UserError) as caught:
+        exchange.import_mtt(MttFiles.of(tmp_path), **given)
+    assert f"{SIDECAR}: {problem}" in str(caught.value)
+    assert str(caught.value).endswith("; leave that out, or, where the file is wrong, give --override to have it")
+
+
+def test_numbers_that_are_given_may_be_rounded_and_count(tmp_path: Path):
+    exchange.export_mtt(a_set(), tmp_path).write()
+    pixels = Pixels(space="normalised", mean=(0.5, 0.4, 0.3005), std=STD)
+    assert exchange.import_mtt(MttFiles.of(tmp_path), pixels=pixels, classes=CLASSES).manifest.pixels == pixels
 
 
 @pytest.mark.parametrize(

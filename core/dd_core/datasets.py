@@ -96,7 +96,7 @@ def class_names(name: str) -> tuple[str, ...]:
         return folders.class_names(_folder_path(name))
     if name == "digits":
         return _DIGITS
-    return _HOMES[name].classes or _HOMES[name].in_its_files or _of_torchvision(name)
+    return _HOMES[name].classes or tuple(_HOMES[name].in_its_files.split()) or _of_torchvision(name)
 
 
 def _of_torchvision(name: str) -> tuple[str, ...]:
@@ -180,17 +180,17 @@ def _resize(image: Tensor, side: int) -> Tensor:
 # --- torchvision's data sets ---------------------------------------------------------------------------------
 
 _DIGITS = tuple("0123456789")
-_CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
-_CIFAR100 = tuple(
-    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR100 = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
     caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
     flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
     motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
     poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
     squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
-    wardrobe whale willow_tree wolf woman worm""".split()
-)
-_STL10 = tuple("airplane bird car cat deer dog horse monkey ship truck".split())
+    wardrobe whale willow_tree wolf woman worm
+"""
+_STL10 = "airplane bird car cat deer dog horse monkey ship truck"
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class _Home:
     archives: Callable[[Any, str], list[tuple[str, str]]]
     takes_split: bool = False
     classes: tuple[str, ...] | None = None
-    in_its_files: tuple[str, ...] | None = None
+    in_its_files: str = ""
 
 
 def _idx(kind: Any, split: str) -> list[tuple[str, str]]:

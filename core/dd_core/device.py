@@ -89,7 +89,7 @@ def precisions() -> list[tuple[Any, tuple[str, ...]]]:
 
     One that others inherit from comes before those.
     """
-    backends = torch.backends
+    backends: Any = torch.backends
     if not hasattr(backends, "fp32_precision"):
         return []
     exact = ("none", "ieee")

@@ -147,9 +147,7 @@ def _kernel_settings() -> tuple[Setting, ...]:
 
 
 def _attribute(holder: Any, name: str, *ours: Any) -> Setting:
-    return Setting(
-        _or(ours[0], lambda: getattr(holder, name)), lambda value: setattr(holder, name, value), ours
-    )
+    return Setting(_or(ours[0], lambda: getattr(holder, name)), lambda value: setattr(holder, name, value), ours)
 
 
 def _or(default: Any, read: Callable[[], Any]) -> Callable[[], Any]:

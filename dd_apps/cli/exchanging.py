@@ -32,7 +32,12 @@ Images = Annotated[Path | None, typer.Option("--images", metavar="FILE.pt", help
 Labels = Annotated[Path | None, typer.Option("--labels", metavar="FILE.pt", help="Labels, or logits, of --images.")]
 Rate = Annotated[Path | None, typer.Option("--lr", metavar="FILE.pt", help="The learned learning rate of --images.")]
 OfData = Annotated[
-    str | None, typer.Option("--data", metavar="NAME|folder:PATH", help="Real images that have the set's classes; their class names are taken, and no image is read.")
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="NAME|folder:PATH",
+        help="Real images that have the set's classes. Their class names are taken; no image is read.",
+    ),
 ]
 Classes = Annotated[
     str | None,

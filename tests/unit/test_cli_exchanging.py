@@ -174,7 +174,9 @@ def test_the_names_of_photographs_are_taken_from_their_folders_and_no_image_is_r
     assert not Path("cache/index").exists(), "images were examined"
 
 
-@pytest.mark.parametrize(("data", "first"), [("cifar10", "airplane"), ("stl10", "airplane"), ("fashion-mnist", "T-shirt/top")])
+@pytest.mark.parametrize(
+    ("data", "first"), [("cifar10", "airplane"), ("stl10", "airplane"), ("fashion-mnist", "T-shirt/top")]
+)
 def test_the_names_of_a_data_set_need_no_download(data: str, first: str, bare: Path, call_json):
     told = ["--mean", "0.3", "--std", "0.4", "--data", data]
     call_json("import", bare, "--format", "mtt", "--out", "a.safetensors", *told)
@@ -193,7 +195,9 @@ def test_names_in_another_order_than_the_sidecars_are_refused_unless_they_are_to
 ):
     call_json("export", "set.safetensors", "--format", "mtt", "--out", "out")
     command = ["import", "out", "--format", "mtt", "--out", "a.safetensors", "--classes", "1,0,2,3,4,5,6,7,8,9"]
-    assert "out/normalisation.json: says that class 0 is '0', and the names that are given have '1'" in refused(*command)
+    assert "out/normalisation.json: says that class 0 is '0', and the names that are given have '1'" in refused(
+        *command
+    )
     assert not Path("a.safetensors").exists()
     call_json(*command, "--override")
     assert store.read_set(Path("a.safetensors")).classes == tuple("1023456789")

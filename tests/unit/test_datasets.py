@@ -193,6 +193,25 @@ def test_fashion_has_human_class_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
+def test_names_of_classes_are_known_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_APPS_DATA", str(tmp_path / "none"))
+    write_mnist(tmp_path / "FashionMNIST/raw")
+    assert datasets.class_names("fashion-mnist") == datasets.load("fashion-mnist", root=tmp_path).classes
+    assert datasets.class_names("digits") == datasets.load("digits").classes
+    assert datasets.class_names("svhn") == datasets.class_names("usps") == tuple("0123456789")
+    assert [datasets.class_names("cifar10").index(name) for name in ("automobile", "deer", "truck")] == [1, 4, 9]
+    assert [datasets.class_names("stl10").index(name) for name in ("car", "monkey", "truck")] == [2, 7, 9]
+    names = datasets.class_names("cifar100")
+    assert (len(names), list(names)) == (100, sorted(names))
+    # the labels of CIFAR-100's superclasses "aquatic mammals" and "trees"
+    assert [names[label] for label in (4, 30, 55, 72, 95)] == ["beaver", "dolphin", "otter", "seal", "whale"]
+    assert {names[label].partition("_")[2] for label in (47, 52, 56, 59, 96)} == {"tree"}
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(UserError, match="unknown data set 'cifar'; did you mean 'cifar10'"):
+        datasets.class_names("cifar")
+
+
+@pytest.mark.usefixtures("no_network")
 def test_a_damaged_file_is_asked_for_again(tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST/raw")
     images = tmp_path / "MNIST/raw/train-images-idx3-ubyte"

@@ -301,9 +301,15 @@ def test_what_is_given_overrides_the_sidecar_when_it_is_to(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"classes": ("ant", "cat", "bee")}, "says that class 1 is 'bee', and the names that are given have 'cat' there"),
+        (
+            {"classes": ("ant", "cat", "bee")},
+            "says that class 1 is 'bee', and the names that are given have 'cat' there",
+        ),
         ({"classes": ("ant", "bee")}, "says that class 2 is 'cat', and the names that are given have 'nothing' there"),
-        ({"pixels": Pixels(space="raw", mean=MEAN, std=STD)}, "says that the pixels are normalised, and they are given"),
+        (
+            {"pixels": Pixels(space="raw", mean=MEAN, std=STD)},
+            "says that the pixels are normalised, and they are given",
+        ),
         (
             {"pixels": Pixels(space="normalised", mean=(0.5, 0.4, 0.302), std=STD)},
             "says mean 0.5, 0.4, 0.3, and 0.5, 0.4, 0.302 is given",

@@ -140,9 +140,7 @@ def read(folder: Path) -> Any:
 def used(folder: Path) -> Any:
     sets = [a_set(), a_set().quantised(), a_set(whitened=True), a_set(whitened=True).quantised()]
     real = blobs(side=4).images
-    return [
-        [ds, ds.raw(), ds.inputs(), list(ds.as_dataset().tensors), ds.input_form()(real), ds.nbytes] for ds in sets
-    ]
+    return [[ds, ds.raw(), ds.inputs(), list(ds.as_dataset().tensors), ds.input_form()(real), ds.nbytes] for ds in sets]
 
 
 def of_images(folder: Path) -> Any:
@@ -311,5 +309,7 @@ def test_images_on_another_device_are_refused(place: str):
 
 
 def test_torch_is_not_imported_for_a_context():
-    ask = "import sys; from dd_core import surroundings\nwith surroundings.own(): pass\nsys.exit('torch' in sys.modules)"
+    ask = (
+        "import sys; from dd_core import surroundings\nwith surroundings.own(): pass\nsys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", ask]).returncode == 0

@@ -1,8 +1,9 @@
-"""Replay memories and the continual benchmark in whatever surrounds them; what Avalanche does itself is the caller's."""
+"""Replay memories and the continual benchmark in whatever surrounds them; Avalanche itself stays the caller's."""
 
 from __future__ import annotations
 
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ TINY = {"name": "dm", "steps": 2, "recipe": {"network": "convnet-2-w4"}}
 class Floats(Dataset):
     """Images in [0, 1] as torchvision makes them: in the dtype that is torch's default when they are asked for."""
 
-    targets = [index % 4 for index in range(24)]
+    targets: ClassVar = [index % 4 for index in range(24)]
 
     def __len__(self) -> int:
         return 24

@@ -329,16 +329,16 @@ def import_mtt(
 ) -> DistilledSet:
     """A set of the MTT family; `soft`: its labels are logits, as DATM learns them.
 
-    What `pixels` and `classes` leave open, the sidecar must say; what the sidecar says otherwise is refused, unless
-    they are to `override` it. The recipe is the family's evaluation at the learned
-    rate, for images called `source` (digits are not mirrored), with the values of `recipe` in place of its own. Raises
-    `UserError` for what is not said, and for files that are not what they should be.
+    What `pixels` and `classes` leave open, the sidecar (`normalisation.json`) must say. With `override` they count
+    where the sidecar says otherwise. The recipe is the family's evaluation at the learned rate, for images called
+    `source` (digits are not mirrored), with the values of `recipe` in place of its own. Raises `UserError` for what is
+    not said, for what contradicts the sidecar, and for files that are not what they should be.
     """
     said = None if files.sidecar is None else _sidecar(files.sidecar)
     if said is not None and not override:
         for problem in _contradictions(said, pixels, classes):
             raise UserError(
-                f"{files.sidecar}: {problem}; leave that out, or, where the file is wrong, give --override to have it"
+                f"{files.sidecar}: {problem}; leave the option out, or give --override if the file is wrong"
             )
     pixels = pixels or _pixels_said(files, said)
     if classes is None and said is None:

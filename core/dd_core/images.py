@@ -83,7 +83,7 @@ class LabelledImages:
 
     @surroundings.own()
     def _check_devices(self) -> None:
-        """On the CPU, and no tensors of `torch.inference_mode`, from which no network can learn."""
+        """Refuse tensors that are not on the CPU, and copy those of `torch.inference_mode`: autograd takes none."""
         for name, tensor in {"images": self.images, "labels": self.labels}.items():
             if tensor is None:
                 continue

@@ -325,7 +325,7 @@ def test_what_contradicts_the_sidecar_is_refused(given: dict[str, Any], problem:
     with pytest.raises(UserError) as caught:
         exchange.import_mtt(MttFiles.of(tmp_path), **given)
     assert f"{SIDECAR}: {problem}" in str(caught.value)
-    assert str(caught.value).endswith("; leave that out, or, where the file is wrong, give --override to have it")
+    assert str(caught.value).endswith("; leave the option out, or give --override if the file is wrong")
 
 
 def test_numbers_that_are_given_may_be_rounded_and_count(tmp_path: Path):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_serializer, model_validator
 
 from dd_core import surroundings
 from dd_core.augment_names import Strategy, resolve_strategy
@@ -33,21 +33,38 @@ DISTRIBUTIONS = ("default", "xavier")  # of freshly initialised weights
 
 
 class Size(Config):
-    """How many synthetic images: `ipc` a class, or `images` in all (dealt evenly, first classes first)."""
+    """How many synthetic images: `ipc` a class, `images` in all (dealt evenly, first classes first), or `counts`."""
 
     ipc: int | None = Field(default=None, ge=1, description="images per class")
     images: int | None = Field(default=None, ge=1, description="images in all")
+    counts: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None, min_length=1, description="images of each class, where classes get different numbers"
+    )
 
     @model_validator(mode="after")
-    def _one_of_the_two(self) -> Size:
-        if (self.ipc is None) == (self.images is None):
-            raise ValueError("give either ipc (images per class) or images (in all)")
+    def _one_of_them(self) -> Size:
+        if [self.ipc, self.images, self.counts].count(None) != 2:
+            raise ValueError("give either ipc (images per class), images (in all) or counts (of each class)")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_empty_counts(self, fields_of: Callable[[Size], dict[str, Any]]) -> dict[str, Any]:
+        """Files, checkpoints and digests stay what they were before there was a field `counts`."""
+        return {name: value for name, value in fields_of(self).items() if name != "counts" or value is not None}
+
+    @staticmethod
+    def of(counts: Sequence[int]) -> Size:
+        """The size of `counts[c]` images of each class c; an `ipc` where all classes have equally many."""
+        return Size(ipc=counts[0]) if len(set(counts)) == 1 else Size(counts=tuple(counts))
+
     def per_class(self, classes: int) -> tuple[int, ...]:
-        """Images of each class; raises `UserError` where a class would get none."""
+        """Images of each class; raises `UserError` where a class would get none, or `counts` are of other classes."""
         if self.ipc is not None:
             return (self.ipc,) * classes
+        if self.counts is not None:
+            if len(self.counts) != classes:
+                raise UserError(f"counts say how many images {len(self.counts)} classes get, and there are {classes}")
+            return self.counts
         assert self.images is not None
         if self.images < classes:
             raise UserError(f"{self.images} images for {classes} classes; at least {classes} are needed")

@@ -1,4 +1,4 @@
-"""A class-incremental benchmark for Avalanche, made from two sources: class orders, and no class left out."""
+"""A class-incremental benchmark for Avalanche, made from two sources: no class is left out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dd_apps.continual.adapter import nc_benchmark
+from dd_apps.continual.orders import class_order, experience_sizes
 from dd_core.errors import UserError
 from dd_core.images import Source, channel_stats, normalise, require_labels
-from dd_core.streams import generator
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,6 @@ class Normalise:
 
     def __call__(self, image: UInt8[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
         return self.table[self.channels, image.long()]
-
-
-def class_order(classes: int, *, seed: int, order: int) -> tuple[int, ...]:
-    """Permutation number `order` of the classes."""
-    return tuple(torch.randperm(classes, generator=generator(seed, "class-order", order)).tolist())
-
-
-def experience_sizes(classes: int, experiences: int) -> tuple[int, ...]:
-    """Classes of each experience, as even as can be, larger ones first; raises `UserError` for too many."""
-    if experiences > classes:
-        raise UserError(f"experiences: {experiences} experiences need as many classes, and there are {classes}")
-    share, rest = divmod(classes, experiences)
-    return tuple(share + (index < rest) for index in range(experiences))
 
 
 def build(train: Source, test: Source, *, experiences: int, seed: int, order: int) -> Stream:

@@ -15,8 +15,9 @@ from scipy import stats
 
 from dd_apps.continual import ContinualScenario, run
 from dd_apps.continual.adapter import contained, contents
-from dd_apps.continual.benchmark import build, class_order, experience_sizes
+from dd_apps.continual.benchmark import build
 from dd_apps.continual.jobs import rightly_labelled
+from dd_apps.continual.orders import class_order, experience_sizes
 from dd_apps.continual.strategies import Where, memory_for
 from dd_core import datasets, networks, store
 from dd_core.config import decode

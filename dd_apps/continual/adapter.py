@@ -1,14 +1,15 @@
 """The one place that knows Avalanche 0.6 from the inside: its datasets, its benchmarks, its side effects.
 
 Avalanche keeps an experience's images in a tree: leaves hold the user's own data set, and each level above may
-add transforms (groups named "train", "eval", ...). A replay memory of synthetic images has to hang new leaves
-below the same transforms, so this module can take the two apart and put them together again.
+add transforms of images and of labels (groups named "train", "eval", ...). A replay memory of synthetic images has to
+hang new leaves below the same transforms, so this module can take the two apart and put them together again.
 """
 
 from __future__ import annotations
 
 import random
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dd_apps.continual.labels import Meaning, copied, meaning, shown
 from dd_apps.continual.pixels import Form, from_uint8, to_uint8
 from dd_core import streams
 from dd_core.errors import UserError
@@ -36,7 +38,7 @@ def warnings_contained() -> Iterator[None]:
 
 
 with warnings_contained():
-    from avalanche.benchmarks import nc_benchmark
+    from avalanche.benchmarks import CLExperience, SequenceCLStream, nc_benchmark
     from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
     from avalanche.benchmarks.utils.classification_dataset import (
         ClassificationDataset,
@@ -44,6 +46,12 @@ with warnings_contained():
     )
     from avalanche.benchmarks.utils.flat_data import ConstantSequence
     from avalanche.benchmarks.utils.transform_groups import TransformGroups
+    from avalanche.benchmarks.utils.transforms import (
+        MultiParamCompose,
+        MultiParamTransform,
+        MultiParamTransformCallable,
+        TupleTransform,
+    )
     from avalanche.benchmarks.utils.utils import concat_datasets
     from avalanche.training.plugins import (
         EvaluationPlugin,
@@ -66,6 +74,8 @@ __all__ = [
     "RawClass",
     "ReplayPlugin",
     "Transforms",
+    "classes_ahead",
+    "classes_in",
     "classes_of",
     "concat_datasets",
     "contained",
@@ -79,63 +89,148 @@ __all__ = [
 ]
 
 
+Function = Callable[[Any], Any]
+
+
 @dataclass(frozen=True)
 class Transforms:
-    """What Avalanche does to an image between a leaf and the network: group name -> functions, in order."""
+    """What Avalanche does to an item between a leaf and the network.
 
-    groups: dict[str, list[Callable[[Any], Any]]]
+    images, labels: name of a group of transforms -> functions of an image, or of a label, in order; active: the group
+    whose functions the experience's items go through.
+    """
+
+    images: dict[str, list[Function]]
+    labels: dict[str, list[Function]]
+    active: str
 
 
 @dataclass(frozen=True)
 class RawClass:
     """The images of one class of one experience as they lie in the leaves, and what is done to them above.
 
-    images: uint8 (n, C, H, W); task is None for data without task labels.
+    images: uint8 (n, C, H, W); label: what a leaf says of such an image, before any transform of labels; meaning: type
+    and value of the label that the experience's items carry; task is None for data without task labels.
     """
 
     images: Tensor
     form: Form
+    label: Any
+    meaning: Meaning
     transforms: Transforms
     task: int | None
 
 
 def classes_of(data: AvalancheDataset) -> dict[int, list[int]]:
-    """Class id -> positions of its images, in ascending order of the ids; raises `UserError` without targets."""
+    """Class id -> positions of its images, in ascending order of the ids; raises `UserError` without such targets."""
+    members: dict[int, list[int]] = {}
+    for position, target in enumerate(_targets(data)):
+        members.setdefault(target, []).append(position)
+    return dict(sorted(members.items()))
+
+
+def _targets(data: Any) -> list[int]:
     targets = getattr(data, "targets", None)
     if targets is None:
         raise UserError("the experience's data set has no targets: a class-incremental benchmark is needed")
-    members: dict[int, list[int]] = {}
-    for position, target in enumerate(targets):
-        members.setdefault(int(target), []).append(position)
-    return dict(sorted(members.items()))
+    return [meaning(target, of="the targets of the experience's data set")[1] for target in targets]
+
+
+def classes_ahead(exp: Any) -> set[int]:
+    """Class ids of an experience and of those that come after it in its stream; see `classes_in`."""
+    if not isinstance(exp, CLExperience):
+        return set()
+    view: Any = exp.logging()  # in training, an experience hides its stream: what learns is not to look at the rest
+    stream = view._origin_stream
+    if not isinstance(stream, SequenceCLStream):
+        return set()
+    places = range(len(stream)) if stream.slice_ids is None else stream.slice_ids
+    first = view._current_experience
+    return classes_in(stream, [position for position, place in enumerate(places) if place >= first])
+
+
+def classes_in(stream: Any, positions: Sequence[int] | None = None) -> set[int]:
+    """Class ids of a stream or of a list of experiences, all of them or those at `positions`, read off the targets.
+
+    No image is read. The set is empty for a stream that makes its experiences as they are asked for: reading all of
+    their targets would make, and keep, all of their data sets.
+    """
+    if not isinstance(stream, Sequence) or _is_lazy(stream):
+        return set()
+    wanted = range(len(stream)) if positions is None else positions
+    return {target for position in wanted for target in _targets(stream[position].dataset)}
+
+
+def _is_lazy(stream: Any) -> bool:
+    definitions: Any = getattr(getattr(stream, "benchmark", None), "stream_definitions", {})
+    definition = definitions.get(getattr(stream, "name", None))
+    return definition is not None and definition.is_lazy
 
 
 def raw_class(data: AvalancheDataset, label: int, positions: Sequence[int]) -> RawClass:
     """The untransformed images at `positions`, which all belong to class `label`.
 
-    Raises `UserError` for images that are not raw, that differ in size or form, or that Avalanche transforms in
-    different ways.
+    What is drawn from the global generators on the way is put back. Raises `UserError` for images that are not raw,
+    that differ in size or form, or that Avalanche transforms in different ways, and for items whose labels are no
+    integers or differ within the class.
     """
     flat: Any = data._flat_data  # pyright: ignore[reportPrivateUsage] (no public way leads below the transforms)
-    found = [_leaf(flat, position) for position in positions]
-    images, forms = zip(*(to_uint8(leaf[index][0]) for leaf, index, _ in found), strict=True)
-    sizes = sorted({tuple(image.shape) for image in images})
-    if len(sizes) > 1 or len(set(forms)) > 1:
-        shown = ", ".join("x".join(map(str, size)) for size in sizes[:3])
-        raise UserError(
-            f"class {label}: its untransformed images are not alike ({shown}); resize and convert them before the "
-            "benchmark is made, not in its transforms"
-        )
-    pipelines: list[Transforms] = []
-    for _, _, levels in found:
-        transforms = _transforms(levels)
-        if transforms not in pipelines:
-            pipelines.append(transforms)
-    if len(pipelines) > 1:
+    leaves = [_leaf(flat, position) for position in positions]
+    with generators_kept():
+        pairs = [_pair(leaf[index]) for leaf, index, _ in leaves]
+        images, forms = zip(*(to_uint8(image) for image, _ in pairs), strict=True)
+        sizes = sorted({tuple(image.shape) for image in images})
+        if len(sizes) > 1 or len(set(forms)) > 1:
+            found = ", ".join("x".join(map(str, size)) for size in sizes[:3])
+            raise UserError(
+                f"class {label}: its untransformed images are not alike ({found}); resize and convert them before the "
+                "benchmark is made, not in its transforms"
+            )
+        active = flat._transform_groups.current_group
+        transforms = _common(label, [_transforms(levels, active, label=label) for _, _, levels in leaves])
+        labels = [own for _, own in pairs]
+        carried = _meaning(data[positions[0]], label=label, labels=labels, transforms=transforms)
+    task = _task(data, label, positions)
+    return RawClass(torch.stack(images), forms[0], copied(labels[0]), carried, transforms, task)
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    """Image and label of a leaf's item."""
+    if not isinstance(item, Sequence) or len(item) != 2:
+        what = f"{len(item)} values" if isinstance(item, Sequence) else f"a {type(item).__name__}"
+        raise UserError(f"the experience's items hold {what}; a distilled image comes as a pair of image and label")
+    return item[0], item[1]
+
+
+def _common(label: int, transforms: Sequence[Transforms]) -> Transforms:
+    first = transforms[0]
+    if any(other is not first and other != first for other in transforms):
         raise UserError(
             f"class {label}: its images go through different transforms, so a replayed one could go nowhere"
         )
-    return RawClass(torch.stack(images), forms[0], pipelines[0], _task(data, label, positions))
+    return first
+
+
+def _meaning(item: Any, *, label: int, labels: Sequence[Any], transforms: Transforms) -> Meaning:
+    """Type and value of the label that a real item of a class carries, and that a replayed one will carry.
+
+    item: one real item of the class; labels: what the leaves say of all of them. Raises `UserError` where those come
+    out differently in any group of transforms.
+    """
+    for group, functions in transforms.labels.items():
+        outcomes = sorted({shown(InSequence(functions)(own)) for own in labels})
+        if len(outcomes) > 1:
+            raise UserError(
+                f"class {label}: its items carry the labels {' and '.join(outcomes[:2])} in the group '{group}'; a "
+                "distilled image stands for its whole class, so all items of a class need the same label"
+            )
+    replayed = InSequence(transforms.labels[transforms.active])(labels[0])
+    if shown(item[1]) != shown(replayed):
+        raise UserError(
+            f"class {label}: a real item carries the label {shown(item[1])}, and a replayed one would carry "
+            f"{shown(replayed)}; labels must come from the data set and its target transforms alone"
+        )
+    return meaning(replayed, of=f"class {label}")
 
 
 def _leaf(flat: Any, position: int) -> tuple[Any, int, list[Any]]:
@@ -149,13 +244,38 @@ def _leaf(flat: Any, position: int) -> tuple[Any, int, list[Any]]:
     return flat, position, levels
 
 
-def _transforms(levels: Sequence[Any]) -> Transforms:
-    names = {"train", "eval"}.union(*(level.transform_groups for level in levels)) - {None}
-    groups: dict[str, list[Callable[[Any], Any]]] = {}
-    for name in sorted(names):
-        steps = [level[name] for level in levels]
-        groups[name] = [function for step in steps if step is not None for function in step.flat_transforms(0)]
-    return Transforms(groups)
+def _transforms(levels: Sequence[Any], active: str, *, label: int) -> Transforms:
+    names = {"train", "eval", active}.union(*(level.transform_groups for level in levels)) - {None}
+    images: dict[str, list[Function]] = {}
+    labels: dict[str, list[Function]] = {}
+    for name in sorted(name for name in names if all(_has(level, name) for level in levels)):
+        halves = [half for level in levels for half in _halves(level[name], label=label)]
+        images[name] = [functions[0] for functions in halves if functions[0] is not None]
+        labels[name] = [functions[1] for functions in halves if len(functions) > 1 and functions[1] is not None]
+    return Transforms(images, labels, active)
+
+
+def _has(level: Any, group: str) -> bool:
+    """Whether images can be read in this group of transforms; some levels have one transform for any group."""
+    return group in level.transform_groups or isinstance(level.transform_groups, defaultdict)
+
+
+def _halves(step: Any, *, label: int) -> list[Sequence[Function | None]]:
+    """(function of the image, function of the label) for each part of a transform, in order."""
+    if step is None:
+        return []
+    if isinstance(step, TupleTransform):
+        return [step.transforms]
+    if isinstance(step, MultiParamTransformCallable):
+        return _halves(step.transform, label=label)
+    if isinstance(step, MultiParamCompose):
+        return [half for inner in step.transforms for half in _halves(inner, label=label)]
+    if isinstance(step, MultiParamTransform) or MultiParamTransformCallable(step).max_params != 1:
+        raise UserError(
+            f"class {label}: a transform takes image and label together ({type(step).__name__}), and would change a "
+            "replayed image's label with it; give the benchmark a transform of images and one of targets"
+        )
+    return [(step,)]
 
 
 def _task(data: AvalancheDataset, label: int, positions: Sequence[int]) -> int | None:
@@ -174,39 +294,49 @@ def _task(data: AvalancheDataset, label: int, positions: Sequence[int]) -> int |
 class InSequence:
     """Functions one after the other; a class of its own, so that it can be pickled."""
 
-    def __init__(self, functions: Sequence[Callable[[Any], Any]]) -> None:
+    def __init__(self, functions: Sequence[Function]) -> None:
         self.functions = list(functions)
 
-    def __call__(self, image: Any) -> Any:
+    def __call__(self, value: Any) -> Any:
         for function in self.functions:
-            image = function(image)
-        return image
+            value = function(value)
+        return value
 
 
-class StoredImages(Dataset[tuple[Any, int]]):
-    """uint8 (n, C, H, W) images of one class, handed out in the form in which the experience had its own."""
+class StoredImages(Dataset[tuple[Any, Any]]):
+    """uint8 (n, C, H, W) images of one class, handed out in the form in which the experience had its own.
 
-    def __init__(self, images: Tensor, label: int, form: Form) -> None:
+    label: what the experience's own leaf says of an image of the class.
+    """
+
+    def __init__(self, images: Tensor, label: Any, form: Form) -> None:
         self.images, self.label, self.form = images, label, form
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return from_uint8(self.images[index], self.form), self.label
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return from_uint8(self.images[index], self.form), copied(self.label)
 
 
 def replay_dataset(images: Tensor, label: int, like: RawClass) -> AvalancheDataset:
-    """uint8 (n, C, H, W) images as data that stands beside `like`'s experience: same form, transforms and task."""
-    leaf = StoredImages(images, label, like.form)
-    groups = {name: (InSequence(functions), None) for name, functions in like.transforms.groups.items()}
+    """uint8 (n, C, H, W) images of class `label` as data that stands beside `like`'s experience.
+
+    Images and labels have the same form, go through the same transforms and belong to the same task as its own.
+    """
+    leaf = StoredImages(images, like.label, like.form)
+    transforms = like.transforms
+    groups = {
+        name: (InSequence(functions), InSequence(transforms.labels[name]))
+        for name, functions in transforms.images.items()
+    }
     attributes = [DataAttribute(ConstantSequence(label, len(leaf)), "targets")]
     kind: Any = ClassificationDataset
     if like.task is not None:
         tasks = ConstantSequence(like.task, len(leaf))
         attributes.append(DataAttribute(tasks, "targets_task_labels", use_in_getitem=True))
         kind = TaskAwareClassificationDataset
-    return kind([leaf], data_attributes=attributes, transform_groups=TransformGroups(groups))
+    return kind([leaf], data_attributes=attributes, transform_groups=TransformGroups(groups, transforms.active))
 
 
 def silent_evaluator() -> EvaluationPlugin:
@@ -238,11 +368,18 @@ def contents(policy: BalancedExemplarsBuffer[Any]) -> tuple[np.ndarray, np.ndarr
 def contained(seed: int, stream: str) -> Iterator[None]:
     """Run a block of Avalanche: its draws from the global generators seeded, its warning filters undone after."""
     number = streams.counter(seed, stream, 0)
+    with generators_kept(), warnings_contained(), streams.seeded(seed, stream):
+        random.seed(number)
+        np.random.seed(number % 2**32)
+        yield
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Run a block, and put the CPU's global generators (Python, NumPy, PyTorch) back as they were before it."""
     python, numbers = random.getstate(), np.random.get_state()
-    random.seed(number)
-    np.random.seed(number % 2**32)
     try:
-        with streams.seeded(seed, stream), warnings_contained():
+        with torch.random.fork_rng(devices=[]):
             yield
     finally:
         random.setstate(python)

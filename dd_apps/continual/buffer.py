@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from dd_apps.continual.adapter import (
     ClassBalancedBuffer,
     ExemplarsBuffer,
     RawClass,
+    classes_ahead,
+    classes_in,
     classes_of,
     concat_datasets,
     filled,
@@ -30,6 +33,7 @@ from dd_apps.continual.adapter import (
     replay_dataset,
 )
 from dd_apps.continual.config import for_particular_weights, memory_config
+from dd_apps.continual.labels import batched_with
 from dd_core import surroundings
 from dd_core.distilled import DISTRIBUTIONS, Provenance, Size
 from dd_core.distiller import MethodConfig
@@ -45,8 +49,9 @@ class ClassImages(ExemplarsBuffer):
 
     def __init__(self, images: UInt8[Tensor, "n C H W"], label: int, like: RawClass, *, fingerprint: str) -> None:
         super().__init__(len(images))
+        self.meaning = like.meaning
         self.images, self.label, self.fingerprint = images, label, fingerprint
-        self._like = RawClass(images[:0], like.form, like.transforms, like.task)  # not the real images
+        self._like = replace(like, images=images[:0])  # not the real images
         self.buffer = replay_dataset(images, label, self._like)
 
     def resize(self, strategy: Any, new_size: int) -> None:
@@ -61,7 +66,11 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
     """Distilled images, a group for each class seen, for any plugin that takes a storage policy.
 
     `max_size` counts distinct images, whatever their number in `buffer`. When more classes arrive than
-    `images_per_class` leaves room for, the older ones keep only their first images, equally many of each.
+    `images_per_class` leaves room for, the older ones keep only their first images, equally many of each. A class of
+    fewer real images is distilled into as many; the rest of its share stays empty.
+
+    An image is labelled as its experience labels the items of its class, in the same type and by the same target
+    transforms. The groups are keyed by Avalanche's class ids, as `targets` has them before those transforms.
 
     `fill` is the number of memory images in a mini-batch, `batch_size_mem` of the plugin: `buffer` then repeats
     the stored images until such a part comes out full. Without it each image is in `buffer` once, and
@@ -112,16 +121,30 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         """Bytes of the stored pixels; a repetition costs nothing."""
         return sum(group.images.nbytes for group in self.buffer_groups.values())
 
+    def check_benchmark(self, benchmark: Any) -> None:
+        """Raise `UserError` where the memory has no room for all classes of a benchmark's training stream.
+
+        benchmark: an Avalanche benchmark, a stream, or a list of experiences. Targets are counted, and no image is
+        read. A stream that makes its experiences one by one cannot be counted, and passes.
+        """
+        self._require_room(classes_in(getattr(benchmark, "train_stream", benchmark)))
+
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
-        """Distil the classes of `exp` from `exp.dataset`; Avalanche calls it after (GDumb: before) training."""
+        """Distil the classes of `exp` from `exp.dataset`; Avalanche calls it after (GDumb: before) training.
+
+        Raises what `update_from_dataset` raises, and at the first experience what `check_benchmark` raises for the
+        stream that the experience comes from.
+        """
+        if not self.buffer_groups:
+            self._require_room(classes_ahead(exp))
         self.update_from_dataset(exp.dataset, agent_state)
 
     def update_from_dataset(self, new_data: AvalancheDataset, strategy: Any = None) -> None:
         """Distil each class of `new_data` from it alone.
 
         A class that was distilled from these very images before is left as it is. Raises `UserError` for one
-        that comes back with others, for images that are not raw, where a class would get no room, and for a set that
-        trains networks from particular weights only.
+        that comes back with others, for images that are not raw, for labels that are no integers or differ within a
+        class, where a class would get no room, and for a set that trains networks from particular weights only.
         """
         members = classes_of(new_data)
         if not members:
@@ -137,8 +160,9 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
                 )
         if known:
             return
+        _require_one_kind({**self.buffer_groups, **raw})
         per_class = self._room(len(self.buffer_groups) + len(raw), self.max_size)
-        for label, images in self._distilled(source, list(raw), per_class).items():
+        for label, images in self._distilled(source, raw, per_class).items():
             self.buffer_groups[label] = ClassImages(images, label, raw[label], fingerprint=source.fingerprint())
         self._shrink(strategy, per_class)
 
@@ -157,19 +181,23 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             raise UserError(f"a memory of {max_size} images has no room for {classes} classes; make max_size {classes}")
         return per_class
 
+    def _require_room(self, classes: set[int]) -> None:
+        self._room(len(classes | self.buffer_groups.keys()), self.max_size)
+
     def _shrink(self, strategy: Any, per_class: int) -> None:
         for group in self.buffer_groups.values():
             group.resize(strategy, per_class)
         self._joined = None
 
-    def _distilled(self, source: LabelledImages, labels: list[int], per_class: int) -> dict[int, Tensor]:
+    def _distilled(self, source: LabelledImages, raw: Mapping[int, RawClass], per_class: int) -> dict[int, Tensor]:
+        labels = list(raw)
         name = "-".join(map(str, labels[:8])) + f"-{source.fingerprint()[:8]}"
         out = None if self.folder is None else self.folder / f"{name}.safetensors"
         begun = time.monotonic()
         ds = distill(
             self.config,
             source,
-            Size(ipc=per_class),
+            Size.of([min(per_class, len(one.images)) for one in raw.values()]),
             seed=counter(self.seed, "experience", labels[0]),
             out=out,
             options=RunOptions(device=self.device),
@@ -203,6 +231,17 @@ def _seconds_of(out: Path) -> float:
     """What distilling into `out` took, in this and in earlier runs; 0 where somebody removed the record of it."""
     record = out.with_suffix(".run") / "run.json"
     return float(read_json(record)["seconds"]) if record.exists() else 0.0
+
+
+def _require_one_kind(classes: Mapping[int, RawClass | ClassImages]) -> None:
+    """Raise `UserError` where the labels of two classes do not go into one mini-batch."""
+    (first, start), *others = classes.items()
+    for label, other in others:
+        if not batched_with(start.meaning, other.meaning):
+            raise UserError(
+                f"the items of class {first} carry labels of type {start.meaning[0]}, and those of class {label} "
+                f"{other.meaning[0]}; PyTorch makes no mini-batch of both, so give all experiences labels of one type"
+            )
 
 
 @surroundings.own()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dd_apps.continual.checks import check_scenario
 from dd_apps.continual.config import DISTILLED, TABLES, ContinualScenario, Table
 from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
 from dd_apps.continual.standings import Standings, sentence, standings
@@ -80,14 +81,19 @@ def run(
 ) -> Results:
     """Both tables of a scenario. Nothing but the seconds depends on the workers.
 
-    With a `folder`, the distilled sets are written there, and found again by another run. Raises what a job raises.
+    With a `folder`, the distilled sets are written there, and found again by another run. Raises what a job raises,
+    and before the first job what `check_scenario` raises.
     """
     reporter = reporter or Silent()
     workers = workers or Workers(count=scenario.workers)
     jobs = [Job(scenario, row, order, folder, device) for row in scenario.rows for order in range(scenario.orders)]
     outcomes: dict[str, list[Outcome]] = {row: [] for row in scenario.rows}
-    for split in ("train", "test"):  # once, here: a job finds in the cache what was fetched or decoded
-        load(scenario, split, workers=workers, reporter=reporter)
+    # once, here: a job finds in the cache what was fetched or decoded
+    train, test = (load(scenario, split, workers=workers, reporter=reporter) for split in ("train", "test"))
+    remarks = check_scenario(scenario, train, test)
+    for remark in remarks:
+        reporter.message(remark)
+    del train, test  # every job loads its own
     reporter.start("rows x class orders", first=0, total=len(jobs))
     try:
         for index, outcome in enumerate(parallel.run(work, jobs, workers=workers)):
@@ -95,7 +101,7 @@ def run(
             reporter.step(index, {table: average_accuracy(outcome.matrices[table]) for table in TABLES})
     finally:
         reporter.finish()
-    return _results(scenario, outcomes)
+    return _results(scenario, outcomes, remarks)
 
 
 def load(scenario: ContinualScenario, split: str, *, workers: Workers, reporter: Reporter) -> Source:
@@ -126,7 +132,7 @@ def row_name(scenario: ContinualScenario, row: str) -> str:
     return str(scenario.method["name"]) if row == DISTILLED else row
 
 
-def _results(scenario: ContinualScenario, outcomes: dict[str, list[Outcome]]) -> Results:
+def _results(scenario: ContinualScenario, outcomes: dict[str, list[Outcome]], remarks: tuple[str, ...]) -> Results:
     names = {row: row_name(scenario, row) for row in scenario.rows}
     memories = {names[row]: found[0].memory for row, found in outcomes.items()}
     verdicts: dict[Table, Standings] = {table: _standings(scenario, table, outcomes) for table in TABLES}
@@ -138,7 +144,7 @@ def _results(scenario: ContinualScenario, outcomes: dict[str, list[Outcome]]) ->
         },
         memories={name: memory for name, memory in memories.items() if memory is not None},
         verdicts=verdicts,
-        notes={table: notes(scenario, table, verdicts[table]) for table in TABLES},
+        notes={table: (*notes(scenario, table, verdicts[table]), *remarks) for table in TABLES},
     )
 
 

@@ -110,12 +110,12 @@ class _Learner:
             classes=self.test.classes,
             pixels=Pixels(space="raw", mean=self.stream.mean, std=self.stream.std),
             recipe=_recipe(self.scenario),
-            provenance=self._provenance(memory) if isinstance(memory, DistilledBuffer) else None,
+            provenance=self._provenance(memory, labels) if isinstance(memory, DistilledBuffer) else None,
         )
         return DistilledSet(images, labels, manifest)
 
-    def _provenance(self, memory: DistilledBuffer) -> Provenance:
-        """Where a memory came from: one distillation for each experience, all of the same method."""
+    def _provenance(self, memory: DistilledBuffer, labels: np.ndarray) -> Provenance:
+        """Where a memory of images with these labels came from: a distillation of each experience by one method."""
         made = memory.provenances
         experiences: list[JsonValue] = [list(classes) for classes in self.stream.classes]
         return Provenance(
@@ -124,7 +124,7 @@ class _Learner:
             source_images=len(self.train),
             method=made[0].method,
             config={**made[0].config, "experiences": experiences, "order": self.job.order},
-            size=Size(ipc=self.scenario.images_per_class),
+            size=Size.of(np.bincount(labels, minlength=len(self.test.classes)).tolist()),
             seed=self.scenario.seed,
             artefacts=tuple(sorted({digest for one in made for digest in one.artefacts})),
             environments=tuple(dict.fromkeys(part for one in made for part in one.environments)),

@@ -20,9 +20,10 @@ REFUSED = {
 }
 
 
-def use_buffer(target: Any, buffer: DistilledBuffer) -> None:
+def use_buffer(target: Any, buffer: DistilledBuffer, *, benchmark: Any = None) -> None:
     """Make a strategy or plugin keep its memory in `buffer`; call it before training begins.
 
+    With the Avalanche `benchmark` (or its training stream) that will be trained on, its classes are counted now.
     Raises `UserError` where that cannot work, in one line that says why.
     """
     holder = _holder(target)
@@ -32,6 +33,8 @@ def use_buffer(target: Any, buffer: DistilledBuffer) -> None:
     if len(policy.buffer) > 0:
         raise UserError(f"{name} has images in its memory already; call use_buffer before training")
     _check_sizes(holder, buffer)
+    if benchmark is not None:
+        buffer.check_benchmark(benchmark)
     holder.storage_policy = buffer
 
 

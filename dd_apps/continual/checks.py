@@ -1,0 +1,44 @@
+"""What can be told of a whole scenario before its first job: its experiences, its methods, and its rare classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dd_apps.continual.config import ContinualScenario, memory_config
+from dd_apps.continual.orders import experience_sizes
+from dd_core.distilled import Size
+from dd_core.errors import UserError
+from dd_core.images import Source, indices_by_class
+
+NAMED = 3  # rare classes that a note spells out
+
+
+def check_scenario(scenario: ContinualScenario, train: Source, test: Source) -> tuple[str, ...]:
+    """What belongs below the tables of a scenario on these images: that some classes have few.
+
+    Raises `UserError` for classes that differ between the splits, for a class without training images, for more
+    experiences than classes, and for a method that cannot make as many images of each class as the memory keeps. No
+    image is decoded.
+    """
+    if train.classes != test.classes:
+        raise UserError(f"{train.name}: training and test images do not have the same classes")
+    experience_sizes(len(train.classes), scenario.experiences)
+    counts = [len(members) for members in indices_by_class(train)]
+    kept = [min(scenario.images_per_class, count) for count in counts]
+    for row in scenario.rows:
+        if (method := scenario.memory_method(row)) is not None:
+            memory_config(method).check(train, Size.of(kept))
+    return _rare(scenario, train.classes, counts)
+
+
+def _rare(scenario: ContinualScenario, classes: Sequence[str], counts: Sequence[int]) -> tuple[str, ...]:
+    rare = [(name, count) for name, count in zip(classes, counts, strict=True) if count < scenario.images_per_class]
+    if not rare:
+        return ()
+    named = ", ".join(f"'{name}' has {count}" for name, count in rare[:NAMED])
+    more = f", and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
+    what = "class has" if len(rare) == 1 else "classes have"
+    return (
+        f"{len(rare)} {what} fewer training images than images_per_class ({scenario.images_per_class}); the memory "
+        f"keeps as many images of each as there are: {named}{more}",
+    )

@@ -336,7 +336,8 @@ def replay_dataset(images: Tensor, label: int, like: RawClass) -> AvalancheDatas
         tasks = ConstantSequence(like.task, len(leaf))
         attributes.append(DataAttribute(tasks, "targets_task_labels", use_in_getitem=True))
         kind = TaskAwareClassificationDataset
-    return kind([leaf], data_attributes=attributes, transform_groups=TransformGroups(groups, transforms.active))
+    data = kind([leaf], data_attributes=attributes, transform_groups=TransformGroups(groups))
+    return data.with_transforms(transforms.active)
 
 
 def silent_evaluator() -> EvaluationPlugin:

@@ -258,9 +258,7 @@ def train(policy, experiences) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(experiences[0].dataset[0][0].numel(), 16))
     plugin = ReplayPlugin(mem_size=policy.max_size, batch_size_mem=6, storage_policy=policy)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
-    strategy = Naive(
-        model=model, optimizer=optimiser, train_mb_size=8, plugins=[plugin], evaluator=silent_evaluator()
-    )
+    strategy = Naive(model=model, optimizer=optimiser, train_mb_size=8, plugins=[plugin], evaluator=silent_evaluator())
     for experience in experiences:
         strategy.train(experience)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())

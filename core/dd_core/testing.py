@@ -64,7 +64,9 @@ class DistillerConformance:
         torch.set_num_threads(before)
 
     @pytest.mark.parametrize("channels", [1, 3])
-    @pytest.mark.parametrize("size", [Size(ipc=2), Size(images=4)], ids=["ipc", "images"])
+    @pytest.mark.parametrize(
+        "size", [Size(ipc=2), Size(images=4), Size(counts=(3, 1, 2))], ids=["ipc", "images", "counts"]
+    )
     def test_makes_a_set_of_the_size_and_shape_asked_for(self, channels: int, size: Size):
         source = blobs(channels=channels)
         ds = distill(self.config, source, size, options=CPU)

@@ -15,13 +15,18 @@ from torchvision import transforms
 
 from dd_apps.continual import DistilledBuffer
 from dd_apps.continual.adapter import contained, contents, filled
+from dd_core.distilled import Size
 from dd_core.distiller import Finished, SelectionMethod
 from dd_core.errors import UserError
 from dd_core.images import indices_by_class
 
 with warnings.catch_warnings():  # Avalanche sets filters for the whole process while it is imported
-    from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
-    from avalanche.benchmarks.utils import as_classification_dataset
+    from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark, split_online_stream
+    from avalanche.benchmarks.scenarios.deprecated.generic_benchmark_creation import (
+        LazyStreamDefinition,
+        create_lazy_generic_benchmark,
+    )
+    from avalanche.benchmarks.utils import _make_taskaware_classification_dataset, as_classification_dataset
     from avalanche.benchmarks.utils.data_loader import ReplayDataLoader
 
 MEAN, STD = 0.25, 0.5
@@ -249,10 +254,115 @@ def test_more_classes_than_there_is_room_for_share_it():
     stream = benchmark(images()).train_stream
     buffer = buffer_of(*stream[:2], images_per_class=3, max_size=7)
     assert Counter(buffer.buffer.targets) == {4: 1, 1: 1, 0: 1, 5: 1}
-    small = buffer_of(*stream[:2], images_per_class=1, max_size=5)
+    small = buffer_of(images_per_class=1, max_size=5)
+    for experience in stream[:2]:
+        small.update_from_dataset(experience.dataset)
     with pytest.raises(UserError, match="no room for 6 classes"):
         small.post_adapt(None, stream[2])
     assert len(small.buffer) == 4
+
+
+def uneven(counts: dict[int, int]) -> Images:
+    """`counts[label]` images of each class, of the brightness that `pixels` gives that class."""
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    noise = np.random.default_rng(0).integers(0, 20, (len(labels), 8, 8))
+    return Images((noise + 30 * np.array(labels)[:, None, None] + 20).astype(np.uint8), labels)
+
+
+@pytest.mark.parametrize("method", ["random", "average", "herding", "k-means", TINY_DM])
+def test_a_class_with_fewer_images_than_its_share_keeps_as_many_as_it_has(method, tmp_path):
+    stream = benchmark(uneven({4: 2, 1: 7, 0: 1, 5: 1, 3: 6, 2: 6})).train_stream
+    buffer = buffer_of(*stream, method=method, images_per_class=4, max_size=24, folder=tmp_path, fill=16)
+    assert {label: len(group.images) for label, group in buffer.buffer_groups.items()} == {
+        1: 4,
+        4: 2,
+        0: 1,
+        5: 1,
+        2: 4,
+        3: 4,
+    }
+    for label, group in buffer.buffer_groups.items():
+        means = group.images.float().mean((1, 2, 3))
+        assert ((means > 20 + 30 * label) & (means < 40 + 30 * label)).all() or method == TINY_DM
+    assert Counter(buffer.buffer.targets) == {1: 4, 4: 2, 0: 1, 5: 1, 2: 4, 3: 4}
+    assert buffer.nbytes == 16 * 64
+    sizes = [made.size for made in buffer.provenances]
+    assert sizes == [Size(counts=(4, 2)), Size(ipc=1), Size(ipc=4)]
+    again = buffer_of(*stream, method=method, images_per_class=4, max_size=24, folder=tmp_path)
+    assert np.array_equal(contents(buffer)[0], contents(again)[0])
+
+
+def test_a_rare_class_leaves_its_room_unused_and_the_others_share_theirs_equally():
+    stream = benchmark(uneven({4: 1, 1: 7, 0: 7, 5: 7, 3: 6, 2: 6})).train_stream
+    buffer = buffer_of(*stream, method="random", images_per_class=4, max_size=15)
+    assert Counter(buffer.buffer.targets) == {4: 1, 1: 2, 0: 2, 5: 2, 3: 2, 2: 2}
+    buffer.resize(None, 6)
+    assert set(Counter(buffer.buffer.targets).values()) == {1}
+
+
+def test_a_method_that_cannot_make_unequal_counts_says_so_before_anything_is_made(tmp_path):
+    blocks = {"name": "dataset-distillation", "blocks": 2, "steps": 1, "recipe": {"network": "convnet-1-w4-nonorm"}}
+    stream = benchmark(uneven({4: 3, 1: 7, 0: 7, 5: 7, 3: 6, 2: 6})).train_stream
+    with pytest.raises(UserError, match="3 images of class 1 do not fall into 2 equal blocks"):
+        buffer_of(stream[0], method=blocks, images_per_class=4, max_size=24, folder=tmp_path)
+    assert list(tmp_path.glob("*.safetensors")) == []
+
+
+# --- a budget too small for the whole stream ---------------------------------------------------------------------
+
+TOO_SMALL = "^a memory of 5 images has no room for 6 classes; make max_size 6$"
+
+
+def test_a_memory_too_small_for_the_rest_of_the_stream_is_refused_at_the_first_experience():
+    train = images()
+    stream = benchmark(train).train_stream
+    small = buffer_of(max_size=5)
+    with pytest.raises(UserError, match=TOO_SMALL):
+        small.post_adapt(None, stream[0].train())  # as a strategy holds it: its stream is hidden
+    assert train.seen == set()
+    assert len(small.buffer) == 0
+    buffer_of(*stream, max_size=6)
+
+
+def test_only_what_comes_from_the_first_experience_on_is_counted():
+    stream = benchmark(images()).train_stream
+    assert len(buffer_of(*stream[1:], max_size=4).buffer_groups) == 4
+    assert len(buffer_of(*stream[:2], max_size=4).buffer_groups) == 4
+    with pytest.raises(UserError, match="no room for 4 classes"):
+        buffer_of(stream[1], max_size=3)
+
+
+def test_every_stream_that_can_be_counted_is_and_no_other_is_used_up():
+    data = {name: as_classification_dataset(images("uint8")) for name in ("train", "test")}
+    eager = class_incremental_benchmark(data, num_experiences=3, seed=0)
+    with pytest.raises(UserError, match=TOO_SMALL):
+        buffer_of(eager.train_stream[0], max_size=5)
+    for counted in (eager, eager.train_stream, list(eager.train_stream), benchmark(images())):
+        with pytest.raises(UserError, match=TOO_SMALL):
+            buffer_of(max_size=5).check_benchmark(counted)
+        buffer_of(max_size=6).check_benchmark(counted)
+    online = split_online_stream(eager.train_stream, experience_size=8)
+    buffer_of(max_size=5).check_benchmark(online)
+    made = online.exps_iter._already_generated
+    assert made == []
+    buffer_of(next(iter(online)), max_size=5)
+    assert len(made) == 1
+
+
+def test_a_benchmark_that_makes_its_data_sets_lazily_is_not_made_by_counting():
+    made = []
+
+    def halves():
+        for classes in ((0, 1, 2), (3, 4, 5)):
+            made.append(classes)
+            yield _make_taskaware_classification_dataset(uneven(dict.fromkeys(classes, 2)))
+
+    definition = LazyStreamDefinition(halves(), 2, [0, 0])
+    lazy = create_lazy_generic_benchmark(definition, LazyStreamDefinition(halves(), 2, [0, 0]))
+    buffer_of(max_size=3).check_benchmark(lazy)
+    assert made == []
+    buffer_of(lazy.train_stream[0], max_size=3)
+    assert made == [(0, 1, 2)]
 
 
 def test_the_same_experience_again_changes_nothing_and_a_class_that_comes_back_is_refused():

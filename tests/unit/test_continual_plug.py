@@ -171,3 +171,15 @@ def test_a_memory_that_is_in_use_is_not_replaced(digits):
     plugin.storage_policy.post_adapt(None, digits.train_stream[0])
     with pytest.raises(UserError, match="GDumbPlugin has images in its memory already"):
         use_buffer(plugin, buffer())
+
+
+def test_a_benchmark_with_more_classes_than_the_memory_has_room_for_is_refused_at_once(digits):
+    for benchmark in (digits, digits.train_stream):
+        plugin = GDumbPlugin(mem_size=5)
+        before = plugin.storage_policy
+        with pytest.raises(UserError, match="a memory of 5 images has no room for 6 classes; make max_size 6"):
+            use_buffer(plugin, DistilledBuffer(5, images_per_class=1, method="average"), benchmark=benchmark)
+        assert plugin.storage_policy is before
+    plugin, memory = GDumbPlugin(mem_size=6), buffer()
+    use_buffer(plugin, memory, benchmark=digits)
+    assert plugin.storage_policy is memory

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dd_core.config import decode
+from dd_core.config import canonical, decode, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.errors import UserError
 
@@ -102,9 +102,29 @@ def test_sizes():
     assert Size(images=8).per_class(3) == (3, 3, 2)
     with pytest.raises(UserError, match="2 images for 3 classes; at least 3 are needed"):
         Size(images=2).per_class(3)
-    for wrong in ({}, {"ipc": 1, "images": 1}):
+    for wrong in ({}, {"ipc": 1, "images": 1}, {"ipc": 1, "counts": (1, 2)}):
         with pytest.raises(ValueError, match="either ipc"):
             Size(**wrong)
+
+
+def test_a_size_can_differ_from_class_to_class():
+    size = Size(counts=(2, 5, 1))
+    assert size.per_class(3) == (2, 5, 1)
+    with pytest.raises(UserError, match="counts say how many images 3 classes get, and there are 2"):
+        size.per_class(2)
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        Size(counts=(2, 0))
+    assert Size.of([4, 4]) == Size(ipc=4)
+    assert Size.of([4, 3]) == Size(counts=(4, 3))
+
+
+def test_sizes_are_written_as_before_there_were_counts_and_read_again():
+    """What files, checkpoints and digests hold of the sizes of every earlier version."""
+    assert canonical(Size(ipc=3)) == '{"images":null,"ipc":3}'
+    assert canonical(Size(images=7)) == '{"images":7,"ipc":null}'
+    assert canonical({"size": plain(Size(counts=(1, 2)))}) == '{"size":{"counts":[1,2],"images":null,"ipc":null}}'
+    for size in (Size(ipc=3), Size(images=7), Size(counts=(1, 2))):
+        assert decode(Size, plain(size)) == size
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,17 @@ from scipy import stats
 from dd_apps.continual import ContinualScenario, run
 from dd_apps.continual.adapter import contained, contents
 from dd_apps.continual.benchmark import build
+from dd_apps.continual.checks import check_scenario
 from dd_apps.continual.jobs import rightly_labelled
 from dd_apps.continual.orders import class_order, experience_sizes
 from dd_apps.continual.strategies import Where, memory_for
 from dd_core import datasets, networks, store
 from dd_core.config import decode
+from dd_core.distilled import Size
 from dd_core.errors import UserError
 from dd_core.images import LabelledImages, channel_stats, normalise
 from dd_core.parallel import Workers
+from dd_core.runner import Silent
 
 with warnings.catch_warnings():  # Avalanche sets filters for the whole process while it is imported
     from avalanche.evaluation.metrics import accuracy_metrics
@@ -297,6 +300,76 @@ def test_manifests_name_the_images_and_no_path(tmp_path):
         assert ds.manifest.provenance is not None
         assert ds.manifest.provenance.source == "folder"
         assert str(tmp_path) not in repr(ds.manifest)
+
+
+@pytest.fixture
+def rare(tmp_path):
+    """A folder of digits with its own test images; class 2 has two training images, class 3 one, the others eight."""
+    source = datasets.load("digits", split="train")
+    for label in range(5):
+        members = (source.labels == label).nonzero().flatten().tolist()
+        for split, chosen in (("train", members[: {2: 2, 3: 1}.get(label, 8)]), ("test", members[8:16])):
+            for index in chosen:
+                path = tmp_path / "images" / split / f"class {label}" / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(source.images[index, 0].numpy()).save(path)
+    return {"data": f"folder:{tmp_path / 'images'}", "images_per_class": 3, "orders": 1, "workers": 1}
+
+
+class Listening(Silent):
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.steps = 0
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def step(self, index, metrics) -> None:
+        self.steps += 1
+
+
+def test_a_rare_class_keeps_the_images_that_it_has_and_the_tables_say_so(rare, tmp_path):
+    scenario = decode(ContinualScenario, SMALL | rare | {"rows": ["distilled", "average", "real"]})
+    reporter = Listening()
+    found = run(scenario, folder=tmp_path / "sets", reporter=reporter)
+    remark = (
+        "2 classes have fewer training images than images_per_class (3); the memory keeps as many images of each as "
+        "there are: 'class 2' has 2, 'class 3' has 1"
+    )
+    assert remark in reporter.messages
+    for table in ("retraining", "replay"):
+        assert found.notes[table][-1] == remark
+        assert [row["bytes"] for row in found.tables[table]] == [12 * 64] * 3
+    for memory in found.memories.values():
+        assert np.bincount(memory.labels).tolist() == [3, 3, 2, 1, 3]
+    made = found.memories["dm"].manifest.provenance
+    assert made is not None
+    assert made.size == Size(counts=(3, 3, 2, 1, 3))
+
+
+def test_a_scenario_that_no_job_could_finish_is_refused_before_the_first(rare, tmp_path):
+    blocks = {"name": "dataset-distillation", "blocks": 3, "recipe": {"network": "convnet-1-w4-nonorm"}}
+    for given, message in (
+        ({"experiences": 6}, "experiences: 6 experiences need as many classes, and there are 5"),
+        ({"others": {"late": blocks}, "rows": ["real", "late"]}, "2 images of class 2 do not fall into 3 equal blocks"),
+    ):
+        reporter = Listening()
+        with pytest.raises(UserError, match=message):
+            run(decode(ContinualScenario, SMALL | rare | given), folder=tmp_path / "sets", reporter=reporter)
+        assert reporter.steps == 0
+        assert not (tmp_path / "sets").exists()
+
+
+def test_notes_of_scenarios_without_rare_classes_are_as_before(digits):
+    scenario = decode(ContinualScenario, SMALL)
+    assert check_scenario(scenario, *digits) == ()
+    with pytest.raises(UserError, match="digits: training and test images do not have the same classes"):
+        check_scenario(scenario, digits[0], digits[1].of_classes(range(9)))
+    few = digits[0].subset((digits[0].labels > 0).nonzero().flatten())
+    with pytest.raises(UserError, match="class '0' has no images"):
+        check_scenario(scenario, few, digits[1])
 
 
 def test_images_are_read_when_they_are_asked_for(digits):

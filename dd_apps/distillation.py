@@ -162,6 +162,7 @@ def score(ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, op
             pretrain_on=scoring.pretrain_on,
             workers=options.workers,
             device=options.device,
+            say=options.reporter.message,
         )
         evaluations.append(one)
     elsewhere = list(_other_start(evaluations))

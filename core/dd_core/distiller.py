@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 
 from pydantic import Field
 
+from dd_core.budget import Footprint
 from dd_core.config import Config
 from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Recipe, Size
 from dd_core.errors import UserError
@@ -77,6 +78,13 @@ class MethodConfig(Config):
 
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` for what cannot be, before anything is made for it; `build` may find more."""
+
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """The most bytes that a run takes beside `source`, as far as it can be told before the start.
+
+        A user is warned where `device` has fewer free. By default nothing is known, and nobody is warned.
+        """
+        return Footprint(0)
 
     def pretrained_on(self, other: Source) -> MethodConfig:
         """The same, with networks that are pre-trained on `other`; raises `UserError` where none are."""

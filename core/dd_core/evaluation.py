@@ -22,12 +22,13 @@ import torch
 from torch import nn
 
 from dd_core import device as devices
-from dd_core import parallel, selection, surroundings, weights
+from dd_core import estimates, parallel, selection, surroundings, weights
 from dd_core.artefacts import Artefact
 from dd_core.choosing import NearestNeighbours, Setting, best, validation_split
 from dd_core.config import Config
 from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Pretraining, Recipe, Weights
 from dd_core.errors import Diverged, UserError, unknown_name
+from dd_core.footprint import shortage
 from dd_core.images import InputForm, Source, require_labels
 from dd_core.parallel import Workers
 from dd_core.protocols import check_protocol, recipe_of, seen_by, settings_of
@@ -161,6 +162,7 @@ def evaluate(
     pretrain_on: Source | None = None,
     workers: Workers | None = None,
     device: str = "auto",
+    say: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Train `nets` fresh networks on `ds` and as many on random images of `train`; score all on `test`.
 
@@ -176,6 +178,8 @@ def evaluate(
     twins that choose are others than those that are tested (but for the one network of a set that is for one). A
     distilled set, and pre-trained networks, may have seen the images held back; that can mislead the choice, and does
     not touch the test. A set for an attack cannot be scored so: what is best for it is not what is right.
+
+    `say` is given one line where more memory will be needed than is free.
     """
     _check_match(ds, train, test)
     check_protocol(protocol, [network] if network else [], start=start is not None or pretrain_on is not None)
@@ -203,6 +207,8 @@ def evaluate(
             device=device,
             workers=workers,
         )
+        if say is not None and (line := _shortage(ds, recipe, test, nets, workers or Workers(), device)) is not None:
+            say(f"warning: {line}")
     form, attack = ds.input_form(), _indices(ds)
     if attack is not None and settings:
         raise UserError(
@@ -242,6 +248,22 @@ def evaluate(
         chosen={who: {**setting, "validation": value} for who, (setting, value) in chosen.items()} or None,
         hardware=devices.hardware(devices.resolve(device), threads=(workers or Workers()).threads),
     )
+
+
+def _shortage(ds: DistilledSet, recipe: Recipe, test: Source, nets: int, workers: Workers, device: str) -> str | None:
+    """What is to be said where memory will be short: `nets` networks on the set, and as many on twins of their own."""
+    where = devices.resolve(device)
+    need = estimates.evaluation(
+        recipe,
+        test.image_shape,
+        len(ds.classes),
+        images=len(ds),
+        tested=len(test),
+        sets=nets + 1,
+        jobs=min(workers.count, 2 * nets),
+        device=where,
+    )
+    return shortage(need, where)
 
 
 def _started(recipe: Recipe, start: str | Weights, *, train: Source, pretrain_on: Source | None) -> Recipe:

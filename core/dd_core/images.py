@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,6 +17,8 @@ from dd_core import surroundings
 from dd_core.errors import UserError
 from dd_core.streams import generator
 from dd_core.whitening import Whitening
+
+PIXEL_BYTES = 64 << 20  # of decoded images that a pass over a source holds at once; no result depends on it
 
 
 @runtime_checkable
@@ -195,6 +198,11 @@ def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Ten
     return torch.cat(rest).sort().values, torch.cat(held).sort().values
 
 
+def pixel_batch(image_shape: tuple[int, int, int], *, most: int, bytes_each: int = 1) -> int:
+    """How many images (C, H, W) of `bytes_each` bytes a number fit into `PIXEL_BYTES`; from 1 to `most`."""
+    return max(1, min(most, PIXEL_BYTES // (bytes_each * prod(image_shape))))
+
+
 @surroundings.own()
 def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of each channel with pixels in [0, 1], exact: from a histogram of the 256 values.
@@ -203,7 +211,7 @@ def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]
     """
     channels = source.image_shape[0]
     counts = torch.zeros(channels, 256, dtype=torch.int64)
-    for batch in source.batches(4096):
+    for batch in source.batches(pixel_batch(source.image_shape, most=4096)):
         for channel in range(channels):
             counts[channel] += torch.bincount(batch[:, channel].flatten(), minlength=256)
     values = torch.arange(256, dtype=torch.float64) / 255

@@ -15,11 +15,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from dd_core import networks, unroll
+from dd_core.footprint import prediction_batch
 from dd_core.images import InputForm, Source, require_labels
 from dd_core.selection import members_of
 from dd_core.streams import Streams
-
-AT_ONCE = 512  # images in a forward pass without gradient
 
 
 def parameters_of(network: nn.Module, flat: Float[Tensor, " P"]) -> tuple[Tensor, ...]:
@@ -32,17 +31,27 @@ def parameters_of(network: nn.Module, flat: Float[Tensor, " P"]) -> tuple[Tensor
 @torch.no_grad()
 def logits_of(network: nn.Module, weights: Float[Tensor, " P"], inputs: Float[Tensor, "n C H W"]) -> Tensor:
     """(n, K) logits of `network` with flat `weights` in place of its own."""
-    theta = parameters_of(network, weights.to(inputs.device))
-    return torch.cat([unroll.apply(network, theta, part) for part in inputs.split(AT_ONCE)])
+    logits = _classifier(network, weights, inputs.device)
+    shape = (inputs.shape[1], inputs.shape[2], inputs.shape[3])
+    size = prediction_batch(lambda images: logits(images.float()), shape, inputs.device)
+    return torch.cat([logits(part) for part in inputs.split(size)])
 
 
+@torch.no_grad()
 def right_of(
     network: nn.Module, weights: Float[Tensor, " P"], source: Source, form: InputForm, device: torch.device
 ) -> Bool[Tensor, " N"]:
     """Whether `network` with flat `weights` labels each image of `source` rightly."""
-    inputs = (form(batch.to(device)) for batch in source.batches(AT_ONCE))
-    guesses = [logits_of(network, weights, batch).argmax(1).cpu() for batch in inputs]
+    logits = _classifier(network, weights, device)
+    size = prediction_batch(lambda images: logits(form(images)), source.image_shape, device)
+    guesses = [logits(form(batch.to(device))).argmax(1).cpu() for batch in source.batches(size)]
     return torch.cat(guesses) == require_labels(source)
+
+
+def _classifier(network: nn.Module, weights: Float[Tensor, " P"], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The function from inputs (n, C, H, W) to logits (n, K) that `network` is with flat `weights`, on `device`."""
+    theta = parameters_of(network, weights.to(device))
+    return lambda inputs: unroll.apply(network, theta, inputs)
 
 
 def right_indices(

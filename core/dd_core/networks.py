@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dd_core import streams
 from dd_core.errors import UserError, nearest
@@ -26,6 +27,7 @@ __all__ = [
     "embed",
     "for_source",
     "initialise_xavier",
+    "mixes_images",
 ]
 
 SMALL_IMAGE = 64  # pixels; up to here an ImageNet network's strided stem would throw most of the image away
@@ -109,6 +111,11 @@ def embed(network: nn.Module, images: Float[Tensor, "N C H W"]) -> Float[Tensor,
     finally:
         handle.remove()
     return seen[-1].flatten(1)
+
+
+def mixes_images(network: nn.Module) -> bool:
+    """Whether what `network` makes of an image in training mode depends on the others of its batch: a batch norm."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 def initialise_xavier(network: nn.Module, *, generator: torch.Generator) -> None:

@@ -23,6 +23,7 @@ from dd_core.checkpoints import Checkpoint, Identity, RunFolder
 from dd_core.distilled import DistilledSet, Environment, Provenance, Size
 from dd_core.distiller import Distiller, MethodConfig
 from dd_core.errors import DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
+from dd_core.footprint import shortage
 from dd_core.images import Source
 from dd_core.parallel import Workers
 from dd_core.signals import Signals
@@ -165,6 +166,8 @@ class _Run:
     def _artefacts(self) -> dict[str, Artefact]:
         """What the method needs, found or made, by the digest of its spec."""
         self.config.check(self.source, self.size)
+        if (line := shortage(self.config.footprint(self.source, self.size, self.device), self.device)) is not None:
+            self.options.reporter.message(f"warning: {line}")
         sources = (self.source,) if self.pretrain_on is None else (self.source, self.pretrain_on)
         resources = artefact_store.Resources.of(sources, device=self.options.device)
         workers, say = self.options.workers, self.options.reporter.message

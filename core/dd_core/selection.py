@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
 from dd_core.errors import UserError
-from dd_core.images import Source, channel_stats, indices_by_class, require_labels
+from dd_core.images import PIXEL_BYTES, Source, channel_stats, indices_by_class, pixel_batch, require_labels
 from dd_core.streams import Streams
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ def members_of(source: Source, counts: Sequence[int]) -> list[Int64[Tensor, " n"
                 f"{source.name}: class '{source.classes[index]}' has {len(have)} images, and {want} are asked for"
             )
     return members
+
+
+def largest_class(source: Source) -> int:
+    """The number of images in the largest class."""
+    return max(len(members) for members in indices_by_class(source))
 
 
 def labels_of(counts: Sequence[int]) -> Int64[Tensor, " n"]:
@@ -53,8 +58,9 @@ def herd(features: Float[Tensor, "n D"], count: int) -> Int64[Tensor, " k"]:
     total = torch.zeros_like(mean)
     left = torch.ones(len(features), dtype=torch.bool)
     picks: list[int] = []
+    rows = max(1, PIXEL_BYTES // max(1, features[:1].nbytes))  # at once: as many floats again, and not of all images
     for k in range(1, count + 1):
-        distance = (mean - (features + total) / k).square().sum(1)
+        distance = torch.cat([(mean - (part + total) / k).square().sum(1) for part in features.split(rows)])
         pick = int(distance.masked_fill(~left, torch.inf).argmin())
         left[pick] = False
         total = total + features[pick]
@@ -62,10 +68,14 @@ def herd(features: Float[Tensor, "n D"], count: int) -> Int64[Tensor, " k"]:
     return torch.tensor(picks)
 
 
-def averages(images: UInt8[Tensor, "n C H W"], groups: Int64[Tensor, " n"], count: int) -> Float[Tensor, "k C H W"]:
-    """Mean image of each group, pixels in [0, 1]; the sums are exact integers."""
-    sums = torch.zeros(count, *images.shape[1:], dtype=torch.int64)
-    sums.index_add_(0, groups, images.long())
+def averages(
+    source: Source, rows: Int64[Tensor, " n"], groups: Int64[Tensor, " n"], count: int
+) -> Float[Tensor, "k C H W"]:
+    """Mean of the images `rows` of `source` that are of each group, pixels in [0, 1]; the sums are exact integers."""
+    sums = torch.zeros(count, *source.image_shape, dtype=torch.int64)
+    size = pixel_batch(source.image_shape, most=len(rows), bytes_each=8)
+    for part, into in zip(rows.split(size), groups.split(size), strict=True):
+        sums.index_add_(0, into, source.take(part).long())
     sizes = torch.bincount(groups, minlength=count).view(-1, 1, 1, 1)
     return (sums.double() / (sizes * 255)).float()
 
@@ -75,10 +85,11 @@ def k_means(images: UInt8[Tensor, "n C H W"], count: int, *, seed: int) -> Float
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    points: np.ndarray = (images.flatten(1).double() / 255).numpy()
+    points: np.ndarray = images.flatten(1).double().div_(255).numpy()
     # one thread: partial sums of several threads differ in the last bits
     with threadpool_limits(1):
-        fitted = KMeans(count, n_init=cast(Any, 1), random_state=seed % 2**32).fit(points)
+        # the points are ours: a second copy of them would be the most memory that anything here takes
+        fitted = KMeans(count, n_init=cast(Any, 1), random_state=seed % 2**32, copy_x=False).fit(points)
     return torch.from_numpy(fitted.cluster_centers_).float().clamp(0, 1).view(count, *images.shape[1:])
 
 

@@ -19,6 +19,7 @@ from dd_core import augment, networks, surroundings
 from dd_core import device as devices
 from dd_core.distilled import DistilledSet, Pretraining, Recipe, pretraining_problems
 from dd_core.errors import UserError, require_finite
+from dd_core.footprint import prediction_batch
 from dd_core.images import InputForm, Source, channel_stats, normalise, require_labels
 from dd_core.streams import Streams
 
@@ -284,5 +285,9 @@ def accuracy(model: nn.Module, source: Source, form: InputForm, *, device: torch
 def predictions(model: nn.Module, source: Source, form: InputForm, *, device: torch.device) -> Int64[Tensor, " N"]:
     """The class that `model` gives to each real image, fed as `form` says; in evaluation mode."""
     model = model.to(device).eval()
-    batches = (form(batch.to(device)) for batch in source.batches(512))
-    return torch.cat([model(batch).argmax(1).cpu() for batch in batches])
+
+    def logits(images: Tensor) -> Tensor:
+        return model(form(images))
+
+    size = prediction_batch(logits, source.image_shape, device)
+    return torch.cat([logits(batch.to(device)).argmax(1).cpu() for batch in source.batches(size)])

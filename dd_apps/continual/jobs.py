@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from dd_apps.continual import benchmark
 from dd_apps.continual.adapter import contained, contents
@@ -22,6 +22,7 @@ from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
 from dd_core import device as devices
 from dd_core import networks
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Recipe, Size
+from dd_core.footprint import prediction_batch
 from dd_core.images import Source, normalise, require_labels
 from dd_core.parallel import Workers
 from dd_core.runner import Silent
@@ -43,10 +44,13 @@ def run_job(job: Job) -> Outcome:
 def rightly_labelled(network: nn.Module, test: Source, stream: Stream, *, device: torch.device) -> np.ndarray:
     """(N,) whether `network`, choosing among all classes of the data, labels each test image rightly."""
     network.eval()
+
+    def logits(images: Tensor) -> Tensor:
+        return network(normalise(images, stream.mean, stream.std))
+
     with torch.no_grad():
-        guesses = [
-            network(normalise(batch.to(device), stream.mean, stream.std)).argmax(1).cpu() for batch in test.batches(512)
-        ]
+        size = prediction_batch(logits, test.image_shape, device)
+        guesses = [logits(batch.to(device)).argmax(1).cpu() for batch in test.batches(size)]
     network.train()
     return (torch.cat(guesses) == require_labels(test)).numpy()
 

@@ -101,5 +101,5 @@ def test_matching_brings_the_class_means_together():
 def test_a_network_with_dropout_gives_the_same_images_again():
     config = method("dm", steps=2, batch_real=4, recipe={"network": "torchvision:mobilenet_v2"})
     torch.manual_seed(1)
-    one, again = (distill(config, blobs(channels=3), Size(ipc=1), options=CPU).images for _ in range(2))
+    one, again = (distill(config, blobs(channels=3), Size(ipc=2), options=CPU).images for _ in range(2))
     assert (one == again).all()

@@ -7,6 +7,7 @@ import torch
 
 from dd_core import selection
 from dd_core.errors import UserError
+from dd_core.images import LabelledImages
 from dd_core.streams import Streams, generator
 from dd_core.testing import blobs
 
@@ -51,7 +52,8 @@ def test_herding_keeps_the_mean_closer_than_random_picks():
 
 def test_averages_are_exact():
     images = torch.tensor([[0, 255], [255, 255], [3, 6]], dtype=torch.uint8).view(3, 1, 1, 2)
-    means = selection.averages(images, torch.tensor([0, 0, 1]), 2)
+    source = LabelledImages(images, torch.zeros(3, dtype=torch.int64), ("a",), "test")
+    means = selection.averages(source, torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]), 2)
     assert torch.allclose(means.view(2, 2), torch.tensor([[0.5, 1.0], [3 / 255, 6 / 255]]))
 
 

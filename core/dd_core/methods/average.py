@@ -33,5 +33,5 @@ class Average(SelectionMethod):
         for index, members in enumerate(members_of(source, counts)):
             order = torch.randperm(len(members), generator=streams.generator("groups", index))
             groups = torch.arange(len(members)) % counts[index]
-            means.append(averages(source.take(members[order]), groups, counts[index]))
+            means.append(averages(source, members[order], groups, counts[index]))
         return torch.cat(means)

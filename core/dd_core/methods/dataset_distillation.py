@@ -21,10 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from dd_core.budget import BATCH_BYTES, BatchBytes, Footprint
 from dd_core.distilled import (
     DISTRIBUTIONS,
     DistilledSet,
@@ -64,6 +66,11 @@ class DatasetDistillation(MethodConfig):
     epochs: int = Field(default=10, ge=1, description="passes over the blocks; each step has its own rate (eta)")
     networks: int = Field(default=1, ge=1, description="initialisations averaged in an outer iteration")
     batch_real: int = Field(default=1024, ge=1, description="real images in an outer iteration")
+    batch_bytes: BatchBytes = Field(
+        default=BATCH_BYTES,
+        description="bytes of images and activations that a batch of real images may take in the network; beyond them "
+        "the outer loss is computed in parts",
+    )
     lr_img: float = Field(default=0.02, gt=0, description="Adam's rate for pixels (alpha)")
     lr_rates: float | None = Field(
         default=None, gt=0, description="Adam's rate for raw rates; none: lr_img (paper), which can make them overshoot"
@@ -161,6 +168,41 @@ class DatasetDistillation(MethodConfig):
             raise UserError(f"gradient 'truncated' needs a window from 1 to {inner} steps, not {self.window}")
         require_pure(self.recipe, source.image_shape, len(source.classes), method=self.name)
 
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """The inner loop over the synthetic images of a block, or the outer loss on real ones within its budget."""
+        from dd_core.estimates import unrolled_bytes
+
+        classes, images = len(source.classes), sum(size.per_class(len(source.classes))) // self.blocks
+        steps = self.window if self.gradient == "truncated" else None
+        inner = unrolled_bytes(
+            self.recipe,
+            source.image_shape,
+            classes,
+            images=images,
+            steps=steps or self.blocks * self.epochs,
+            mode="adjoint" if self.gradient == "auto" else self.gradient,
+            device=device,
+        )
+        cost = self.image_bytes(source, device)
+        outer = cost * self.real_at_once(source, device)
+        whole = 16 * images * self.blocks * prod(source.image_shape)  # pixels, gradient, Adam's two moments
+        setting = "batch_bytes" if outer > inner else "network, or gradient 'adjoint',"
+        return Footprint(max(inner, outer) + whole, (setting,))
+
+    def real_at_once(self, source: Source, device: torch.device) -> int:
+        """Real images that go through the network together in the outer loss."""
+        from dd_core.footprint import images_at_once
+
+        most = min(self.batch_real, len(source))
+        return images_at_once(self.image_bytes(source, device), budget=self.batch_bytes, most=most)
+
+    def image_bytes(self, source: Source, device: torch.device) -> int:
+        """Bytes that a real image takes in the outer loss."""
+        from dd_core import estimates
+
+        plain = self.recipe.model_copy(update={"augmentation": "none"})
+        return estimates.image_bytes(plain, source.image_shape, len(source.classes), device)
+
     def attacked(self, source: Source) -> tuple[int, int] | None:
         """The labels of the attack's two classes; raises `UserError` where they are not two classes of `source`."""
         if self.attack is None:
@@ -223,6 +265,7 @@ class Unrolling:
         groups = [{"params": [self.pixels]}, {"params": [self.raw_rates]}]
         self.optimiser = torch.optim.Adam(groups, lr=config.lr_img, betas=(0.5, 0.999))
         self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
+        self.real_at_once = config.real_at_once(source, device)
         self._of_pool = lru_cache(maxsize=STATES)(self._from_pool)
 
     def step(self, index: int) -> dict[str, float]:
@@ -257,12 +300,10 @@ class Unrolling:
         step, learned = self._inner(network), (self.pixels.detach(), self.raw_rates.detach())
         if self.mode is None:
             self.mode = unroll.choose_mode(step, len(self.raw_rates), theta, learned)
-        images, labels = self._real(draw)
+        rows = self._real_rows(draw)
 
         def outer(final: Tensors) -> Tensor:
-            import torch.nn.functional as F
-
-            return F.cross_entropy(unroll.apply(network, final, images), labels)
+            return self._real_loss(network, rows, final)
 
         return unroll.unroll(
             step, len(self.raw_rates), theta, learned, outer, mode=self.mode, window=self.config.window
@@ -302,16 +343,37 @@ class Unrolling:
 
         return sgd_step(loss, lambda t, learned: F.softplus(learned[1][t]))
 
-    def _real(self, draw: int) -> tuple[Tensor, Tensor]:
-        """A mini-batch of normalised real images, and what networks are to make of them."""
+    def _real_rows(self, draw: int) -> Tensor:
+        """Which real images are the mini-batch of one draw."""
         import torch
 
+        generator = self.streams.generator("real", draw)
+        return torch.randperm(len(self.source), generator=generator)[: self.config.batch_real]
+
+    def _real_loss(self, network: torch.nn.Module, rows: Tensor, final: Tensors) -> Tensor:
+        """The mean loss on real images; of several parts, each is computed again when its gradient is due."""
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        parts = rows.split(self.real_at_once)
+        if len(parts) == 1:
+            return self._part_loss(network, rows, *final)
+        losses = [
+            checkpoint(self._part_loss, network, part, *final, use_reentrant=False, preserve_rng_state=False)
+            for part in parts
+        ]
+        shares = [len(part) / len(rows) for part in parts]
+        return torch.stack([share * loss for share, loss in zip(shares, losses, strict=True)]).sum()
+
+    def _part_loss(self, network: torch.nn.Module, rows: Tensor, *final: Tensor) -> Tensor:
+        """The mean loss on some real images, of what networks are to make of these."""
+        import torch.nn.functional as F
+
+        from dd_core import unroll
         from dd_core.images import normalise
 
-        generator = self.streams.generator("real", draw)
-        chosen = torch.randperm(len(self.source), generator=generator)[: self.config.batch_real]
-        images = normalise(self.source.take(chosen).to(self.device), self.mean, self.std)
-        return images, self.goals[chosen].to(self.device)
+        images = normalise(self.source.take(rows).to(self.device), self.mean, self.std)
+        return F.cross_entropy(unroll.apply(network, final, images), self.goals[rows].to(self.device))
 
     def _rates(self) -> Tensor:
         import torch.nn.functional as F

@@ -5,20 +5,25 @@ augmentation A, and the pixels move so that the class means meet (equation 7):
 
     sum_c || mean_i psi(A(x_ci)) - mean_j psi(A(s_cj)) ||^2
 
-The sum falls apart into classes, so a buffer that sees two classes at a time loses nothing.
+The sum falls apart into classes, so a buffer that sees two classes at a time loses nothing. Classes are embedded a
+few at a time, and a class in parts, within a budget of bytes. A network with batch norm sees one whole class at a time,
+whatever the budget: its features of an image depend on the images beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from dd_core.augment_names import Strategy, resolve_strategy
+from dd_core.augment_names import Strategy, parse_strategy, resolve_strategy
+from dd_core.budget import BATCH_BYTES, BatchBytes, Footprint
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.distiller import MethodConfig
-from dd_core.errors import require_finite
+from dd_core.errors import UserError, require_finite
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +33,28 @@ if TYPE_CHECKING:
     from dd_core.images import Source
     from dd_core.streams import Streams
 
-IMAGES_AT_ONCE = 1024  # embedded together: bounds memory; batch norm sees the classes of one such group
+IMAGES_AT_ONCE = 1024  # of the classes that are embedded together: more is no faster
+
+
+class Images(NamedTuple):
+    """A number for real images, and one for synthetic images."""
+
+    real: int
+    synthetic: int
+
+
+class Plan(NamedTuple):
+    """The images of the largest class, the bytes that one takes in the network, and how many go through it at once."""
+
+    largest: Images
+    costs: Images
+    at_once: Images
+
+    @property
+    def classes(self) -> int:
+        """How many whole classes go through the network at once; 1 where not even one does."""
+        fit = (most // images for most, images in zip(self.at_once, self.largest, strict=True))
+        return max(1, min(IMAGES_AT_ONCE // max(self.largest), *fit))
 
 
 class DistributionMatching(MethodConfig):
@@ -41,10 +67,65 @@ class DistributionMatching(MethodConfig):
     momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of that SGD")
     batch_real: int = Field(default=256, ge=1, description="real images of each class in a step (|B_c|)")
     augmentation: Strategy = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
+    batch_bytes: BatchBytes = Field(
+        default=BATCH_BYTES,
+        description="bytes of images and activations that a batch may take in the network; classes, and parts of one, "
+        "are embedded one after the other within it (a network with batch norm: one whole class at a time)",
+    )
     recipe: Recipe = Field(
         default=Recipe(epochs=1000, augmentation="auto"),
         description="how to train on the set (the paper's own way), and the network that embeds (psi)",
     )
+
+    def check(self, source: Source, size: Size) -> None:
+        """Raise `UserError` for a network with batch norm that cannot take the single image of a class."""
+        import torch
+
+        from dd_core import networks
+        from dd_core.selection import members_of
+
+        counts = size.per_class(len(source.classes))
+        fewest = min(self.batch_real, *counts, *(len(members) for members in members_of(source, counts)))
+        network = networks.for_source(self.recipe.network, source, seed=0)
+        if fewest > 1 or not networks.mixes_images(network):
+            return
+        try:
+            with torch.no_grad():
+                networks.embed(network, torch.zeros(1, *source.image_shape))
+        except ValueError:
+            raise UserError(
+                f"recipe.network: '{self.recipe.network}' has a batch norm, and sees one image of a class alone, of "
+                "which it leaves a single pixel to normalise; ask for 2 images of each class, or take a network "
+                "without batch norm"
+            ) from None
+
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """One batch of the larger kind, and four copies of the set: pixels, gradient, momentum and update."""
+        counts = size.per_class(len(source.classes))
+        largest, costs, at_once = plan = self.plan(source, counts, device)
+        classes = min(plan.classes, len(counts))
+        batches = [
+            min(classes * count, most) * cost for count, most, cost in zip(largest, at_once, costs, strict=True)
+        ]
+        whole = "batch_real" if batches[0] >= batches[1] else "number of images per class"
+        setting = whole if at_once == largest else "batch_bytes"
+        return Footprint(max(batches) + 16 * sum(counts) * prod(source.image_shape), (setting,))
+
+    def plan(self, source: Source, counts: Sequence[int], device: torch.device) -> Plan:
+        """How many images may go through the network together: as `batch_bytes` says, or a whole class."""
+        from dd_core import networks
+        from dd_core.footprint import images_at_once
+        from dd_core.selection import members_of
+
+        real = max(len(members) for members in members_of(source, counts))
+        largest = Images(min(self.batch_real, real), max(counts))
+        costs = _bytes_an_image(self, source, device)
+        if networks.mixes_images(networks.for_source(self.recipe.network, source, seed=0)):
+            return Plan(largest, costs, largest)
+        most = max(IMAGES_AT_ONCE, *largest)
+        return Plan(
+            largest, costs, Images(*(images_at_once(cost, budget=self.batch_bytes, most=most) for cost in costs))
+        )
 
     def build(
         self,
@@ -55,7 +136,8 @@ class DistributionMatching(MethodConfig):
         streams: Streams,
         device: torch.device,
     ) -> Matching:
-        """Start from random real images; raises `UserError` where a class is too small."""
+        """Start from random real images; raises `UserError` where a class is too small, and what `check` raises."""
+        self.check(source, size)
         return Matching(self, source, size=size, streams=streams, device=device)
 
 
@@ -72,6 +154,7 @@ class Matching:
         self.config, self.source, self.streams, self.device = config, source, streams, device
         self.counts = size.per_class(len(source.classes))
         self.members = selection.members_of(source, self.counts)
+        self.plan = config.plan(source, self.counts, device)
         self.mean, self.std = images.channel_stats(source)
         self.strategy = resolve_strategy(config.augmentation, source.name)
         chosen = selection.random_indices(source, self.counts, streams=streams, stream="initial-images")
@@ -99,37 +182,52 @@ class Matching:
         return {"loss": loss}
 
     def _class_groups(self) -> list[range]:
-        """Consecutive classes whose images fit through the network together."""
-        images = max(max(self.counts), min(self.config.batch_real, max(len(m) for m in self.members)))
-        together = max(1, IMAGES_AT_ONCE // images)
-        count = len(self.counts)
+        """Consecutive classes whose images go through the network together."""
+        count, together = len(self.counts), self.plan.classes
         return [range(first, min(first + together, count)) for first in range(0, count, together)]
 
     def _loss(self, network: torch.nn.Module, index: int, classes: range) -> Tensor:
         """Equation 7 over a group of classes."""
         import torch
 
-        real, real_counts = self._real_batch(index, classes)
+        rows = [self._real_rows(index, label) for label in classes]
         first = sum(self.counts[: classes.start])
         counts = self.counts[classes.start : classes.stop]
         synthetic = self.pixels[first : first + sum(counts)]
         with torch.no_grad():
-            target = class_means(self._embed(network, real, index), real_counts)
-        return (class_means(self._embed(network, synthetic, index), counts) - target).square().sum()
+            parts = [
+                self._embed(network, self._real(part), index) for part in torch.cat(rows).split(self.plan.at_once.real)
+            ]
+            target = class_means(torch.cat(parts), [len(several) for several in rows])
+        return (class_means(self._embed_synthetic(network, synthetic, index), counts) - target).square().sum()
 
-    def _real_batch(self, index: int, classes: range) -> tuple[Tensor, list[int]]:
-        """Normalised real images of the classes, class-major, and how many there are of each."""
+    def _real_rows(self, index: int, label: int) -> Tensor:
+        """Which real images of a class are embedded."""
         import torch
 
+        members = self.members[label]
+        generator = self.streams.generator(f"real-{label}", index)
+        return members[torch.randperm(len(members), generator=generator)[: self.config.batch_real]]
+
+    def _real(self, rows: Tensor) -> Tensor:
+        """Normalised real images."""
         from dd_core.images import normalise
 
-        chosen: list[Tensor] = []
-        for label in classes:
-            members = self.members[label]
-            generator = self.streams.generator(f"real-{label}", index)
-            chosen.append(members[torch.randperm(len(members), generator=generator)[: self.config.batch_real]])
-        images = self.source.take(torch.cat(chosen)).to(self.device)
-        return normalise(images, self.mean, self.std), [len(part) for part in chosen]
+        return normalise(self.source.take(rows).to(self.device), self.mean, self.std)
+
+    def _embed_synthetic(self, network: torch.nn.Module, images: Tensor, index: int) -> Tensor:
+        """psi(A(images)) with its gradient; of several parts, each is embedded again when its gradient is due."""
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        parts = images.split(self.plan.at_once.synthetic)
+        if len(parts) == 1:
+            return self._embed(network, images, index)
+        again = [
+            checkpoint(self._embed, network, part, index, use_reentrant=False, preserve_rng_state=False)
+            for part in parts
+        ]
+        return torch.cat(again)
 
     def _embed(self, network: torch.nn.Module, images: Tensor, index: int) -> Tensor:
         """psi(A(images)); the generator is made anew, so every batch of a step gets the same A."""
@@ -169,3 +267,27 @@ def class_means(features: Tensor, counts: Sequence[int]) -> Tensor:
     import torch
 
     return torch.stack([block.mean(0) for block in features.split(list(counts))])
+
+
+def _bytes_an_image(config: DistributionMatching, source: Source, device: torch.device) -> Images:
+    """Bytes that a real image takes on its way through the network, and a synthetic one with its gradient."""
+    import torch
+
+    from dd_core import augment, networks
+    from dd_core.footprint import bytes_an_image
+    from dd_core.streams import generator
+
+    network = networks.for_source(config.recipe.network, source, seed=0).to(device).requires_grad_(False)
+    kinds = parse_strategy(resolve_strategy(config.augmentation, source.name)) or ("none",)
+
+    def embed(images: Tensor, *, gradient: bool) -> None:
+        pixels = images.float().requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient):
+            for kind in kinds:
+                inputs = augment.dsa(pixels, kind, generator=generator(0, "footprint"), siamese=True)
+            features = networks.embed(network, inputs)
+            if gradient:
+                features.sum().backward()
+
+    each = (partial(embed, gradient=gradient) for gradient in (False, True))
+    return Images(*(bytes_an_image(function, source.image_shape, device) for function in each))

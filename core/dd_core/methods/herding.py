@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from dd_core.budget import Footprint
 from dd_core.distiller import SelectionMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from dd_core.distilled import Size
     from dd_core.images import Source
     from dd_core.streams import Streams
 
@@ -27,6 +30,13 @@ class Herding(SelectionMethod):
         description="space whose mean is followed (phi): pixels, or the recipe's network at its initialisation",
     )
 
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """Of pixels: the largest class as bytes and as float32, whose square distances are taken a part at a time."""
+        from dd_core.selection import largest_class
+
+        each = 5 * prod(source.image_shape) if self.features == "pixels" else 0
+        return Footprint(each * largest_class(source), ("number of images in the largest class",) if each else ())
+
     def select(self, source: Source, counts: Sequence[int], *, streams: Streams, device: torch.device) -> Tensor:
         """Pick; raises `UserError` where a class is too small."""
         import torch
@@ -35,26 +45,30 @@ class Herding(SelectionMethod):
 
         describe = self._describer(source, streams=streams, device=device)
         picks = [
-            members[herd(describe(source.take(members)), counts[index])]
-            for index, members in enumerate(members_of(source, counts))
+            members[herd(describe(members), counts[index])] for index, members in enumerate(members_of(source, counts))
         ]
         return source.take(torch.cat(picks))
 
     def _describer(self, source: Source, *, streams: Streams, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """A function from uint8 images to (n, D) features on the CPU."""
+        """A function from rows of `source` to (n, D) features on the CPU."""
         import torch
 
         from dd_core import networks
+        from dd_core.footprint import prediction_batch
         from dd_core.images import channel_stats, normalise
 
         if self.features == "pixels":
-            return lambda images: images.flatten(1).float() / 255
+            return lambda rows: source.take(rows).flatten(1).float().div_(255)
         mean, std = channel_stats(source)
         network = networks.for_source(self.recipe.network, source, seed=streams.seed).to(device).eval()
 
+        def embed(images: Tensor) -> Tensor:
+            return networks.embed(network, normalise(images, mean, std))
+
+        size = prediction_batch(embed, source.image_shape, device, most=1024)
+
         @torch.no_grad()
-        def describe(images: Tensor) -> Tensor:
-            parts = [normalise(part.to(device), mean, std) for part in images.split(1024)]
-            return torch.cat([networks.embed(network, part).cpu() for part in parts])
+        def describe(rows: Tensor) -> Tensor:
+            return torch.cat([embed(source.take(part).to(device)).cpu() for part in rows.split(size)])
 
         return describe

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
+from dd_core.budget import Footprint
 from dd_core.distiller import SelectionMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from dd_core.distilled import Size
     from dd_core.images import Source
     from dd_core.streams import Streams
 
@@ -19,6 +22,14 @@ class KMeans(SelectionMethod):
     """Cluster centres, float32 in [0, 1]; one image a class is the class average."""
 
     name: ClassVar[str] = "k-means"
+
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """The largest class as bytes and as float64: the algorithm wants all the points at once."""
+        from dd_core.selection import largest_class
+
+        return Footprint(
+            9 * prod(source.image_shape) * largest_class(source), ("number of images in the largest class",)
+        )
 
     def select(self, source: Source, counts: Sequence[int], *, streams: Streams, device: torch.device) -> Tensor:
         """Cluster; raises `UserError` where a class has fewer images than clusters."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from dd_core.budget import Footprint
 from dd_core.distilled import DistilledSet, Recipe, Size
 from dd_core.distiller import MethodConfig
 
@@ -50,6 +52,23 @@ class Optimized(MethodConfig):
         count = 1 if self.recipe.for_one_network else self.networks
         weights = self.recipe.weights.model_copy(update={"count": count})
         return (spec_of(self.recipe, source.image_shape, len(source.classes), weights),)
+
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """A network that trains on a draw, or is scored, beside the draw and the real images that score it."""
+        from dd_core import estimates
+
+        counts, real = size.per_class(len(source.classes)), min(self.batch_real, len(source))
+        need = estimates.evaluation(
+            self.recipe.for_source(source.name),
+            source.image_shape,
+            len(source.classes),
+            images=sum(counts),
+            tested=real,
+            sets=1,
+            jobs=1,
+            device=device,
+        )
+        return need._replace(bytes=need.bytes + real * prod(source.image_shape))
 
     def build(
         self,

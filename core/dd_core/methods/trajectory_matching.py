@@ -23,11 +23,13 @@ This file says what can be set; `trajectories` is the loop.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from dd_core.augment_names import Strategy, resolve_strategy
+from dd_core.budget import Footprint
 from dd_core.distilled import DISTRIBUTIONS, Recipe, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
@@ -177,6 +179,27 @@ class TrajectoryMatching(MethodConfig):
                 final=asked or whole,
             ),
         )
+
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """An expert's step of training, or a student's steps with their gradient."""
+        from dd_core.estimates import training_bytes, unrolled_bytes
+
+        shape, classes = source.image_shape, len(source.classes)
+        how, images = self.training, sum(size.per_class(classes))
+        strategy = resolve_strategy(how.augmentation, source.name)
+        recipe = self.recipe.model_copy(update={"batch_size": how.batch_size, "augmentation": strategy})
+        expert = training_bytes(recipe, shape, classes, len(source), device)
+        student = unrolled_bytes(
+            recipe.model_copy(update={"augmentation": resolve_strategy(self.augmentation, source.name)}),
+            shape,
+            classes,
+            images=min(self.batch_syn or images, images),
+            steps=(self.window if self.gradient == "truncated" else None) or self.syn_steps,
+            mode="adjoint" if self.gradient == "auto" else self.gradient,
+            device=device,
+        )
+        setting = "training.batch_size" if expert > student else "batch_syn"
+        return Footprint(max(expert, student) + 16 * images * prod(shape), (setting,))
 
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` before experts are trained for nothing.

@@ -62,13 +62,15 @@ class Source(Protocol):
 class LabelledImages:
     """Images in memory. images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: their names.
 
-    Raises `UserError` where the parts do not fit together.
+    origin: where they come from, for messages only; see `called`. Raises `UserError` where the parts do not fit
+    together.
     """
 
     images: UInt8[Tensor, "N C H W"]
     labels: Int64[Tensor, " N"] | None
     classes: tuple[str, ...]
     name: str
+    origin: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         self._check_devices()
@@ -129,7 +131,7 @@ class LabelledImages:
     def subset(self, indices: Int64[Tensor, " n"]) -> LabelledImages:
         """The images at `indices`, with the same classes."""
         labels = None if self.labels is None else self.labels[indices]
-        return LabelledImages(self.images[indices], labels, self.classes, self.name)
+        return LabelledImages(self.images[indices], labels, self.classes, self.name, origin=self.origin)
 
     @surroundings.own()
     def split(self, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
@@ -145,7 +147,7 @@ class LabelledImages:
         position[list(wanted)] = torch.arange(len(wanted))
         chosen = (position[labels] >= 0).nonzero().flatten()
         names = tuple(self.classes[index] for index in wanted)
-        return LabelledImages(self.images[chosen], position[labels[chosen]], names, self.name)
+        return LabelledImages(self.images[chosen], position[labels[chosen]], names, self.name, origin=self.origin)
 
     @surroundings.own()
     def with_label_noise(self, fraction: float, seed: int) -> LabelledImages:
@@ -154,17 +156,25 @@ class LabelledImages:
         draw = generator(seed, "label-noise")
         wrong = torch.randperm(len(self), generator=draw)[: round(fraction * len(self))]
         labels[wrong] = (labels[wrong] + torch.randint(1, classes, (len(wrong),), generator=draw)) % classes
-        return LabelledImages(self.images, labels, self.classes, self.name)
+        return LabelledImages(self.images, labels, self.classes, self.name, origin=self.origin)
 
     def channel_stats(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """See `channel_stats`."""
         return channel_stats(self)
 
 
+def called(source: Source) -> str:
+    """What a message calls `source`: where it comes from, such as a folder's path, or else its name.
+
+    The name alone is published: a manifest holds no paths.
+    """
+    return getattr(source, "origin", "") or source.name
+
+
 def require_labels(source: Source) -> Int64[Tensor, " N"]:
     """The labels; raises `UserError` for a source without them."""
     if source.labels is None:
-        raise UserError(f"{source.name} has no labels, and this needs them")
+        raise UserError(f"{called(source)} has no labels, and this needs them")
     return source.labels
 
 
@@ -175,7 +185,7 @@ def indices_by_class(source: Source) -> list[Int64[Tensor, " n"]]:
     counts = torch.bincount(labels, minlength=len(source.classes))
     for index, count in enumerate(counts.tolist()):
         if count == 0:
-            raise UserError(f"{source.name}: class '{source.classes[index]}' has no images")
+            raise UserError(f"{called(source)}: class '{source.classes[index]}' has no images")
     return list(order.split(counts.tolist()))
 
 
@@ -190,7 +200,7 @@ def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Ten
     rest: list[Tensor] = []
     for index, members in enumerate(indices_by_class(source)):
         if len(members) < 2:
-            raise UserError(f"{source.name}: class '{source.classes[index]}' has one image and cannot be split")
+            raise UserError(f"{called(source)}: class '{source.classes[index]}' has one image and cannot be split")
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         order = torch.randperm(len(members), generator=generator(seed, "split", index))
         held.append(members[order[:count]])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
 from dd_core.errors import UserError
-from dd_core.images import PIXEL_BYTES, Source, channel_stats, indices_by_class, pixel_batch, require_labels
+from dd_core.images import PIXEL_BYTES, Source, called, channel_stats, indices_by_class, pixel_batch, require_labels
 from dd_core.streams import Streams
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def members_of(source: Source, counts: Sequence[int]) -> list[Int64[Tensor, " n"
     for index, (have, want) in enumerate(zip(members, counts, strict=True)):
         if want > len(have):
             raise UserError(
-                f"{source.name}: class '{source.classes[index]}' has {len(have)} images, and {want} are asked for"
+                f"{called(source)}: class '{source.classes[index]}' has {len(have)} images, and {want} are asked for"
             )
     return members
 

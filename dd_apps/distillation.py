@@ -78,10 +78,17 @@ class Data:
     name: str
     image_size: int | None = None
     skip_corrupt: bool = False
+    _told: set[str] = field(default_factory=set, init=False, compare=False, repr=False)
 
     def load(self, split: str, *, options: RunOptions) -> Source:
         """One split; what is worth saying goes to the reporter. Raises `UserError`."""
         from dd_core import datasets
+
+        def tell(line: str) -> None:
+            # most of what there is to say of a folder is the same for both of its splits
+            if line not in self._told:
+                self._told.add(line)
+                options.reporter.message(line)
 
         return datasets.load(
             self.name,
@@ -89,7 +96,7 @@ class Data:
             image_size=self.image_size,
             skip_corrupt=self.skip_corrupt,
             workers=options.workers,
-            progress=options.reporter.message,
+            progress=tell,
         )
 
 

@@ -40,7 +40,7 @@ DATASETS = {
     "cifar100": "60,000 colour 32x32 photographs, 100 classes",
     "svhn": "99,289 colour 32x32 house numbers, 10 classes",
     "stl10": "13,000 labelled colour 96x96 photographs, 10 classes",
-    "folder:PATH": "your own images: one folder a class, or train/ and test/ (or val/) with such folders",
+    "folder:PATH": "your own images: one folder a class, or a training and a test folder with such folders inside",
 }
 _HELD_OUT = 0.2  # of each class of the digits, which have no test split of their own
 _SILENT_SECONDS = 30.0  # without a byte from the server before a download has failed

@@ -25,6 +25,7 @@ from dd_core import store, surroundings
 from dd_core.config import Config, decode, difference, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
 from dd_core.errors import UserError, unknown_name
+from dd_core.folder_names import class_name, is_passed_over
 from dd_core.protocols import CHALLENGE, IMAGENET, recipe_of
 from dd_core.tensor_files import read_bytes, read_tensor, tensor_bytes
 
@@ -236,7 +237,7 @@ def _png(values: np.ndarray) -> bytes:
 
 def _check_folder_name(name: str) -> None:
     """What no file system takes, and what `folder:PATH` would pass over or call otherwise."""
-    bad = "/" in name or not name.isprintable() or name.startswith(".") or name in ("", "__MACOSX")
+    bad = "/" in name or not name.isprintable() or name == "" or is_passed_over(name) or class_name(name) != name
     if bad or len(name.encode()) > 255:
         raise UserError(f"class {name[:60]!r} cannot be a folder; give it another name first")
 

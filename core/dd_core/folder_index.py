@@ -1,8 +1,9 @@
 """Which image files a folder of class folders holds, each read and checked once: the index.
 
-For every file the index keeps size, modification time, sha256 and shape, so that later a look at size and
-time is enough. A file whose content changes while both stay the same goes unnoticed; where it is decoded
-again, its sha256 tells. Unreadable files are never kept: they are examined again each time.
+For every file the index keeps size, modification time, sha256 and `Header`, so that later a look at size and
+time is enough to load the images and to say what is odd about them. A file whose content changes while both stay
+the same goes unnoticed; where it is decoded again, its sha256 tells. Unreadable files are never kept: they are
+examined again each time.
 """
 
 from __future__ import annotations
@@ -20,24 +21,40 @@ import PIL
 
 from dd_core import artefacts, parallel, store
 from dd_core.config import canonical
-from dd_core.decoding import SUFFIXES, Header, ImageFile, Unreadable, examine, quiet
+from dd_core.decoding import VERSION, Header, ImageFile, Unreadable, examine, quiet
 from dd_core.errors import DDError, UserError
+from dd_core.folder_names import (
+    SUFFIXES,
+    counted,
+    few,
+    is_foreign,
+    is_image,
+    is_passed_over,
+    printable,
+    subfolders,
+    visible_files,
+)
 from dd_core.parallel import Workers
 
 Say = Callable[[str], None]
 _FILES_A_JOB = 512
+_VERSION = [2, VERSION]  # of the table, and of decoding
 _SAVE_SECONDS = 60.0  # between two savings of an index in the making
 
 _Stat = tuple[int, int]  # bytes, mtime in ns
-_Facts = tuple[str, bool, int, int]  # sha256, then the header
-_ROW = (int, int, str, bool, int, int)  # of the index: a _Stat and _Facts
+_Facts = tuple[str, Header]  # sha256 and header
+_ROW = (int, int, str, bool, int, int, bool, bool, int, str)  # of the index: a _Stat and _Facts
 
 
 class Survey(NamedTuple):
-    """The usable images of one folder of class folders, sorted by relative path, with their headers."""
+    """The usable images of one folder of class folders, sorted by relative path, with their headers.
+
+    remarks: what is there and is not read, in a line each.
+    """
 
     folder: Path
     files: dict[ImageFile, Header]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,10 @@ class Surveyor:
         """
         with store.disk_errors(folder):
             labels = subfolders(folder)
-            found = {name: stat for label in labels for name, stat in _class_files(folder, label)}
+            listed = {name: stat for label in labels for name, stat in _class_files(folder, label)}
+            loose = sum(is_image(folder / name) for name in visible_files(folder))
+        found = {name: stat for name, stat in listed.items() if stat is not None}
+        others = [name for name in listed if name not in found]
         _require_every_class(folder, labels, found, "no images")
         index = _Index(folder)
         facts = {name: known for name, stat in found.items() if (known := index.look_up(name, stat))}
@@ -64,8 +84,9 @@ class Surveyor:
         if problems:
             self._report(folder, problems)
             _require_every_class(folder, labels, facts, "no readable images")
-        files = {ImageFile(name, facts[name][0]): Header(*facts[name][1:]) for name in found if name in facts}
-        return Survey(folder, files)
+        files = {ImageFile(name, facts[name][0]): facts[name][1] for name in found if name in facts}
+        place = "" if folder == self.path else f" in {printable(folder.name)}"
+        return Survey(folder, files, tuple(_not_read(others, loose, place)))
 
     def _examine_rest(
         self, folder: Path, found: Mapping[str, _Stat], facts: dict[str, _Facts], index: _Index
@@ -107,62 +128,48 @@ class Surveyor:
 # --- names --------------------------------------------------------------------------------------------------
 
 
-def subfolders(folder: Path) -> list[str]:
-    """The names of the visible folders in `folder`, sorted; raises OSError."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
-
-
-def has_images(folder: Path) -> bool:
-    """Whether image files lie directly in `folder`; raises OSError."""
-    return any(_is_image(name) for name in os.listdir(folder))
-
-
-def few(names: Sequence[str]) -> str:
-    """The first three of many names, for an error line."""
-    shown = ", ".join(f"'{printable(name)}'" for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def printable(name: str) -> str:
-    """A file name for an error line or a manifest: no undecodable bytes, no line breaks."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
+def _not_read(others: Sequence[str], loose: int, place: str) -> Iterator[str]:
+    """Lines about `others`, which are no images, and about so many images in no class folder."""
+    if others:
+        noun = "file that is" if len(others) == 1 else "files that are"
+        yield f"left out {len(others):,} {noun} not read{place}: {counted(others)}"
+    if loose:
+        noun = "image" if loose == 1 else "images"
+        yield f"left out {loose:,} {noun} beside the class folders{place}: in no class"
 
 
 def _require_every_class(folder: Path, labels: list[str], names: Mapping[str, Any], what: str) -> None:
     full = {name.partition("/")[0] for name in names}
     empty = [label for label in labels if label not in full]
     if empty:
-        kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise UserError(f"folder:{folder}: {what} in {few(empty)}; files that are read: {kinds}")
+        raise UserError(f"folder:{folder}: {what} in {few(empty)}; files that are read: {', '.join(SUFFIXES)}")
 
 
-def _class_files(folder: Path, label: str) -> list[tuple[str, _Stat]]:
-    return sorted(_walk(folder / label, f"{label}/", ()))
+def _class_files(folder: Path, label: str) -> list[tuple[str, _Stat | None]]:
+    return sorted(_walk(folder / label, f"{label}/", ()), key=lambda entry: entry[0])
 
 
-def _walk(folder: Path, prefix: str, above: tuple[_Stat, ...]) -> Iterator[tuple[str, _Stat]]:
-    """(relative path, stat) of the images below `folder`; a link back to a folder above is not followed."""
+def _walk(folder: Path, prefix: str, above: tuple[_Stat, ...]) -> Iterator[tuple[str, _Stat | None]]:
+    """(relative path, stat) of the files below `folder`; no stat for a file that is no image.
+
+    A link back to a folder above is not followed.
+    """
     here = (folder.stat().st_dev, folder.stat().st_ino)
     if here in above:
         return
     with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not _is_hidden(entry.name)]
+        visible = [entry for entry in entries if not is_passed_over(entry.name)]
     for entry in visible:
+        path = folder / entry.name
         if entry.is_dir():
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
-        elif _is_image(entry.name):
+            if not is_foreign(path):
+                yield from _walk(path, f"{prefix}{entry.name}/", (*above, here))
+        elif is_image(path):
             # of a dangling link the link itself is looked at; opening it will tell
             stat = entry.stat(follow_symlinks=entry.is_file())
             yield prefix + entry.name, (stat.st_size, stat.st_mtime_ns)
+        else:
+            yield prefix + entry.name, None
 
 
 # --- what is known of the files -----------------------------------------------------------------------------
@@ -179,21 +186,24 @@ class _Index:
         with suppress(UserError):
             content = store.read_json(self.path)
         if isinstance(content, dict) and content.keys() == {"version", "pillow", "files"}:
-            known = content["version"] == 1 and content["pillow"] == PIL.__version__
+            known = content["version"] == _VERSION and content["pillow"] == PIL.__version__
             self.rows = content["files"] if known and isinstance(content["files"], dict) else {}
 
     def look_up(self, name: str, stat: _Stat) -> _Facts | None:
         """The facts about a file, unless it changed."""
         row = self.rows.get(name)
-        if not isinstance(row, list) or tuple(map(type, row)) != _ROW or tuple(row[:2]) != stat or min(row[4:]) < 1:
+        if not isinstance(row, list) or tuple(map(type, row)) != _ROW or tuple(row[:2]) != stat:
             return None
-        sha256, grey, width, height = row[2:]
-        return sha256, grey, width, height
+        header = Header(*row[3:])
+        with suppress(ValueError):
+            bytes.fromhex(header.levels)
+            return (row[2], header) if min(header.width, header.height) > 0 else None
+        return None
 
     def save(self, found: Mapping[str, _Stat], facts: Mapping[str, _Facts], *, say: Say) -> None:
         """Keep the facts; a cache that cannot be written costs time only, and `say` is told."""
-        rows = {name: [*found[name], *known] for name, known in facts.items()}
-        text = canonical({"version": 1, "pillow": PIL.__version__, "files": rows})
+        rows = {name: [*found[name], sha256, *header] for name, (sha256, header) in facts.items()}
+        text = canonical({"version": _VERSION, "pillow": PIL.__version__, "files": rows})
         try:
             store.write_bytes(self.path, text.encode())
         except DDError as error:
@@ -229,4 +239,4 @@ def _examine(path: Path) -> _Facts | str:
         return os.strerror(error.errno or 0)
     except Unreadable as reason:
         return str(reason)
-    return hashlib.sha256(data).hexdigest(), header.grey, header.width, header.height
+    return hashlib.sha256(data).hexdigest(), header

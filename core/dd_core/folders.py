@@ -1,30 +1,32 @@
 """`folder:PATH`: anybody's images, one folder a class, as a `Source`.
 
     PATH/cat/1.png  PATH/dog/x/2.jpg                     a fifth of each class is the test split
-    PATH/train/cat/1.png  PATH/test/cat/2.png            test/, or val/ where there is no test/
+    PATH/train/cat/1.png  PATH/test/cat/2.png            test/, or val/ where there is no test/: see `folder_layout`
 
-Folders within a class belong to it; hidden files and files that are not images are passed over. The pixels
-are an artefact, named by the sha256 over sorted (relative path, content sha256) and by their shape. With labels
-and classes the same is the fingerprint of the source, whether its images are in memory or streamed.
+Folders within a class belong to it; what is passed over is told, except hidden files and what systems leave behind.
+The pixels are an artefact, named by the sha256 over sorted (relative path, content sha256) and by their shape. With
+labels and classes the same is the fingerprint of the source, whether its images are in memory or streamed.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import PIL
 
-from dd_core import artefacts, parallel, store
+from dd_core import artefacts, decoding, folder_layout, parallel
 from dd_core.artefacts import ArtefactSpec, Progress, Tensors
 from dd_core.config import digest
 from dd_core.decoding import Header, ImageFile, decode_file, quiet
 from dd_core.errors import UserError
-from dd_core.folder_index import Say, Survey, Surveyor, few, has_images, local, printable, subfolders
+from dd_core.folder_index import Say, Survey, Surveyor, local
+from dd_core.folder_names import class_name, printable
+from dd_core.folder_notes import notes, refuse_lost_drawings
 from dd_core.parallel import Workers
 
 if TYPE_CHECKING:
@@ -47,20 +49,30 @@ def load(
 ) -> Source:
     """The train or test images of a folder, in memory up to `memory_limit` bytes of pixels, else streamed.
 
-    Raises `UserError` for a folder without class folders, classes that differ between train and test, an
-    unreadable image (left out and counted with `skip_corrupt`), and mixed sizes without `image_size`.
+    `progress` hears what is passed over, which images are held out, and what is odd about the images returned.
+    Raises `UserError` for a folder without class folders or whose layout can be read in two ways, classes that differ
+    between train and test, an unreadable image (left out and counted with `skip_corrupt`), mixed sizes without
+    `image_size`, and dark drawings on a transparent ground, which would be lost.
     """
-    layout = _layout(path)
+    layout = folder_layout.find(path)
+    for remark in layout.remarks:
+        progress(remark)
     surveyor = Surveyor(path, skip_corrupt, workers, progress)
     train = surveyor.survey(layout.train)
     chosen = train if split == "train" or layout.test is None else surveyor.survey(layout.test)
+    for remark in chosen.remarks:
+        progress(remark)
     # test images take the shape of the training images, whatever they are
-    headers = {*train.files.values(), *chosen.files.values()}
     channels = 1 if all(header.grey for header in train.files.values()) else 3
+    headers = (header for survey in (train, chosen) for header in survey.files.values())
     side = (image_size, image_size) if image_size is not None else _common_size(path, headers)
-    source = _streamed(chosen, layout.classes, (channels, *side))
+    source = _streamed(path, chosen, layout.classes, (channels, *side))
     if layout.test is None:
-        source = _side(source, split)
+        source = _side(source, split, progress)
+    looks = [chosen.files[file] for file in source.files]
+    refuse_lost_drawings(source.origin, looks)
+    for note in notes(looks):
+        progress(note)
     if source.nbytes > memory_limit:
         progress(f"{source.nbytes / 2**30:.1f} GiB of pixels are above the limit; images are read as needed")
         return source
@@ -84,61 +96,31 @@ def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> Loa
         images[start : start + len(pixels)] = pixels
         start += len(pixels)
     pixels = torch.from_numpy(images)
-    return LoadedFolder(pixels, source.labels, source.classes, source.name, content=source.fingerprint())
+    return LoadedFolder(
+        pixels,
+        source.labels,
+        source.classes,
+        source.name,
+        origin=source.origin,
+        content=source.fingerprint(),
+    )
 
 
-# --- layout, classes, splits, shape -------------------------------------------------------------------------
+# --- splits and shapes --------------------------------------------------------------------------------------
 
 
-class _Layout(NamedTuple):
-    train: Path
-    test: Path | None
-    classes: tuple[str, ...]
-
-
-def _layout(path: Path) -> _Layout:
-    """Where the class folders are. A `train` folder with images directly in it is a class of that name."""
-    if not path.is_dir():
-        raise UserError(f"folder:{path}: {'not a folder' if path.exists() else 'there is no such folder'}")
-    with store.disk_errors(path):
-        names = subfolders(path)
-        if "train" not in names or not subfolders(path / "train") or has_images(path / "train"):
-            return _Layout(path, None, _classes(path))
-        train = path / "train"
-        test = next((path / name for name in ("test", "val") if name in names), None)
-        classes = _classes(train)
-        if test is not None:
-            _require_equal_classes(classes, _classes(test), test)
-    return _Layout(train, test, classes)
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    names = subfolders(folder)
-    if not names:
-        found = "images, but no class folders" if has_images(folder) else "no class folders"
-        raise UserError(f"folder:{folder} has {found}; put the images of each class into a folder of its own")
-    if len(names) == 1:
-        deeper = f"; did you mean folder:{folder / names[0]}?" if subfolders(folder / names[0]) else ""
-        raise UserError(f"folder:{folder} has one class folder, {few(names)}, and two are needed{deeper}")
-    return tuple(names)
-
-
-def _require_equal_classes(train: Sequence[str], test: Sequence[str], folder: Path) -> None:
-    missing, extra = sorted(set(train) - set(test)), sorted(set(test) - set(train))
-    if missing:
-        raise UserError(f"folder:{folder} lacks {few(missing)}, which the training folder has")
-    if extra:
-        raise UserError(f"folder:{folder} has {few(extra)}, which the training folder lacks")
-
-
-def _side(whole: StreamedFolder, split: str) -> StreamedFolder:
+def _side(whole: StreamedFolder, split: str, say: Say) -> StreamedFolder:
+    """The split asked for; the source's origin says what is held out."""
     from dd_core.images import split_indices
 
     rest, held_out = split_indices(whole, _HELD_OUT, seed=0)
-    return whole.subset(rest if split == "train" else held_out)
+    held = f"{len(held_out):,} of {len(whole):,} images, a fifth of each class, are held out as the test split"
+    say(held)
+    side = whole.subset(rest if split == "train" else held_out)
+    return replace(side, origin=f"{whole.origin} ({held})")
 
 
-def _common_size(path: Path, headers: set[Header]) -> tuple[int, int]:
+def _common_size(path: Path, headers: Iterable[Header]) -> tuple[int, int]:
     """(height, width) of all images; raises `UserError` where they differ."""
     sizes = sorted({(header.width * header.height, header.width, header.height) for header in headers})
     (_, width, height), (_, largest_width, largest_height) = sizes[0], sizes[-1]
@@ -150,15 +132,16 @@ def _common_size(path: Path, headers: set[Header]) -> tuple[int, int]:
     return height, width
 
 
-def _streamed(survey: Survey, classes: tuple[str, ...], shape: tuple[int, int, int]) -> StreamedFolder:
+def _streamed(path: Path, survey: Survey, classes: tuple[str, ...], shape: tuple[int, int, int]) -> StreamedFolder:
     import torch
 
     from dd_core.streaming import StreamedFolder
 
     position = {name: index for index, name in enumerate(classes)}
-    labels = torch.tensor([position[file.name.partition("/")[0]] for file in survey.files])
+    labels = torch.tensor([position[class_name(file.name.partition("/")[0])] for file in survey.files])
     names = tuple(printable(name) for name in classes)
-    return StreamedFolder(survey.folder, tuple(survey.files), labels, names, shape)
+    origin = f"folder:{printable(str(path))}"
+    return StreamedFolder(survey.folder, tuple(survey.files), labels, names, shape, origin=origin)
 
 
 # --- the pixels ---------------------------------------------------------------------------------------------
@@ -182,6 +165,7 @@ class FolderPixels(ArtefactSpec):
     count: int
     part_size: int
     pillow: str
+    decoding: int
 
     def parts(self) -> int:
         """Parts of `part_size` images; the last may be smaller."""
@@ -200,6 +184,7 @@ def pixels_of(source: StreamedFolder) -> FolderPixels:
         count=len(source),
         part_size=max(1, min(4096, _PART_BYTES * len(source) // source.nbytes)),
         pillow=PIL.__version__,
+        decoding=decoding.VERSION,
     )
 
 

@@ -37,13 +37,14 @@ class LoadedFolder(LabelledImages):
 
 @dataclass(frozen=True, eq=False)
 class StreamedFolder:
-    """Labelled image files of one shape (C, H, W) below `folder`; labels: int64 (N,)."""
+    """Labelled image files of one shape (C, H, W) below `folder`; labels: int64 (N,). `origin`: see `images.called`."""
 
     folder: Path
     files: tuple[ImageFile, ...]
     labels: Int64[Tensor, " N"]
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
+    origin: str = field(default="", kw_only=True)
 
     @property
     def name(self) -> str:

@@ -15,10 +15,12 @@ import pytest
 import torch
 from image_trees import ONE, load, picture, pixels, put, put_classes, spoil
 
-from dd_core import artefacts, folders
+from dd_core import artefacts, decoding, folders
 from dd_core.errors import UserError
 from dd_core.parallel import Engine, Workers
 from dd_core.streaming import StreamedFolder
+
+HELD_OUT = "2 of 10 images, a fifth of each class, are held out as the test split"
 
 
 def test_the_second_load_reads_no_image(root: Path) -> None:
@@ -28,7 +30,7 @@ def test_the_second_load_reads_no_image(root: Path) -> None:
     said: list[str] = []
     second = [load(root, progress=said.append), load(root, "test", progress=said.append)]
     assert [s.fingerprint() for s in first] == [s.fingerprint() for s in second]
-    assert said == []
+    assert said == [HELD_OUT, HELD_OUT]
 
 
 def test_a_touched_file_is_read_again(root: Path) -> None:
@@ -37,7 +39,7 @@ def test_a_touched_file_is_read_again(root: Path) -> None:
     os.utime(root / "cat/0.png")
     said: list[str] = []
     assert load(root, progress=said.append).fingerprint() == before
-    assert said == ["reading 1 images for the first time"]
+    assert said == ["reading 1 images for the first time", HELD_OUT]
     put(root / "cat/0.png", picture(999))
     put(root / "cat/1.png", picture(998))  # one of the two is in the training split
     assert load(root).fingerprint() != before
@@ -82,8 +84,13 @@ def test_an_index_without_a_table_is_made_again(root: Path, cache: Path, files: 
 
 
 STRANGE_ROWS: list[object] = [None, 5, "row", [], {}, [1], [1] * 6, [[1, 2], 3, "x", True, 6, 6]]
-STRANGE_FACTS: list[list[object]] = [[], ["x", False], [7, False, 6, 6], ["x", 0, 6, 6], ["x", False, "6", 6]]
-STRANGE_FACTS += [["x", False, 0, 6], ["x", False, 6, -6], ["x", False, 6, 6, 6]]
+FACTS = ["x", False, 6, 6, False, False, 7, "00ff"]  # as they should be
+STRANGE_FACTS: list[list[object]] = [[], FACTS[:4], [*FACTS, 6]]
+STRANGE_FACTS += [
+    [*FACTS[:place], wrong, *FACTS[place + 1 :]]
+    for place, wrong in [(0, 7), (1, 0), (2, "6"), (2, 0), (3, -6), (4, 1), (5, None), (6, True), (7, 0), (7, "0")]
+]
+STRANGE_FACTS += [[*FACTS[:7], "xyz!"]]
 
 
 @pytest.mark.parametrize("row", STRANGE_ROWS, ids=str)
@@ -115,7 +122,7 @@ def test_a_damaged_part_is_decoded_again(root: Path, cache: Path) -> None:
     part.write_bytes(data)
     said: list[str] = []
     assert load(root, progress=said.append).fingerprint() == before
-    assert "checksum" in said[0]
+    assert "checksum" in said[1]
 
 
 def test_an_interrupted_making_goes_on_where_it_stopped(root: Path, cache: Path) -> None:
@@ -190,3 +197,24 @@ def test_workers_do_not_import_torch() -> None:
     """It takes seconds, and decoding needs none of it."""
     code = "import sys, dd_core.folders, dd_core.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_index_of_another_decoding_counts_as_empty(root: Path, cache: Path) -> None:
+    put_classes(root)
+    load(root)
+    (index,) = (cache / "index").iterdir()
+    content = json.loads(index.read_text())
+    for version in (1, [content["version"][0] - 1, content["version"][1]], [content["version"][0], 1]):
+        index.write_text(json.dumps({**content, "version": version}))
+        said: list[str] = []
+        load(root, progress=said.append)
+        assert said[0] == "reading 10 images for the first time"
+
+
+def test_pixels_cached_by_another_decoding_are_not_used(root: Path) -> None:
+    put_classes(root)
+    source = load(root, memory_limit=0)
+    assert isinstance(source, StreamedFolder)
+    spec = folders.pixels_of(source)
+    assert spec.decoding == decoding.VERSION
+    assert spec.digest() != spec.model_copy(update={"decoding": spec.decoding - 1}).digest()

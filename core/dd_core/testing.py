@@ -4,7 +4,7 @@
 
     class TestMine(DistillerConformance):
         config = MyMethod(steps=3)
-        diverging = MyMethod(steps=3, lr_img=1e30)      # where something can diverge
+        diverging = MyMethod(steps=3, lr_img=1e30)      # settings with which it diverges; a method with steps has some
 
 Needs pytest. The sources are small and made here; nothing is downloaded.
 """
@@ -24,7 +24,7 @@ from dd_core.device import resolve
 from dd_core.distilled import DistilledSet, Size
 from dd_core.distiller import Distiller, MethodConfig
 from dd_core.errors import Diverged, UserError
-from dd_core.images import LabelledImages, Source
+from dd_core.images import LabelledImages
 from dd_core.methods import decode_method
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams, generator
@@ -178,8 +178,9 @@ class DistillerConformance:
         assert canonical(again) == canonical(self.config)
 
     def test_divergence_stops_before_the_update_and_keeps_the_checkpoint(self, tmp_path: Path):
-        if self.diverging is None:
-            pytest.skip("nothing to diverge")
+        if self.config.steps == 0:
+            pytest.skip("a method without steps updates nothing")
+        assert self.diverging is not None, "set `diverging`: settings with which the method diverges"
         out = tmp_path / "set.safetensors"
         with pytest.raises(Diverged) as caught:
             distill(
@@ -190,11 +191,21 @@ class DistillerConformance:
         for path in (tmp_path / "set.run").glob("checkpoint-*"):
             assert _finite(store.read_state(path)[0])
 
-    def _distiller(self, source: Source | None = None) -> Distiller:
-        source = source or blobs()
+    def test_a_step_that_diverges_leaves_a_finite_state(self):
+        if self.config.steps == 0:
+            pytest.skip("a method without steps updates nothing")
+        assert self.diverging is not None, "set `diverging`: settings with which the method diverges"
+        distiller = self._distiller(self.diverging)
+        with pytest.raises(Diverged):
+            for index in range(self.diverging.steps):
+                distiller.step(index)
+        assert _finite(distiller.state_dict())
+
+    def _distiller(self, config: MethodConfig | None = None) -> Distiller:
+        source, config = blobs(), config or self.config
         resources = artefacts.Resources.of([source], device="cpu")
-        needed = {spec.digest(): artefacts.get(spec, resources=resources) for spec in self.config.needs(source)}
-        return self.config.build(
+        needed = {spec.digest(): artefacts.get(spec, resources=resources) for spec in config.needs(source)}
+        return config.build(
             source=source, size=Size(ipc=2), artefacts=needed, streams=Streams(3), device=resolve("cpu")
         )
 

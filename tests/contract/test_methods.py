@@ -71,40 +71,47 @@ class TestTrajectoryMatching(DistillerConformance):
 
 
 class TestFlatTrajectoryMatching(DistillerConformance):
-    config = method(
-        "ftd",
-        steps=4,
-        syn_steps=3,
-        experts=2,
-        expert_epochs=1,
-        training={"batch_size": 12, "sharpness": {"alpha": 1.0}},
-        recipe=SMALL,
-    )
+    small: ClassVar = {
+        "syn_steps": 3,
+        "experts": 2,
+        "expert_epochs": 1,
+        "training": {"batch_size": 12, "sharpness": {"alpha": 1.0}},
+        "recipe": SMALL,
+    }
+    config = method("ftd", steps=4, **small)
+    diverging = method("ftd", steps=6, lr_img=1e30, **small)
 
 
 class TestDifficultyAligned(DistillerConformance):
-    config = method(
-        "datm",
-        steps=4,
-        syn_steps=3,
-        experts=2,
-        expert_epochs=1,
-        range_growth=2,
-        training={"batch_size": 12, "epochs": 11},
-        recipe=SMALL,
-    )
+    small: ClassVar = {
+        "syn_steps": 3,
+        "experts": 2,
+        "expert_epochs": 1,
+        "range_growth": 2,
+        "training": {"batch_size": 12, "epochs": 11},
+        "recipe": SMALL,
+    }
+    config = method("datm", steps=4, **small)
+    # where no step is taken above a loss of 1, the loss alone has to say it
+    diverging = method("datm", steps=6, lr_img=1e30, threshold=None, lr_label=1e30, **small)
 
 
 class TestHardLabelled(DistillerConformance):
-    config = method(
-        "m-datm", steps=4, syn_steps=3, experts=2, expert_epochs=1, zca=True, also="gradients", recipe=SMALL
-    )
+    small: ClassVar = {"syn_steps": 3, "experts": 2, "expert_epochs": 1, "zca": True, "also": "gradients", "recipe": SMALL}
+    config = method("m-datm", steps=4, **small)
+    diverging = method("m-datm", steps=6, lr_img=1e30, **small)
 
 
 class TestTesla(DistillerConformance):
-    config = method(
-        "tesla", steps=4, syn_steps=3, experts=2, expert_epochs=1, training={"batch_size": 12}, recipe=SMALL
-    )
+    small: ClassVar = {
+        "syn_steps": 3,
+        "experts": 2,
+        "expert_epochs": 1,
+        "training": {"batch_size": 12},
+        "recipe": SMALL,
+    }
+    config = method("tesla", steps=4, **small)
+    diverging = method("tesla", steps=6, lr_img=1e30, **small)
 
 
 class TestOptimized(DistillerConformance):

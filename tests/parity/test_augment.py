@@ -127,6 +127,20 @@ def test_rotate_samples_at_turned_coordinates(*, align_corners: bool):
     torch.testing.assert_close(augment.rotate(x, angle, align_corners=align_corners), plain)
 
 
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("kind", ["scale", "rotate"])
+def test_a_drawn_transform_places_pixels_as_asked(kind: str, *, align_corners: bool):
+    x = images(n=2)
+    drawn = augment.draw_parameters(kind, rows=2, image_size=(9, 9), generator=streams.generator(3, "draw"))
+    values = drawn.values.double()
+    if kind == "scale":
+        plain = augment.scale(x, values, align_corners=align_corners)
+    else:
+        plain = augment.rotate(x, values[:, 0], align_corners=align_corners)
+    found = augment.dsa(x, kind, generator=streams.generator(3, "draw"), align_corners=align_corners)
+    torch.testing.assert_close(found, plain)
+
+
 @pytest.mark.parametrize("kind", augment_names.KINDS)
 @pytest.mark.parametrize("rows", [1, 2])
 def test_gradients_reach_the_images(kind: str, rows: int):

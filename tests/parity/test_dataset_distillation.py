@@ -83,6 +83,32 @@ def test_adams_rate_is_halved_every_so_often():
     assert rates == [0.4, 0.4, 0.2, 0.2, 0.1]
 
 
+def test_adams_rate_is_halved_after_each_quarter_unless_said():
+    unrolling = _unrolling(steps=8, lr_img=0.4)
+    rates = []
+    for index in range(8):
+        unrolling.step(index)
+        rates.append(unrolling.optimiser.param_groups[0]["lr"])
+    assert rates == [0.4, 0.4, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05]
+
+
+def test_images_and_rates_are_moved_by_adam_as_the_authors_set_it():
+    """Kingma and Ba 2015, algorithm 1, with betas (0.5, 0.999)."""
+    unrolling = _unrolling(decay_every=100, lr_img=0.1)
+    leaves = (unrolling.pixels, unrolling.raw_rates)
+    values = [leaf.detach().double() for leaf in leaves]
+    first, second = ([torch.zeros_like(value) for value in values] for _ in range(2))
+    for index in range(4):
+        unrolling.step(index)
+        for place, leaf in enumerate(leaves):
+            gradient = leaf.grad.double()
+            first[place] = 0.5 * first[place] + 0.5 * gradient
+            second[place] = 0.999 * second[place] + 0.001 * gradient**2
+            m, v = first[place] / (1 - 0.5 ** (index + 1)), second[place] / (1 - 0.999 ** (index + 1))
+            values[place] = values[place] - 0.1 * m / (v.sqrt() + 1e-8)
+            assert torch.allclose(leaf.detach().double(), values[place], atol=1e-4)
+
+
 def test_raw_rates_can_have_an_adam_rate_of_their_own():
     unrolling = _unrolling(decay_every=2, lr_img=0.4, lr_rates=0.01)
     pixels, rates = unrolling.pixels.detach().clone(), unrolling.raw_rates.detach().clone()

@@ -113,6 +113,7 @@ def test_a_window_of_all_steps_is_exact_and_a_smaller_one_sees_only_its_steps():
     short = p.unrolled(mode="truncated", window=2)
     assert short.loss == pytest.approx(whole.loss)
     assert (short.learned[2][:-2] == 0).all()
+    assert all((one == 0).all() for one in short.start), "theta_0 is before the window"
     assert torch.allclose(short.learned[2][-2:], whole.learned[2][-2:], rtol=1e-12)
     assert 0.1 < F.cosine_similarity(short.learned[0].flatten(), whole.learned[0].flatten(), dim=0) < 0.9999
 
@@ -133,6 +134,44 @@ def test_no_steps_is_the_outer_gradient_at_the_start():
         leaves = [one.clone().requires_grad_() for one in p.theta]
         expected = torch.autograd.grad(p.outer(tuple(leaves)), leaves)
         assert all(torch.equal(a, b) for a, b in zip(result.start, expected, strict=True))
+
+
+def saved_bytes(tensors: tuple[Tensor, ...]) -> int:
+    """Bytes that the graph behind `tensors` keeps, by what its nodes say that they saved; each storage once."""
+    kept: dict[int, int] = {}
+    nodes, seen = [tensor.grad_fn for tensor in tensors], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [before for before, _ in node.next_functions]
+        for name in dir(node):
+            saved = getattr(node, name) if name.startswith("_saved_") else None
+            for tensor in saved if isinstance(saved, (list, tuple)) else [saved]:
+                if isinstance(tensor, Tensor):
+                    kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_bytes_of_a_graph_are_those_of_the_tensors_that_it_saves(dtype: torch.dtype):
+    """By hand: a product saves its two factors, and an exponential its result; what is saved twice counts once."""
+    theta, learned = torch.rand(5, 7, dtype=dtype), torch.rand(5, 7, dtype=dtype)
+
+    def step(t: int, theta: tuple[Tensor, ...], learned: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return ((theta[0] * learned[0]).exp() * learned[0],)
+
+    size = theta.element_size() * 35
+    assert graph_bytes(step, (theta,), (learned,)) == 3 * size  # theta, learned, and the exponential
+
+
+@pytest.mark.parametrize("name", ["convnet-2-w8", "lenet"])
+def test_the_bytes_of_a_networks_step_are_those_that_its_graph_says(name: str):
+    p = problem(name)
+    step = sgd_step(p.loss, p.rate)
+    leaves = [tuple(one.clone().requires_grad_() for one in tensors) for tensors in (p.theta, p.learned)]
+    assert graph_bytes(step, p.theta, p.learned) == pytest.approx(saved_bytes(step(0, *leaves)), rel=0.1)
 
 
 def test_auto_is_full_while_it_fits(monkeypatch: pytest.MonkeyPatch):

@@ -42,6 +42,17 @@ def test_an_unknown_kind_is_refused_in_one_line(strategy: str, message: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["digits", "mnist", "kmnist", "usps", "svhn"])
+def test_digits_and_letters_are_not_mirrored(name: str):
+    assert augment_names.resolve_strategy("auto", name) == "color_crop_cutout_scale_rotate"
+    assert augment_names.resolve_strategy("flip", name) == "flip", "unless it is said"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10", "fashion-mnist", "folder:digits", ""])
+def test_other_images_are(name: str):
+    assert augment_names.resolve_strategy("auto", name) == EVERYTHING
+
+
 def test_none_changes_nothing():
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(augment.dsa(x, "none", generator=streams.generator(0, "draw")), x)

@@ -107,6 +107,14 @@ def test_a_split_is_stratified_complete_and_repeatable() -> None:
     assert not torch.equal(split_indices(source, 0.2, seed=2)[1], held)
 
 
+def test_a_split_draws_every_class_anew() -> None:
+    """One permutation for all classes would hold out the images at the same places of each."""
+    source = some_images(120)
+    held = set(split_indices(source, 0.25, seed=0)[1].tolist())
+    places = {tuple(place for place, row in enumerate(rows.tolist()) if row in held) for rows in indices_by_class(source)}
+    assert len(places) == 3
+
+
 def test_split_returns_the_rest_first() -> None:
     rest, held = some_images(30).split(0.2, seed=0)
     assert (len(rest), len(held)) == (24, 6)

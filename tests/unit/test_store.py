@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,6 +85,26 @@ def test_an_optimisers_state_survives(tmp_path):
     other = torch.optim.Adam([weight], lr=0.5)
     other.load_state_dict(store.read_state(tmp_path / "c")[0]["optimiser"])
     assert str(other.state_dict()) == str(optimiser.state_dict())
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_the_old_one(tmp_path, monkeypatch):
+    """What a power cut leaves is what was synced: all bytes before the file is renamed, the folder's entry after."""
+    path, done = tmp_path / "set", []
+    store.write_bytes(path, b"old")
+
+    def fsync(handle: int) -> None:
+        there = os.fstat(handle)
+        done.append(("folder", None) if stat.S_ISDIR(there.st_mode) else ("file", (there.st_ino, there.st_size)))
+        os.fsync(handle)
+
+    def replace(source: Path, target: Path) -> None:
+        done.append(("replace", (os.stat(source).st_ino, os.stat(source).st_size)))
+        os.replace(source, target)
+
+    monkeypatch.setattr(store, "os", SimpleNamespace(**{**vars(os), "fsync": fsync, "replace": replace}))
+    store.write_bytes(path, bytes(100_000))
+    whole = (path.stat().st_ino, 100_000)
+    assert done == [("file", whole), ("replace", whole), ("folder", None)]
 
 
 def test_a_state_of_objects_is_refused_when_it_is_written(tmp_path):

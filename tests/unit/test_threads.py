@@ -1,0 +1,94 @@
+"""How many threads compute. In a child process with three of them: the tests themselves may run with one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dd_core import parallel
+from dd_core.errors import UserError
+
+# what a run, a pre-training, an expert and k-means compute with
+SCRIPT = """
+import json, torch
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+from dd_core import Size, artefacts, distill, method, parallel, selection
+from dd_core.images import LabelledImages
+from dd_core.runner import RunOptions, Silent
+from dd_core.streams import generator
+from dd_core.testing import blobs
+
+class Noting(LabelledImages):
+    def take(self, rows):
+        seen.append(torch.get_num_threads())
+        return super().take(rows)
+
+class Stepping(Silent):
+    def step(self, index, metrics):
+        seen.append(torch.get_num_threads())
+
+def threads_of(work):
+    seen.clear()
+    work()
+    return sorted(set(seen))
+
+seen = []
+source = Noting(*(getattr(blobs(), name) for name in ("images", "labels", "classes", "name")))
+small = {"network": "convnet-1-w4"}
+dm = method("dm", steps=2, batch_real=4, recipe=small)
+start = {"start": "fixed-pretrained", "pretraining": {"epochs": 1}}
+pool, = method("dataset-distillation", **start, recipe=small).needs(source)
+experts, = method("mtt", experts=1, last_epoch=1, expert_epochs=1, recipe=small).needs(source)
+resources = artefacts.Resources.of([source], device="cpu")
+many = torch.randint(0, 256, (3000, 1, 4, 4), generator=generator(0, "many"), dtype=torch.uint8)
+with threadpool_limits(1):
+    alone = KMeans(20, n_init=1, random_state=3).fit((many.flatten(1).double() / 255).numpy()).cluster_centers_
+print(json.dumps({
+    "before": torch.get_num_threads(),
+    "asked for two": threads_of(lambda: distill(dm, source, Size(ipc=1), options=RunOptions(threads=2, reporter=Stepping()))),
+    "asked for none": threads_of(lambda: distill(dm, source, Size(ipc=1), options=RunOptions(reporter=Stepping()))),
+    "pre-training": threads_of(lambda: artefacts.get(pool, resources=resources)),
+    "expert": threads_of(lambda: artefacts.get(experts, resources=resources)),
+    "k-means": all(torch.equal(selection.k_means(many, 20, seed=3).flatten(), torch.tensor(alone).float().flatten()) for _ in range(5)),
+    "after": torch.get_num_threads(),
+}))
+"""
+
+
+def test_runs_compute_with_the_threads_asked_for_and_what_is_shared_with_one(tmp_path: Path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "3", "DD_APPS_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, env=environment, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    facts: dict[str, Any] = json.loads(done.stdout)
+    assert facts == {
+        "before": 3,
+        "asked for two": [2],
+        "asked for none": [3],
+        "pre-training": [1],
+        "expert": [1],
+        "k-means": True,
+        "after": 3,
+    }
+
+
+def test_a_block_computes_with_its_threads_and_puts_the_number_back():
+    before = torch.get_num_threads()
+    with parallel.computing(before + 2):
+        assert torch.get_num_threads() == before + 2
+        with parallel.computing(1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == before + 2
+    assert torch.get_num_threads() == before
+    with pytest.raises(UserError), parallel.computing(before + 1):
+        raise UserError("on the way")
+    assert torch.get_num_threads() == before

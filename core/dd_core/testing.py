@@ -197,8 +197,7 @@ class DistillerConformance:
         assert self.diverging is not None, "set `diverging`: settings with which the method diverges"
         distiller = self._distiller(self.diverging)
         with pytest.raises(Diverged):
-            for index in range(self.diverging.steps):
-                distiller.step(index)
+            _all_steps(distiller, self.diverging.steps)
         assert _finite(distiller.state_dict())
 
     def _distiller(self, config: MethodConfig | None = None) -> Distiller:
@@ -208,6 +207,11 @@ class DistillerConformance:
         return config.build(
             source=source, size=Size(ipc=2), artefacts=needed, streams=Streams(3), device=resolve("cpu")
         )
+
+
+def _all_steps(distiller: Distiller, steps: int) -> None:
+    for index in range(steps):
+        distiller.step(index)
 
 
 def _sha256_of(ds: DistilledSet, path: Path) -> str:

@@ -6,12 +6,16 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from dd_core.distilled import Size
+from dd_core import store
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.testing import DistillerConformance
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +58,41 @@ def test_the_shell_snippets_run(capsys: pytest.CaptureFixture[str]):
     for line in commands:
         assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
     assert Path("digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _exchanged(*, logits: bool) -> DistilledSet:
+    """A set of the size that the challenge takes, with soft labels as DATM learns them or without."""
+    generator = np.random.default_rng(0)
+    images, labels = generator.normal(size=(1000, 3, 32, 32)).astype(np.float32), np.arange(100).repeat(10)
+    pixels = Pixels(space="normalised", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+    names = tuple(f"class {index:02d}" for index in range(100))
+    manifest = Manifest(classes=names, pixels=pixels, targets="logits" if logits else "none", recipe=Recipe())
+    targets = generator.normal(size=(1000, 100)).astype(np.float32) if logits else None
+    return DistilledSet(images, labels, manifest, targets)
+
+
+def test_the_commands_that_exchange_sets_run(capsys: pytest.CaptureFixture[str]):
+    from dd_apps.cli import main
+
+    lines = [line.split("#")[0].strip() for block in _blocks("README.md", "sh") for line in block.splitlines()]
+    assert [line.split()[:2] for line in lines] == [["dd-apps", "export"]] * 3 + [["dd-apps", "import"]]
+    for line in lines:
+        store.write_set(Path("set.safetensors"), _exchanged(logits="--format mtt" in line))
+        words = shlex.split(line)[1:]
+        if "--data" in words:  # CIFAR-100 has to be downloaded; a folder with as many classes stands for it
+            words[words.index("--data") + 1] = "folder:mine"
+            shutil.copytree("mine/train", "mine/test")
+        assert main(words) == 0, capsys.readouterr().err
+    hard, soft = _exchanged(logits=False), _exchanged(logits=True)
+    assert torch.load("submission/cifar100.pt", weights_only=True).shape == (1000, 3, 32, 32)
+    assert sorted(path.name for path in Path("mine/train").iterdir()) == sorted(hard.classes)
+    assert len(list(Path("mine/train").rglob("*.png"))) == 1000
+    theirs = store.read_set(Path("theirs.safetensors"))
+    assert (theirs.classes, theirs.manifest.targets) == (hard.classes, "logits")
+    assert np.array_equal(theirs.targets, soft.targets)
+    assert theirs.manifest.pixels.mean == (0.4914, 0.4822, 0.4465)
+    assert torch.equal(theirs.inputs(), soft.inputs())
+    assert theirs.manifest.recipe.learning_rate == soft.manifest.recipe.learning_rate
 
 
 def test_the_two_commands_are_targets_of_the_makefile():

@@ -36,7 +36,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-def matching(name: str = "mtt", *, ipc: int = 2, source: LabelledImages = BLOBS, **options: Any) -> tuple[Matching, Artefact]:
+def matching(
+    name: str = "mtt", *, ipc: int = 2, source: LabelledImages = BLOBS, **options: Any
+) -> tuple[Matching, Artefact]:
     defaults = {
         "steps": 6,
         "syn_steps": 3,
@@ -363,7 +365,7 @@ def test_the_cosine_to_the_exact_gradient_is_logged_where_asked():
 
 
 def other_distance(distiller: Matching, experts: Artefact, index: int) -> tuple[float, Tensor]:
-    """The distance of DM or DC that `also` names, and its gradient to the pixels; all written out, an image at a time."""
+    """The distance of DM or DC that `also` names, and its gradient to the pixels; written out, an image at a time."""
     streams, transform = Streams(5), distiller.config.augmentation
     rows, t = expert_at(distiller, experts, index)
     model = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=0)
@@ -371,8 +373,9 @@ def other_distance(distiller: Matching, experts: Artefact, index: int) -> tuple[
 
     def seen(images: Tensor) -> Tensor:
         """Every image, real or synthetic and of whatever class, under the one transform of the iteration."""
-        drawn = (streams.generator("augmentation-of-both", index) for _ in images)
-        return torch.cat([augment.dsa(image[None], transform, generator=g) for image, g in zip(images, drawn)])
+        drawn = [streams.generator("augmentation-of-both", index) for _ in images]
+        alone = zip(images[:, None], drawn, strict=True)
+        return torch.cat([augment.dsa(image, transform, generator=one) for image, one in alone])
 
     def gradients(images: Tensor, label: int) -> list[Tensor]:
         loss = F.cross_entropy(model(seen(images)), torch.full((len(images),), label))

@@ -111,7 +111,9 @@ def test_a_split_draws_every_class_anew() -> None:
     """One permutation for all classes would hold out the images at the same places of each."""
     source = some_images(120)
     held = set(split_indices(source, 0.25, seed=0)[1].tolist())
-    places = {tuple(place for place, row in enumerate(rows.tolist()) if row in held) for rows in indices_by_class(source)}
+    places = {
+        tuple(place for place, row in enumerate(rows.tolist()) if row in held) for rows in indices_by_class(source)
+    }
     assert len(places) == 3
 
 

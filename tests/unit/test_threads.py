@@ -1,4 +1,4 @@
-"""How many threads compute. In a child process with three of them: the tests themselves may run with one."""
+"""How many threads compute. In a child process with several of them: the tests themselves may run with one."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def threads_of(work):
     work()
     return sorted(set(seen))
 
+torch.set_num_threads(3)
 seen = []
 source = Noting(*(getattr(blobs(), name) for name in ("images", "labels", "classes", "name")))
 small = {"network": "convnet-1-w4"}
@@ -51,22 +52,34 @@ resources = artefacts.Resources.of([source], device="cpu")
 many = torch.randint(0, 256, (3000, 1, 4, 4), generator=generator(0, "many"), dtype=torch.uint8)
 with threadpool_limits(1):
     alone = KMeans(20, n_init=1, random_state=3).fit((many.flatten(1).double() / 255).numpy()).cluster_centers_
+
+def run(**options):
+    distill(dm, source, Size(ipc=1), options=RunOptions(reporter=Stepping(), **options))
+
+def same_centres():
+    return torch.equal(selection.k_means(many, 20, seed=3).flatten(), torch.tensor(alone).float().flatten())
+
 print(json.dumps({
     "before": torch.get_num_threads(),
-    "asked for two": threads_of(lambda: distill(dm, source, Size(ipc=1), options=RunOptions(threads=2, reporter=Stepping()))),
-    "asked for none": threads_of(lambda: distill(dm, source, Size(ipc=1), options=RunOptions(reporter=Stepping()))),
+    "asked for two": threads_of(lambda: run(threads=2)),
+    "asked for none": threads_of(run),
     "pre-training": threads_of(lambda: artefacts.get(pool, resources=resources)),
     "expert": threads_of(lambda: artefacts.get(experts, resources=resources)),
-    "k-means": all(torch.equal(selection.k_means(many, 20, seed=3).flatten(), torch.tensor(alone).float().flatten()) for _ in range(5)),
+    "k-means": all(same_centres() for _ in range(5)),
     "after": torch.get_num_threads(),
 }))
 """
 
 
 def test_runs_compute_with_the_threads_asked_for_and_what_is_shared_with_one(tmp_path: Path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "3", "DD_APPS_CACHE": str(tmp_path)}
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, env=environment, timeout=200
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env={**environment, "DD_APPS_CACHE": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
     facts: dict[str, Any] = json.loads(done.stdout)

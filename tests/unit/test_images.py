@@ -107,6 +107,15 @@ def test_a_split_is_stratified_complete_and_repeatable() -> None:
     assert not torch.equal(split_indices(source, 0.2, seed=2)[1], held)
 
 
+@pytest.mark.parametrize(("fraction", "held_out"), [(0.29, 3), (0.31, 3), (0.99, 9), (0.01, 1)])
+def test_a_split_takes_the_nearest_number_of_each_class(fraction: float, held_out: int) -> None:
+    source = some_images(30)
+    rest, held = split_indices(source, fraction, seed=0)
+    labels = require_labels(source)
+    assert torch.bincount(labels[held]).tolist() == [held_out] * 3
+    assert torch.bincount(labels[rest]).tolist() == [10 - held_out] * 3
+
+
 def test_a_split_draws_every_class_anew() -> None:
     """One permutation for all classes would hold out the images at the same places of each."""
     source = some_images(120)

@@ -79,6 +79,18 @@ def test_a_stopped_run_goes_on_and_makes_the_same_bytes(tmp_path):
     assert [record["step"] for record in store.read_lines(tmp_path / "set.run/metrics.jsonl")] == list(range(6))
 
 
+def test_the_seconds_before_a_stop_count(tmp_path):
+    out = tmp_path / "set.safetensors"
+    with pytest.raises(RuntimeError):
+        _run(out, reporter=Notes(stop_at=3))
+    for path in (tmp_path / "set.run").glob("checkpoint-*"):
+        state, facts = store.read_state(path)
+        assert 0 < facts["seconds"] < 1000
+        store.write_state(path, state, {**facts, "seconds": 1000.0})
+    _run(out)
+    assert json.loads((tmp_path / "set.run/run.json").read_text())["seconds"] > 1000
+
+
 def test_a_finished_run_is_handed_over_again(tmp_path):
     out = tmp_path / "set.safetensors"
     first, _ = _run(out)

@@ -100,10 +100,11 @@ def test_k_means_and_herding_and_averages_by_values():
     assert pixels_of("average", source, 1) == [[101.5], [58.0]]
 
 
-def test_herding_of_a_networks_features_is_herding_of_them():
-    source, config = blobs(), method("herding", features="random-network", recipe={"network": "convnet-2-w16"})
+@pytest.mark.parametrize("name", ["convnet-2-w16", "convnet-1-batchnorm"])
+def test_herding_of_a_networks_features_is_herding_of_them(name: str):
+    source, config = blobs(), method("herding", features="random-network", recipe={"network": name})
     ds = distill(config, source, Size(ipc=3), seed=4, options=CPU)
-    network = networks.for_source("convnet-2-w16", source, seed=4).eval()
+    network = networks.for_source(name, source, seed=4).eval()
     mean, std = source.channel_stats()
     for label in range(3):
         images = source.images[source.labels == label]

@@ -37,3 +37,14 @@ def test_seeded_draws_alike_and_puts_the_global_state_back():
         same = torch.rand(3)
     assert torch.equal(one, same)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_streams_are_those_of_their_seed_at_every_step():
+    streams = Streams(3)
+    for step in (0, 4):
+        assert streams.child("part", step).seed == counter(3, "part", step)
+        alone = torch.rand(2, generator=generator(3, "draw", step))
+        assert torch.equal(torch.rand(2, generator=streams.generator("draw", step)), alone)
+        with streams.seeded("init", step):
+            drawn = torch.rand(2)
+        assert torch.equal(drawn, torch.rand(2, generator=generator(3, "init", step)))

@@ -18,13 +18,15 @@ from dd_core.runner import RunOptions, Silent, distill
 from dd_core.testing import blobs
 
 SMALL = {"steps": 5, "recipe": {"network": "convnet-2-w8"}}
+PLAIN = {"augmentation": "none", "batch_real": 8}  # a transform may cut off the pixel whose gradient is spoiled
 UNROLLED = {**SMALL, "gradient": "full"}
 MATCHED = {**UNROLLED, "syn_steps": 2, "experts": 1, "last_epoch": 2, "expert_epochs": 1}
 SOFT = {**MATCHED, "range_start": 1, "threshold": None, "training": {"epochs": 3}}
 METHODS: dict[str, dict[str, Any]] = {
-    "dm": {**SMALL, "batch_real": 8},
+    "dm": {**SMALL, **PLAIN},
     "dataset-distillation": {**UNROLLED, "epochs": 2, "batch_real": 16},
     "datm": SOFT,
+    "mtt": {**MATCHED, **PLAIN, "also": "features"},
 }
 
 
@@ -42,8 +44,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, after: After, position: int, value: float) -> None:
-    """Let one number of a gradient be `value`, the loss being what it is: of the pixels, the rates, the labels."""
+def spoil(monkeypatch: pytest.MonkeyPatch, after: After, position: int | None, value: float) -> None:
+    """Let one number of a gradient be `value`, the loss being what it is.
+
+    Of unrolled steps, `position` is that of the learned tensor: pixels, rates, labels. Of a distance of features it is
+    the pixels' gradient.
+    """
     embed, unrolled = networks.embed, unroll.unroll
 
     def spoiled(gradient: torch.Tensor) -> torch.Tensor:
@@ -85,10 +91,11 @@ def values_of(state: Any) -> list[torch.Tensor]:
         ("datm", 0, "gradient"),
         ("datm", 1, "gradient of the rate"),
         ("datm", 2, "gradient of the labels"),
+        ("mtt", None, "gradient"),  # of the distance that `also` adds
     ],
 )
 def test_an_infinite_gradient_reaches_neither_pixels_nor_checkpoint(
-    name: str, position: int, what: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, position: int | None, what: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config, after, out = method(name, **METHODS[name]), After(), tmp_path / "set.safetensors"
     options = RunOptions(device="cpu", threads=1, checkpoint_seconds=0.0, reporter=after)

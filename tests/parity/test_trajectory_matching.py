@@ -15,7 +15,7 @@ from dd_core.artefacts import Artefact, Resources
 from dd_core.distilled import Size
 from dd_core.errors import Diverged, UserError
 from dd_core.experts import trajectory
-from dd_core.images import LabelledImages
+from dd_core.images import InputForm, LabelledImages
 from dd_core.matching import feature_distance, gradient_distance, mean_logits, right_indices
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
@@ -178,6 +178,18 @@ def test_the_pixels_of_the_set_are_averaged_over_the_iterations_where_asked():
     assert torch.allclose(torch.tensor(averaged.export().images), expected, atol=1e-6)
 
 
+def test_pixels_and_rate_are_moved_by_sgd_with_momentum():
+    distiller, _ = matching(lr_img=3.0, lr_lr=1e-4, momentum=0.5)
+    leaves, rates = (distiller.pixels, distiller.rate), (3.0, 1e-4)
+    expected, velocity = [leaf.detach().clone() for leaf in leaves], [torch.zeros_like(leaf) for leaf in leaves]
+    for index in range(4):
+        distiller.step(index)
+        velocity = [0.5 * v + leaf.grad for v, leaf in zip(velocity, leaves, strict=True)]
+        expected = [value - rate * v for value, rate, v in zip(expected, rates, velocity, strict=True)]
+    for leaf, value in zip(leaves, expected, strict=True):
+        assert torch.allclose(leaf, value, rtol=1e-5, atol=1e-7)
+
+
 def test_ftd_has_flat_experts_and_tesla_its_gradient():
     assert method("ftd").training.sharpness is not None
     assert method("mtt").training.sharpness is None
@@ -316,6 +328,31 @@ def test_datm_starts_from_what_experts_get_right_and_from_their_mean_logits():
         for row, soft in zip(rows, distiller.soft.detach()[part], strict=True):
             asked = [expert for expert in range(3) if right[expert, row]] or [0, 1, 2]
             assert torch.allclose(soft, sum(says[expert][row] for expert in asked) / len(asked), atol=1e-5)
+
+
+def test_datm_starts_from_images_that_the_first_expert_gets_right_in_its_last_epoch():
+    """On noisy images, of which the expert gets some wrong in its last epoch, and others in the first that is kept."""
+    noise = torch.randint(0, 256, BLOBS.images.shape, generator=torch.Generator().manual_seed(3))
+    mixed = (0.2 * BLOBS.images + 0.8 * noise).to(torch.uint8)
+    source = LabelledImages(mixed, BLOBS.labels, BLOBS.classes, "noisy blobs")
+    training = {"batch_size": 20, "learning_rate": 0.02, "epochs": 12}
+    distiller, experts = matching("datm", ipc=6, source=source, training=training)
+    model = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=0).eval()
+    right = []
+    for epoch in (0, -1):
+        nn.utils.vector_to_parameters(trajectory(experts, 0)[epoch].clone(), model.parameters())
+        right.append(model(InputForm.of(source)(mixed)).argmax(1) == source.labels)
+    for label in range(3):
+        of_class = right[1][source.labels == label]
+        assert of_class.sum() >= 6, "there are enough"
+        assert not of_class.all(), "and others"
+    assert (right[0] & ~right[1]).any()
+    inputs = InputForm.of(source)(mixed)
+    same = (distiller.pixels.detach().flatten(1)[:, None] == inputs.flatten(1)[None]).all(2)
+    chosen = same.float().argmax(1)
+    assert same.any(1).all()
+    assert right[1][chosen].all()
+    assert torch.equal(source.labels[chosen], distiller.labels)
 
 
 def test_soft_labels_are_learned_and_travel_as_logits():

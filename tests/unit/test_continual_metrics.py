@@ -21,6 +21,11 @@ def test_forgetting_leaves_out_the_last_experience_and_takes_the_best_earlier_ac
     assert forgetting(MATRIX) == pytest.approx(((0.9 - 0.75) + (0.8 - 0.2)) / 2)
 
 
+def test_forgetting_counts_from_the_best_earlier_accuracy_which_need_not_be_the_first():
+    later = [[0.5, None, None, None], [0.9, 0.3, None, None], [0.7, 0.8, 0.6, None], [0.4, 0.2, 0.5, 1.0]]
+    assert forgetting(later) == pytest.approx(((0.9 - 0.4) + (0.8 - 0.2) + (0.6 - 0.5)) / 3)
+
+
 def test_forgetting_is_negative_where_old_classes_improved():
     assert forgetting([[0.5, None], [0.6, 0.9]]) == pytest.approx(-0.1)
 

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from dd_core import augment, networks
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, ScheduledStep, Size
 from dd_core.errors import Diverged, UserError
+from dd_core.images import InputForm
 from dd_core.methods import method
 from dd_core.runner import distill
 from dd_core.streams import Streams
 from dd_core.testing import blobs
-from dd_core.training import accuracy, block_rows, fit, train, training_data
+from dd_core.training import accuracy, block_rows, fit, predictions, train, training_data
 
 NETWORK = "convnet-2-w16"
 
@@ -78,6 +79,23 @@ def test_a_learned_order_is_plain_gradient_descent_over_its_blocks():
             parameter.data -= one.learning_rate * gradient
     for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_predictions_are_made_in_evaluation_mode_whatever_the_mode_before():
+    """A batch norm that has seen other images says other classes by its running statistics than by the batch's."""
+    source, cpu = blobs(per_class=20), torch.device("cpu")
+    model = networks.build("convnet-1-w8-batchnorm", in_channels=1, classes=3, image_size=(8, 8), seed=0)
+    form = InputForm.of(source)
+    with torch.no_grad():
+        model.train()(2 * form(source.images) + 1)
+        by_batch = model(form(source.images)).argmax(1)
+        expected = model.eval()(form(source.images)).argmax(1)
+    assert not torch.equal(by_batch, expected)
+    assert len(expected.unique()) > 1
+    model.train()
+    assert torch.equal(predictions(model, source, form, device=cpu), expected)
+    model.train()
+    assert accuracy(model, source, form, device=cpu) == int((expected == source.labels).sum()) / 60
 
 
 def test_xavier_is_the_initialisation_when_the_recipe_says_so():

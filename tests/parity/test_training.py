@@ -21,6 +21,7 @@ from dd_core.artefacts import Resources
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Pretraining, Recipe, ScheduledStep
 from dd_core.expert_training import Sharpness, Training
 from dd_core.experts import Experts, flat_gradient, trajectory
+from dd_core.images import LabelledImages
 from dd_core.streams import Streams
 from dd_core.testing import blobs
 
@@ -256,18 +257,15 @@ def test_pretraining_is_wangs_adam_with_a_rate_halved_every_five_epochs(epochs: 
     ],
 )
 def test_an_expert_is_trained_as_its_training_says(how: dict[str, Any], tmp_path: Path):
-    """Mini-batches, augmentation, optimiser and the rate x0.1 after the middle epoch, compared after every epoch."""
+    """Mini-batches, augmentation, optimiser, the rate x0.1 after the middle epoch; weights and loss of every epoch."""
     settings = Training(**{"epochs": 3, "batch_size": 10, "learning_rate": 0.05, **how})
-    spec = Experts(
-        source=BLOBS.fingerprint(), network=NETWORK, image_shape=(1, 8, 8), classes=3, count=2, training=settings
-    )
-    rows = trajectory(artefacts.get(spec, resources=Resources.of([BLOBS], device="cpu"), cache=tmp_path), 1)
+    rows, losses = expert(settings, tmp_path)
     streams = Streams(0).child("expert", 1)
     model = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=streams.seed)
     optimiser = PlainSGD(model, momentum=settings.momentum, decay=settings.weight_decay)
     inputs, targets = real_inputs(), one_hot()
     for epoch in range(settings.epochs):
-        transforms = streams.generator("augmentation", epoch)
+        transforms, total = streams.generator("augmentation", epoch), 0.0
         for batch in mini_batches(len(BLOBS), 10, streams, epoch):
             seen = augment.dsa(inputs[batch], settings.augmentation, generator=transforms)
 
@@ -275,8 +273,41 @@ def test_an_expert_is_trained_as_its_training_says(how: dict[str, Any], tmp_path
                 values = dict(zip(dict(model.named_parameters()), theta, strict=True))
                 return cross_entropy(torch.func.functional_call(model, values, (seen,)), targets[batch])
 
-            _, gradients = flat_gradient(loss_at, tuple(model.parameters()), settings.sharpness)
+            loss, gradients = flat_gradient(loss_at, tuple(model.parameters()), settings.sharpness)
             optimiser.step(gradients, 0.005 if settings.decay and epoch > settings.epochs // 2 else 0.05)
+            total += loss.item() * len(batch)
         flat = nn.utils.parameters_to_vector(model.parameters())
         torch.testing.assert_close(rows[epoch + 1], flat, rtol=1e-4, atol=2e-6)
+        assert losses[epoch] == pytest.approx(total / len(BLOBS), rel=1e-4)
     assert (rows[-1] - rows[0]).abs().max() > 1e-2
+
+
+def expert(
+    training: Training, cache: Path, *, source: LabelledImages = BLOBS, **which: Any
+) -> tuple[Tensor, list[float]]:
+    """What expert 1 of two keeps, (epochs + 1, P), and its mean loss in every epoch."""
+    spec = Experts(
+        source=source.fingerprint(),
+        network=NETWORK,
+        image_shape=source.image_shape,
+        classes=3,
+        count=2,
+        training=training,
+        **which,
+    )
+    made = artefacts.get(spec, resources=Resources.of([source], device="cpu"), cache=cache)
+    return trajectory(made, 1), made.part(1)[1]["losses"]
+
+
+def test_experts_see_images_normalised_by_the_statistics_that_are_asked_for(tmp_path: Path):
+    """The loss of one step on all images is that of the first weights."""
+    colour = blobs(channels=3)
+    pixels = colour.images.float() / 255
+    own = pixels.mean((0, 2, 3), keepdim=True), pixels.std((0, 2, 3), keepdim=True, correction=0)
+    imagenet = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    seed = Streams(0).child("expert", 1).seed
+    model = networks.build(NETWORK, in_channels=3, classes=3, image_size=(8, 8), seed=seed)
+    for statistics, (mean, std) in {"data": own, "imagenet": tuple(imagenet)}.items():
+        _, losses = expert(Training(epochs=1), tmp_path, source=colour, statistics=statistics)
+        expected = cross_entropy(model((pixels - mean) / std), torch.eye(3)[colour.labels])
+        assert losses == [pytest.approx(expected.item(), rel=1e-4)]

@@ -291,6 +291,9 @@ def test_initial_images_are_those_that_the_first_expert_gets_right():
     three = right_indices(source, (3, 2), right, 2, streams=Streams(0))
     assert three[:2].tolist() == [0, 1]
     assert three[2] in (2, 3), "last of all, any"
+    expert_says = {0: [True] + 5 * [False], 1: 6 * [True]}
+    for seed in range(6):
+        assert right_indices(source, (2, 1), right, 2, streams=Streams(seed))[0] == 0, "right by both, and so first"
 
 
 def test_mean_logits_are_of_the_experts_that_are_right():

@@ -17,7 +17,8 @@ from dd_apps.continual import ContinualScenario, run
 from dd_apps.continual.adapter import contained, contents
 from dd_apps.continual.benchmark import build
 from dd_apps.continual.checks import check_scenario
-from dd_apps.continual.jobs import rightly_labelled
+from dd_apps.continual.experiment import Job, Outcome, _table_row
+from dd_apps.continual.jobs import rightly_labelled, run_job
 from dd_apps.continual.orders import class_order, experience_sizes
 from dd_apps.continual.strategies import Where, memory_for
 from dd_core import datasets, networks, store
@@ -109,6 +110,32 @@ def test_our_accuracy_is_avalanches(digits):
         ours = right[np.isin(digits[1].labels.numpy(), classes)].mean()
         assert theirs[f"Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp00{index}"] == pytest.approx(ours)
     assert 0.3 < right.mean() < 0.7
+
+
+def test_accuracy_is_measured_in_evaluation_mode_and_training_goes_on_after_it(digits):
+    """A batch norm that has seen other images says other classes by its running statistics than by the batch's."""
+    stream, test = build(*digits, experiences=2, seed=0, order=0), digits[1]
+    network = networks.for_source("convnet-1-w4-batchnorm", test, seed=0)
+    inputs = normalise(test.images, stream.mean, stream.std)
+    with torch.no_grad():
+        network.train()(2 * inputs + 1)
+        expected = network.eval()(inputs).argmax(1) == test.labels
+        network.train()
+    right = rightly_labelled(network, test, stream, device=torch.device("cpu"))
+    assert np.array_equal(right, expected.numpy())
+    assert network.training
+    with torch.no_grad():
+        assert not torch.equal(network(inputs).argmax(1) == test.labels, expected)
+
+
+def test_a_job_learns_the_classes_in_its_own_order():
+    scenario = decode(ContinualScenario, SMALL | {"rows": ["average"]})
+    for order in (0, 1):
+        memory = run_job(Job(scenario, "average", order, None, "cpu")).memory
+        assert memory is not None
+        assert memory.manifest.provenance is not None
+        wanted = class_order(10, seed=0, order=order)
+        assert memory.manifest.provenance.config["experiences"] == [sorted(wanted[:5]), sorted(wanted[5:])]
 
 
 # --- the rows ----------------------------------------------------------------------------------------------------
@@ -210,6 +237,18 @@ def test_figures_follow_from_the_matrices(results):
     assert row["forgetting"]["mean"] == pytest.approx(np.mean(lost))
     assert row["after_1"]["mean"] == pytest.approx(np.mean([matrix[0][0] for matrix in matrices]))
     assert matrices[0][0][1] is None
+
+
+def test_seconds_are_the_mean_over_class_orders_and_figures_weigh_experiences_by_their_images():
+    matrices = [[[0.9, None], [0.5, 0.8]], [[0.7, None], [0.7, 0.6]]]
+    outcomes = [
+        Outcome({"replay": matrix}, (30, 10), {"replay": 10.0 + 2 * i}, 640, None) for i, matrix in enumerate(matrices)
+    ]
+    row = _table_row("real", "replay", outcomes)
+    assert row["seconds"] == 11.0
+    assert row["after_2"]["mean"] == pytest.approx(((0.5 * 3 + 0.8) / 4 + (0.7 * 3 + 0.6) / 4) / 2)
+    assert row["average"] == pytest.approx({"mean": 0.65, "std": 0.0})
+    assert row["forgetting"] == pytest.approx({"mean": 0.2, "std": 0.08**0.5})
 
 
 def test_memories_are_what_was_replayed_and_can_be_drawn(results):

@@ -179,6 +179,53 @@ def test_the_recipes_of_datm_and_the_challenge_are_theirs():
         recipe_of("challenge-2024", one, source_name="mnist")
 
 
+SGD = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256}
+DSA = {"schedule": "step", "epochs": 1001, "augmentation": "color_crop_cutout_scale_rotate"}
+DESCENT = {"momentum": 0.0, "weight_decay": 0.0, "batch_size": 10**9, "schedule": "constant", "augmentation": "none"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "changes"),
+    [
+        ("recipe", {}),
+        ("knn", {}),
+        ("plain-300", {**SGD, "schedule": "step", "epochs": 300, "augmentation": "none"}),
+        ("dm-1000", {**SGD, **DSA}),
+        ("mtt-1000", {**SGD, **DSA, "learning_rate": 0.123}),
+        ("datm-soft", {**SGD, **DSA, "learning_rate": 0.123, "batch_size": 128}),
+        (
+            "challenge-2024",
+            {**SGD, **DSA, "network": "convnet-3", "align_corners": False, "temperature": 1.0},
+        ),
+        ("wang-grid", {"optimiser": "sgd", **DESCENT}),
+    ],
+)
+def test_a_protocol_changes_the_set_s_recipe_in_these_fields_alone(protocol: str, changes: dict[str, object]):
+    own = Recipe(
+        network="lenet",
+        optimiser="adamw",
+        learning_rate=0.123,
+        momentum=0.3,
+        weight_decay=0.4,
+        schedule="cosine",
+        epochs=77,
+        batch_size=9,
+        augmentation="crop",
+        temperature=4.0,
+    )
+    assert recipe_of(protocol, own, source_name="digits") == own.model_copy(update=changes)
+
+
+def test_the_challenge_has_statistics_of_its_own_for_tiny_imagenet_too():
+    pixels = Pixels(space="normalised", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    images = np.zeros((200, 3, 64, 64), dtype=np.float32)
+    ds = DistilledSet(
+        images, np.arange(200), Manifest(classes=tuple(map(str, range(200))), pixels=pixels, recipe=Recipe())
+    )
+    seen = seen_by("challenge-2024", ds, train=blobs()).manifest.pixels
+    assert (seen.mean, seen.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 # --- protocols with a choice ---------------------------------------------------------------------------------
 
 
@@ -310,6 +357,17 @@ def test_neighbours_of_a_set_with_soft_targets_have_its_labels(scored):
 def test_the_first_of_the_best_settings_is_chosen():
     settings = [{"epochs": 1}, {"epochs": 3}, {"epochs": 5}]
     assert best(settings, [[0.1, 0.6, 0.4], [0.1, 0.2, 0.4]]) == ({"epochs": 3}, pytest.approx(0.4))
+    assert best(settings, [[0.1, 0.9, 0.4], [0.1, 0.3, 0.4], [0.1, 0.3, 0.4]]) == ({"epochs": 3}, pytest.approx(0.5))
+
+
+def test_a_tenth_of_every_class_is_for_validation_and_the_rest_is_not_among_it():
+    source = blobs(per_class=30)
+    rest, held = validation_split(source, Streams(3))
+    assert (torch.bincount(held.labels).tolist(), torch.bincount(rest.labels).tolist()) == ([3] * 3, [27] * 3)
+    every = {image.numpy().tobytes() for part in (rest, held) for image in part.images}
+    assert len(every) == len({image.numpy().tobytes() for image in source.images}) == 90
+    other = validation_split(source, Streams(4))[1]
+    assert not torch.equal(held.images, other.images)
 
 
 def test_a_setting_that_diverges_is_not_chosen(scored, monkeypatch):

@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from dd_core import artefacts
+from dd_core import artefacts, weights
+from dd_core.choosing import validation_split
 from dd_core.distilled import DistilledSet, Pretraining, Recipe, ScheduledStep, Size, Weights
 from dd_core.errors import UserError
-from dd_core.evaluation import Evaluation, evaluate
+from dd_core.evaluation import Evaluation, _twin, evaluate
 from dd_core.images import LabelledImages
 from dd_core.methods import method
 from dd_core.parallel import Workers
+from dd_core.protocols import recipe_of
 from dd_core.runner import distill
+from dd_core.streams import Streams
 from dd_core.testing import blobs
-from dd_core.training import accuracy, train
+from dd_core.training import TrainingData, accuracy, fit, train, training_data
 from dd_core.weights import pretrained_on
 
 NETWORK = "convnet-1-w8-nonorm"
@@ -97,6 +100,42 @@ def test_a_set_for_pretrained_networks_is_scored_on_held_out_ones(pretrained: Di
     assert again.accuracy == again.before == found.before  # without learning, networks stay as they were
 
 
+def test_networks_that_choose_are_others_than_those_that_are_scored_and_another_seed_has_others_yet(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The pool has first those that are scored, and then those that choose: compared with both trained by hand."""
+    monkeypatch.setattr("dd_core.protocols.GRIDS", {"wang-grid": {"learning_rate": (0.01, 0.1), "epochs": (1,)}})
+    noise = torch.randint(0, 256, BLOBS.images.shape, generator=torch.Generator().manual_seed(3))
+    source = replace(BLOBS, images=(0.2 * BLOBS.images + 0.8 * noise).to(torch.uint8))
+    ds = distill(method("random", recipe=RECIPE), source, Size(ipc=1))
+    given = {"train": source, "test": source, "protocol": "wang-grid", "start": "pretrained", "nets": 2}
+    found = {seed: scored(ds, **given, seed=seed) for seed in (0, 5)}
+    assert found[0].before != found[5].before
+    result = found[5]
+    recipe = recipe_of("wang-grid", ds.manifest.recipe, source_name="blobs").model_copy(
+        update={"initialisation": "pretrained", "weights": result.weights}
+    )
+    pool = weights.of_recipe(recipe, source.image_shape, 3, count=4, seed=5, pretrain_on=source, device="cpu")
+    rest, held = validation_split(source, Streams(5))
+    assert result.chosen is not None
+    chosen = {key: value for key, value in result.chosen["accuracy"].items() if key != "validation"}
+    own, data = recipe.model_copy(update=chosen), training_data(ds, recipe)
+    settings = result.chosen["random_real"]
+    theirs = recipe.model_copy(update={key: value for key, value in settings.items() if key != "validation"})
+
+    def score(index: int, test: LabelledImages, how: Recipe = own, data: TrainingData = data) -> float:
+        cpu = torch.device("cpu")
+        model = fit(data, NETWORK, how, streams=Streams(0), device=cpu, start=pool, index=index)
+        return accuracy(model, test, ds.input_form(), device=cpu)
+
+    assert result.accuracy.per_network == tuple(score(index, source) for index in (0, 1))
+    twins = [_twin(ds, rest, Streams(5), index) for index in (0, 1)]
+    assert result.random_real.per_network == tuple(score(i, source, theirs, twin) for i, twin in enumerate(twins))
+    validation = result.chosen["accuracy"]["validation"]
+    assert validation == pytest.approx((score(2, held) + score(3, held)) / 2)
+    assert validation != pytest.approx((score(0, held) + score(1, held)) / 2), "others choose by another figure"
+
+
 def test_workers_change_nothing(pretrained: DistilledSet):
     alone = scored(pretrained, seed=3)
     artefacts.prune(everything=True)
@@ -143,23 +182,6 @@ def test_images_to_pretrain_on_are_refused_where_nothing_is_pretrained(fixed: Di
     ds = distill(method("random", recipe={**RECIPE, "epochs": 2}), BLOBS, Size(ipc=1))
     with pytest.raises(UserError, match="no network is pre-trained here; leave out the images of 'blobs'"):
         scored(ds, pretrain_on=BLOBS)
-
-
-def test_networks_that_choose_are_others_than_those_that_are_tested(pretrained: DistilledSet, monkeypatch):
-    import dd_core.evaluation as module
-
-    used: list[tuple[int, int]] = []
-
-    def fit(data, network, recipe, *, streams, device, start, index):
-        used.append((len(start), index))
-        return real(data, network, recipe, streams=streams, device=device, start=start, index=index)
-
-    real = module.fit
-    monkeypatch.setattr(module, "fit", fit)
-    found = scored(pretrained, protocol="wang-grid", nets=2)
-    assert found.chosen is not None
-    assert set(used) == {(4, 0), (4, 1), (4, 2), (4, 3)}
-    assert set(used[-4:]) == {(4, 0), (4, 1)}  # set and twins, at the end
 
 
 def test_an_attack_is_scored_by_where_the_attacked_class_goes():

@@ -12,7 +12,7 @@ import torch
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, Resources
 from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, Weights
-from dd_core.errors import OutOfResources, UserError
+from dd_core.errors import Diverged, OutOfResources, UserError
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
 from dd_core.parallel import Workers
@@ -97,6 +97,12 @@ def test_the_rate_of_pretraining_is_halved_and_adams_first_step_is_the_rate():
     training.pretrain(later, BLOBS, how, streams=Streams(0), device=CPU)
     second = (later.state_dict()["classifier.weight"] - model.state_dict()["classifier.weight"]).abs()
     assert second.max().item() < 0.4  # it would be 0.53
+
+
+def test_pretraining_that_diverges_is_said():
+    how = HOW.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(Diverged, match="pre-training loss is"):
+        training.pretrain(_network(_pool(), 0), BLOBS, how, streams=Streams(0), device=CPU)
 
 
 def test_pretraining_is_the_same_in_any_number_of_threads(tmp_path: Path):

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import tempfile
 import time
 import tracemalloc
 from collections import defaultdict
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import record
+
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "hostile.jsonl"
+RESULTS = record.RESULTS / "hostile.jsonl"
 sys.path.insert(0, str(HERE.parent / "tests" / "reliability"))
 
 
@@ -50,8 +50,7 @@ def main() -> None:
     """Read all of them and append to the results."""
     from hostile_files import catalogue
 
-    from dd_core import __version__, device
-
+    began = record.now()
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         canary = Path(folder) / "canary"
@@ -60,22 +59,14 @@ def main() -> None:
             one.write(path)
             kinds[one.kind].append(cost(path))
         executed = canary.exists()
-    about = {
-        "benchmark": "hostile",
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/hostile.py",
-        "hardware": device.hardware() | {"machine_cores": os.cpu_count()},
-        "dd_apps": __version__,
-    }
+    facts = record.facts("hostile", {}, run=began, data="files of tests/reliability/hostile_files.py")
     everything = [row for rows in kinds.values() for row in rows]
-    records = [summary(kind, rows) for kind, rows in kinds.items()]
-    records.append({**summary("all", everything), "canary_executed": executed})
-    RESULTS.parent.mkdir(exist_ok=True)
-    with open(RESULTS, "a") as file:
-        for record in records:
-            print(json.dumps(record))
-            file.write(json.dumps({**about, **record}) + "\n")
-    if executed or records[-1]["refused"] != len(everything):
+    summaries = [summary(kind, rows) for kind, rows in kinds.items()]
+    summaries.append({**summary("all", everything), "canary_executed": executed})
+    for figures in summaries:
+        print(json.dumps(figures))
+        record.append(RESULTS, facts | figures)
+    if executed or summaries[-1]["refused"] != len(everything):
         sys.exit(1)
 
 

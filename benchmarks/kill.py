@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import record
+
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "kill.jsonl"
+RESULTS = record.RESULTS / "kill.jsonl"
 STEPS = 40
 SETTINGS = [
     "--data",
@@ -48,13 +48,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=4, help="kills of each")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
+    began = record.now()
     with tempfile.TemporaryDirectory(prefix="kill-") as folder:
-        record = measure(options, Path(folder))
-    RESULTS.parent.mkdir(exist_ok=True)
-    with open(RESULTS, "a") as file:
-        file.write(json.dumps(record) + "\n")
-    print(json.dumps(record))
-    if record["differing"] or not record["control_differs"]:
+        figures = measure(options, Path(folder))
+    facts = record.facts("kill", vars(options), run=began, data="digits of scikit-learn, 8x8")
+    record.append(RESULTS, facts | figures)
+    print(json.dumps(figures))
+    if figures["differing"] or not figures["control_differs"]:
         sys.exit(1)
 
 
@@ -70,8 +70,8 @@ def aimed(moment: int, arguments: list[str]) -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The record of all runs."""
-    from dd_core import __version__, device, store
+    """What became of all runs."""
+    from dd_core import store
 
     begun = time.monotonic()
     draw = random.Random(options.seed)
@@ -92,10 +92,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         assert [line["step"] for line in lines] == list(range(STEPS)), "a step is missing or there twice"
         assert not list(folder.rglob(".*.tmp")), "a temporary file is left"
     return {
-        "benchmark": "kill",
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/kill.py --files {options.files} --kills {options.kills} --seed {options.seed}",
-        "run": " ".join(["dd-apps distill dm", *SETTINGS]),
+        "killed": " ".join(["dd-apps distill dm", *SETTINGS]),
         "kills": len(kills),
         "aimed": sum(kill["how"] == "aimed" for kill in kills),
         "after_steps": [kill["step"] for kill in kills],
@@ -104,8 +101,6 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "control_differs": other != whole,
         "sha256": whole,
         "seconds": round(time.monotonic() - begun, 1),
-        "hardware": device.hardware() | {"machine_cores": os.cpu_count()},
-        "dd_apps": __version__,
     }
 
 

@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dd_core import __version__, device
+from dd_core import device
 
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("dd-apps", "avalanche-lib", "numpy", "scikit-learn", "torch", "torchvision")  # those that figures depend on
 
 
 def now() -> str:
@@ -27,8 +29,6 @@ def facts(
     `options` are those of the command line that determine the figure, by name; True is a flag, False and None are left
     out. `run` is when the run began, `data` the data and which copy of it, `on` the device, `threads` those of a job.
     """
-    import torch
-
     given = [(name.replace("_", "-"), value) for name, value in options.items() if value is not None]
     words = [
         f"--{name}" if value is True else f"--{name} {shown(value)}" for name, value in given if value is not False
@@ -42,13 +42,21 @@ def facts(
         "data": data,
         "hardware": device.hardware(device.resolve(on), threads=threads),
         "load_average": round(os.getloadavg()[0], 1),  # far above the cores: others were computing too
-        "versions": {"dd-apps": __version__, "torch": torch.__version__},
+        "versions": versions(),
     }
 
 
 def rounded(value: float | None) -> float | None:
     """To four digits; None, where there is no deviation, stays None."""
     return None if value is None else round(value, 4)
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that figures depend on; one that is not installed is left out."""
+    import torch
+
+    installed = {name: metadata.version(name) for name in PACKAGES if any(metadata.distributions(name=name))}
+    return installed | {"torch": torch.__version__}  # with its build, which the package's metadata may lack
 
 
 def shown(value: object) -> str:

@@ -16,10 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import record
 import torch
 import torch.nn.functional as F
 
@@ -31,7 +30,7 @@ from dd_core.methods import method
 from dd_core.streams import Streams
 from dd_core.unroll import Mode, Tensors, Unrolled
 
-RESULTS = Path(__file__).parent / "results" / "unroll.jsonl"
+RESULTS = record.RESULTS / "unroll.jsonl"
 NETWORKS = {"lenet": (1, 28, 10), "convnet-3-w32": (3, 32, 50)}  # channels, side, images of an inner step
 CPU = torch.device("cpu")
 
@@ -96,45 +95,40 @@ def main() -> None:
     if measure:
         print(excess_memory(measure[0], "full" if measure[1] == "full" else "adjoint", int(measure[2])))
         return
+    began = record.now()
     for name in NETWORKS:
-        memory: dict[str, dict[int, int]] = {"full": {}, "adjoint": {}}
-        for mode, found in memory.items():
-            for steps in (10, 80):
-                command = [sys.executable, __file__, "--measure", name, mode, str(steps)]
-                found[steps] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        took = seconds(name, 20, 6)
-        record = {
-            "benchmark": "unroll",
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": "make bench-unroll",
-            "network": name,
-            "images": NETWORKS[name][2],
-            "excess_mib": {m: {n: round(b / 2**20, 1) for n, b in found.items()} for m, found in memory.items()},
-            "adjoint_memory_80_over_10": round(memory["adjoint"][80] / max(1, memory["adjoint"][10]), 2),
-            "seconds_of_20_steps": {mode: round(value, 4) for mode, value in took.items()},
-            "adjoint_time_over_full": round(took["adjoint"] / took["full"], 2),
-            "hardware": devices.hardware(),
-        }
-        write(record)
+        write(costs(name), run=began, data="noise")
     modes: tuple[Mode, ...] = ("tesla", "truncated")
-    write(
-        {
-            "benchmark": "unroll",
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": "make bench-unroll",
-            "network": "convnet-w32, mtt on digits, 1 image a class",
-            "cosine_to_exact": {mode: {steps: cosines(mode, steps) for steps in (10, 30, 80)} for mode in modes},
-            "truncated_window": "half of the steps",
-            "hardware": devices.hardware(),
-        }
-    )
+    figures = {
+        "network": "convnet-w32, mtt on digits, 1 image a class",
+        "cosine_to_exact": {mode: {steps: cosines(mode, steps) for steps in (10, 30, 80)} for mode in modes},
+        "truncated_window": "half of the steps",
+    }
+    write(figures, run=began, data="digits of scikit-learn, 8x8")
 
 
-def write(record: dict[str, Any]) -> None:
-    """Print it, keep it."""
-    print(json.dumps(record), flush=True)
-    with open(RESULTS, "a") as file:
-        file.write(json.dumps(record) + "\n")
+def costs(name: str) -> dict[str, Any]:
+    """Peak memory after 10 and 80 inner steps and seconds of 20, of both exact modes."""
+    memory: dict[str, dict[int, int]] = {"full": {}, "adjoint": {}}
+    for mode, found in memory.items():
+        for steps in (10, 80):
+            command = [sys.executable, __file__, "--measure", name, mode, str(steps)]
+            found[steps] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    took = seconds(name, 20, 6)
+    return {
+        "network": name,
+        "images": NETWORKS[name][2],
+        "excess_mib": {m: {n: round(b / 2**20, 1) for n, b in found.items()} for m, found in memory.items()},
+        "adjoint_memory_80_over_10": round(memory["adjoint"][80] / max(1, memory["adjoint"][10]), 2),
+        "seconds_of_20_steps": {mode: round(value, 4) for mode, value in took.items()},
+        "adjoint_time_over_full": round(took["adjoint"] / took["full"], 2),
+    }
+
+
+def write(figures: dict[str, Any], *, run: str, data: str) -> None:
+    """Print them, keep them."""
+    print(json.dumps(figures), flush=True)
+    record.append(RESULTS, record.facts("unroll", {}, run=run, data=data) | figures)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""How the quickstart's settings were chosen: on a quarter of the training images of digits, held out for it.
+
+    python benchmarks/quickstart_choice.py [--ipc 2 4 5 8] [--steps 100 200 400] [--lr-img 1 3] [--set KEY=VALUE ...]
+
+The test images are never read: the training images are written into a folder, three quarters of each class as its
+training images and a quarter as its test images, and the scenario runs on that folder. Class orders are those of seeds
+that the published tables do not use. Rows that know no step and no rate run once for each number of images a class.
+Each run appends a line for each setting and row to benchmarks/results/quickstart_choice.jsonl: accuracies after the
+last experience, order by order, in both tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import record
+from dd_apps import scenario
+from dd_apps.continual import ContinualScenario, run
+from dd_apps.continual.metrics import spread
+from dd_core import datasets
+from dd_core.images import LabelledImages
+from dd_core.parallel import Workers
+
+RESULTS = record.RESULTS / "quickstart_choice.jsonl"
+HELD_OUT, SPLIT_SEED = (
+    0.25,
+    10,
+)  # the share of the training images that settings are judged by, and the seed of the draw
+STRATEGY = "color_crop_cutout_scale_rotate"  # what `auto` is for images that are called "digits"
+BASELINES = ("k-means", "herding", "average", "real", "real-adaptive")
+
+
+def main() -> None:
+    """Run every setting and append to the results."""
+    options = parse()
+    began = record.now()
+    with tempfile.TemporaryDirectory(prefix="quickstart-choice-") as name:
+        folder = Path(name)
+        write_images(folder)
+        for row, settings in plan(options):
+            figures = measure(row, settings, folder=folder, options=options)
+            data = f"digits of scikit-learn: {HELD_OUT:g} of its training images held out (seed {SPLIT_SEED})"
+            facts = record.facts("quickstart-choice", command_options(options), run=began, data=data)
+            record.append(RESULTS, facts | {"row": row, "settings": settings} | figures)
+            means = {table: round(100 * figures[table]["mean"], 1) for table in ("retraining", "replay")}
+            print(row, *settings, means, f"{figures['seconds']:.0f} s", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--ipc", type=int, nargs="+", default=[2, 4, 5, 8], help="images a class")
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 200, 400], help="outer iterations of dm")
+    parser.add_argument("--lr-img", type=float, nargs="+", default=[1.0, 3.0], help="rates of the pixels of dm")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10], help="seeds of the class orders and of all else")
+    parser.add_argument("--orders", type=int, default=2, help="class orders of each seed")
+    parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="further settings, of every row")
+    parser.add_argument("--no-baselines", action="store_true", help="leave out the rows that are not distilled")
+    return parser.parse_args()
+
+
+def command_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Those options whose values are not the defaults, lists as they are typed."""
+    return {name: value for name, value in vars(options).items() if value}
+
+
+def plan(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
+    """Rows and their settings, those that cost least first."""
+    further = options.set or []
+    if not options.no_baselines:
+        for ipc, row in product(options.ipc, BASELINES):
+            yield row, [f"images_per_class={ipc}", *further]
+    for steps, rate, ipc in product(options.steps, options.lr_img, options.ipc):
+        yield "distilled", [f"images_per_class={ipc}", f"method.steps={steps}", f"method.lr_img={rate:g}", *further]
+
+
+def write_images(folder: Path) -> None:
+    """`folder`/train and `folder`/test: the training images of digits, parted class by class, as PNG files."""
+    source = datasets.load("digits", split="train")
+    assert isinstance(source, LabelledImages)
+    parts = dict(zip(("train", "test"), source.split(HELD_OUT, SPLIT_SEED), strict=True))
+    for split, part in parts.items():
+        assert isinstance(part, LabelledImages)
+        write_part(part, folder / split)
+
+
+def write_part(part: LabelledImages, folder: Path) -> None:
+    """One PNG file for each image, in a folder for each class."""
+    from PIL import Image
+
+    for index, (image, label) in enumerate(zip(part.images, part.labels.tolist(), strict=True)):
+        path = folder / part.classes[label] / f"{index:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(path)
+
+
+def measure(row: str, settings: Sequence[str], *, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracies of one row after the last experience, for every seed and class order, in both tables."""
+    begun = time.perf_counter()
+    accuracies: dict[str, list[float]] = {"retraining": [], "replay": []}
+    for seed in options.seeds:
+        places = [f"data=folder:{folder}", f"seed={seed}", f"orders={options.orders}", f'rows=["{row}"]']
+        augmentation = [f"method.augmentation={STRATEGY}"]
+        values = scenario.load("quickstart", overrides=[*places, *augmentation, *settings]).values
+        assert isinstance(values, ContinualScenario)
+        results = run(values, workers=Workers(count=2), device="cpu")
+        for table, matrices in results.matrices.items():
+            for final in (matrix[-1] for (orders,) in [tuple(matrices.values())] for matrix in orders):
+                known = [value for value in final if value is not None]
+                accuracies[table].append(sum(known) / len(known))
+    scores = {table: spread(values) | {"each": values} for table, values in accuracies.items()}
+    return {**scores, "seconds": round(time.perf_counter() - begun, 1)}
+
+
+if __name__ == "__main__":
+    main()

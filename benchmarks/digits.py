@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import record
+
 from dd_apps import distillation, scenario
 from dd_apps.distillation import DistillScenario, Scoring
 from dd_core import datasets, store

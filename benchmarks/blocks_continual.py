@@ -1,0 +1,106 @@
+"""Blocks of REPRODUCIBILITY: class-incremental learning with distilled replay buffers on split digits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from cells import Record, bold, matching, newest, percent, records, score, signed, table
+
+from dd_core import verdicts
+
+SEEDS = (0, 1, 2)
+TABLES = ("retraining", "replay")
+AVERAGED = ("k-means", "herding", "average", "real", "real-adaptive")  # real images, chosen or averaged
+
+
+def run(name: str, seed: int, share: str = "fill") -> Record:
+    """The newest run of a scenario."""
+    return newest(records("quickstart"), name=name, seed=seed, share=share)
+
+
+def finals(name: str, table_name: str, row: str) -> list[float]:
+    """Accuracy after the last experience, of every seed and class order."""
+    return [value for seed in SEEDS for value in run(name, seed)["final"][table_name][row]]
+
+
+def against(name: str, table_name: str, row: str, ours: str = "dm") -> verdicts.Verdict:
+    """Student's t, paired over the class orders of all seeds; in points."""
+    return verdicts.paired(*([100 * value for value in finals(name, table_name, which)] for which in (ours, row)))
+
+
+def scores(name: str) -> list[str]:
+    """Accuracy after the last experience; `dm` is bold in a table where it is ahead of every real and averaged row."""
+    header = ["row"] + [f"{kind}, seed {seed}" for kind in TABLES for seed in SEEDS]
+    rows = [[_row_name(row), *_cells(name, row)] for row in run(name, 0)["final"]["replay"]]
+    return table([*header, "replay without filling, seed 0"], rows)
+
+
+def _row_name(row: str) -> str:
+    return f"`{row}`"
+
+
+def _cells(name: str, row: str) -> list[str]:
+    wins = {kind: row == "dm" and _wins(name, kind) for kind in TABLES}
+    cells = [bold(_last(run(name, seed), kind, row), when=wins[kind]) for kind in TABLES for seed in SEEDS]
+    return [*cells, _last(run(name, 0, "stored"), "replay", row)]
+
+
+def _wins(name: str, kind: str) -> bool:
+    rows = [row for row in run(name, 0)["final"][kind] if row in AVERAGED]
+    return all(against(name, kind, row).word == "ahead" for row in rows)
+
+
+def _last(line: Record, kind: str, row: str) -> str:
+    """Accuracy on all classes after the last experience."""
+    cells = newest(line["tables"][kind], row=row)
+    last = max((key for key in cells if key.startswith("after_")), key=lambda key: int(key.removeprefix("after_")))
+    return score(cells[last])
+
+
+def leads(name: str, learned: Sequence[str]) -> list[str]:
+    """By how much each row of learned images is ahead of every other, over all class orders of all seeds."""
+    header = ["", *(f"{kind}: {ours} minus" for kind in TABLES for ours in learned)]
+    others = [row for row in run(name, 0)["final"]["replay"] if row in AVERAGED]
+    rows = [[_row_name(row), *(_lead(name, kind, row, ours) for kind in TABLES for ours in learned)] for row in others]
+    return table(header, rows)
+
+
+def _lead(name: str, kind: str, row: str, ours: str) -> str:
+    verdict = against(name, kind, row, ours)
+    p = "" if verdict.p is None else f", p {'< 0.001' if verdict.p < 0.001 else f'= {verdict.p:.2g}'}"
+    return bold(f"{signed(verdict.difference)}", when=verdict.word == "ahead") + f" ({verdict.word}{p})"
+
+
+# --- the choice of the quickstart's settings ---------------------------------------------------------------------
+
+
+def choice() -> list[str]:
+    """Every setting of `dm` that was tried, beside k-means with as many images: means over class orders."""
+    lines = records("quickstart_choice")
+    header = ["setting of `dm`", "orders", "retraining", "k-means", "replay", "k-means", "best real in replay"]
+    rows = [_choice_row(lines, line) for line in lines if line["row"] == "distilled"]
+    return table(header, rows)
+
+
+def _choice_row(lines: Sequence[Record], line: Record) -> list[str]:
+    ipc = line["settings"][0]
+    settings = ", ".join(setting.removeprefix("method.").replace("=", " ") for setting in line["settings"])
+    means = _baseline(lines, "k-means", ipc)
+    real = max(percent(_baseline(lines, row, ipc)["replay"]["mean"]) for row in ("real", "real-adaptive", "herding"))
+    cells = [cell for kind in TABLES for cell in (percent(line[kind]["mean"]), percent(means[kind]["mean"]))]
+    return [settings.replace("images_per_class", "images a class"), str(len(line["replay"]["each"])), *cells, real]
+
+
+def _baseline(lines: Sequence[Record], row: str, ipc: str) -> Record:
+    found = [line for line in matching(lines, row=row) if line["settings"][0] == ipc]
+    return found[-1]
+
+
+BLOCKS = {
+    "quickstart": partial(scores, "quickstart"),
+    "quickstart-leads": partial(leads, "quickstart", ["dm"]),
+    "quickstart-choice": choice,
+    "ipc1": partial(scores, "digits-replay-ipc1"),
+    "ipc1-leads": partial(leads, "digits-replay-ipc1", ["dm", "dataset-distillation"]),
+}

@@ -1,0 +1,110 @@
+"""Blocks of REPRODUCIBILITY: speed, memory, kills and hostile files."""
+
+from __future__ import annotations
+
+from cells import Record, newest, records, table
+
+
+def speed() -> list[str]:
+    """A row for each claim that has a record."""
+    return table(["claim", "figure", "command"], [*_tiny(), _kill(), _hostile(), _unroll(), _memory()])
+
+
+def _tiny() -> list[list[str]]:
+    lines = records("tiny")
+    measures = ("load-first", "load-second", "random", "dm")
+    first, second, chosen, learned = (newest(lines, measure=measure) for measure in measures)
+    loading = (
+        f"{first['load_seconds']:.1f} s and {second['load_seconds']:.1f} s at load average {first['load_average']}; "
+        f"{first['peak_mib']} MiB peak, of which {first['pixel_mib']:.0f} are pixels and "
+        f"{first['peak_mib_after_importing_torch']} importing torch"
+    )
+    config = learned["config"]
+    distilling = (
+        f"`random` {chosen['seconds']:.1f} s; `dm`, {learned['steps']} steps of {config['batch_real']} real images a "
+        f"class, width 32: {learned['seconds']:.1f} s, {learned['peak_mib']:,} MiB"
+    )
+    return [
+        [
+            "Tiny-ImageNet-32 (100,000 JPEG, 32x32 copy) from `folder:`, first and second load",
+            loading,
+            '`make bench-tiny BENCH_ARGS="--data DIR"`',
+        ],
+        ["distilling it at 1 a class on 2 cores", distilling, "the same"],
+    ]
+
+
+def _kill() -> list[str]:
+    found = newest(records("kill"))
+    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
+    return [
+        f"kill -9, {found['kills']} times through the command line, {found['aimed']} aimed at the save",
+        f"{found['differing']} of {found['files']} files differ; {control}",
+        "`make bench-kill`",
+    ]
+
+
+def _hostile() -> list[str]:
+    found = newest(records("hostile"), kind="all")
+    executed = "*a canary was executed*" if found["canary_executed"] else "no canary executed"
+    return [
+        "malformed and hostile files",
+        f"{found['refused']} of {found['files']} refused in {found['seconds']:.1f} s in one process, each in one line; "
+        f"at most {found['most_bytes_read'] / 2**20:.0f} MiB read and {found['peak_bytes'] / 1e6:.0f} MB of memory "
+        f"each; {executed}",
+        "`make bench-hostile`",
+    ]
+
+
+def _unroll() -> list[str]:
+    names = {"lenet": "LeNet", "convnet-3-w32": "ConvNet-3 width 32, 50 images"}
+    found = {words: newest(records("unroll"), network=name) for name, words in names.items()}
+    memory = "; ".join(f"{words}: {_excess(line['excess_mib'])}" for words, line in found.items())
+    growth = " and ".join(f"{line['adjoint_memory_80_over_10']:.2f}" for line in found.values())
+    time = " and ".join(f"{line['adjoint_time_over_full']:.2f}" for line in found.values())
+    return [
+        "gradient through 80 inner steps, memory above the loaded interpreter",
+        f"{memory}; `adjoint` 80 over 10: {growth}; time of `adjoint` over `full` {time}",
+        "`make bench-unroll`",
+    ]
+
+
+def _excess(mib: dict[str, dict[str, float]]) -> str:
+    long, short = ([mib[mode][steps] for mode in ("full", "adjoint")] for steps in ("80", "10"))
+    return f"`full` {long[0]:,.0f} MiB, `adjoint` {long[1]:,.0f} (10 steps: {short[0]:,.0f}, {short[1]:,.0f})"
+
+
+def _memory() -> list[str]:
+    lines = records("memory")
+    narrow, wide = (_kept(newest(lines, what=f"expert-w{width}")) for width in (32, 128))
+    full, adjoint = (_kept(newest(lines, what=f"student-{mode}-w32")) for mode in ("full", "adjoint"))
+    return [
+        "freed memory kept by the process, as in every run, not handed back: ratios of time and of memory above "
+        "the interpreter",
+        f"a step of an expert on 256 images of 32x32, ConvNet-3: width 32 {narrow}, width 128 {wide}; 30 steps of a "
+        f"student and the gradient: `full` {full}, `adjoint` {adjoint}. Handed back, {_kernel(lines)} of the experts' "
+        f"time is spent in the kernel, which fills {_faults(lines)} pages a step with zeros",
+        "`make bench-memory`",
+    ]
+
+
+def _kept(line: Record) -> str:
+    kept, back = line["kept"], line["handed back"]
+    faster, larger = back["seconds"] / kept["seconds"], kept["excess_mib"] / back["excess_mib"]
+    return f"{faster:.2f} times as fast in {larger:.2f} times the memory"
+
+
+def _experts(lines: list[Record]) -> list[dict[str, float]]:
+    return [newest(lines, what=f"expert-w{width}")["handed back"] for width in (32, 128)]
+
+
+def _kernel(lines: list[Record]) -> str:
+    shares = [found["kernel_seconds"] / found["cpu_seconds"] for found in _experts(lines)]
+    return " and ".join(f"{100 * share:.0f} %" for share in shares)
+
+
+def _faults(lines: list[Record]) -> str:
+    return " and ".join(f"{round(found['page_faults'], -3):,.0f}" for found in _experts(lines))
+
+
+BLOCKS = {"speed": speed}

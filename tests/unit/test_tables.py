@@ -1,0 +1,122 @@
+"""The figures of REPRODUCIBILITY.md are those of the records, and a record says what every figure has to say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+DOCUMENT = ROOT / "REPRODUCIBILITY.md"
+MIB = 2**20
+
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmarks are not shipped")
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import tables
+
+    return tables
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import cells
+
+    return cells
+
+
+@pytest.fixture
+def mnist(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import blocks_mnist
+
+    return blocks_mnist
+
+
+def lines_of(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (BENCHMARKS / "results" / name).read_text().splitlines()]
+
+
+def evaluation(ours: list[float], twins: list[float]) -> dict[str, dict[str, Any]]:
+    return {
+        who: {"mean": sum(values) / len(values), "std": 0.0, "per_network": values}
+        for who, values in (("accuracy", ours), ("random_real", twins))
+    }
+
+
+def test_every_block_of_the_document_is_as_the_records_have_it(tables: ModuleType):
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert tables.differing(text) == []
+    assert tables.rendered(text) == text
+
+
+def test_a_changed_figure_and_a_block_that_is_gone_are_named(tables: ModuleType):
+    text = DOCUMENT.read_text(encoding="utf-8")
+    start = text.index("<!-- table flatness -->")
+    assert text[start:].count("| 0.182 |") == 1
+    changed = text[:start] + text[start:].replace("| 0.182 |", "| 0.128 |", 1)
+    assert tables.differing(changed) == ["flatness: differs from the records; make tables"]
+    assert tables.rendered(changed) == text
+    assert tables.differing(text.replace("<!-- table speed -->", "")) == ["speed: not in the document"]
+    with pytest.raises(ValueError, match="a table 'spede', which no function renders"):
+        tables.rendered(text.replace("<!-- table speed -->", "<!-- table spede -->"))
+
+
+def test_mnist_shows_the_better_random_draw_of_the_record(mnist: ModuleType):
+    rows = {cells[1].strip(): [cell.strip() for cell in cells] for cells in (row.split("|") for row in mnist.mnist())}
+    column = rows["networks start"].index("one more draw, grid")
+    drawn = [
+        line
+        for line in lines_of("mnist.jsonl")
+        if (line.get("baseline"), line.get("protocol")) == ("random", "wang-grid")
+    ]
+    assert len(drawn) == len(rows) - 2  # those of the header and of the rule
+    for line in drawn:
+        mean = line["evaluation"]["accuracy"]["mean"]
+        assert rows[mnist.REGIMES[line["name"]]][column].startswith(f"{100 * mean:.1f}")
+
+
+def test_a_single_network_has_no_deviation(cells: ModuleType):
+    assert cells.score({"mean": 0.955, "std": 0.0, "per_network": [0.955]}) == "95.5"
+    assert cells.score({"mean": 0.955, "std": None}) == "95.5"
+    assert cells.score({"mean": 0.786, "std": 0.0211, "per_network": [0.7, 0.8]}) == "78.6 ± 2.1"
+    assert (cells.spread([0.5]), cells.spread([0.4, 0.6])) == ("50.0", "50.0 ± 14.1")
+
+
+def test_differences_carry_their_sign_unless_nothing_is_left_of_them(cells: ModuleType):
+    assert [cells.signed(points) for points in (0.84, -1.04, -0.04, 0.04)] == ["+0.8", "-1.0", "0.0", "0.0"]
+
+
+def test_a_paragraph_keeps_a_number_with_its_deviation(cells: ModuleType):
+    lines = cells.paragraph("x" * 113 + " 94.3 ± 0.2 %")
+    assert lines == ["x" * 113, "94.3 ± 0.2 %"]
+
+
+def test_a_set_is_bold_beside_its_twin_only_beyond_noise(cells: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from blocks_methods import pair
+
+    far, close = [0.90, 0.91, 0.92], [0.70, 0.93, 0.86]
+    assert pair(evaluation(far, [0.70, 0.72, 0.71]))[0].startswith("**91.0")
+    assert pair(evaluation(far, close)) == ("91.0 ± 0.0", "83.0 ± 0.0")  # ahead in the mean alone
+    assert pair(evaluation([0.70, 0.72, 0.71], far))[1].startswith("**91.0")
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_record_says_what_a_figure_has_to_say(path: Path):
+    assert path.stat().st_size < MIB
+    for line in lines_of(path.name):
+        assert line["command"].startswith(("make bench-", "dd-apps run ", "python benchmarks/"))
+        assert line["data"]
+        assert line["hardware"]["cpu"]
+        assert line.get("versions") or line["environment"]
+        assert "load_average" in line or "load" in line
+        assert line.get("when") or line["from_history"]["committed"]

@@ -116,19 +116,18 @@ def test_a_signal_stops_a_run_and_the_command_to_resume_is_printed(tmp_path: Pat
 
 
 def test_a_small_quickstart(tmp_path: Path):
-    settings = ["orders=1", "experiences=2", 'rows=["distilled", "dataset-distillation", "real"]', "method.steps=1"]
+    settings = ["orders=1", "experiences=2", 'rows=["distilled", "k-means", "real"]', "method.steps=1"]
     settings += ["retraining.epochs=1", "replay.epochs=1", "network=convnet-2-w8", "method.recipe.network=convnet-2-w8"]
-    settings += ["others.dataset-distillation.steps=1"]
     words = [word for setting in settings for word in ("--set", setting)]
     command = [*DD_APPS, "run", "quickstart", *words, "--workers", "1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found["results"]) == {"retraining", "replay"}
-    assert [row["row"] for row in found["results"]["replay"]] == ["dm", "dataset-distillation", "real"]
+    assert [row["row"] for row in found["results"]["replay"]] == ["dm", "k-means", "real"]
     report = Path(found["report"]).read_text()
     assert all(heading in report for heading in ("## retraining", "## replay", "![dm](dm.png)"))
-    assert {Path(picture).name for picture in found["pictures"]} == {"dataset-distillation.png", "dm.png", "real.png"}
+    assert {Path(picture).name for picture in found["pictures"]} == {"k-means.png", "dm.png", "real.png"}
     assert all((tmp_path / picture).stat().st_size > 0 for picture in found["pictures"])
     kept = store.read_set(Path(found["report"]).with_name("dm.safetensors"))
     assert kept.images.dtype == np.uint8

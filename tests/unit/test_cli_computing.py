@@ -541,7 +541,7 @@ def test_the_memory_of_a_continual_run_is_a_distilled_set(call_json):
     assert [Path(picture).name for picture in found["pictures"]] == ["dm.png", "real.png"]
     assert [path.name for path in Path("runs/quickstart").glob("*.safetensors")] == ["dm.safetensors"]
     scored = call_json("evaluate", "runs/quickstart/dm.safetensors", "--nets", 1)
-    assert (scored["network"], scored["warnings"], scored["images"]) == ("convnet-1-w4", [], 10)
+    assert (scored["network"], scored["warnings"], scored["images"]) == ("convnet-1-w4", [], 40)
     manifest = store.read_set(Path("runs/quickstart/dm.safetensors")).manifest
     assert (manifest.recipe.epochs, manifest.recipe.schedule) == (3, "constant")
     made = manifest.provenance

@@ -39,20 +39,20 @@ def test_every_shipped_scenario_decodes_and_says_what_it_is(name: str):
 
 
 def test_the_quickstart_is_shipped():
-    assert {"quickstart", "digits-dm"} <= set(scenario.shipped())
+    assert {"quickstart", "digits-dm", "digits-replay-ipc1"} <= set(scenario.shipped())
 
 
-def test_a_further_method_of_the_quickstart_can_be_set():
+def test_a_further_method_of_a_scenario_can_be_set():
     changes = ["others.dataset-distillation.steps=3", "others.dataset-distillation.recipe.network=lenet"]
-    others = scenario.load("quickstart", overrides=changes).plain()["others"]
+    others = scenario.load("digits-replay-ipc1", overrides=changes).plain()["others"]
     assert (others["dataset-distillation"]["steps"], others["dataset-distillation"]["recipe"]["network"]) == (
         3,
         "lenet",
     )
     with pytest.raises(UserError) as caught:
-        scenario.load("quickstart", overrides=["others.dataset-distillation.stepps=3"])
+        scenario.load("digits-replay-ipc1", overrides=["others.dataset-distillation.stepps=3"])
     mistake = "others.dataset-distillation.stepps: unknown key; did you mean 'steps'?"
-    assert str(caught.value) == f"quickstart.toml: {mistake}"
+    assert str(caught.value) == f"digits-replay-ipc1.toml: {mistake}"
 
 
 def test_a_file(mine: Path):

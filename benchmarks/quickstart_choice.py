@@ -3,10 +3,10 @@
     python benchmarks/quickstart_choice.py [--ipc 2 4 5 8] [--steps 100 200 400] [--lr-img 1 3] [--set KEY=VALUE ...]
 
 The test images are never read: the training images are written into a folder, three quarters of each class as its
-training images and a quarter as its test images, and the scenario runs on that folder. Class orders are those of seeds
-that the published tables do not use. Rows that know no step and no rate run once for each number of images a class.
-Each run appends a line for each setting and row to benchmarks/results/quickstart_choice.jsonl: accuracies after the
-last experience, order by order, in both tables.
+training images and a quarter as its test images, and the quickstart runs on that folder, with `dm` as in START unless
+an option says otherwise. Class orders are those of seeds that the published tables do not use. Rows that know no step
+and no rate run once for each number of images a class. Each run appends a line for each setting and row to
+benchmarks/results/quickstart_choice.jsonl: accuracies after the last experience, order by order, in both tables.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import record
+
 from dd_apps import scenario
 from dd_apps.continual import ContinualScenario, run
-from dd_apps.continual.metrics import spread
+from dd_apps.continual.config import DISTILLED
+from dd_apps.continual.metrics import average_accuracy, spread
 from dd_core import datasets
 from dd_core.images import LabelledImages
 from dd_core.parallel import Workers
 
 RESULTS = record.RESULTS / "quickstart_choice.jsonl"
-HELD_OUT, SPLIT_SEED = (
-    0.25,
-    10,
-)  # the share of the training images that settings are judged by, and the seed of the draw
-STRATEGY = "color_crop_cutout_scale_rotate"  # what `auto` is for images that are called "digits"
+HELD_OUT = 0.25  # the share of the training images that settings are judged by
+SPLIT_SEED = 10  # of the draw of those images
+START = (  # what the choice began with; the augmentation is what `auto` means for images that are called "digits"
+    "method.batch_real=256",
+    "method.recipe.network=convnet-2-w32",
+    "method.augmentation=color_crop_cutout_scale_rotate",
+)
 BASELINES = ("k-means", "herding", "average", "real", "real-adaptive")
 
 
@@ -46,7 +50,7 @@ def main() -> None:
         for row, settings in plan(options):
             figures = measure(row, settings, folder=folder, options=options)
             data = f"digits of scikit-learn: {HELD_OUT:g} of its training images held out (seed {SPLIT_SEED})"
-            facts = record.facts("quickstart-choice", command_options(options), run=began, data=data)
+            facts = record.facts("quickstart-choice", vars(options), run=began, data=data)
             record.append(RESULTS, facts | {"row": row, "settings": settings} | figures)
             means = {table: round(100 * figures[table]["mean"], 1) for table in ("retraining", "replay")}
             print(row, *settings, means, f"{figures['seconds']:.0f} s", flush=True)
@@ -61,23 +65,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[10], help="seeds of the class orders and of all else")
     parser.add_argument("--orders", type=int, default=2, help="class orders of each seed")
     parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="further settings, of every row")
-    parser.add_argument("--no-baselines", action="store_true", help="leave out the rows that are not distilled")
+    parser.add_argument("--rows", nargs="+", default=[*BASELINES, DISTILLED], help="rows to run")
     return parser.parse_args()
-
-
-def command_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Those options whose values are not the defaults, lists as they are typed."""
-    return {name: value for name, value in vars(options).items() if value}
 
 
 def plan(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     """Rows and their settings, those that cost least first."""
     further = options.set or []
-    if not options.no_baselines:
-        for ipc, row in product(options.ipc, BASELINES):
-            yield row, [f"images_per_class={ipc}", *further]
+    for ipc, row in product(options.ipc, [row for row in options.rows if row != DISTILLED]):
+        yield row, [f"images_per_class={ipc}", *further]
+    if DISTILLED not in options.rows:
+        return
     for steps, rate, ipc in product(options.steps, options.lr_img, options.ipc):
-        yield "distilled", [f"images_per_class={ipc}", f"method.steps={steps}", f"method.lr_img={rate:g}", *further]
+        yield DISTILLED, [f"images_per_class={ipc}", f"method.steps={steps}", f"method.lr_img={rate:g}", *further]
 
 
 def write_images(folder: Path) -> None:
@@ -101,19 +101,16 @@ def write_part(part: LabelledImages, folder: Path) -> None:
 
 
 def measure(row: str, settings: Sequence[str], *, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Accuracies of one row after the last experience, for every seed and class order, in both tables."""
+    """Accuracies of one row after the last experience (mean over experiences), for every seed and class order."""
     begun = time.perf_counter()
     accuracies: dict[str, list[float]] = {"retraining": [], "replay": []}
     for seed in options.seeds:
         places = [f"data=folder:{folder}", f"seed={seed}", f"orders={options.orders}", f'rows=["{row}"]']
-        augmentation = [f"method.augmentation={STRATEGY}"]
-        values = scenario.load("quickstart", overrides=[*places, *augmentation, *settings]).values
+        values = scenario.load("quickstart", overrides=[*places, *START, *settings]).values
         assert isinstance(values, ContinualScenario)
         results = run(values, workers=Workers(count=2), device="cpu")
         for table, matrices in results.matrices.items():
-            for final in (matrix[-1] for (orders,) in [tuple(matrices.values())] for matrix in orders):
-                known = [value for value in final if value is not None]
-                accuracies[table].append(sum(known) / len(known))
+            accuracies[table] += [average_accuracy(matrix) for orders in matrices.values() for matrix in orders]
     scores = {table: spread(values) | {"each": values} for table, values in accuracies.items()}
     return {**scores, "seconds": round(time.perf_counter() - begun, 1)}
 

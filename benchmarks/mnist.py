@@ -130,8 +130,8 @@ def write(line: dict[str, Any]) -> None:
     """Print the gist, keep all."""
     gist = {key: line[key] for key in ("what", "name", "baseline", "start", "protocol", "minutes") if key in line}
     score = line.get("evaluation", {}).get("accuracy", {})
-    shown = {key: round(score[key], 4) for key in ("mean", "std") if score.get(key) is not None}
-    print(json.dumps({**gist, **shown}), flush=True)
+    rounded = {key: round(score[key], 4) for key in ("mean", "std") if score.get(key) is not None}
+    print(json.dumps({**gist, **rounded}), flush=True)
     record.append(RESULTS, line)
 
 

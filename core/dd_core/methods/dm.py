@@ -104,9 +104,7 @@ class DistributionMatching(MethodConfig):
         counts = size.per_class(len(source.classes))
         largest, costs, at_once = plan = self.plan(source, counts, device)
         classes = min(plan.classes, len(counts))
-        batches = [
-            min(classes * count, most) * cost for count, most, cost in zip(largest, at_once, costs, strict=True)
-        ]
+        batches = [min(classes * count, most) * cost for count, most, cost in zip(largest, at_once, costs, strict=True)]
         whole = "batch_real" if batches[0] >= batches[1] else "number of images per class"
         setting = whole if at_once == largest else "batch_bytes"
         return Footprint(max(batches) + 16 * sum(counts) * prod(source.image_shape), (setting,))

@@ -8,7 +8,7 @@ folder is read as it is needed (`memory_limit=0`), since images in memory would 
 
 Each measurement is a process of its own. `dm` takes `--steps` steps with its defaults (256 real images of each class,
 the literature's ConvNet, 128 wide), two images a class; then a network of that kind trains on the set for `--epochs`
-epochs and is tested. The peak is that of the process since it began; the excess is that above the loaded interpreter.
+epochs and is tested. The peak is that of the process since it began, the excess that above the loaded interpreter.
 """
 
 from __future__ import annotations

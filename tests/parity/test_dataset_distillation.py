@@ -46,6 +46,19 @@ def test_the_loss_is_that_of_training_by_the_exported_recipe(initialisation: str
         assert unrolling.step(index)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("gradient", ["full", "adjoint"])
+def test_real_images_beyond_the_budget_are_taken_in_parts_to_the_same_end(gradient: str):
+    whole, parts = (_unrolling(gradient=gradient, batch_bytes=budget) for budget in (1 << 30, 20_000))
+    assert (whole.real_at_once, parts.real_at_once) == (20, 3)
+    for index in range(2):
+        loss = whole.step(index)["loss"]
+        assert parts.step(index)["loss"] == pytest.approx(loss, rel=1e-6)
+        for one, other in ((whole.pixels, parts.pixels), (whole.raw_rates, parts.raw_rates)):
+            assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-7)
+            with torch.no_grad():
+                other.copy_(one)
+
+
 def test_images_and_rates_both_move_and_rates_stay_positive():
     unrolling = _unrolling()
     pixels, rates = unrolling.pixels.detach().clone(), unrolling.raw_rates.detach().clone()

@@ -7,20 +7,32 @@ import torch
 
 from dd_core import augment, networks
 from dd_core.distilled import Size
+from dd_core.errors import UserError
+from dd_core.footprint import peak_bytes
 from dd_core.images import normalise
 from dd_core.methods import dm, method
 from dd_core.runner import distill
 from dd_core.streams import Streams
-from dd_core.testing import CPU, blobs
+from dd_core.testing import CPU as CPU_RUN
+from dd_core.testing import blobs
+
+CPU = torch.device("cpu")
 
 
-def _distiller(*, batch_real: int = 7, augmentation: str = "none", seed: int = 3):
+def _distiller(
+    *,
+    batch_real: int = 7,
+    augmentation: str = "none",
+    seed: int = 3,
+    network: str = "convnet-2-w16",
+    per_class: int = 12,
+    **options: int,
+):
     config = method(
-        "dm", steps=3, batch_real=batch_real, augmentation=augmentation, recipe={"network": "convnet-2-w16"}
+        "dm", steps=3, batch_real=batch_real, augmentation=augmentation, recipe={"network": network}, **options
     )
-    return config.build(
-        source=blobs(channels=3), size=Size(ipc=2), artefacts={}, streams=Streams(seed), device=torch.device("cpu")
-    )
+    source = blobs(channels=3, per_class=per_class)
+    return config.build(source=source, size=Size(ipc=2), artefacts={}, streams=Streams(seed), device=CPU)
 
 
 def _plain_loss(distiller: dm.Matching, pixels: torch.Tensor, index: int) -> torch.Tensor:
@@ -77,6 +89,63 @@ def test_classes_are_grouped_without_changing_the_gradient(monkeypatch: pytest.M
     assert torch.allclose(whole.pixels.grad, grouped.pixels.grad, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_flip_scale_rotate"])
+def test_parts_of_a_class_give_the_loss_and_the_gradient_of_the_whole(augmentation: str):
+    """A budget of one synthetic image and a half, which is that of two real ones."""
+    whole = _distiller(augmentation=augmentation)
+    costs = whole.plan.costs
+    parts = _distiller(augmentation=augmentation, batch_bytes=3 * costs.synthetic // 2)
+    assert (parts.plan.at_once, whole.plan.largest) == ((2, 1), (7, 2))
+    for index in range(3):
+        assert parts.step(index)["loss"] == pytest.approx(whole.step(index)["loss"], rel=1e-6)
+        assert (parts.pixels.grad - whole.pixels.grad).norm() < 1e-5 * whole.pixels.grad.norm()
+        with torch.no_grad():
+            parts.pixels.copy_(whole.pixels)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 30])
+def test_a_network_with_batch_norm_sees_one_whole_class_whatever_the_budget(batch_bytes: int):
+    distiller = _distiller(network="convnet-2-w16-batchnorm", batch_bytes=batch_bytes)
+    assert distiller._class_groups() == [range(0, 1), range(1, 2), range(2, 3)]
+    source, streams = distiller.source, distiller.streams
+    pixels = distiller.pixels.detach().clone().requires_grad_()
+    network = networks.for_source("convnet-2-w16-batchnorm", source, seed=streams.seed, stream="network", step=0)
+    total = torch.zeros(())
+    for label in range(3):
+        members = (source.labels == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=streams.generator(f"real-{label}", 0))
+        real = normalise(source.images[members[order[:7]]], distiller.mean, distiller.std)
+        own = network.features(pixels[2 * label : 2 * label + 2]).mean(0)
+        total = total + (network.features(real).mean(0).detach() - own).pow(2).sum()
+    (gradient,) = torch.autograd.grad(total, pixels)
+    assert distiller.step(0)["loss"] == pytest.approx(total.item(), rel=1e-5)
+    assert torch.allclose(distiller.pixels.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_a_single_image_of_a_class_is_refused_where_batch_norm_has_one_pixel_of_it():
+    config = method("dm", steps=1, recipe={"network": "torchvision:mobilenet_v2"})
+    with pytest.raises(UserError, match="has a batch norm, and sees one image of a class alone"):
+        distill(config, blobs(channels=3), Size(ipc=1), options=CPU_RUN)
+
+
+def test_a_step_takes_no_more_than_its_budget_for_any_number_of_images():
+    budget = 1 << 20
+    taken = []
+    for per_class in (20, 80, 320):
+        distiller = _distiller(per_class=per_class, batch_real=per_class, batch_bytes=budget, augmentation="auto")
+        weights = sum(one.nbytes for one in networks.for_source("convnet-2-w16", distiller.source, seed=0).parameters())
+        taken.append(peak_bytes(lambda distiller=distiller: distiller.step(0)) - weights)
+    assert 0.5 * budget < min(taken[1:])
+    assert max(taken) < 1.2 * budget
+    assert distiller.config.footprint(distiller.source, Size(ipc=2), CPU).bytes == pytest.approx(taken[-1], rel=0.3)
+
+
+def test_the_default_budget_is_not_written_down_so_that_earlier_runs_go_on():
+    assert "batch_bytes" not in method("dm").model_dump(mode="json")
+    assert method("dm", batch_bytes=5).model_dump(mode="json")["batch_bytes"] == 5
+    assert method("dm").batch_bytes == 13 << 26
+
+
 def test_matching_brings_the_class_means_together():
     """On held-out networks and without augmentation, the distance falls."""
     distiller = _distiller(batch_real=12)
@@ -101,7 +170,7 @@ def test_matching_brings_the_class_means_together():
 def test_a_network_with_dropout_gives_the_same_images_again():
     config = method("dm", steps=2, batch_real=4, recipe={"network": "torchvision:mobilenet_v2"})
     torch.manual_seed(1)
-    one, again = (distill(config, blobs(channels=3), Size(ipc=2), options=CPU).images for _ in range(2))
+    one, again = (distill(config, blobs(channels=3), Size(ipc=2), options=CPU_RUN).images for _ in range(2))
     assert (one == again).all()
 
 

@@ -21,7 +21,7 @@ from dd_core import datasets, networks
 from dd_core.config import decode
 from dd_core.images import LabelledImages, normalise
 
-RETRAINING = {"epochs": 5, "learning_rate": 0.03, "momentum": 0.8, "weight_decay": 0.05, "batch_size": 100}
+RETRAINING = {"epochs": 5, "learning_rate": 0.03, "momentum": 0.8, "weight_decay": 0.05, "batch_size": 12}
 REPLAY = {"epochs": 2, "learning_rate": 0.05, "momentum": 0.5, "weight_decay": 0.02, "batch_size": 2000}
 SCENARIO = {"data": "digits", "network": "convnet-2-w8", "images_per_class": 2, "rows": ["average", "none", "joint"]}
 SEED = 3

@@ -64,7 +64,7 @@ def test_a_state_comes_back_as_what_it_was(tmp_path):
         "scalar": torch.tensor(3),
         "array": np.array([1, 2], dtype=np.int32),
         "empty": torch.zeros(0, 3),
-        "nested": {0: [1, 2.5, (None, True)], "inf": float("inf"), "text": "ü"},
+        "nested": {0: [1, 1 / 3, (None, True)], "inf": float("inf"), "text": "ü"},
     }
     store.write_state(tmp_path / "c", state, {"step": 3})
     back, body = store.read_state(tmp_path / "c")

@@ -75,6 +75,30 @@ def test_networks_seeds_and_held_out_pools_differ():
             assert not torch.equal(first[one], first[other])
 
 
+def test_the_digest_of_weights_sees_names_types_shapes_and_values():
+    values = np.arange(6, dtype=np.float32)
+    states = [
+        {"a": values.reshape(2, 3)},
+        {"a": values.reshape(3, 2)},
+        {"a": values.reshape(2, 3).view(np.int32)},
+        {"b": values.reshape(2, 3)},
+        {"a": values.reshape(2, 3) + 1},
+    ]
+    assert len({weights_digest(state) for state in states}) == 5
+    assert weights_digest({"a": np.asfortranarray(values.reshape(2, 3))}) == weights_digest(states[0])
+
+
+def test_an_evaluation_with_another_seed_has_other_held_out_networks():
+    weights = Weights(distribution="xavier", count=1, seed=4, pretraining=HOW)
+    recipe = Recipe(network=NETWORK, initialisation="pretrained", weights=weights)
+    pools = [of_recipe(recipe, BLOBS.image_shape, 3, count=1, seed=seed, pretrain_on=BLOBS) for seed in (0, 2)]
+    expected = [
+        _pool(count=1, seed=4 + s, held_out=True, pretraining=HOW, resources=Resources.of([BLOBS])) for s in (0, 2)
+    ]
+    assert [pool.content for pool in pools] == [pool.content for pool in expected]
+    assert pools[0].content != pools[1].content
+
+
 def test_pretrained_networks_have_learnt_the_images_and_do_not_depend_on_the_workers(tmp_path: Path):
     resources = Resources.of([BLOBS])
     pool = _pool(pretraining=HOW, resources=resources)

@@ -74,7 +74,7 @@ class Surveyor:
         with store.disk_errors(folder):
             labels = subfolders(folder)
             listed = {name: stat for label in labels for name, stat in _class_files(folder, label)}
-            loose = sum(is_image(folder / name) for name in visible_files(folder))
+            loose = sum(is_image(name, folder) for name in visible_files(folder))
         found = {name: stat for name, stat in listed.items() if stat is not None}
         others = [name for name in listed if name not in found]
         _require_every_class(folder, labels, found, "no images")
@@ -160,11 +160,10 @@ def _walk(folder: Path, prefix: str, above: tuple[_Stat, ...]) -> Iterator[tuple
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not is_passed_over(entry.name)]
     for entry in visible:
-        path = folder / entry.name
         if entry.is_dir():
-            if not is_foreign(path):
-                yield from _walk(path, f"{prefix}{entry.name}/", (*above, here))
-        elif is_image(path):
+            if not is_foreign(folder / entry.name):
+                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
+        elif is_image(entry.name, folder):
             # of a dangling link the link itself is looked at; opening it will tell
             stat = entry.stat(follow_symlinks=entry.is_file())
             yield prefix + entry.name, (stat.st_size, stat.st_mtime_ns)

@@ -106,8 +106,8 @@ def _of_classes(path: Path, names: Sequence[str], splits: Sequence[str]) -> Layo
     alike = [name for name in names if role(name)]
     if alike and len(alike) == len(names):
         raise UserError(
-            f"folder:{path}: {few(alike)} hold images, but no class folders; "
-            "put the images of each class into a folder of its own, such as train/cat"
+            f"folder:{path} has no class folders in {few(alike)}; "
+            f"put the images of each class into a folder of its own, such as {alike[-1]}/cat"
         )
     _refuse_disguised_splits(path, names)
     classes, remarks = _classes(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from dd_core import artefacts
 from dd_core.decoding import begins_as_image
 
-SUFFIXES = (
+SUFFIXES = (  # without the dot, sorted
     *("apng", "avif", "avifs", "bmp", "dib", "gif", "icb", "ico", "j2c", "j2k", "jfif", "jp2", "jpc", "jpe", "jpeg"),
     *("jpf", "jpg", "jpx", "mpo", "pbm", "pcx", "pgm", "png", "pnm", "ppm", "qoi", "sgi", "tga", "tif", "tiff", "vda"),
     *("vst", "webp"),
@@ -42,7 +42,7 @@ def subfolders(folder: Path) -> list[str]:
 
 def has_images(folder: Path) -> bool:
     """Whether image files lie directly in `folder`; raises OSError."""
-    return any(is_image(folder / name) for name in visible_files(folder))
+    return any(is_image(name, folder) for name in visible_files(folder))
 
 
 def visible_files(folder: Path) -> list[str]:
@@ -51,14 +51,17 @@ def visible_files(folder: Path) -> list[str]:
         return [entry.name for entry in entries if not entry.is_dir() and not is_passed_over(entry.name)]
 
 
-def is_image(path: Path) -> bool:
+def is_image(name: str, folder: Path) -> bool:
     """By the suffix; a file without one, or with a mangled one, by how it begins."""
-    name = path.name.lower()
-    if suffix_of(name) in SUFFIXES:
+    suffix = suffix_of(name)
+    if suffix in SUFFIXES:
         return True
-    if _SUFFIX.search(name) and not _MANGLED.search(name):
+    if suffix and not _MANGLED.search(name.lower()):
         return False
+    path = folder / name
     try:
+        if not path.is_file():  # opening a named pipe would wait for somebody to write to it
+            return False
         with open(path, "rb") as file:
             return begins_as_image(file.read(_MAGIC_BYTES))
     except OSError:

@@ -69,10 +69,7 @@ def load(
     source = _streamed(path, chosen, layout.classes, (channels, *side))
     if layout.test is None:
         source = _side(source, split, progress)
-    looks = [chosen.files[file] for file in source.files]
-    refuse_lost_drawings(source.origin, looks)
-    for note in notes(looks):
-        progress(note)
+    _say_what_is_odd(source, chosen, progress)
     if source.nbytes > memory_limit:
         progress(f"{source.nbytes / 2**30:.1f} GiB of pixels are above the limit; images are read as needed")
         return source
@@ -118,6 +115,13 @@ def _side(whole: StreamedFolder, split: str, say: Say) -> StreamedFolder:
     say(held)
     side = whole.subset(rest if split == "train" else held_out)
     return replace(side, origin=f"{whole.origin} ({held})")
+
+
+def _say_what_is_odd(source: StreamedFolder, survey: Survey, say: Say) -> None:
+    headers = [survey.files[file] for file in source.files]
+    refuse_lost_drawings(source.origin, headers)
+    for note in notes(headers):
+        say(note)
 
 
 def _common_size(path: Path, headers: Iterable[Header]) -> tuple[int, int]:

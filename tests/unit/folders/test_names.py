@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,8 +119,10 @@ def test_a_suffix_is_letters_and_short() -> None:
 
 def test_a_folder_with_an_images_name_is_no_image(root: Path) -> None:
     (root / "0.heic").mkdir(parents=True)
-    assert not is_image(root / "0")
-    assert not is_image(root)
+    (root / "1").mkdir()
+    assert not is_image("1", root)
+    os.mkfifo(root / "2")
+    assert not is_image("2", root)  # and nobody waits for it
 
 
 # --- results of our own inside the data -------------------------------------------------------------------------

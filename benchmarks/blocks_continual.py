@@ -72,6 +72,16 @@ def _lead(name: str, kind: str, row: str, ours: str) -> str:
     return bold(f"{signed(verdict.difference)}", when=verdict.word == "ahead") + f" ({verdict.word}{p})"
 
 
+def seconds() -> list[str]:
+    """What a run takes, by the records, whose machine was busy."""
+    lines = [run("quickstart", seed) for seed in SEEDS]
+    times = ", ".join(f"{line['seconds']:.0f}" for line in lines)
+    loads = ", ".join(f"{line['load_average']:.0f}" for line in lines)
+    return paragraph(
+        f"""The three runs took {times} s, on two cores that computed other things too (load averages {loads})."""
+    )
+
+
 # --- the choice of the quickstart's settings ---------------------------------------------------------------------
 
 
@@ -103,6 +113,7 @@ def _setting(assignment: str) -> str:
 BLOCKS = {
     "quickstart": partial(scores, "quickstart"),
     "quickstart-leads": partial(leads, "quickstart", ["dm"]),
+    "quickstart-seconds": seconds,
     "quickstart-choice": choice,
     "ipc1": partial(scores, "digits-replay-ipc1"),
     "ipc1-leads": partial(leads, "digits-replay-ipc1", ["dm", "dataset-distillation"]),

@@ -42,8 +42,9 @@ def methods() -> list[str]:
     rows: list[tuple[str, ...]] = []
     for name, (setting, command) in DIGITS.items():
         found = newest([line for line in lines if line["evaluation"]["protocol"] == "recipe"], row=name)
-        rows.append((f"`{name}`", setting, *pair(found["evaluation"]), f"{found['seconds']:.0f}", command))
-    return table(["method", "digits", "ours", "random-real twin", "s", "command"], rows)
+        network = f"`{found['evaluation']['network']}`"
+        rows.append((f"`{name}`", setting, network, *pair(found["evaluation"]), f"{found['seconds']:.0f}", command))
+    return table(["method", "digits", "network", "ours", "random-real twin", "s to distil", "command"], rows)
 
 
 def longer() -> list[str]:

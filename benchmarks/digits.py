@@ -20,7 +20,7 @@ import record
 from dd_apps import distillation, scenario
 from dd_apps.distillation import DistillScenario, Scoring
 from dd_core import datasets, store
-from dd_core.config import plain
+from dd_core.config import decode
 from dd_core.parallel import Workers
 from dd_core.runner import RunOptions
 
@@ -32,7 +32,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "k-means": {"ipc": 10, "method": {"name": "k-means"}},
     "herding": {"ipc": 10, "method": {"name": "herding"}},
     "dataset-distillation": {"ipc": 1, "nets": 20, "method": {"name": "dataset-distillation"}},
-    "networks": plain(scenario.load("digits-dm").values),
+    "networks": {key: value for key, value in scenario.load("digits-dm").plain().items() if key != "task"},
     "everything": {
         "ipc": 135,
         "nets": 3,
@@ -60,7 +60,7 @@ def main() -> None:
 
 def scores(row: str, *, workers: int) -> list[dict[str, Any]]:
     """The evaluations of a row: those of its scenario, and under a further protocol where there is one."""
-    values = DistillScenario(data="digits", **{key: value for key, value in ROWS[row].items() if key != "data"})
+    values = decode(DistillScenario, {"data": "digits", **ROWS[row]}, where=row)
     options = RunOptions(device="cpu", threads=1, workers=Workers(count=workers))
     with tempfile.TemporaryDirectory(prefix="digits-") as folder:
         out = Path(folder) / "set.safetensors"

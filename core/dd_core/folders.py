@@ -78,7 +78,7 @@ def load(
 
 def class_names(path: Path) -> tuple[str, ...]:
     """The names of the classes, by the class folders alone: no image is opened. Raises `UserError` as `load` does."""
-    return tuple(printable(name) for name in _layout(path).classes)
+    return tuple(printable(name) for name in folder_layout.find(path).classes)
 
 
 def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> LoadedFolder:

@@ -82,15 +82,15 @@ class _Ledger(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        before = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        before = {_key(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in before:
+            if isinstance(leaf, Tensor) and _key(leaf.untyped_storage()) not in before:
                 self._add(leaf.untyped_storage())
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key = _key(storage)
         if key in self.alive:
             return
         self.alive[key] = storage.nbytes()
@@ -100,3 +100,8 @@ class _Ledger(TorchDispatchMode):
 
     def _remove(self, key: int) -> None:
         self.total -= self.alive.pop(key)
+
+
+def _key(storage: torch.UntypedStorage) -> int:
+    """The storage itself, whichever tensor it was reached through; an empty one has no address of its data."""
+    return storage._cdata  # pyright: ignore[reportPrivateUsage]

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dd_core import streams
 from dd_core.errors import UserError, nearest
@@ -115,7 +114,8 @@ def embed(network: nn.Module, images: Float[Tensor, "N C H W"]) -> Float[Tensor,
 
 def mixes_images(network: nn.Module) -> bool:
     """Whether what `network` makes of an image in training mode depends on the others of its batch: a batch norm."""
-    return any(isinstance(module, _BatchNorm) for module in network.modules())
+    norms = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+    return any(isinstance(module, norms) for module in network.modules())
 
 
 def initialise_xavier(network: nn.Module, *, generator: torch.Generator) -> None:

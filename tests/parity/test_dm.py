@@ -140,6 +140,15 @@ def test_a_step_takes_no_more_than_its_budget_for_any_number_of_images():
     assert distiller.config.footprint(distiller.source, Size(ipc=2), CPU).bytes == pytest.approx(taken[-1], rel=0.3)
 
 
+def test_synthetic_images_keep_to_the_budget_too():
+    config = method("dm", steps=1, batch_real=2, batch_bytes=200_000, recipe={"network": "convnet-2-w16"})
+    source = blobs(channels=3, per_class=60)
+    distiller = config.build(source=source, size=Size(ipc=50), artefacts={}, streams=Streams(0), device=CPU)
+    costs = distiller.plan.costs
+    # beside a part: the pixels' gradient, parts of it to be added up, and the weights
+    assert peak_bytes(lambda: distiller.step(0)) < 200_000 + 6 * distiller.pixels.nbytes < 50 * costs.synthetic
+
+
 def test_the_default_budget_is_not_written_down_so_that_earlier_runs_go_on():
     assert "batch_bytes" not in method("dm").model_dump(mode="json")
     assert method("dm", batch_bytes=5).model_dump(mode="json")["batch_bytes"] == 5

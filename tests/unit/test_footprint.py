@@ -94,7 +94,9 @@ def test_predictions_are_made_in_batches_of_the_budget_and_are_the_same(batches:
     assert (len(batches), max(batches)) == (18, 2)
     assert torch.equal(guesses, network.eval()(form(source.images)).argmax(1))
     flat = nn.utils.parameters_to_vector(network.parameters()).detach()
+    batches.clear()
     assert torch.equal(matching.right_of(network, flat, source, form, CPU), guesses == source.labels)
+    assert (len(batches), max(batches)) == (18, 2)
 
 
 def test_a_pass_over_a_source_holds_few_decoded_images():

@@ -279,7 +279,7 @@ def _bytes_an_image(config: DistributionMatching, source: Source, device: torch.
     kinds = parse_strategy(resolve_strategy(config.augmentation, source.name)) or ("none",)
 
     def embed(images: Tensor, *, gradient: bool) -> None:
-        pixels = images.float().requires_grad_(gradient)
+        pixels = inputs = images.float().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
             for kind in kinds:
                 inputs = augment.dsa(pixels, kind, generator=generator(0, "footprint"), siamese=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from cells import Record, bold, matching, newest, percent, records, score, signed, table
+from cells import Record, bold, matching, newest, paragraph, percent, records, score, signed, table
 
 from dd_core import verdicts
 

@@ -8,3 +8,18 @@ from pydantic import Field
 
 # 832 MiB: what 800 images of 3 x 32 x 32 take in the literature's ConvNet, or 16 of 3 x 224 x 224
 BATCH_BYTES = 13 << 26
+
+
+def _is_default(value: int) -> bool:
+    return value == BATCH_BYTES
+
+
+# At its default it is left out of what is written, so that runs and sets of earlier versions mean what they meant.
+BatchBytes = Annotated[int, Field(ge=1, exclude_if=_is_default)]
+
+
+class Footprint(NamedTuple):
+    """The bytes that a computation takes at most, and the settings of which a smaller value needs less."""
+
+    bytes: int
+    settings: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ def digits_dm() -> list[str]:
     return paragraph(
         f"""Where random real images have the higher mean: networks with batch norm. The pixels of `dm` spread wider
         than real ones (standard deviation 2.5 where real inputs have 1; looked at once, no record), so running
-        statistics taken from them do not fit real images. `dd-apps run digits-dm` shows it (protocol `plain-300`,
+        statistics taken from them do not fit real images. `dd-apps run digits-dm` has (protocol `plain-300`,
         3 networks): {scores}."""
     )
 

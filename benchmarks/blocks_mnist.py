@@ -79,17 +79,17 @@ def notes() -> list[str]:
     return bullets(
         f"""Where it is *no* gain: for any draw, class averages under the grid have {score(averages["accuracy"])}
         ({same.word} over the three networks that both were scored on), and their nearest neighbour has
-        {score(neighbours["average"]["accuracy"])} with no network at all. Networks that know MNIST already have
-        {signed(100 * gain.difference)} points from the set for any of them (paired over ten networks: {gain.word}).""",
-        f"""`One more draw` is one set of ten random images under the grid, the same for every network, where the column
-        before it draws three. It has {_luck("fixed")} points more for the fixed network, {_luck("random")} for any draw
-        and {_luck("digits to mnist, random-pretrained")} from digits to MNIST, any: such is the luck of a draw.""",
-        f"""k-means is the class average at one image a class ({score(grid("fixed", "k-means")["accuracy"])},
-        {score(means["accuracy"])}). kNN: random {score(neighbours["random"]["accuracy"])}, `optimized`
-        {score(neighbours["optimized"]["accuracy"])}, twins {score(neighbours["random"]["random_real"])}; 300 epochs of
-        SGD instead of the grid: averages {score(longer["average"]["accuracy"])}, `optimized`
-        {score(longer["optimized"]["accuracy"])}, random {score(longer["random"]["accuracy"])} and, other draws,
-        {score(longer["random"]["random_real"])}.""",
+        {score(neighbours["average"]["accuracy"])} with no network at all. The set for any network that knows MNIST
+        already changes its accuracy by {signed(100 * gain.difference)} points (paired over ten networks:
+        {gain.word}).""", f"""`One more draw` is one set of ten random images under the grid, the same for every
+        network, where the column before it draws three. It has {_luck("fixed")} points more for the fixed network,
+        {_luck("random")} for any draw and {_luck("digits to mnist, random-pretrained")} from digits to MNIST, any: such
+        is the luck of a draw.""", f"""k-means is the class average at one image a class
+        ({score(grid("fixed", "k-means")["accuracy"])}, {score(means["accuracy"])}). kNN: random
+        {score(neighbours["random"]["accuracy"])}, `optimized` {score(neighbours["optimized"]["accuracy"])}, twins
+        {score(neighbours["random"]["random_real"])}; 300 epochs of SGD instead of the grid: averages
+        {score(longer["average"]["accuracy"])}, `optimized` {score(longer["optimized"]["accuracy"])}, random
+        {score(longer["random"]["accuracy"])} and, other draws, {score(longer["random"]["random_real"])}.""",
         f"""The cross table. The fixed set has {own("fixed")} on its network, {cross("fixed", "xavier")} on other draws
         and {cross("fixed", "pretrained")} on pre-trained ones. The random one: {own("random")}, and
         {cross("random", "pretrained")} on pre-trained ones. For any pre-trained:

@@ -81,10 +81,12 @@ def notes() -> list[str]:
         ({same.word} over the three networks that both were scored on), and their nearest neighbour has
         {score(neighbours["average"]["accuracy"])} with no network at all. The set for any network that knows MNIST
         already changes its accuracy by {signed(100 * gain.difference)} points (paired over ten networks:
-        {gain.word}).""", f"""`One more draw` is one set of ten random images under the grid, the same for every
+        {gain.word}).""",
+        f"""`One more draw` is one set of ten random images under the grid, the same for every
         network, where the column before it draws three. It has {_luck("fixed")} points more for the fixed network,
         {_luck("random")} for any draw and {_luck("digits to mnist, random-pretrained")} from digits to MNIST, any: such
-        is the luck of a draw.""", f"""k-means is the class average at one image a class
+        is the luck of a draw.""",
+        f"""k-means is the class average at one image a class
         ({score(grid("fixed", "k-means")["accuracy"])}, {score(means["accuracy"])}). kNN: random
         {score(neighbours["random"]["accuracy"])}, `optimized` {score(neighbours["optimized"]["accuracy"])}, twins
         {score(neighbours["random"]["random_real"])}; 300 epochs of SGD instead of the grid: averages

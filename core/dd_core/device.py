@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,6 +64,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Most memory so far: of the GPU's allocator, or of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):  # Linux: getrusage has the parent's memory too, which a process inherits at its start
+        if line := re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), flags=re.MULTILINE):
+            return int(line[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -56,7 +56,8 @@ def test_the_shell_snippets_run(capsys: pytest.CaptureFixture[str]):
     commands = [line for line in lines if line.startswith("dd-apps")]
     assert len(commands) == 3
     for line in commands:
-        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+        fewer = ["--nets", "1"] if "evaluate" in line else []  # five take half a minute longer and run the same code
+        assert main([*shlex.split(line)[1:], *fewer]) == 0, capsys.readouterr().err
     assert Path("digits.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -64,7 +65,8 @@ def _exchanged(*, logits: bool) -> DistilledSet:
     """A set of the size that the challenge takes, with soft labels as DATM learns them or without."""
     generator = np.random.default_rng(0)
     images, labels = generator.normal(size=(1000, 3, 32, 32)).astype(np.float32), np.arange(100).repeat(10)
-    pixels = Pixels(space="normalised", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+    # what --like cifar100-mtt says, which is not to contradict what an export wrote beside its files
+    pixels = Pixels(space="normalised", mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
     names = tuple(f"class {index:02d}" for index in range(100))
     manifest = Manifest(classes=names, pixels=pixels, targets="logits" if logits else "none", recipe=Recipe())
     targets = generator.normal(size=(1000, 100)).astype(np.float32) if logits else None

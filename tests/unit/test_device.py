@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
@@ -40,3 +44,11 @@ def test_memory_that_ran_out_is_recognised():
     assert device.is_out_of_memory(MemoryError())
     assert device.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
     assert not device.is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+def test_peak_memory_is_of_this_process_and_not_of_the_one_that_started_it():
+    held = np.ones(1 << 31, dtype=np.uint8)  # 2 GiB, beside which a process that loads torch is small
+    code = "import torch; from dd_core import device; print(device.peak_memory_bytes(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert device.peak_memory_bytes(torch.device("cpu")) > len(held)
+    assert 1 << 27 < int(done.stdout) < 1 << 31

@@ -125,6 +125,18 @@ def _silent(_: str) -> None:
     """Tell nobody."""
 
 
+def once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` without repetition: of a folder most lines are the same for both splits, and are told for the first."""
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            say(line)
+
+    return tell
+
+
 def _named(name: str, split: str, root: Path | None) -> LabelledImages:
     check_name(name)
     if name == "digits":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,8 @@ def run(
     jobs = [Job(scenario, row, order, folder, device) for row in scenario.rows for order in range(scenario.orders)]
     outcomes: dict[str, list[Outcome]] = {row: [] for row in scenario.rows}
     # once, here: a job finds in the cache what was fetched or decoded
-    train, test = (load(scenario, split, workers=workers, reporter=reporter) for split in ("train", "test"))
+    say = datasets.once(reporter.message)
+    train, test = (load(scenario, split, workers=workers, say=say) for split in ("train", "test"))
     remarks = check_scenario(scenario, train, test)
     for remark in remarks:
         reporter.message(remark)
@@ -104,15 +105,17 @@ def run(
     return _results(scenario, outcomes, remarks)
 
 
-def load(scenario: ContinualScenario, split: str, *, workers: Workers, reporter: Reporter) -> Source:
-    """One split of the scenario's real images; raises `UserError`."""
+def load(
+    scenario: ContinualScenario, split: str, *, workers: Workers, say: Callable[[str], None] | None = None
+) -> Source:
+    """One split of the scenario's real images; `say` hears what is worth saying of them. Raises `UserError`."""
     return datasets.load(
         scenario.data,
         split=split,
         image_size=scenario.image_size,
         skip_corrupt=scenario.skip_corrupt,
         workers=workers,
-        progress=reporter.message,
+        progress=say,
     )
 
 

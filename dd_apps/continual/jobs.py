@@ -25,14 +25,13 @@ from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Recipe
 from dd_core.footprint import prediction_batch
 from dd_core.images import Source, normalise, require_labels
 from dd_core.parallel import Workers
-from dd_core.runner import Silent
 from dd_core.streams import counter
 
 
 def run_job(job: Job) -> Outcome:
     """Every random number in it comes from the scenario's seed, the class order and the table."""
     scenario = job.scenario
-    train, test = (load(scenario, split, workers=Workers(), reporter=Silent()) for split in ("train", "test"))
+    train, test = (load(scenario, split, workers=Workers()) for split in ("train", "test"))
     seed = counter(scenario.seed, "order", job.order)
     with tempfile.TemporaryDirectory() as scratch, contained(seed, "benchmark"):
         stream = benchmark.build(train, test, experiences=scenario.experiences, seed=scenario.seed, order=job.order)

@@ -11,7 +11,7 @@ Standings = Mapping[str, Mapping[str, Verdict]]  # of a distilled row against ea
 _WORDS: dict[Word | None, str] = {
     "ahead": "ahead of",
     "behind": "behind",
-    "no difference": "no different from",
+    "no difference": "no different, within the noise, from",
     None: "without a verdict (the same difference in every order) against",
 }
 

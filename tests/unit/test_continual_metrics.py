@@ -59,8 +59,8 @@ def test_rows_are_compared_over_class_orders():
     only = {"dm": {**found["dm"], "none": found["dm"]["average"]}}
     assert sentence(only, orders=3) == (
         "after the last experience, by paired t-tests over 3 class orders (two-sided, each at 5 %): dm is ahead of "
-        "average and none, behind k-means, no different from real, without a verdict (the same difference in every "
-        "order) against joint"
+        "average and none, behind k-means, no different, within the noise, from real, without a verdict (the same "
+        "difference in every order) against joint"
     )
 
 

@@ -355,3 +355,17 @@ def test_an_unwritable_data_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="file/data: Not a directory"):
         datasets.load("mnist", root=tmp_path / "file/data")
+
+
+def test_what_both_splits_of_a_folder_have_to_say_is_told_once(tmp_path: Path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for index in range(5):
+            Image.fromarray(np.full((4, 4), 40 * index, np.uint8)).save(tmp_path / name / f"{index}.png")
+        (tmp_path / name / "notes.heic").touch()
+    lines: list[str] = []
+    say = datasets.once(lines.append)
+    for split in ("train", "test"):
+        datasets.load(f"folder:{tmp_path}", split=split, progress=say)
+    assert len([line for line in lines if "2 .heic" in line]) == 1
+    assert len({*lines}) == len(lines) >= 2

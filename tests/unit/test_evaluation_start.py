@@ -196,7 +196,10 @@ def test_an_attack_is_scored_by_where_the_attacked_class_goes():
     for net, total in enumerate(found.accuracy.per_network):
         attacked = total - weights[0].item() * found.attack.others.per_network[net]
         assert attacked <= weights[1].item() * (1 - found.attack.success.per_network[net]) + 1e-6
-    assert scored(distilled("random", steps=1)).attack is None
+    plain = distilled("random", steps=1)
+    assert scored(plain).attack is None
+    # relabelled as the set's images are: class 2 is to be taken for class 0
+    assert [_twin(each, BLOBS, Streams(0), 0).labels.tolist() for each in (ds, plain)] == [[0, 1, 0], [0, 1, 2]]
     for protocol in ("wang-grid", "knn"):
         with pytest.raises(
             UserError, match=f"protocol '{protocol}' chooses what is right, and the set is for an attack"

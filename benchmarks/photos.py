@@ -31,7 +31,7 @@ from record import RESULTS, append, facts, now
 from dd_core import datasets, device, evaluation, parallel
 from dd_core.distilled import Size
 from dd_core.distiller import MethodConfig
-from dd_core.footprint import peak_bytes
+from dd_core.footprint import expected_bytes, peak_bytes
 from dd_core.images import Source
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
@@ -98,7 +98,7 @@ def measure(folder: Path, *, steps: int, epochs: int) -> dict[str, Any]:
     train, test = (datasets.load(f"folder:{folder}", split=split, memory_limit=0) for split in ("train", "test"))
     config, size = method("dm", steps=steps, recipe={"epochs": epochs}), Size(ipc=2)
     begun = time.perf_counter()
-    estimate = config.footprint(train, size, CPU).bytes
+    estimate = expected_bytes(config.footprint(train, size, CPU), CPU)
     made = distilled(config, train, size)
     distilling, seconds = device.peak_memory_bytes(CPU), time.perf_counter() - begun
     with parallel.computing(1):

@@ -196,6 +196,10 @@ def test_an_attack_is_scored_by_where_the_attacked_class_goes():
     for net, total in enumerate(found.accuracy.per_network):
         attacked = total - weights[0].item() * found.attack.others.per_network[net]
         assert attacked <= weights[1].item() * (1 - found.attack.success.per_network[net]) + 1e-6
+    elsewhere = replace(ds, manifest=ds.manifest.model_copy(update={"attack": ("blob 2", "blob 1")}))
+    missed = scored(elsewhere).attack
+    assert missed is not None
+    assert missed.success.mean < 0.2  # that class 2 is taken for class 0 is no success where class 1 is meant
     plain = distilled("random", steps=1)
     assert scored(plain).attack is None
     # relabelled as the set's images are: class 2 is to be taken for class 0

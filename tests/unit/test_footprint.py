@@ -117,11 +117,12 @@ def test_a_pass_over_a_source_holds_few_decoded_images():
 
 def test_what_is_short_is_said_with_the_setting_that_helps(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("dd_core.device.free_memory_bytes", lambda device: 6_000_000_000)
-    assert footprint.shortage(Footprint(6_000_000_000, ("batch_real",)), CPU) is None
-    assert footprint.shortage(Footprint(11_400_000_000, ("batch_real",)), CPU) == (
+    assert footprint.shortage(Footprint(3_750_000_000, ("batch_real",)), CPU) is None  # 1.6 times are just free
+    assert footprint.shortage(Footprint(6_000_000_000, ("batch_real",)), torch.device("cuda")) is None
+    assert footprint.shortage(Footprint(7_125_000_000, ("batch_real",)), CPU) == (
         "about 11.4 GB of memory will be needed, and 6.0 GB are free; a smaller batch_real needs less"
     )
-    assert footprint.shortage(Footprint(11_400_000_000), CPU) == (
+    assert footprint.shortage(Footprint(7_125_000_000), CPU) == (
         "about 11.4 GB of memory will be needed, and 6.0 GB are free"
     )
 
@@ -162,7 +163,7 @@ def test_a_run_that_will_be_short_of_memory_says_so_and_runs(
 MEASURE = """
 import json, sys
 import torch
-from dd_core import device, estimates, parallel, training
+from dd_core import device, estimates, footprint, parallel, training
 from dd_core.distilled import Recipe, Size
 from dd_core.images import InputForm
 from dd_core.methods import method
@@ -175,20 +176,18 @@ recipe = Recipe(network="convnet-w64", epochs=1, batch_size=40)
 peak = lambda: device.peak_memory_bytes(cpu)
 if what == "dm":
     config = method("dm", steps=1, batch_real=40, recipe={"network": "convnet-w64"})
-    estimate = config.footprint(source, Size(ipc=2), cpu).bytes
+    need = config.footprint(source, Size(ipc=2), cpu)
     before = peak()
     distill(config, source, Size(ipc=2), options=RunOptions(device="cpu", threads=1))
 else:
-    estimate = estimates.evaluation(
-        recipe, source.image_shape, 2, images=80, tested=80, sets=1, jobs=1, device=cpu
-    ).bytes
+    need = estimates.evaluation(recipe, source.image_shape, 2, images=80, tested=80, sets=1, jobs=1, device=cpu)
     form = InputForm.of(source)
     with parallel.computing(1):
         before = peak()
         data = training.TrainingData(form(source.images), source.labels, None, 2)
         model = training.fit(data, recipe.network, recipe, streams=Streams(0), device=cpu)
         training.predictions(model, source, form, device=cpu)
-print(json.dumps([estimate, peak() - before]))
+print(json.dumps([footprint.expected_bytes(need, cpu), peak() - before]))
 """
 
 
@@ -197,7 +196,7 @@ def test_estimates_are_near_what_a_process_takes(what: str):
     done = subprocess.run([sys.executable, "-c", MEASURE, what], capture_output=True, text=True, check=True)
     estimate, measured = json.loads(done.stdout)
     assert measured > 50e6
-    assert 0.5 < estimate / measured < 2
+    assert 0.7 < estimate / measured < 1.5
 
 
 def test_a_step_of_training_keeps_more_of_wider_networks_and_larger_batches():

@@ -66,8 +66,8 @@ def prediction_batch(
 def expected_bytes(need: Footprint, device: torch.device) -> int:
     """What a process grows by while it computes what needs `need`, which counts the bytes of tensors.
 
-    On a CPU the kernels have buffers of their own, and freed memory stays with the process: `make bench-photos` measures
-    1.6 to 1.8 times the tensors.
+    On a CPU the kernels have buffers of their own, and freed memory stays with the process: `make bench-photos`
+    measures 1.6 to 1.8 times the tensors.
     """
     return round(need.bytes * (_GROWTH if device.type == "cpu" else 1))
 

@@ -7,7 +7,9 @@ from cells import Record, newest, records, table
 
 def speed() -> list[str]:
     """A row for each claim that has a record."""
-    return table(["claim", "figure", "command"], [*_tiny(), _kill(), _hostile(), _unroll(), _memory()])
+    return table(
+        ["claim", "figure", "command"], [*_tiny(), _photos(), _kill(), _hostile(), _mutations(), _unroll(), _memory()]
+    )
 
 
 def _tiny() -> list[list[str]]:
@@ -34,6 +36,23 @@ def _tiny() -> list[list[str]]:
     ]
 
 
+def _photos() -> list[str]:
+    lines = records("photos")
+    last = [line for line in lines if line["run"] == lines[-1]["run"]]
+    peaks = "; ".join(
+        f"{side} px: " + ", ".join(f"{line['dm_peak_gb']:.2f}" for line in last if line["side"] == side) + " GB"
+        for side in dict.fromkeys(line["side"] for line in last)
+    )
+    counts = ", ".join(f"{count:,}" for count in dict.fromkeys(line["real_images"] for line in last))
+    shares = [line["dm_excess_gb"] / line["dm_estimate_gb"] for line in last]
+    return [
+        f"`dm` with its defaults on photographs, {counts} real images: peak of the process",
+        f"{peaks}, of which {last[-1]['interpreter_gb']:.2f} are the interpreter's; what grows is {min(shares):.2f} to "
+        f"{max(shares):.2f} times what is estimated before the start",
+        "`make bench-photos`",
+    ]
+
+
 def _kill() -> list[str]:
     found = newest(records("kill"))
     control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
@@ -53,6 +72,15 @@ def _hostile() -> list[str]:
         f"at most {found['most_bytes_read'] / 2**20:.0f} MiB read and {found['peak_bytes'] / 1e6:.0f} MB of memory "
         f"each; {executed}",
         "`make bench-hostile`",
+    ]
+
+
+def _mutations() -> list[str]:
+    found = newest(records("mutations"))
+    return [
+        "faults planted in the code, one at a time",
+        f"the tests notice {len(found['noticed'])} of {found['faults']}",
+        "`make bench-mutations`",
     ]
 
 

@@ -1,6 +1,6 @@
 """Plant faults in the code, one at a time: do the tests notice?
 
-    python benchmarks/mutations.py [--only training] [--workers 2]
+    python benchmarks/mutations.py [--only training | --again] [--workers 2]
 
 Every line of `benchmarks/mutations.txt` is a fault: a file, a piece of its text that occurs once, what replaces the
 piece, and the tests that have to fail. The checkout is never touched: each fault is planted in a copy of it, with a
@@ -12,13 +12,16 @@ import the fault too. Verdicts:
 - `stale`: the text does not occur exactly once.
 - `broken`: pytest cannot run the tests, because the fault is no Python, say, or a test is named that is not there.
 
-The last three are failures: the exit code is 1. A run of the whole list, with `--only` none, appends a record to
-benchmarks/results/mutations.jsonl.
+The last three are failures: the exit code is 1. A run of the whole list takes most of an hour and appends a record to
+benchmarks/results/mutations.jsonl; Ctrl-C ends it early, with a record of what was planted until then. With `--again`
+those faults are planted that the newest record does not have as noticed; the others are taken over from it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -27,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +72,11 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.file}: {self.old!r} -> {self.new!r}"
 
+    @property
+    def digest(self) -> str:
+        """The fault in a record: 12 hexadecimal digits of the sha256 over file and texts."""
+        return hashlib.sha256(str(self).encode()).hexdigest()[:12]
+
     def plant(self, tree: Path) -> bool:
         """Replace the text in a tree; False, and nothing done, where it does not occur exactly once."""
         path = tree / self.file
@@ -95,19 +103,23 @@ def main() -> None:
     faults = [fault for fault in faults_of(options.list) if options.only in " ".join((fault.file, *fault.tests))]
     if not faults:
         sys.exit(f"error: {options.list} has no fault whose file or tests contain '{options.only}'")
+    known = noticed_before() if options.again else frozenset[str]()
+    earlier = {fault for fault in faults if fault.digest in known}
     begun, started = now(), time.monotonic()
-    verdicts = run(faults, options.root, workers=options.workers)
+    verdicts = run([fault for fault in faults if fault not in earlier], options.root, workers=options.workers)
     counts = Counter(verdicts.values())
-    print(", ".join(f"{counts[verdict]} {verdict}" for verdict in counts), f"of {len(faults)} faults")
+    print(", ".join(f"{counts[verdict]} {verdict}" for verdict in counts), f"of {len(verdicts)} faults")
     if not options.only:
-        record(verdicts, begun=begun, workers=options.workers, seconds=time.monotonic() - started)
-    sys.exit(any(verdict not in NOTICED for verdict in verdicts.values()))
+        told = {"workers": options.workers, "again": options.again}
+        record(faults, verdicts, earlier, told, begun=begun, seconds=time.monotonic() - started)
+    sys.exit(any(verdicts.get(fault) not in NOTICED for fault in faults if fault not in earlier))
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Plant faults in the code, one at a time: do the tests notice?")
     parser.add_argument("--only", default="", help="faults whose file or tests contain this; none: all, and a record")
+    parser.add_argument("--again", action="store_true", help="faults that the newest record did not notice or lacks")
     parser.add_argument("--workers", type=int, default=2, help="faults planted at the same time, each in a copy")
     parser.add_argument("--list", type=Path, default=HERE / "mutations.txt", help="list of faults")
     parser.add_argument("--root", type=Path, default=HERE.parent, help="git checkout that is copied")
@@ -124,9 +136,12 @@ def run(faults: Sequence[Fault], root: Path, *, workers: int) -> dict[Fault, str
         sys.exit(f"{output}\nerror: the tests of the list must pass before a fault is planted; these do not: {verdict}")
     verdicts: dict[Fault, str] = {}
     parallel = Parallel(n_jobs=workers, backend="threading", return_as="generator")
-    for fault, verdict in zip(faults, parallel(delayed(judged)(fault, root) for fault in faults), strict=True):
-        verdicts[fault] = verdict
-        print(f"{verdict:10}{fault}", flush=True)
+    try:
+        for fault, verdict in zip(faults, parallel(delayed(judged)(fault, root) for fault in faults), strict=True):
+            verdicts[fault] = verdict
+            print(f"{verdict:10}{fault}", flush=True)
+    except KeyboardInterrupt:
+        print("interrupted: --again goes on", flush=True)
     return verdicts
 
 
@@ -185,12 +200,28 @@ def environment(scratch: Path) -> Mapping[str, str]:
     }
 
 
-def record(verdicts: Mapping[Fault, str], *, begun: str, workers: int, seconds: float) -> None:
-    """Append what a whole run found: how many faults have which verdict, and those that were not noticed."""
+def noticed_before() -> frozenset[str]:
+    """Digests of the faults that the newest record has as noticed."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    return frozenset(json.loads(lines[-1])["noticed"]) if lines else frozenset()
+
+
+def record(
+    faults: Sequence[Fault],
+    verdicts: Mapping[Fault, str],
+    earlier: Set[Fault],
+    told: Mapping[str, Any],
+    *,
+    begun: str,
+    seconds: float,
+) -> None:
+    """Append what was found: the verdicts of this run, and which faults it noticed, or an `earlier` one did."""
+    noticed = {fault for fault, verdict in verdicts.items() if verdict in NOTICED} | earlier
     missed = [f"{verdict}: {fault}" for fault, verdict in verdicts.items() if verdict not in NOTICED]
-    found = {"faults": len(verdicts), "verdicts": Counter(verdicts.values()), "not_noticed": missed}
-    common = facts("mutations", {"workers": workers}, run=begun, data="none: the project's own code")
-    append(RESULTS, {**common, **found, "seconds": round(seconds)})
+    found = {"faults": len(faults), "planted": len(verdicts), "verdicts": Counter(verdicts.values())}
+    common = facts("mutations", told, run=begun, data="none: the project's own code")
+    listed = {"not_noticed": missed, "noticed": sorted(fault.digest for fault in noticed)}
+    append(RESULTS, {**common, **found, **listed, "seconds": round(seconds)})
 
 
 if __name__ == "__main__":

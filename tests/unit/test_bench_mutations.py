@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -90,3 +91,19 @@ def test_every_fault_of_the_list_can_be_planted(mutations: ModuleType):
     stale = [str(fault) for fault in faults if (ROOT / fault.file).read_text().count(fault.old) != 1]
     absent = [test for fault in faults for test in fault.tests if not (ROOT / test.partition("::")[0]).is_file()]
     assert (stale, absent) == ([], [])
+
+
+def test_a_record_knows_what_was_noticed_so_that_another_run_can_go_on(
+    mutations: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(mutations, "RESULTS", tmp_path / "mutations.jsonl")
+    faults = [mutations.Fault("a.py", "x", new, ("t.py",)) for new in ("y", "z", "q", "w")]
+    assert mutations.noticed_before() == frozenset()
+    caught, survived, old, _ = faults
+    verdicts = {caught: "caught", survived: "survived"}
+    mutations.record(faults, verdicts, {old}, {"again": True}, begun="now", seconds=1.0)
+    assert mutations.noticed_before() == {caught.digest, old.digest}
+    line = json.loads((tmp_path / "mutations.jsonl").read_text())
+    assert (line["faults"], line["planted"]) == (4, 2)
+    assert line["not_noticed"] == [f"survived: {survived}"]
+    assert len({fault.digest for fault in faults}) == 4

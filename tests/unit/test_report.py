@@ -191,8 +191,8 @@ def test_a_verdict_takes_the_noise_of_both_sides_into_account(ours: list[float],
     first, test, *_ = score_table([evaluation], title="t").notes
     assert first == words == verdict(evaluation)
     assert test == (
-        "the verdict's test: Student's t for one more random set, paired by network (two-sided, 5 %): all pairs hold "
-        "one distilled set"
+        "the verdict's test: Student's t for one more random set, paired by network (two-sided, 5 %); the distilled "
+        "set is one in all pairs"
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from dd_apps.continual import ContinualScenario
-from dd_apps.continual.adapter import contained, contents
+from dd_apps.continual.adapter import ReplayPlugin, contained, contents
 from dd_apps.continual.benchmark import Stream, build
 from dd_apps.continual.jobs import rightly_labelled
 from dd_apps.continual.strategies import Where, memory_for, strategy_for
@@ -114,3 +114,12 @@ def test_equal_shares_agree_with_the_plain_loop_and_put_class_averages_before_re
     assert mean["loop", "average"] > mean["loop", "real"] + 0.03
     for row in ("average", "real"):
         assert mean["bridge", row] == pytest.approx(mean["loop", row], abs=0.12)
+
+
+def test_the_plugin_replays_as_many_images_as_the_scenario_says(digits, tmp_path):
+    setting = scenario(batch_size=20, batch_size_mem=12)
+    memory = memory_for(setting, "average", "replay", Where("digits", classes=10, seed=0, folder=tmp_path))
+    network = networks.for_source(setting.network, digits[0], seed=0)
+    strategy = strategy_for(setting, "average", "replay", network=network, memory=memory, device=CPU)
+    (plugin,) = [each for each in strategy.plugins if isinstance(each, ReplayPlugin)]
+    assert (strategy.train_mb_size, plugin.batch_size, plugin.batch_size_mem, plugin.mem_size) == (20, 20, 12, 10)

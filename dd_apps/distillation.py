@@ -84,19 +84,13 @@ class Data:
         """One split; what is worth saying goes to the reporter. Raises `UserError`."""
         from dd_core import datasets
 
-        def tell(line: str) -> None:
-            # most of what there is to say of a folder is the same for both of its splits
-            if line not in self._told:
-                self._told.add(line)
-                options.reporter.message(line)
-
         return datasets.load(
             self.name,
             split=split,
             image_size=self.image_size,
             skip_corrupt=self.skip_corrupt,
             workers=options.workers,
-            progress=tell,
+            progress=datasets.once(options.reporter.message, self._told),
         )
 
 

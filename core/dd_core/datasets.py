@@ -125,9 +125,12 @@ def _silent(_: str) -> None:
     """Tell nobody."""
 
 
-def once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """`say` without repetition: of a folder most lines are the same for both splits, and are told for the first."""
-    told: set[str] = set()
+def once(say: Callable[[str], None], told: set[str] | None = None) -> Callable[[str], None]:
+    """`say` without repetition: of a folder most lines are the same for both splits, and are told for the first.
+
+    `told` are the lines that were said before; new ones are added.
+    """
+    told = set[str]() if told is None else told
 
     def tell(line: str) -> None:
         if line not in told:

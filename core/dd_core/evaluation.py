@@ -196,6 +196,8 @@ def evaluate(
     settings, streams = settings_of(protocol, images=len(ds)), Streams(seed)
     pool = None
     if network != NEIGHBOURS:
+        if say is not None and (line := _shortage(ds, recipe, test, nets, workers or Workers(), device)) is not None:
+            say(f"warning: {line}")
         count = 2 * nets if settings else nets  # those that choose and those that are tested
         pool = weights.of_recipe(
             recipe,
@@ -207,8 +209,6 @@ def evaluate(
             device=device,
             workers=workers,
         )
-        if say is not None and (line := _shortage(ds, recipe, test, nets, workers or Workers(), device)) is not None:
-            say(f"warning: {line}")
     form, attack = ds.input_form(), _indices(ds)
     if attack is not None and settings:
         raise UserError(

@@ -57,7 +57,9 @@ def role(name: str) -> str | None:
 
 
 def _holds_classes(folder: Path) -> bool:
-    return bool(subfolders(folder)) and not has_images(folder)
+    """Whether class folders lie in `folder`: two at least, or one and no images beside it."""
+    count = len(subfolders(folder))
+    return count > 1 or (count == 1 and not has_images(folder))
 
 
 def _only(path: Path, splits: Sequence[str], wanted: str) -> str | None:
@@ -176,5 +178,8 @@ def _refuse_equal_insides(folder: Path, names: Sequence[str]) -> None:
     if parts:
         advice = f"put the splits outside and the classes inside: {printable(parts[0])}/{printable(names[0])}"
     else:
-        advice = f"if they are splits, call them train and test; else give one of them: folder:{folder / names[0]}"
+        advice = (
+            f"if they are splits, call them train and test; if they are the classes, move the images out of the "
+            f"folders inside; or give one of them: folder:{folder / names[0]}"
+        )
     raise UserError(f"folder:{folder}: {few(names)} hold the same folders each ({few(inside)}); {advice}")

@@ -101,7 +101,9 @@ def _holds_results(folder: Path) -> bool:
         some = False
         for entry in entries:
             some = True
-            if not entry.name.endswith(".safetensors") and not (entry.is_dir() and _holds_results(Path(entry.path))):
+            # a link may lead back to a folder above, and no run leaves links
+            ours = entry.is_dir(follow_symlinks=False) and _holds_results(Path(entry.path))
+            if not entry.name.endswith(".safetensors") and not ours:
                 return False
     return some
 

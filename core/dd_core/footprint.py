@@ -41,12 +41,16 @@ def bytes_an_image(
 ) -> int:
     """How much `peak_bytes` of `function` grows with each image that `function` is given.
 
-    `function` takes uint8 images (n, C, H, W) on `device`, black ones here.
+    `function` takes uint8 images (n, C, H, W) on `device`, black ones here. What it makes once and keeps, such as a
+    copy of a whitening's matrix, does not count.
     """
-    few, more = (
-        peak_bytes(lambda count=count: function(torch.zeros(count, *image_shape, dtype=torch.uint8, device=device)))
-        for count in (_FEW, _MORE)
-    )
+
+    def black(count: int) -> Tensor:
+        return torch.zeros(count, *image_shape, dtype=torch.uint8, device=device)
+
+    with streams.seeded(0, "footprint"):
+        function(black(_FEW))  # makes what is made once
+    few, more = (peak_bytes(lambda count=count: function(black(count))) for count in (_FEW, _MORE))
     return max(1, -(-(more - few) // (_MORE - _FEW)))
 
 

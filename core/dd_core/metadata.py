@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 UPRIGHT = 1
 ORIENTATION = 0x0112
+_XMP_TAG = 700
 _INTEGERS = {1: "B", 3: "H", 4: "I"}  # TIFF types that may hold an orientation: BYTE, SHORT, LONG
 _XMP = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
 _TEXT_BYTES = 1 << 20  # of a compressed text: metadata must not be a decompression bomb
@@ -165,10 +166,9 @@ def _tiff(data: bytes) -> Bare:
     big = struct.unpack_from(order + "H", data, 2)[0] == 43
     layout = _Layout("Q", "Q", 8) if big else _Layout("I", "H", 4)
     entries = list(_entries(data, order, layout))
-    orientation = UPRIGHT
-    for tag, entry in entries:
-        if tag == ORIENTATION:
-            orientation = _value(entry, order, at=2, counts=layout.offset)
+    stated = [_value(entry, order, at=2, counts=layout.offset) for tag, entry in entries if tag == ORIENTATION]
+    xmp = [_XMP.search(_pointed(data, entry, order, layout)) for tag, entry in entries if tag == _XMP_TAG]
+    orientation = stated[0] if stated else int(xmp[0][1]) if xmp and xmp[0] else UPRIGHT
     kept = [entry for tag, entry in entries if tag in _PIXEL_TAGS]
     # a directory of those alone, behind the rest; whatever the entries point to stays where it is
     at = len(data) + len(data) % 2
@@ -177,6 +177,12 @@ def _tiff(data: bytes) -> Bare:
     count = struct.pack(order + layout.number, len(kept))
     ending = struct.pack(order + layout.offset, 0)
     return Bare(b"".join([head.ljust(at, b"\0"), count, *kept, ending]), orientation)
+
+
+def _pointed(data: bytes, entry: bytes, order: str, layout: _Layout) -> bytes:
+    """The bytes that an entry of type BYTE or UNDEFINED points to; none where they would be in the entry itself."""
+    count, at = struct.unpack_from(order + 2 * layout.offset, entry, 4)
+    return data[at : at + count] if count > struct.calcsize(order + layout.offset) else b""
 
 
 def _entries(data: bytes, order: str, layout: _Layout) -> Iterator[tuple[int, bytes]]:

@@ -6,7 +6,8 @@ do, and puts back whatever it set aside.
 
 On purpose these stay the caller's: the number of CPU threads and the current GPU, where an argument does not choose
 them; and hooks and modes that watch what is computed (module hooks, saved-tensor hooks, a `TorchDispatchMode`).
-Settings of torch that hold for the process, such as its default dtype, are set aside for every thread of the process.
+Settings of torch that hold for the process, such as its default dtype, are set aside for every thread of the process:
+where a caller changed one, two threads may not be in the engine at once, since the first to leave puts it back.
 """
 
 from __future__ import annotations

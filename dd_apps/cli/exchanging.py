@@ -147,9 +147,9 @@ def import_(
     recipe = _recipe_table(settings)
     pixels = _pixels(like, mean, std, space)
     if form == "challenge":
-        if path is None or images or labels or rate or pixels:
+        if path is None or images or labels or rate or pixels or override:
             raise UserError(
-                "a submission is one file that says its own mean and std: give its PATH, and --data or --classes"
+                "a submission is one file that says its own mean and std: give its PATH, and --data or --classes, alone"
             )
         if data is None and classes is None:
             raise UserError(
@@ -189,7 +189,8 @@ def _recipe_table(settings: list[str]) -> dict[str, Any]:
 def _files(path: Path | None, images: Path | None, labels: Path | None, rate: Path | None) -> MttFiles:
     """Those in a folder, or those named one by one."""
     if path is None and images is not None and labels is not None:
-        return MttFiles(images, labels, rate)
+        beside = images.with_name(exchange.SIDECAR)
+        return MttFiles(images, labels, rate, beside if beside.exists() else None)
     if path is None or images is not None or labels is not None or rate is not None:
         raise UserError("which files? Give the PATH of their folder, or --images and --labels (and --lr), not both")
     return MttFiles.of(path)

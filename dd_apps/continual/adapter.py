@@ -38,7 +38,7 @@ def warnings_contained() -> Iterator[None]:
 
 
 with warnings_contained():
-    from avalanche.benchmarks import CLExperience, SequenceCLStream, nc_benchmark
+    from avalanche.benchmarks import CLExperience, EagerCLStream, SequenceCLStream, nc_benchmark
     from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
     from avalanche.benchmarks.utils.classification_dataset import (
         ClassificationDataset,
@@ -137,12 +137,16 @@ def _targets(data: Any) -> list[int]:
 
 
 def classes_ahead(exp: Any) -> set[int]:
-    """Class ids of an experience and of those that come after it in its stream; see `classes_in`."""
+    """Class ids of an experience and of those that come after it in its stream; see `classes_in`.
+
+    The set is empty for an `EagerCLStream`: its slices hold experiences that name the whole stream as their origin, so
+    that nobody can tell whether `stream[:2]` is trained on or all of it.
+    """
     if not isinstance(exp, CLExperience):
         return set()
     view: Any = exp.logging()  # in training, an experience hides its stream: what learns is not to look at the rest
     stream = view._origin_stream
-    if not isinstance(stream, SequenceCLStream):
+    if not isinstance(stream, SequenceCLStream) or isinstance(stream, EagerCLStream):
         return set()
     places = range(len(stream)) if stream.slice_ids is None else stream.slice_ids
     first = view._current_experience

@@ -203,6 +203,16 @@ def test_names_in_another_order_than_the_sidecars_are_refused_unless_they_are_to
     assert store.read_set(Path("a.safetensors")).classes == tuple("1023456789")
 
 
+def test_what_lies_beside_files_that_are_named_one_by_one_counts_too(ds: DistilledSet, call_json, refused):
+    store.write_set(Path("set.safetensors"), ds)
+    call_json("export", "set.safetensors", "--format", "mtt", "--out", "out")
+    command = ["import", "--images", "out/images_best.pt", "--labels", "out/labels_best.pt", "--format", "mtt"]
+    command += ["--lr", "out/lr_best.pt", "--out", "a.safetensors"]
+    assert "says that class 0 is '0'" in refused(*command, "--classes", "1,0,2,3,4,5,6,7,8,9")
+    call_json(*command)
+    assert store.read_set(Path("a.safetensors")).classes == ds.classes
+
+
 def test_raw_pixels_and_other_names_of_files(bare: Path, ds: DistilledSet, call_json):
     torch.save(torch.from_numpy(ds.raw()), "raw.pt")
     torch.save(torch.eye(10), "logits.pt")

@@ -16,6 +16,7 @@ from dd_core.distilled import Recipe, Size
 from dd_core.images import PIXEL_BYTES, InputForm, channel_stats, pixel_batch
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
+from dd_core.streams import Streams
 from dd_core.testing import blobs
 
 CPU = torch.device("cpu")
@@ -169,6 +170,7 @@ from dd_core.images import InputForm
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
+from dd_core.streams import Streams
 from dd_core.testing import blobs
 
 what, cpu, source = sys.argv[1], torch.device("cpu"), blobs(channels=3, side=64, classes=2, per_class=40)
@@ -216,3 +218,24 @@ def test_the_memory_of_full_grows_with_the_steps_and_that_of_adjoint_does_not():
     weights = sum(one.nbytes for one in networks.for_source("convnet-1-w8-nonorm", blobs(), seed=0).parameters())
     assert taken(20, "adjoint") - taken(10, "adjoint") == 10 * weights
     assert taken(20, "full") > 1.7 * taken(10, "full")
+
+
+def test_what_a_function_makes_once_does_not_count_with_its_images():
+    kept: list[torch.Tensor] = []
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        if not kept:
+            kept.append(torch.zeros(1 << 20))  # such as the copy of a whitening's matrix on the device
+        return images.float()
+
+    assert footprint.bytes_an_image(predict, (1, 8, 8), CPU) == (1 + 4) * 64  # as bytes, and as float32
+
+
+@pytest.mark.parametrize("gradient", ["full", "truncated", "adjoint"])
+def test_the_estimate_of_dataset_distillation_covers_its_step(gradient: str):
+    window = {"window": 2} if gradient == "truncated" else {}
+    options = {"steps": 1, "epochs": 6, "gradient": gradient, "recipe": {"network": "convnet-1-w16-nonorm"}, **window}
+    config, source, size = method("dataset-distillation", **options), blobs(side=16, per_class=40), Size(ipc=5)
+    distiller = config.build(source=source, size=size, artefacts={}, streams=Streams(0), device=CPU)
+    measured = footprint.peak_bytes(lambda: distiller.step(0))
+    assert 0.8 < config.footprint(source, size, CPU).bytes / measured < 2.5

@@ -169,7 +169,10 @@ class DatasetDistillation(MethodConfig):
         require_pure(self.recipe, source.image_shape, len(source.classes), method=self.name)
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """The inner loop over the synthetic images of a block, or the outer loss on real ones within its budget."""
+        """The inner loop over the synthetic images of a block, and the outer loss on real ones within its budget.
+
+        Both are held together: the outer loss is computed from the inner loop's last weights, whose graph waits for it.
+        """
         from dd_core.estimates import unrolled_bytes
 
         classes, images = len(source.classes), sum(size.per_class(len(source.classes))) // self.blocks
@@ -186,8 +189,8 @@ class DatasetDistillation(MethodConfig):
         cost = self.image_bytes(source, device)
         outer = cost * self.real_at_once(source, device)
         whole = 16 * images * self.blocks * prod(source.image_shape)  # pixels, gradient, Adam's two moments
-        setting = "batch_bytes" if outer > inner else "network, or gradient 'adjoint',"
-        return Footprint(max(inner, outer) + whole, (setting,))
+        graph = "network" if self.gradient in ("auto", "adjoint") else "network, or gradient 'adjoint',"
+        return Footprint(inner + outer + whole, ("batch_bytes" if outer > inner else graph,))
 
     def real_at_once(self, source: Source, device: torch.device) -> int:
         """Real images that go through the network together in the outer loss."""

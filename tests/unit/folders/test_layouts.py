@@ -64,6 +64,17 @@ def test_a_class_may_be_called_train(root: Path) -> None:
     assert load(root).classes == ("bus", "test", "train")
 
 
+def test_an_image_beside_the_classes_of_a_split_is_left_out_and_said(root: Path) -> None:
+    put_classes(root / "train", count=4)
+    put_classes(root / "test", count=2)
+    for split in ("train", "test"):
+        put(root / split / "preview.png", picture(9))
+    lines: list[str] = []
+    train, test = load(root, progress=lines.append), load(root, "test", progress=lines.append)
+    assert (len(train), len(test)) == (8, 4)
+    assert [line for line in lines if "1 image beside the class folders" in line]
+
+
 def test_nested_folders_belong_to_their_class_and_hidden_files_to_nobody(root: Path) -> None:
     put_classes(root / "train", count=2)
     put(root / "train/cat/kittens/black/7.JPEG", picture(7))
@@ -81,6 +92,8 @@ def test_links_are_followed_but_not_in_circles(root: Path) -> None:
     put_classes(root / "train", count=2)
     put_classes(root / "test", count=1)
     (root / "train/cat/all").symlink_to(root / "train", target_is_directory=True)
+    (root / "train/dog/sub").mkdir()
+    (root / "train/dog/sub/up").symlink_to(root / "train/dog", target_is_directory=True)  # and nothing else in sub
     (root / "train/dog/again.png").symlink_to(root / "train/cat/0.png")
     source = load(root)
     assert torch.equal(pixels(source)[-1], png(root / "train/cat/0.png"))

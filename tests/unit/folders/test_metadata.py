@@ -78,6 +78,7 @@ STATED: dict[str, Callable[[int], bytes]] = {
     "tiff": lambda v: tiff(PIXELS, photometric=2, more=[turned(v)]),
     "tiff, the other byte order": lambda v: tiff(PIXELS, photometric=2, order=">", more=[turned(v)]),
     "tiff, packed": lambda v: tiff(PIXELS, photometric=2, deflate=True, more=[turned(v)]),
+    "tiff XMP": lambda v: tiff(PIXELS, photometric=2, more=[(700, 1, xmp(v))]),
     "big tiff": lambda v: encoded(STORED, "TIFF", big_tiff=True, tiffinfo={0x0112: v}),
 }
 

@@ -68,10 +68,10 @@ def digits_dm() -> list[str]:
         for network, found in evaluations.items()
     )
     return paragraph(
-        f"""Where random real images have the higher mean: networks with batch norm. The pixels of `dm` spread wider
-        than real ones (standard deviation 2.5 where real inputs have 1; looked at once, no record), so running
-        statistics taken from them do not fit real images. `dd-apps run digits-dm` has (protocol `plain-300`,
-        3 networks): {scores}."""
+        f"""Where random real images have the higher mean: the one network with batch norm that was tried. The pixels
+        of `dm` spread wider than real ones (standard deviation 2.5 where real inputs have 1; looked at once, no
+        record), so that running statistics taken from them may not fit real images. `dd-apps run digits-dm` has
+        (protocol `plain-300`, 3 networks): {scores}."""
     )
 
 

@@ -46,8 +46,9 @@ def _photos() -> list[str]:
     counts = ", ".join(f"{count:,}" for count in dict.fromkeys(line["real_images"] for line in last))
     shares = [line["dm_excess_gb"] / line["dm_estimate_gb"] for line in last]
     return [
-        f"`dm` with its defaults on photographs, {counts} real images: peak of the process",
-        f"{peaks}, of which {last[-1]['interpreter_gb']:.2f} are the interpreter's; what grows is {min(shares):.2f} to "
+        f"one step of `dm`, its other settings default, on photographs, {counts} real images: peak of the process",
+        f"{peaks} (with an evaluation at most {max(line['dm_and_evaluate_peak_gb'] for line in last):.2f}), of which "
+        f"{last[-1]['interpreter_gb']:.2f} are the interpreter's; what grows is {min(shares):.2f} to "
         f"{max(shares):.2f} times what is estimated before the start",
         "`make bench-photos`",
     ]
@@ -79,7 +80,8 @@ def _mutations() -> list[str]:
     found = newest(records("mutations"))
     return [
         "faults planted in the code, one at a time",
-        f"the tests notice {len(found['noticed'])} of {found['faults']}",
+        f"the tests notice {len(found['noticed'])} of {found['faults']} ({found['planted']} of them planted at the "
+        "commit of the newest record, the others before)",
         "`make bench-mutations`",
     ]
 

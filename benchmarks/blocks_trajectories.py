@@ -31,7 +31,7 @@ def means(lines: Sequence[Record], who: str) -> list[float]:
 
 def trajectories() -> list[str]:
     """A row for each method; bold where it is ahead of random real images, paired over seeds."""
-    header = [""] + [cell for column in COLUMNS for cell in (column, "random real", "ahead")]
+    header = [""] + [cell for column in COLUMNS for cell in (column, "random real", "minus random real")]
     return table([*header, "s, 1 / 10"], [_trajectory_row(name) for name in PRESETS])
 
 
@@ -166,7 +166,7 @@ def m_datm_notes() -> list[str]:
         for row in ("DATM", "+ M2 alone")
     ]
     return paragraph(
-        f"""Nothing in the table is bold: two seeds, and on CIFAR-10 one set, cannot tell these rows apart from noise,
+        f"""Nothing in the table is bold: with two seeds, and on CIFAR-10 one set, no row is ahead of DATM by the test,
         and what follows are differences of means. M1 has its published direction where labels are off:
         {signed(gain(CIFAR, m1))} points on CIFAR-10, where {_labels(CIFAR, "DATM").partition(";")[0]} of the labels
         that DATM learned say another class than the place ({_labels(CIFAR, "+ M2 alone").replace(";", ", and")}, from

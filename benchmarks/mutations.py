@@ -74,8 +74,8 @@ class Fault:
 
     @property
     def digest(self) -> str:
-        """The fault in a record: 12 hexadecimal digits of the sha256 over file and texts."""
-        return hashlib.sha256(str(self).encode()).hexdigest()[:12]
+        """The fault in a record: 12 hexadecimal digits of the sha256 over file, texts and tests."""
+        return hashlib.sha256(f"{self} {' '.join(self.tests)}".encode()).hexdigest()[:12]
 
     def plant(self, tree: Path) -> bool:
         """Replace the text in a tree; False, and nothing done, where it does not occur exactly once."""
@@ -128,6 +128,8 @@ def parse() -> argparse.Namespace:
 
 def run(faults: Sequence[Fault], root: Path, *, workers: int) -> dict[Fault, str]:
     """The verdict on each fault, printed as it is known. SystemExit where a named test fails without any fault."""
+    if not faults:
+        return {}
     tests = sorted({test for fault in faults for test in fault.tests})
     with copied(root) as scratch:
         words = ["-n", str(workers), "--dist", "loadfile", f"--timeout={QUICK}", *tests]

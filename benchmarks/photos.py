@@ -53,7 +53,7 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.measure, steps=options.steps, epochs=options.epochs)))
         return
-    run, given = now(), {"sizes": options.sizes, "counts": options.counts, "steps": options.steps}
+    run, given = now(), {name: getattr(options, name) for name in ("sizes", "counts", "steps", "epochs")}
     for side in options.sizes:
         for count in options.counts:
             with tempfile.TemporaryDirectory(prefix="photos-") as folder:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 _WHO = {"accuracy": "distilled", "random_real": "random real"}
 _SHORT: dict[Word, str] = {"ahead": "better", "behind": "worse", "no difference": "no difference"}
 _BESIDE: dict[Word, str] = {"ahead": "better than", "behind": "worse than", "no difference": "no difference to"}
-TEST = "Student's t for one more random set, paired by network (two-sided, 5 %); the distilled set is one in all pairs"
+TEST = (
+    "Student's t asks whether the set could be one more random draw (paired by network, two-sided, 5 %); all networks "
+    "share one distilled set, so its own luck counts once"
+)
 
 
 def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:

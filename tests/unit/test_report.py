@@ -191,8 +191,8 @@ def test_a_verdict_takes_the_noise_of_both_sides_into_account(ours: list[float],
     first, test, *_ = score_table([evaluation], title="t").notes
     assert first == words == verdict(evaluation)
     assert test == (
-        "the verdict's test: Student's t for one more random set, paired by network (two-sided, 5 %); the distilled "
-        "set is one in all pairs"
+        "the verdict's test: Student's t asks whether the set could be one more random draw (paired by network, "
+        "two-sided, 5 %); all networks share one distilled set, so its own luck counts once"
     )
 
 
@@ -237,7 +237,9 @@ def test_a_study_has_a_verdict_for_each_place():
     places = [(2, 0.0, an_evaluation(*CLEAR)), (5, 0.0, an_evaluation(*LUCK)), (5, 0.2, an_evaluation(*CLEAR[::-1]))]
     table = study_table(places)
     assert [row["verdict"] for row in table.rows] == ["better", "no difference", "worse"]
-    assert table.notes[-1].startswith("the verdict's test: Student's t for one more random set")
+    assert table.notes[-1].startswith(
+        "the verdict's test: Student's t asks whether the set could be one more random draw"
+    )
     few = study_table([(2, 0.0, an_evaluation([0.5], [0.4]))])
     assert few.cells()[0] == ["2", "0%", "50.0", "40.0", "1.25", "-"]
     assert few.notes[1] == "no verdict: one network does not show how large the noise is; ask for more (nets)"

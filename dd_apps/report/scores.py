@@ -17,8 +17,8 @@ _WHO = {"accuracy": "distilled", "random_real": "random real"}
 _SHORT: dict[Word, str] = {"ahead": "better", "behind": "worse", "no difference": "no difference"}
 _BESIDE: dict[Word, str] = {"ahead": "better than", "behind": "worse than", "no difference": "no difference to"}
 TEST = (
-    "Student's t asks whether the set could be one more random draw (paired by network, two-sided, 5 %); all networks "
-    "share one distilled set, so its own luck counts once"
+    "Student's t asks whether the set could be one more random draw (paired by network, two-sided, 5 %); the one "
+    "distilled set is in all pairs, so that its own luck counts once"
 )
 
 

@@ -195,7 +195,7 @@ def test_evaluate_calls_a_random_set_no_better_than_random_ones(call, call_json)
     assert found["verdict"]["difference"] == pytest.approx(statistics.fmean(apart))
     out = " ".join(call("evaluate", "a.safetensors", "--nets", 5)[1].split())
     assert "no difference to as many random real images" in out
-    assert "Student's t for one more random set" in out
+    assert "Student's t asks whether the set could be one more random draw" in out
 
 
 def test_evaluate_on_one_network_has_neither_a_verdict_nor_a_deviation(call, call_json):

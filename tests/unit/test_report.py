@@ -192,7 +192,7 @@ def test_a_verdict_takes_the_noise_of_both_sides_into_account(ours: list[float],
     assert first == words == verdict(evaluation)
     assert test == (
         "the verdict's test: Student's t asks whether the set could be one more random draw (paired by network, "
-        "two-sided, 5 %); all networks share one distilled set, so its own luck counts once"
+        "two-sided, 5 %); the one distilled set is in all pairs, so that its own luck counts once"
     )
 
 

@@ -236,10 +236,13 @@ def _png(values: np.ndarray) -> bytes:
 
 
 def _check_folder_name(name: str) -> None:
-    """What no file system takes, and what `folder:PATH` would pass over or call otherwise."""
-    bad = "/" in name or not name.isprintable() or name == "" or is_passed_over(name) or class_name(name) != name
-    if bad or len(name.encode()) > 255:
+    """Raise `UserError` for what no file system takes, and for what `folder:PATH` would pass over or call otherwise."""
+    if "/" in name or not name.isprintable() or name in ("", ".", "..") or len(name.encode()) > 255:
         raise UserError(f"class {name[:60]!r} cannot be a folder; give it another name first")
+    if is_passed_over(name):
+        raise UserError(f"class {name[:60]!r}: folder:PATH passes over such folders; give it another name first")
+    if class_name(name) != name:
+        raise UserError(f"class {name[:60]!a} is not in Unicode's composed form (NFC); give it another name first")
 
 
 def _lost(

@@ -41,7 +41,7 @@ def _type_of(label: Any) -> str:
 
 
 def copied(label: Any) -> Any:
-    """The same label; a tensor is copied, because a view keeps all labels of a data set alive, and in every pickle."""
+    """The same label; a tensor is copied, because a view keeps all labels of its data set alive."""
     return label.detach().clone() if isinstance(label, torch.Tensor) else label
 
 

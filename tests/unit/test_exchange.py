@@ -459,10 +459,16 @@ def test_bytes_lose_nothing_by_being_bytes(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "/etc", ".hidden", "__MACOSX", "two\nlines", "nul\0", "\ud800", "é" * 128]
+    ("name", "reason"),
+    [
+        *((name, "cannot be a folder") for name in ("", ".", "..", "a/b", "/etc", "two\nlines", "nul\0", "\ud800")),
+        ("é" * 128, "cannot be a folder"),
+        *((name, "folder:PATH passes over such folders") for name in (".hidden", "__MACOSX", "Lost+Found")),
+        ("cafe\u0301", "'cafe.u0301' is not in Unicode's composed form"),
+    ],
 )
-def test_a_class_that_cannot_be_a_folder_is_refused(name: str, tmp_path: Path):
-    with pytest.raises(UserError, match="cannot be a folder; give it another name first") as refusal:
+def test_a_class_that_cannot_be_a_folder_is_refused(name: str, reason: str, tmp_path: Path):
+    with pytest.raises(UserError, match=f"{reason}.*; give it another name first") as refusal:
         exchange.export_png(a_set(classes=("ant", name, "cat")), tmp_path)
     assert "\n" not in str(refusal.value)
 

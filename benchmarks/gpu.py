@@ -1,10 +1,14 @@
-"""Trajectory matching on CIFAR-10 on a GPU: what a step costs, what an expert costs, and how good the sets are.
+"""CIFAR-10 on a GPU: what an outer step and an expert cost, whether runs repeat, and how good the sets are.
 
     python benchmarks/gpu.py [PART ...] [--data cifar10|folder:DIR] [--copy TEXT] [--minutes 9] [--experts 20]
-                             [--outer 3000] [--small]
+                             [--outer 3000] [--workers 1] [--small]
 
 The parts, all of them in this order unless some are named:
 
+- `repeats`: each method twice from one seed, on 2,000 images, for a few outer iterations: whether experts, pixels,
+  soft labels and a network's score are the same to the bit.
+- `methods`: an outer step of each method, by the published settings of 1, 10 and 50 images a class: milliseconds and
+  peak memory above what the method holds between steps.
 - `steps`: an outer step of `mtt` (ConvNet-3, 10 and 100 images, N inner steps under DSA, M = 2 epochs of an expert) in
   each gradient mode, in strict float32, in TF32, and in bfloat16 by autocast around the network in the inner loss:
   milliseconds, peak memory above what was allocated before, and the cosine of the pixels' gradient to the exact one in
@@ -15,8 +19,8 @@ The parts, all of them in this order unless some are named:
   another as the engine trains them, several by `vmap` (which makes grouped convolutions), and several on CUDA streams.
 - `full-data`: the accuracy of ConvNet-3 on all training images, 50 epochs of protocol `dm-1000`'s recipe (1001 there),
   three seeds. Published: 84.8 %.
-- `ipc1`: the presets of `mtt` and `datm` with one image a class, by 20 experts (paper: 100) and 3000 outer iterations
-  (5000 and 10,000); `datm` asks experts of 20 epochs about labels (100). Scored on test images under the preset's
+- `ipc1-mtt`, `ipc1-datm`: the presets with one image a class, by 20 experts (paper: 100) and 3000 outer iterations
+  (5000 and 10,000); `datm` asks experts of 10 epochs about labels (100). Scored on test images under the preset's
   protocol, last epoch, three networks, beside the random-real twin. Asked: 40 %. Published: 46.2 and 46.9 %.
 - `ipc10`: the preset of `mtt` with ten images a class, by 20 experts. Every 500 outer iterations the set so far is
   scored on training images that were held back (4 %: experts and the set never see them), which is within its minutes,
@@ -24,7 +28,7 @@ The parts, all of them in this order unless some are named:
 
 All but `steps` compute in PyTorch's default precision, which is TF32 in convolutions. Nothing is chosen on test images.
 After --minutes nothing new is begun (a score that was begun takes a minute or two), and the exit code is 4; the
-records of what was measured are there already. `ipc1` and `ipc10` go on where they stopped when the same command is
+records of what was measured are there already. The sets go on where they stopped when the same command is
 given again, as long as --out, and the cache with the experts, are still there.
 
 Appends to benchmarks/results/gpu.jsonl, and draws sets and the learning curve in benchmarks/results/gpu.png. `--small
@@ -40,10 +44,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import gpu_experts
+import gpu_methods
 import gpu_sets
 import gpu_steps
 import torch
@@ -89,8 +94,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--copy", default="original pixels", help="which copy of CIFAR-10 it is, for the record")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ...")
     parser.add_argument("--minutes", type=float, default=9, help="after which nothing new is begun")
-    parser.add_argument("--experts", type=int, default=20, help="experts of ipc1 and ipc10 (paper: 100)")
+    parser.add_argument("--experts", type=int, default=20, help="experts that a set is made by (paper: 100)")
     parser.add_argument("--outer", type=int, default=3000, help="outer iterations of ipc1 (papers: 5000, 10,000)")
+    parser.add_argument("--workers", type=int, default=1, help="experts that are trained at the same time")
     parser.add_argument("--small", action="store_true", help="to try it out: minutes, no figures")
     parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where sets are kept")
     return parser.parse_args()
@@ -126,6 +132,13 @@ class Bench:
         """Images to score on."""
         return self._few[1] if self.small else in_memory(datasets.load(self.options.data, split="test"))
 
+    def part_of(self, fraction: float) -> LabelledImages:
+        """A part of the training images, drawn class by class; all of them where they are few already."""
+        if self.small:
+            return self.train
+        _, few = split_indices(self.train, fraction, seed=0)
+        return self.train.subset(few)
+
     @cached_property
     def _few(self) -> tuple[LabelledImages, LabelledImages]:
         whole = in_memory(datasets.load(self.options.data))
@@ -138,7 +151,7 @@ class Bench:
         if left <= 0:
             raise OutOfResources(
                 f"the {self.options.minutes:g} minutes are over in part '{self.part}'; what was measured is recorded, "
-                "and ipc1 and ipc10 go on from there with the same command"
+                "and a set goes on from there with the same command"
             )
         return left
 
@@ -146,7 +159,9 @@ class Bench:
         """Print the gist, keep all."""
         left_out = ("config", "evaluation", "tf32", "curve")
         print(json.dumps({name: value for name, value in record.items() if name not in left_out}), flush=True)
-        told = {name: getattr(self.options, name) for name in ("data", "device", "experts", "outer", "small")}
+        told = {
+            name: getattr(self.options, name) for name in ("data", "device", "experts", "outer", "workers", "small")
+        }
         few = ", 2,000 images at 16x16, scored on others of the training images" if self.small else ""
         data = f"CIFAR-10, {self.options.copy}{few}"
         found = facts(NAME, told, run=self.run, data=data, on=self.options.device)
@@ -178,6 +193,24 @@ def halved(source: LabelledImages) -> LabelledImages:
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
+
+
+def repeats(bench: Bench) -> None:
+    """Each method twice."""
+    some, steps = bench.part_of(0.04), 3 if bench.small else 10
+    for record in gpu_methods.repeats(some, bench.scale.network, bench.device, steps=steps):
+        bench.write(record)
+        bench.left()
+
+
+def methods(bench: Bench) -> None:
+    """Outer steps of each method."""
+    sizes, rounds = ((1,), 1) if bench.small else (gpu_methods.IPC, 5)
+    for record in gpu_methods.methods(
+        bench.part_of(0.1), bench.scale.network, bench.device, sizes=sizes, rounds=rounds
+    ):
+        bench.write(record)
+        bench.left()
 
 
 def steps(bench: Bench) -> None:
@@ -214,10 +247,13 @@ def full_data(bench: Bench) -> None:
 
 
 PARTS: Mapping[str, Callable[[Bench], None]] = {
+    "repeats": repeats,
+    "methods": methods,
     "steps": steps,
     "experts": experts,
     "full-data": full_data,
-    "ipc1": gpu_sets.ipc1,
+    "ipc1-mtt": partial(gpu_sets.ipc1, name="mtt"),
+    "ipc1-datm": partial(gpu_sets.ipc1, name="datm"),
     "ipc10": gpu_sets.ipc10,
 }
 

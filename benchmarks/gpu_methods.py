@@ -120,7 +120,7 @@ def repeated(name: str, source: LabelledImages, network: str, device: torch.devi
     for what in ("images", "targets"):
         one, other = (getattr(ds, what) for ds in pair)
         if one is not None:
-            record[what] = apart(torch.as_tensor(one), torch.as_tensor(other))
+            record[what] = apart(torch.tensor(one), torch.tensor(other))  # copies: a set's arrays cannot be written to
     score = partial(evaluate, pair[0], train=source, test=source, protocol="recipe", nets=1, device=str(device))
     few = [score().accuracy.per_network for _ in range(2)]
     record["scores"] = {"same": few[0] == few[1], "largest": abs(few[0][0] - few[1][0])}

@@ -224,7 +224,7 @@ def curve(bench: Bench) -> list[Record]:
 
 
 def draw(bench: Bench) -> None:
-    """The sets of one image a class that there are, and the learning curve of ten."""
+    """The sets of one image a class, and left of these the learning curve of ten, if the curve has a point yet."""
     try:
         import matplotlib
 
@@ -235,13 +235,12 @@ def draw(bench: Bench) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, *right) = plt.subplots(1, 1 + len(ONE), figsize=(12, 4))
     points = curve(bench)
-    for key, label in (("accuracy", "mtt, 10 a class"), ("real", "random real images")):
-        left.plot([one["step"] for one in points], [one[key] for one in points], marker=".", label=label)
-    left.set(xlabel="outer iterations", ylabel="accuracy on held-out training images")
-    left.legend()
-    for axes, name in zip(right, ONE, strict=True):
+    panels = len(ONE) + bool(points)
+    figure, every = plt.subplots(1, panels, figsize=(4 * panels, 4))
+    if points:
+        draw_curve(every[0], points)
+    for axes, name in zip(every[-len(ONE) :], ONE, strict=True):
         axes.axis("off")
         axes.set_title(f"{name}, 1 a class", fontsize=8)
         if (path := path_of(f"ipc1-{name}", bench)).exists():
@@ -251,3 +250,11 @@ def draw(bench: Bench) -> None:
             axes.imshow(contact_sheet(replace(ds, labels=None, targets=None, manifest=bare), columns=5, side=64))
     figure.tight_layout()
     figure.savefig(bench.results.with_suffix(".png"), dpi=80)
+
+
+def draw_curve(axes: Any, points: list[Record]) -> None:
+    """The accuracy of the set and of random real images at each point."""
+    for key, label in (("accuracy", "mtt, 10 a class"), ("real", "random real images")):
+        axes.plot([one["step"] for one in points], [one[key] for one in points], marker=".", label=label)
+    axes.set(xlabel="outer iterations", ylabel="accuracy on held-out training images")
+    axes.legend()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from dd_core.streams import Streams
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")
+SAME = {"same": True, "largest": 0.0}
 
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmarks are not shipped")
 
@@ -35,6 +38,22 @@ def gpu_experts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import gpu_experts
 
     return gpu_experts
+
+
+@pytest.fixture
+def gpu_methods(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_methods
+
+    return gpu_methods
+
+
+@pytest.fixture
+def gpu_sets(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_sets
+
+    return gpu_sets
 
 
 @pytest.fixture
@@ -99,3 +118,31 @@ def test_a_gradient_for_vmap_is_the_engines(gpu_experts: ModuleType, sharpness: 
     _, engines = flat_gradient(loss, tuple(theta.values()), sharpness)
     ours = gpu_experts.gradient_of(model, sharpness)({n: one.detach() for n, one in theta.items()}, images, labels)
     torch.testing.assert_close(tuple(ours.values()), engines)
+
+
+def test_two_runs_are_compared_without_a_warning_about_arrays_that_cannot_be_written_to(
+    gpu_methods: ModuleType, source: LabelledImages
+):
+    torch.set_warn_always(True)  # otherwise PyTorch warns of it once a process
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = gpu_methods.repeated("herding", source, "convnet-1-w4", CPU, 1)
+    finally:
+        torch.set_warn_always(False)
+    assert found == {"images": SAME, "scores": SAME, "same": True}
+    assert not [one for one in caught if "not writable" in str(one.message)]
+
+
+@pytest.mark.parametrize("points, panels", [([], 2), ([{"step": 500, "accuracy": 0.5, "real": 0.3}], 3)])
+def test_a_learning_curve_is_drawn_once_it_has_a_point(
+    gpu_sets: ModuleType, tmp_path: Path, points: list[dict[str, float]], panels: int
+):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    bench = SimpleNamespace(out=tmp_path, results=tmp_path / "gpu.jsonl")
+    lines = "".join(json.dumps(point) + "\n" for point in points)
+    gpu_sets.curve_path(bench).write_text(lines)
+    gpu_sets.draw(bench)
+    with image.open(tmp_path / "gpu.png") as picture:
+        assert picture.size == (320 * panels, 320)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import blocks_continual
+import blocks_gpu
 import blocks_methods
 import blocks_mnist
 import blocks_speed
@@ -25,6 +26,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **blocks_methods.BLOCKS,
     **blocks_mnist.BLOCKS,
     **blocks_trajectories.BLOCKS,
+    **blocks_gpu.BLOCKS,
     **blocks_continual.BLOCKS,
     **blocks_speed.BLOCKS,
 }

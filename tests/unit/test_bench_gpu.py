@@ -134,7 +134,7 @@ def test_two_runs_are_compared_without_a_warning_about_arrays_that_cannot_be_wri
     assert not [one for one in caught if "not writable" in str(one.message)]
 
 
-@pytest.mark.parametrize("points, panels", [([], 2), ([{"step": 500, "accuracy": 0.5, "real": 0.3}], 3)])
+@pytest.mark.parametrize(("points", "panels"), [([], 2), ([{"step": 500, "accuracy": 0.5, "real": 0.3}], 3)])
 def test_a_learning_curve_is_drawn_once_it_has_a_point(
     gpu_sets: ModuleType, tmp_path: Path, points: list[dict[str, float]], panels: int
 ):

@@ -142,6 +142,52 @@ def test_dm_is_bold_where_it_is_ahead_of_every_real_row(
     assert not [cell for row in rows[1:] for cell in row if "**" in cell]
 
 
+def planted_gpu(
+    cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: dict[str, Any]
+) -> ModuleType:
+    import blocks_gpu
+
+    (tmp_path / "gpu.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    monkeypatch.setattr(cells, "RESULTS", tmp_path)
+    return blocks_gpu
+
+
+def repeat(method: str, largest: float) -> dict[str, Any]:
+    same, apart = ({"same": value == 0, "largest": value} for value in (0.0, largest))
+    return {"part": "repeats", "method": method, "images": apart, "scores": same, "same": largest == 0}
+
+
+def test_a_method_that_was_not_run_twice_is_said_to_be_not_measured(
+    cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    blocks = planted_gpu(cells, tmp_path, monkeypatch, repeat("average", 0.0), repeat("dm", 0.25), repeat("mtt", 0.004))
+    rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in blocks.repeats()}
+    assert rows["`average`"] == ["", "same", "", "same"]
+    assert rows["`dm`"] == ["", "0.25", "", "same"]
+    assert rows["`random`"] == ["not measured"] * 4
+    notes = " ".join(blocks.repeats_notes())
+    assert "agree byte by byte for `average`, which learn nothing." in notes
+    assert "by 0.004 to 0.25" in notes
+    assert "cut off `herding`, `k-means`, `optimized`, `random`" in notes
+
+
+def modes_of(cosine: float, images: int, steps: int, precision: str) -> dict[str, Any]:
+    found = {mode: {"cosine": value, "ms": 1.0} for mode, value in (("full", 1.0), ("adjoint", cosine), ("tesla", 0.5))}
+    line = {"what": "modes", "images": images, "inner_steps": steps, "precision": precision, "modes": found}
+    return {"part": "steps", **line}
+
+
+def test_a_precision_is_usable_where_both_exact_modes_keep_the_cosine(
+    cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    low = [modes_of(0.9981, 10, steps, "bfloat16") for steps in (10, 30)]
+    high = [modes_of(0.9991, 10, 80, "bfloat16"), modes_of(0.9993, 10, 10, "tf32")]
+    blocks = planted_gpu(cells, tmp_path, monkeypatch, *low, *high)
+    assert "*not* usable with 10 images at N = 10 (0.9981) and 30 (0.9981): " in blocks._bfloat16()
+    assert blocks._everywhere("tf32") == "everywhere (least cosine of an exact mode: 0.9993)"
+    assert blocks._everywhere("bfloat16").startswith("*not* everywhere")
+
+
 def test_facts_are_what_a_record_has_to_say(cells: ModuleType):
     import record
     import torch

@@ -307,7 +307,8 @@ class Worker:
             raise Failed(f"{self.side}: ended with exit code {self.process.wait()}")
         found = json.loads(line)
         if "reason" in found:
-            raise Failed(f"{self.side}: {found['reason']}")
+            reason = found["reason"].replace(str(self.core.parent), "DIR").replace(tempfile.gettempdir(), "TMP")
+            raise Failed(f"{self.side}: {reason}")
         return found
 
 

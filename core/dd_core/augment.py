@@ -152,17 +152,17 @@ def crop(x: Float[Tensor, "N C H W"], shift: Int[Tensor, "R 2"]) -> Float[Tensor
 
 def cutout(x: Float[Tensor, "N C H W"], centre: Int[Tensor, "R 2"]) -> Float[Tensor, "N C H W"]:
     """Set a window of half of each side to 0, as far as it is inside; `centre` is (row, column)."""
-    inside = []
-    for side, middle in ((x.shape[2], centre[:, 0]), (x.shape[3], centre[:, 1])):
-        length = _portion(side, CUTOUT_FRACTION)
-        from_start = torch.arange(side, device=x.device) - (middle[:, None] - length // 2)
-        inside.append((from_start >= 0) & (from_start < length))
-    return x.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
+    # a product is faster than a masked fill: it is a loop over floats in both directions
+    rows, columns = (
+        _window(side, middle).to(x.dtype) for side, middle in zip(x.shape[2:], centre.unbind(1), strict=True)
+    )
+    return x * (1 - rows[:, :, None] * columns[:, None, :])[:, None]
 
 
 def flip(x: Float[Tensor, "N C H W"], flipped: Tensor) -> Float[Tensor, "N C H W"]:
     """Mirror left and right the images for which the boolean `flipped` (R,) is true."""
-    return torch.where(flipped.view(-1, 1, 1, 1), x.flip(3), x)
+    # exact at weights 0 and 1, and faster than a choice pixel by pixel
+    return torch.lerp(x, x.flip(3), flipped.to(x.dtype).view(-1, 1, 1, 1))
 
 
 def scale(
@@ -191,6 +191,13 @@ def _affine(x: Tensor, rows: tuple[tuple[Tensor, ...], ...], *, align_corners: b
     grid = F.affine_grid(theta, [len(theta), *x.shape[1:]], align_corners=align_corners)
     grid = grid.expand(len(x), -1, -1, -1)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
+
+
+def _window(side: int, middle: Tensor) -> Tensor:
+    """(R, side): which rows, or columns, are within the hole around `middle`."""
+    length = _portion(side, CUTOUT_FRACTION)
+    from_start = torch.arange(side, device=middle.device) - (middle[:, None] - length // 2)
+    return (from_start >= 0) & (from_start < length)
 
 
 def _away_from(mean: Tensor, x: Tensor, factor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dd_core import streams
 from dd_core.errors import UserError, nearest
 from dd_core.images import Source
+from dd_core.kernels import AveragePool, Convolution, InstanceNorm
 from dd_core.network_names import GROUPS, ConvNetSpec, available, family, parse_convnet, usual_depth
 
 __all__ = [
@@ -149,7 +150,7 @@ def _convnet(name: str, *, in_channels: int, classes: int, image_size: tuple[int
     layers: list[nn.Module] = []
     for index in range(depth):
         channels, padding = spec.width if index else in_channels, 3 if grown and not index else 1
-        layers.append(nn.Conv2d(channels, spec.width, 3, padding=padding))
+        layers.append(Convolution(channels, spec.width, 3, padding=padding))
         layers += _norm(spec, height=height, width=width) + _activation(spec) + _pool(spec)
         if spec.pool != "none":
             height, width = height // 2, width // 2
@@ -177,7 +178,9 @@ def _norm(spec: ConvNetSpec, *, height: int, width: int) -> list[nn.Module]:
         return [nn.BatchNorm2d(spec.width)]
     if spec.norm == "layer":
         return [nn.LayerNorm([spec.width, height, width])]
-    return [nn.GroupNorm(GROUPS if spec.norm == "group" else spec.width, spec.width)]
+    if spec.norm == "instance":
+        return [InstanceNorm(spec.width)]
+    return [nn.GroupNorm(GROUPS, spec.width)]
 
 
 def _activation(spec: ConvNetSpec) -> list[nn.Module]:
@@ -187,7 +190,7 @@ def _activation(spec: ConvNetSpec) -> list[nn.Module]:
 def _pool(spec: ConvNetSpec) -> list[nn.Module]:
     if spec.pool == "none":
         return []
-    return [nn.AvgPool2d(2) if spec.pool == "avg" else nn.MaxPool2d(2)]
+    return [AveragePool() if spec.pool == "avg" else nn.MaxPool2d(2)]
 
 
 def _lenet(*, in_channels: int, classes: int, image_size: tuple[int, int]) -> FeatureNetwork:

@@ -30,6 +30,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
 from dd_core import device as devices
+from dd_core import kernels
 from dd_core.errors import UserError
 
 Mode = Literal["full", "adjoint", "truncated", "tesla"]
@@ -110,9 +111,13 @@ def _adjoint(
     for t in reversed(range(steps)):
         before = _leaves(path.pop())
         after = step(t, before, learned)
-        pulled = _grad(after, (*before, *learned), cotangent)
-        cotangent = cotangent if held else pulled[: len(before)]
-        total = tuple(sum_ + part for sum_, part in zip(total, pulled[len(before) :], strict=True))
+        if held:
+            with kernels.unsought(before):
+                pulled = _grad(after, learned, cotangent)
+        else:
+            pulled = _grad(after, (*learned, *before), cotangent)
+            cotangent = pulled[len(learned) :]
+        total = tuple(sum_ + part for sum_, part in zip(total, pulled[: len(learned)], strict=True))
     return Unrolled(loss.detach(), total, cotangent, _detached(final))
 
 

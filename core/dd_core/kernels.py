@@ -48,7 +48,8 @@ from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 
 FEW = 4  # channels onto which oneDNN's transposed convolution is slow
-LARGE = 2**13  # numbers of an image in a layer from which on these functions are faster than PyTorch's
+# numbers of an image in a layer from which on these functions are faster than PyTorch's (`make bench-kernels`)
+LARGE_POOL, LARGE = 2**13, 2**14
 
 Rows = Float[Tensor, "R m"]
 Each = Float[Tensor, " R"]  # a number for each row
@@ -65,7 +66,8 @@ class Convolution(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K I J"]:
         """The convolution."""
-        if self.bias is None or not _pays(input, self.weight, channels=self.out_channels):
+        height, width = input.shape[-2:]
+        if self.bias is None or not _pays(input, self.weight, self.out_channels * height * width):
             return super().forward(input)
         return convolve(input, self.weight, self.bias, self._border)
 
@@ -118,14 +120,12 @@ class _Gradients(Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
         h, p, q = grad_outputs
         (g, x, w), padding, (_, of_x, of_w, *_) = ctx.saved_tensors, ctx.padding, ctx.needs_input_grad
-        parts: list[Tensor] = []
-        if h is not None:
-            parts.append(F.conv2d(h, w, padding=padding))
+        dg = q[:, None, None].expand(g.shape) if q is not None and p is None else None
         if p is not None:
-            parts.append(F.conv2d(x, p, q, padding=padding))
-        elif q is not None:
-            parts.append(q[:, None, None].expand(g.shape))
-        dg = parts[0] + parts[1] if len(parts) == 2 else parts[0]
+            dg = F.conv2d(x, p, q, padding=padding)
+        if h is not None:
+            along = F.conv2d(h, w, padding=padding)
+            dg = along if dg is None else along.add_(dg)
         dx = _transposed(g, x, p, padding) if of_x and p is not None else None
         of_w = of_w and not any(w is one for one in _unsought)
         dw = _correlated(g, h, w, padding, (True, False))[0] if of_w and h is not None else None
@@ -179,7 +179,9 @@ class AveragePool(nn.AvgPool2d):
 
     def forward(self, input: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H//2 W//2"]:
         """The mean of each 2x2 pixels."""
-        return average_pool(input) if _pays(input) else super().forward(input)
+        if not _fits(input, LARGE_POOL):
+            return super().forward(input)
+        return average_pool(input) if torch.is_grad_enabled() else _pooled(input)
 
 
 def average_pool(images_NCHW: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H//2 W//2"]:
@@ -194,9 +196,7 @@ class _Pool(Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        height, width = (side // 2 * 2 for side in x.shape[-2:])
-        columns = x[..., 0:width:2] + x[..., 1:width:2]
-        return (columns[..., 0:height:2, :] + columns[..., 1:height:2, :]).mul_(0.25)
+        return _pooled(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -206,6 +206,13 @@ class _Pool(Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Tensor:
         (g,) = grad_outputs
         return _Spread.apply(g, *ctx.size)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """A x."""
+    height, width = (side // 2 * 2 for side in x.shape[-2:])
+    columns = x[..., 0:width:2] + x[..., 1:width:2]
+    return (columns[..., 0:height:2, :] + columns[..., 1:height:2, :]).mul_(0.25)
 
 
 class _Spread(Function):
@@ -243,11 +250,9 @@ class InstanceNorm(nn.GroupNorm):
 
     def forward(self, input: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         """The images with each channel at mean 0 and variance 1, times weight, plus bias."""
-        return (
-            instance_norm(input, self.weight, self.bias, self.eps)
-            if _pays(input, self.weight)
-            else super().forward(input)
-        )
+        if not _pays(input, self.weight, input[0].numel()):
+            return super().forward(input)
+        return instance_norm(input, self.weight, self.bias, self.eps)
 
 
 def instance_norm(
@@ -336,16 +341,27 @@ def _affine(x: Rows, each: Each, plus: Each, eps: float) -> Rows:
 # --- which to use ------------------------------------------------------------------------------------------------
 
 
-def _pays(x: Tensor, w: Tensor | None = None, *, channels: int | None = None) -> bool:
-    """Whether these functions are faster than PyTorch's here (`make bench-kernels`), and have all that is asked for.
+def _pays(x: Tensor, w: Tensor, numbers: int) -> bool:
+    """Whether second derivatives are to come, of a layer with so many `numbers` an image.
 
-    PyTorch's are better on a GPU, for small images, and where autocast or forward-mode derivatives want to look inside.
+    A parameter of a module is trained, by first derivatives, where PyTorch's own layers are as fast; what is
+    differentiated through stands in for parameters by `functional_call`.
     """
-    tensors = (x,) if w is None else (x, w)
+    return torch.is_grad_enabled() and not isinstance(w, nn.Parameter) and numbers >= LARGE and _fits(x, 0, w)
+
+
+def _fits(x: Tensor, large: int, *others: Tensor) -> bool:
+    """Whether these functions are faster than PyTorch's for x, and have all that is asked for.
+
+    PyTorch's are better on a GPU, for small images or a single one, and where autocast or derivatives in forward mode
+    want to look inside.
+    """
+    tensors = (x, *others)
     return (
         x.device.type == "cpu"
         and x.ndim == 4
-        and (channels or x.shape[1]) * x.shape[2] * x.shape[3] >= LARGE
+        and len(x) > 1
+        and x[0].numel() >= large
         and all(one.dtype == x.dtype and one.dtype in (torch.float32, torch.float64) for one in tensors)
         and not torch.is_autocast_enabled("cpu")
         and all(forward_ad.unpack_dual(one).tangent is None for one in tensors)

@@ -113,6 +113,7 @@ def student(name: str, *, channels: int = 3, size: int = 8) -> nn.Module:
 def unrolled(network: nn.Module, mode: Mode, monkeypatch: pytest.MonkeyPatch, large: int) -> Unrolled:
     """Three inner steps and their gradients, by our functions or by PyTorch's."""
     monkeypatch.setattr(kernels, "LARGE", large)
+    monkeypatch.setattr(kernels, "LARGE_POOL", large)
     channels = next(network.parameters()).shape[1]
     labels, pixels = torch.arange(6) % 4, drawn(6, channels, 8, 8).detach()
     theta = tuple(parameter.detach() for parameter in network.parameters())
@@ -175,43 +176,64 @@ def test_weights_that_are_not_the_unsought_ones_have_their_gradients() -> None:
 # --- when they are used ------------------------------------------------------------------------------------------
 
 
-def used(network: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Which of our functions a forward pass goes through."""
-    found: set[str] = set()
-    for name in ("convolve", "average_pool", "instance_norm"):
-        function = getattr(kernels, name)
-        monkeypatch.setattr(kernels, name, lambda *args, f=function, n=name: (found.add(n), f(*args))[1])
-    network(images)
-    return found
-
-
 OURS = {"convolve", "average_pool", "instance_norm"}
 
 
-def test_they_are_used_from_8192_numbers_of_an_image_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for width, size, expected in ((32, 16, OURS), (31, 16, set[str]()), (128, 8, OURS), (64, 8, set[str]())):
+def used(network: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch, *, learned_through: bool) -> set[str]:
+    """Which of our functions a forward pass goes through, with weights that are differentiated through or trained."""
+    found: set[str] = set()
+    with monkeypatch.context() as patch:
+        for name in OURS:
+            function = getattr(kernels, name)
+            patch.setattr(kernels, name, lambda *args, f=function, n=name: (found.add(n), f(*args))[1])
+        if learned_through:
+            unroll.apply(network, tuple(one.detach() for one in network.parameters()), images)
+        else:
+            network(images)
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 5])  # whatever the batch, so that its memory can be told from a few images
+def test_they_are_used_where_images_are_large(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {(64, 16): OURS, (63, 16): {"average_pool"}, (32, 16): {"average_pool"}, (31, 16): set[str]()}
+    for (width, size), names in expected.items():
         network = networks.build(f"convnet-1-w{width}", in_channels=3, classes=2, image_size=(size, size), seed=0)
-        for count in (1, 5):  # whatever the batch, so that its memory can be estimated from a few images
-            assert used(network, torch.zeros(count, 3, size, size), monkeypatch) == expected
-            monkeypatch.undo()
+        assert used(network, torch.zeros(count, 3, size, size), monkeypatch, learned_through=True) == names
 
 
-@pytest.mark.parametrize("name", ["convnet-1-w32-batchnorm-maxpool", "convnet-1-w32-nonorm-nopool"])
+def test_training_a_network_and_a_single_image_have_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = networks.build("convnet-1-w64", in_channels=3, classes=2, image_size=(16, 16), seed=0)
+    assert used(network, torch.zeros(2, 3, 16, 16), monkeypatch, learned_through=False) == {"average_pool"}
+    assert used(network, torch.zeros(1, 3, 16, 16), monkeypatch, learned_through=True) == set()
+    with torch.no_grad():
+        assert used(network, torch.zeros(2, 3, 16, 16), monkeypatch, learned_through=True) == set()
+
+
+def test_pooling_without_a_gradient_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "LARGE_POOL", ALWAYS)
+    x = drawn(2, 3, 7, 4)
+    with torch.no_grad():
+        ours = AveragePool()(x)
+    assert torch.allclose(ours, F.avg_pool2d(x, 2), rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("name", ["convnet-1-w64-batchnorm-maxpool", "convnet-1-w64-nonorm-nopool"])
 def test_other_norms_and_poolings_are_pytorchs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = networks.build(name, in_channels=3, classes=2, image_size=(16, 16), seed=0)
-    assert used(network, torch.zeros(2, 3, 16, 16), monkeypatch) == {"convolve"}
+    assert used(network, torch.zeros(2, 3, 16, 16), monkeypatch, learned_through=True) == {"convolve"}
 
 
 def test_autocast_and_half_precision_have_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = networks.build("convnet-1-w32", in_channels=3, classes=2, image_size=(16, 16), seed=0)
+    network = networks.build("convnet-1-w64", in_channels=3, classes=2, image_size=(16, 16), seed=0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert used(network, torch.zeros(2, 3, 16, 16), monkeypatch) == set()
-    monkeypatch.undo()
-    assert used(network.bfloat16(), torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16), monkeypatch) == set()
+        assert used(network, torch.zeros(2, 3, 16, 16), monkeypatch, learned_through=True) == set()
+    halves = torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16)
+    assert used(network.bfloat16(), halves, monkeypatch, learned_through=True) == set()
 
 
 def test_forward_mode_derivatives_are_those_of_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "LARGE", ALWAYS)
+    monkeypatch.setattr(kernels, "LARGE_POOL", ALWAYS)
     network, x = student("convnet-1-w3"), drawn(2, 3, 8, 8).detach()
     theta = {name: parameter.detach() for name, parameter in network.named_parameters()}
     along = {name: torch.ones_like(parameter) for name, parameter in theta.items()}
@@ -225,6 +247,7 @@ def test_forward_mode_derivatives_are_those_of_differences(monkeypatch: pytest.M
 
 def test_many_networks_at_once_by_vmap_are_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "LARGE", ALWAYS)
+    monkeypatch.setattr(kernels, "LARGE_POOL", ALWAYS)
     network, x = student("convnet-2-w4"), drawn(5, 3, 8, 8).detach()
     theta = [{name: one.detach() + shift for name, one in network.named_parameters()} for shift in (0.0, 0.1)]
 
@@ -244,5 +267,6 @@ def test_layers_are_pytorchs_to_whoever_looks() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 128, 3, padding=1), nn.GroupNorm(128, 128), nn.ReLU(), nn.AvgPool2d(2))
     assert [*plain.state_dict()] == [name for name in network.features.state_dict() if name < "4"]
     assert isinstance(InstanceNorm(4), nn.GroupNorm)
-    channels_last = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(network(channels_last), network(channels_last.contiguous()), atol=1e-5)
+    theta, images = tuple(one.detach() for one in network.parameters()), torch.randn(2, 3, 16, 16)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(unroll.apply(network, theta, channels_last), network(images), atol=1e-5)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from cells import Record, newest, records, table
+import statistics
+
+from cells import Record, matching, newest, records, table
+from record import RESULTS
 
 
 def speed() -> list[str]:
@@ -137,4 +140,77 @@ def _faults(lines: list[Record]) -> str:
     return " and ".join(f"{round(found['page_faults'], -3):,.0f}" for found in _experts(lines))
 
 
-BLOCKS = {"speed": speed}
+def kernels() -> list[str]:
+    """How much faster our layers are than PyTorch's, by layer and order of derivative, on either device."""
+    rows: list[list[str]] = []
+    for device, last in _kernel_runs().items():
+        for layer, what in dict.fromkeys((line["layer"], line["what"]) for line in last if line["what"] != "all"):
+            lines = matching(last, layer=layer, what=what)
+            used = matching(lines, used=True)
+            rows.append([device, f"{layer}, {what}", _ratios(used), _ratios(matching(lines, used=False)), _lost(used)])
+    return table(
+        ["device", "layer", "where ours are used: cases, PyTorch's time over ours", "where PyTorch's are", "lost"], rows
+    )
+
+
+def _kernel_runs() -> dict[str, list[Record]]:
+    """The newest whole run on each device."""
+    lines = records("kernels")
+    ends = {_device(line): line["run"] for line in matching(lines, what="all")}
+    return {name: matching(lines, run=run) for name, run in ends.items()}
+
+
+def _device(line: Record) -> str:
+    return line["hardware"].get("gpu") or line["hardware"]["cpu"]
+
+
+def _ratios(lines: list[Record]) -> str:
+    """How many cases, and the median, least and largest ratio."""
+    if not lines:
+        return "-"
+    found = [line["ratio"] for line in lines]
+    return f"{len(found)}: {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+
+def _lost(lines: list[Record]) -> str:
+    return str(sum(line["ratio"] < 0.97 for line in lines)) if lines else "-"
+
+
+def steps() -> list[str]:
+    """A row for each case of both widths: the older engine's CPU time over the newer one's, and what was asked."""
+    lines = records("steps")
+    last = matching(lines, run=lines[-1]["run"])
+    names = dict.fromkeys(line["what"].rsplit("-w", 1)[0] + " " + line["part"] for line in last)
+    rows = []
+    for name in names:
+        case, part = name.rsplit(" ", 1)
+        found = {width: matching(last, what=f"{case}-w{width}", part=part) for width in (32, 128)}
+        rows.append([f"{case}, {part}", *(_faster(found[width]) for width in (32, 128)), _asked(found[128])])
+    return table(["case", "width 32", "width 128", "asked"], rows)
+
+
+def _faster(lines: list[Record]) -> str:
+    """Old over new of time and memory."""
+    if not lines:
+        return "-"
+    (line,) = lines
+    ratios = line["old_over_new"]
+    return f"{ratios['cpu_seconds']['median']:.2f} (memory {ratios['excess_mib']:.2f})"
+
+
+def _asked(lines: list[Record]) -> str:
+    asked = [line for line in lines if line.get("asked")]
+    return f"{asked[0]['asked']:.2f}{'' if asked[0]['met'] else ', not met'}" if asked else "-"
+
+
+def commits() -> list[str]:
+    """Which commit's code made each record, the newest run of each benchmark."""
+    rows = []
+    for path in sorted(RESULTS.glob("*.jsonl")):
+        line = records(path.stem)[-1]
+        day = (line.get("when") or line["run"])[:10]
+        rows.append([f"`{path.name}`", day, line.get("commit") or f"recorded in {line['recorded_in']}"])
+    return table(["record", "newest run", "commit"], rows)
+
+
+BLOCKS = {"speed": speed, "kernels": kernels, "steps": steps, "commits": commits}

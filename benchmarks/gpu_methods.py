@@ -138,9 +138,9 @@ def small(name: str, network: str, steps: int) -> MethodConfig:
     """A short run of a method, with augmentation, and with GSAM where it is the method's own."""
     recipe: Record = {"network": network, "epochs": 20}
     if name in (*MATCHING, "m-datm"):
-        # FTD's and DATM's own are trained by GSAM
-        range_start: Record = {"range_start": None} if name == "datm" else {}
-        few: Record = {"experts": 1, "last_epoch": 2, "syn_steps": 5, "training": {"epochs": 3}, **range_start}
+        # FTD's and DATM's own are trained by GSAM; beyond their threshold DATM's would take no step
+        datm: Record = {"range_start": None, "threshold": None} if name.endswith("datm") else {}
+        few: Record = {"experts": 1, "last_epoch": 2, "syn_steps": 5, "training": {"epochs": 3}, **datm}
         return method(name, steps=steps, recipe=recipe, **few)
     if name == "dm":
         return method(name, steps=steps, recipe=recipe)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,20 @@ def facts(
         "hardware": device.hardware(device.resolve(on), threads=threads),
         "load_average": round(os.getloadavg()[0], 1),  # far above the cores: others were computing too
         "versions": versions(),
+        "commit": commit(),
     }
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the code, with a + where the code was changed since; None outside a repository."""
+    git = ["git", "-C", str(RESULTS)]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode:
+        return None
+    code = ["--", ":/core", ":/dd_apps"]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", *code], capture_output=True, check=False)
+    return head.stdout.strip() + ("+" if changed.returncode else "")
 
 
 def rounded(value: float | None) -> float | None:

@@ -1,8 +1,9 @@
-"""Layers of the ConvNet whose first and second derivatives are written out: the first convolution, norm and pooling.
+"""The ConvNet's layers with first and second derivatives by hand: convolution, average pooling, instance norm.
 
-Gradients through steps of training are second derivatives all the way. PyTorch differentiates its own group norm a
-second time through some thirty small operations, pools 2x2 pixels one window at a time, and oneDNN's transposed
-convolution onto three channels fills a fifth of each vector. In what follows <.> is the mean over pixels.
+Gradients through steps of training are second derivatives all the way. On a CPU PyTorch differentiates its own group
+norm a second time through some thirty operations, pools 2x2 pixels window by window, and convolves back onto three
+channels at a fifth of its usual speed. These layers have PyTorch's state, and PyTorch's numbers but for rounding. Where
+PyTorch's own are faster they are used (`_fits` and `_pays`, at the end).
 
 **Convolution** is linear in images x and in weights w: y = x * w + b. With the transposed convolution T, that of g by w
 being the gradient of x, and the correlation C, that of g and x being the gradient of w,
@@ -12,10 +13,10 @@ being the gradient of x, and the correlation C, that of g and x being the gradie
 and for cotangents h, p, q of these three: dQ/dg = h * w + x * p + q,  dQ/dx = T(g, p),  dQ/dw = C(g, h). Onto few
 channels T is a product of matrices whose columns are folded into images.
 
-**Average pooling** of 2x2 pixels is linear: y = A x. Then dL/dx = A^T g, and the derivative of A^T is A again.
+**Average pooling** of 2x2 pixels is linear: y = A x. So dL/dx = A^T g, and the derivative of A^T is A again.
 
 **Instance norm** makes one row of each channel of each image, with m pixels, and treats all rows alike. Of a row x with
-weight w and bias b:
+weight w and bias b, where <.> is the mean over pixels:
 
     mu = <x>,   s = 1 / sqrt(<(x - mu)^2> + eps),   z = s (x - mu),   y = w z + b
 
@@ -58,18 +59,17 @@ Each = Float[Tensor, " R"]  # a number for each row
 
 
 class Convolution(nn.Conv2d):
-    """`torch.nn.Conv2d` with stride 1 and a bias, which differentiates twice faster on a CPU."""
+    """`torch.nn.Conv2d` with stride 1 and a bias; its second derivative is faster on a CPU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, padding: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=padding)
-        self._border = padding
 
     def forward(self, input: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K I J"]:
         """The convolution."""
         height, width = input.shape[-2:]
         if self.bias is None or not _pays(input, self.weight, self.out_channels * height * width):
             return super().forward(input)
-        return convolve(input, self.weight, self.bias, self._border)
+        return convolve(input, self.weight, self.bias, int(self.padding[0]))
 
 
 def convolve(
@@ -243,14 +243,14 @@ class _Spread(Function):
 
 
 class InstanceNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm` with a group for each channel, which differentiates twice faster."""
+    """`torch.nn.GroupNorm` with a group for each channel; its second derivative is faster on a CPU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
     def forward(self, input: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         """The images with each channel at mean 0 and variance 1, times weight, plus bias."""
-        if not _pays(input, self.weight, input[0].numel()):
+        if not _pays(input, self.weight, input.shape[1:].numel()):
             return super().forward(input)
         return instance_norm(input, self.weight, self.bias, self.eps)
 
@@ -306,7 +306,7 @@ class _Slope(Function):
         # rows as the channels of one image, of which PyTorch's kernel gives the sums
         image, sizes = (1, count, pixels, 1), (1, count, pixels, count, [True, True, True])
         backward = torch.ops.aten.native_group_norm_backward
-        slope, alpha, beta = backward(g.view(image), x.view(image), mu[None], s[None], w, *sizes)
+        slope, alpha, beta = backward(g.contiguous().view(image), x.view(image), mu[None], s[None], w, *sizes)
         return slope.view(x.shape), alpha, beta
 
     @staticmethod
@@ -361,7 +361,7 @@ def _fits(x: Tensor, large: int, *others: Tensor) -> bool:
         x.device.type == "cpu"
         and x.ndim == 4
         and len(x) > 1
-        and x[0].numel() >= large
+        and x.shape[1:].numel() >= large
         and all(one.dtype == x.dtype and one.dtype in (torch.float32, torch.float64) for one in tensors)
         and not torch.is_autocast_enabled("cpu")
         and all(forward_ad.unpack_dual(one).tangent is None for one in tensors)

@@ -74,6 +74,25 @@ def test_a_weight_of_zero_has_its_gradient() -> None:
     assert ours[2].abs().min() > 0
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 1, 2), (1, 0, 2, 3)])
+def test_cotangents_may_lie_in_memory_as_they_like(order: tuple[int, ...]) -> None:
+    inputs = drawn(3, 3, 3, 3), drawn(3, seed=1), drawn(3, seed=2)
+    repeated = drawn(1, 3, 1, 1, seed=3).detach().expand(3, 3, 3, 3)
+
+    def second(layer: Layer) -> tuple[Tensor, ...]:
+        (slope,) = torch.autograd.grad(
+            layer(*inputs).square().sum(), inputs[0], repeated[0, 0, 0, 0], create_graph=True
+        )
+        moved = drawn(3, 3, 3, 3, seed=4).detach().permute(order)
+        return *torch.autograd.grad(slope, inputs[:2], moved, retain_graph=True), *torch.autograd.grad(
+            slope, inputs[:2], repeated
+        )
+
+    ours = second(kernels.instance_norm)
+    for one, other in zip(ours, second(lambda x, w, b: F.group_norm(x, 3, w, b)), strict=True):
+        assert (one - other).abs().max() <= EXACT * max(1.0, other.abs().max().item())
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (3, 2, 7, 6), (1, 1, 2, 5), (1, 2, 3, 3)])
 def test_average_pooling_and_its_derivatives_are_pytorchs(shape: tuple[int, ...]) -> None:
     def squared(pool: Layer) -> Layer:

@@ -157,7 +157,7 @@ def _kernel_runs() -> dict[str, list[Record]]:
     """The newest whole run on each device."""
     lines = records("kernels")
     ends = {_device(line): line["run"] for line in matching(lines, what="all")}
-    return {name: matching(lines, run=run) for name, run in ends.items()}
+    return {name: matching(lines, run=ends[name]) for name in sorted(ends)}
 
 
 def _device(line: Record) -> str:
@@ -180,13 +180,13 @@ def steps() -> list[str]:
     """A row for each case of both widths: the older engine's CPU time over the newer one's, and what was asked."""
     lines = records("steps")
     last = matching(lines, run=lines[-1]["run"])
-    names = dict.fromkeys(line["what"].rsplit("-w", 1)[0] + " " + line["part"] for line in last)
-    rows = []
-    for name in names:
-        case, part = name.rsplit(" ", 1)
-        found = {width: matching(last, what=f"{case}-w{width}", part=part) for width in (32, 128)}
-        rows.append([f"{case}, {part}", *(_faster(found[width]) for width in (32, 128)), _asked(found[128])])
-    return table(["case", "width 32", "width 128", "asked"], rows)
+    cases = dict.fromkeys((line["what"].rsplit("-w", 1)[0], line["part"]) for line in last)
+    rows: list[list[str]] = []
+    for case, part in cases:
+        names = (f"{case}-w32", f"{case}-w128", case)
+        narrow, wide, own = (matching(last, what=name, part=part) for name in names)
+        rows.append([f"{case}, {part}", _faster(narrow), _faster(wide), _faster(own), _asked(wide)])
+    return table(["case", "width 32", "width 128", "its own width", "asked at 128"], rows)
 
 
 def _faster(lines: list[Record]) -> str:

@@ -223,8 +223,8 @@ class _Spread(Function):
     @staticmethod
     def forward(g: Tensor, height: int, width: int) -> Tensor:
         *outer, rows, half = g.shape
-        quarter, columns = g * 0.25, g.new_empty(*outer, rows, 2 * half)
-        columns[..., 0::2] = columns[..., 1::2] = quarter
+        columns = g.new_empty(*outer, rows, 2 * half)
+        columns[..., 0::2] = columns[..., 1::2] = g * 0.25
         pixels = columns[..., None, :].expand(*outer, rows, 2, 2 * half).reshape(*outer, 2 * rows, 2 * half)
         odd = height % 2 or width % 2
         return F.pad(pixels, (0, width - 2 * half, 0, height - 2 * rows)) if odd else pixels

@@ -45,8 +45,11 @@ def derivatives(layer: Layer, *inputs: Tensor, sought: tuple[int, ...]) -> list[
 
 
 def weighted(parts: list[Tensor], seed: int) -> Tensor:
-    """A sum of all numbers, each by a weight of its own and none of them by zero."""
-    return torch.stack([(part * drawn(*part.shape, seed=20 + seed).detach()).sum() for part in parts]).sum()
+    """A sum of all numbers and of their squares, each by a weight of its own and none of them by zero."""
+    weights = [drawn(*part.shape, seed=20 + seed).detach() for part in parts]
+    return torch.stack(
+        [((part + part.square() / 2) * one).sum() for part, one in zip(parts, weights, strict=True)]
+    ).sum()
 
 
 def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:

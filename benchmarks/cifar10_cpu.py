@@ -235,7 +235,8 @@ def draw(options: argparse.Namespace, scores: Sequence[dict[str, Any]]) -> None:
         # without labels a sheet has no row for each class
         bare = replace(ds, labels=None, manifest=ds.manifest.model_copy(update={"task": "self-supervised"}))
         right.imshow(contact_sheet(bare, columns=len(ds), side=64))
-        ours, real = (percent(Score(**record["evaluation"][who])) for who in ("accuracy", "random_real"))
+        both = (record["evaluation"][who]["per_network"] for who in ("accuracy", "random_real"))
+        ours, real = (percent(Score.of(accuracies)) for accuracies in both)
         right.set_title(f"{name}: {ours}; random real images {real}", fontsize=8)
         right.axis("off")
     figure.tight_layout()

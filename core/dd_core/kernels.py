@@ -158,7 +158,7 @@ _unsought: list[Tensor] = []
 def unsought(weights: Iterable[Tensor]) -> Iterator[None]:
     """Within the block no gradient of `weights`, which are leaves, is asked for.
 
-    Autograd does not tell a function in Python which of its gradients are, and the one of a weight is a convolution.
+    Autograd does not tell a Python function which gradients are sought, and a weight's gradient costs a convolution.
     """
     before = list(_unsought)
     _unsought.extend(weights)

@@ -7,7 +7,7 @@ from functools import partial
 
 from cells import Record, bold, matching, newest, paragraph, percent, records, score, signed, table
 
-from dd_core import verdicts
+from dd_core.evaluation import verdicts
 
 SEEDS = (0, 1, 2)
 TABLES = ("retraining", "replay")

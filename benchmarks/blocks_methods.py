@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cells import Record, bold, newest, paragraph, records, score, table
 
-from dd_core import verdicts
+from dd_core.evaluation import verdicts
 
 DIGITS = {  # row of the records: setting, command
     "dm": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from blocks_methods import ahead
 from cells import Record, bold, bullets, newest, paragraph, percent, records, score, signed, table
 
-from dd_core import verdicts
+from dd_core.evaluation import verdicts
 
 REGIMES = {
     "fixed": "fixed: one draw",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from blocks_methods import ahead, pair
 from cells import Record, bold, matching, newest, paragraph, percent, records, signed, spread, table, words
 
-from dd_core import verdicts
+from dd_core.evaluation import verdicts
 
 PRESETS = ("mtt", "ftd", "datm", "m-datm", "tesla")
 COLUMNS = {"1 a class": (1, "mtt-1000"), "10 a class": (10, "mtt-1000"), "`plain-300`": (10, "plain-300")}

@@ -6,7 +6,7 @@ Ten experts are trained by SGD and ten by GSAM, for the three epochs that are ma
 former, `ftd` and `datm` the latter. So `datm` starts from random real images and keeps hard labels: which images an
 expert gets right, and its logits, are for experts at the end of their training. Each set is scored on test images under
 `mtt-1000`, last epoch, beside its random-real twin. Its record says whether its mean is at least twice the twin's, and
-whether it is ahead of the twin by the test of `dd_core.verdicts.new_draw`.
+whether it is ahead of the twin by the test of `dd_core.evaluation.verdicts.new_draw`.
 
 The settings are the papers' for CIFAR-10, one image a class, but for those that decide the time: ConvNet-3 is 32 wide
 (128), images are not whitened, 10 experts (100), 1500 outer iterations (5000; `datm` 10000), 30 inner steps (50; `datm`
@@ -36,15 +36,16 @@ from record import RESULTS, append, facts, now, rounded
 
 from dd_apps.report.pictures import contact_sheet
 from dd_apps.report.scores import percent
-from dd_core import artefacts, datasets, parallel, store
+from dd_core import artefacts, datasets, store
 from dd_core.artefacts import Resources
 from dd_core.distilled import Size
 from dd_core.distiller import MethodConfig
 from dd_core.evaluation import Score, evaluate
 from dd_core.images import Source, split_indices
 from dd_core.methods import method
-from dd_core.parallel import Workers
 from dd_core.runner import RunOptions, distill
+from dd_core.system import parallel
+from dd_core.system.parallel import Workers
 
 NAME = "cifar10-cpu"
 PROTOCOL = "mtt-1000"

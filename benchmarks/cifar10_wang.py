@@ -23,11 +23,12 @@ from typing import Any
 
 from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import figures, verdict
-from dd_core import __version__, datasets, device, store
+from dd_core import __version__, datasets, store
 from dd_core.distilled import Size
 from dd_core.evaluation import evaluate
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
+from dd_core.system import device
 
 RESULTS = Path(__file__).parent / "results" / "cifar10_wang.jsonl"
 

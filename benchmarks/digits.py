@@ -21,8 +21,8 @@ from dd_apps import distillation, scenario
 from dd_apps.distillation import DistillScenario, Scoring
 from dd_core import datasets, store
 from dd_core.config import decode
-from dd_core.parallel import Workers
 from dd_core.runner import RunOptions
+from dd_core.system.parallel import Workers
 
 RESULTS = record.RESULTS / "digits.jsonl"
 FULL_STRENGTH = {"network": "convnet-w32", "augmentation": "auto", "learning_rate": 0.02}

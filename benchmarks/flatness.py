@@ -46,17 +46,19 @@ from flatness_figures import FLAT, KINDS, PLAIN, Point, as_trained, claims, draw
 from record import RESULTS, append, facts, now
 from torch import Tensor, nn
 
-from dd_core import artefacts, augment, datasets, matching, networks, parallel, selection
+from dd_core import artefacts, augment, datasets, networks, selection
 from dd_core.artefacts import Artefact, Resources
-from dd_core.augment_names import resolve_strategy
+from dd_core.augment.names import resolve_strategy
 from dd_core.distilled import Size
 from dd_core.distiller import MethodConfig
-from dd_core.experts import form_of, trajectory
 from dd_core.images import Source, require_labels
 from dd_core.methods import method
-from dd_core.parallel import Workers
+from dd_core.methods.trajectory_matching import matching
+from dd_core.methods.trajectory_matching.experts import form_of, trajectory
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
+from dd_core.system import parallel
+from dd_core.system.parallel import Workers
 
 NAME = "flatness"
 NETWORK = "convnet-w32"

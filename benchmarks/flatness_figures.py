@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dd_core.verdicts import paired
+from dd_core.evaluation.verdicts import paired
 
 KINDS: dict[str, dict[str, float] | None] = {
     "plain": None,

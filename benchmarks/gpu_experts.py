@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from dd_core import augment
-from dd_core.expert_training import Sharpness
-from dd_core.experts import Experts, _Expert
 from dd_core.images import LabelledImages, Source
 from dd_core.methods import method
+from dd_core.methods.trajectory_matching.expert_training import Sharpness
+from dd_core.methods.trajectory_matching.experts import Experts, _Expert
 from dd_core.streams import Streams
 
 Weights = dict[str, Tensor]

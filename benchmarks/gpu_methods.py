@@ -22,9 +22,9 @@ from dd_core.artefacts import Artefact, Resources
 from dd_core.distilled import Size
 from dd_core.distiller import Distiller, MethodConfig
 from dd_core.evaluation import evaluate
-from dd_core.experts import Experts, trajectory
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method, method, names
+from dd_core.methods.trajectory_matching.experts import Experts, trajectory
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 

@@ -20,11 +20,11 @@ from dd_core.distilled import DistilledSet, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import OutOfResources
 from dd_core.evaluation import evaluate
-from dd_core.experts import Experts
 from dd_core.images import Source
 from dd_core.methods import decode_method
-from dd_core.parallel import Workers
+from dd_core.methods.trajectory_matching.experts import Experts
 from dd_core.runner import RunOptions, Silent, distill
+from dd_core.system.parallel import Workers
 
 if TYPE_CHECKING:
     from gpu import Bench

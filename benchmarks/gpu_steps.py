@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dd_core import artefacts, augment, selection, training, unroll
-from dd_core import device as devices
 from dd_core.artefacts import Resources
-from dd_core.experts import Experts, trajectory
 from dd_core.images import InputForm, Source
-from dd_core.matching import parameters_of
 from dd_core.methods import method
+from dd_core.methods.trajectory_matching.experts import Experts, trajectory
+from dd_core.methods.trajectory_matching.matching import parameters_of
 from dd_core.streams import Streams
+from dd_core.system import device as devices
 from dd_core.unroll import Mode, Step, Tensors, Unrolled
 
 Record = dict[str, Any]

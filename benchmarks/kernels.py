@@ -1,4 +1,4 @@
-"""The ConvNet's layers with derivatives by hand (`dd_core.kernels`) beside PyTorch's own, in turns and on one core.
+"""The ConvNet's layers with derivatives by hand (`dd_core.networks.kernels`) beside PyTorch's, in turns, on one core.
 
     python benchmarks/kernels.py [--device cpu] [--most 64] [--widths 32 64 128]
                                  # appends to benchmarks/results/kernels.jsonl
@@ -28,8 +28,9 @@ import torch.nn.functional as F
 from record import RESULTS, append, facts, now
 from torch import Tensor
 
-from dd_core import device as devices
-from dd_core import footprint, kernels, memory
+from dd_core.networks import kernels
+from dd_core.system import device as devices
+from dd_core.system import footprint, memory
 
 SIDES, WIDTHS, COUNTS = (8, 32, 64), (32, 64, 128), (1, 10, 50, 256)
 NOISE = 0.03

@@ -27,13 +27,14 @@ from typing import Any
 import numpy as np
 from record import append, facts, now
 
-from dd_core import artefacts, datasets, parallel, store
+from dd_core import artefacts, datasets, store
 from dd_core.distilled import DistilledSet, Size
 from dd_core.evaluation import evaluate
+from dd_core.evaluation.verdicts import paired
 from dd_core.methods import method
-from dd_core.parallel import Workers
 from dd_core.runner import RunOptions, distill
-from dd_core.verdicts import paired
+from dd_core.system import parallel
+from dd_core.system.parallel import Workers
 
 RESULTS = Path(__file__).parent / "results" / "m_datm.jsonl"
 

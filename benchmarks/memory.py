@@ -1,4 +1,4 @@
-"""What keeping freed memory (`dd_core.memory`) does to time and peak memory on a CPU.
+"""What keeping freed memory (`dd_core.system.memory`) does to time and peak memory on a CPU.
 
     python benchmarks/memory.py [--rounds 3]       # appends to benchmarks/results/memory.jsonl
 
@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from record import RESULTS, append, facts, now
 
-from dd_core import augment, device, memory, networks, unroll
-from dd_core.augment_names import resolve_strategy
+from dd_core import augment, networks, unroll
+from dd_core.augment.names import resolve_strategy
+from dd_core.system import device, memory
 from dd_core.unroll import Tensors
 
 CPU = torch.device("cpu")

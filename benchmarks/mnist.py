@@ -27,12 +27,14 @@ from typing import Any
 import record
 
 from dd_apps.report.pictures import contact_sheet
-from dd_core import artefacts, datasets, evaluation, parallel, store, weights
+from dd_core import artefacts, datasets, evaluation, store
 from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, Weights
 from dd_core.images import Source
 from dd_core.methods import method
-from dd_core.parallel import Workers
 from dd_core.runner import RunOptions, distill
+from dd_core.system import parallel
+from dd_core.system.parallel import Workers
+from dd_core.training import starts as weights
 
 RESULTS = record.RESULTS / "mnist.jsonl"
 LENET: dict[str, Any] = {"network": "lenet", "initialisation": "xavier"}

@@ -28,13 +28,14 @@ import torch._dynamo  # optimisers import it: part of the interpreter, and not o
 from PIL import Image
 from record import RESULTS, append, facts, now
 
-from dd_core import datasets, device, evaluation, parallel
+from dd_core import datasets, evaluation
 from dd_core.distilled import Size
 from dd_core.distiller import MethodConfig
-from dd_core.footprint import expected_bytes, peak_bytes
 from dd_core.images import Source
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
+from dd_core.system import device, parallel
+from dd_core.system.footprint import expected_bytes, peak_bytes
 
 CPU = torch.device("cpu")
 CLASSES = 4

@@ -27,7 +27,7 @@ from dd_apps.continual.config import DISTILLED
 from dd_apps.continual.metrics import average_accuracy, spread
 from dd_core import datasets
 from dd_core.images import LabelledImages
-from dd_core.parallel import Workers
+from dd_core.system.parallel import Workers
 
 RESULTS = record.RESULTS / "quickstart_choice.jsonl"
 HELD_OUT = 0.25  # the share of the training images that settings are judged by

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dd_core import device
+from dd_core.system import device
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("dd-apps", "avalanche-lib", "numpy", "scikit-learn", "torch", "torchvision")  # those that figures depend on

@@ -63,9 +63,9 @@ def expert_epoch(*, network: str, real: int, sharpness: Record | None, cache: Pa
     """An expert's epoch on `real` images a class."""
     import torch
 
-    from dd_core import experts
-    from dd_core.augment_names import resolve_strategy
-    from dd_core.expert_training import Sharpness, Training
+    from dd_core.augment.names import resolve_strategy
+    from dd_core.methods.trajectory_matching import experts
+    from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
     from dd_core.streams import Streams
 
     del cache
@@ -92,8 +92,8 @@ def evaluation(*, network: str, ipc: int, epochs: int, scored: int, cache: Path)
 
     from dd_core import training
     from dd_core.distilled import Recipe
+    from dd_core.evaluation.protocols import recipe_of
     from dd_core.images import InputForm
-    from dd_core.protocols import recipe_of
     from dd_core.streams import Streams
 
     del cache

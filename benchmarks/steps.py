@@ -65,8 +65,9 @@ def work(name: str, cache: Path) -> None:
             import torch
 
             import dd_core
-            from dd_core import device, experts, training, unroll  # noqa: F401 (loaded before memory is read)
-            from dd_core.parallel import computing
+            from dd_core import training, unroll  # noqa: F401 (loaded before memory is read)
+            from dd_core.system import device
+            from dd_core.system.parallel import computing
 
             cpu = torch.device("cpu")
             before = device.peak_memory_bytes(cpu)

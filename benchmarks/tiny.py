@@ -68,7 +68,8 @@ def common(options: argparse.Namespace) -> dict[str, Any]:
     import numpy
     import PIL
 
-    from dd_core import __version__, device
+    from dd_core import __version__
+    from dd_core.system import device
 
     return {
         "benchmark": "tiny",

@@ -23,14 +23,15 @@ from typing import Any
 from record import append, facts, now
 
 from dd_apps import scenario
-from dd_core import datasets, parallel, store
+from dd_core import datasets, store
 from dd_core.distilled import Size
 from dd_core.distiller import MethodConfig
 from dd_core.evaluation import evaluate
+from dd_core.evaluation.verdicts import paired
 from dd_core.methods import decode_method
-from dd_core.parallel import Workers
 from dd_core.runner import RunOptions, distill
-from dd_core.verdicts import paired
+from dd_core.system import parallel
+from dd_core.system.parallel import Workers
 
 RESULTS = Path(__file__).parent / "results" / "trajectories.jsonl"
 PRESETS = ("mtt", "ftd", "datm", "m-datm", "tesla")

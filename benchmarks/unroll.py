@@ -22,12 +22,13 @@ import record
 import torch
 import torch.nn.functional as F
 
-from dd_core import artefacts, datasets, networks, parallel, unroll
-from dd_core import device as devices
+from dd_core import artefacts, datasets, networks, unroll
 from dd_core.artefacts import Resources
 from dd_core.distilled import Size
 from dd_core.methods import method
 from dd_core.streams import Streams
+from dd_core.system import device as devices
+from dd_core.system import parallel
 from dd_core.unroll import Mode, Tensors, Unrolled
 
 RESULTS = record.RESULTS / "unroll.jsonl"

@@ -13,9 +13,9 @@ from dd_core import surroundings
 from dd_core.config import Config
 from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Size
 from dd_core.errors import UserError, unknown_name
+from dd_core.evaluation.protocols import check_protocol, recipe_of, settings_of
 from dd_core.methods import decode_method
-from dd_core.network_names import family
-from dd_core.protocols import check_protocol, recipe_of, settings_of
+from dd_core.networks.names import family
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation

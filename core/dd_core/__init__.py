@@ -6,8 +6,9 @@ quick and imports no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
     from dd_core.datasets import load as load_data
@@ -54,9 +55,4 @@ __all__ = [
     "write_set",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dd_core' has no attribute '{name}'")
-    module, _, attribute = _HOME[name].partition(":")
-    return getattr(importlib.import_module(f"dd_core.{module}"), attribute or name)
+__getattr__ = names_of(__name__, _HOME)

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from dd_core import parallel, store, surroundings
+from dd_core import store, surroundings
 from dd_core.config import Config, digest, plain
 from dd_core.errors import UserError
-from dd_core.parallel import Workers
+from dd_core.system import parallel
+from dd_core.system.parallel import Workers
 
 if TYPE_CHECKING:
     from dd_core.images import Source

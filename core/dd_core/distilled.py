@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import Field, JsonValue, field_validator, model_serializer, model_validator
 
 from dd_core import surroundings
-from dd_core.augment_names import Strategy, resolve_strategy
+from dd_core.augment.names import Strategy, resolve_strategy
 from dd_core.config import Config, checked
 from dd_core.errors import UserError
-from dd_core.network_names import family
+from dd_core.networks.names import family
 from dd_core.whitening import LARGEST, Whitening
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ def _torch_settings() -> tuple[Setting, ...]:
     """Torch's settings that change a number, the ones that others follow before those."""
     import torch
 
-    from dd_core import device
+    from dd_core.system import device
 
     return (
         *(_autocast(kind) for kind in device.KINDS),
@@ -128,7 +128,7 @@ def _kernel_settings() -> tuple[Setting, ...]:
     """Which kernels compute float32, and how precisely."""
     import torch
 
-    from dd_core import device
+    from dd_core.system import device
 
     backends = torch.backends
     return (

@@ -20,7 +20,6 @@ import torch
 
 from dd_core import artefacts, store, surroundings
 from dd_core.config import canonical, decode
-from dd_core.device import resolve
 from dd_core.distilled import DistilledSet, Size
 from dd_core.distiller import Distiller, MethodConfig
 from dd_core.errors import Diverged, UserError
@@ -28,6 +27,7 @@ from dd_core.images import LabelledImages
 from dd_core.methods import decode_method
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams, generator
+from dd_core.system.device import resolve
 
 CPU = RunOptions(device="cpu")  # where equal bytes are promised
 

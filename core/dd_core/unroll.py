@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
-from dd_core import device as devices
-from dd_core import kernels
 from dd_core.errors import UserError
+from dd_core.networks import kernels
+from dd_core.system import device as devices
 
 Mode = Literal["full", "adjoint", "truncated", "tesla"]
 Tensors = tuple[Tensor, ...]

@@ -120,7 +120,7 @@ def _exhausted(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "out of memory"
     if "torch" in sys.modules:
-        from dd_core.device import is_out_of_memory
+        from dd_core.system.device import is_out_of_memory
 
         return f"out of memory: {error}" if is_out_of_memory(error) else None
     return None

@@ -67,7 +67,7 @@ def _version(package: str) -> Check:
 
 def _machine() -> list[Check]:
     try:
-        from dd_core import device
+        from dd_core.system import device
     except ImportError as error:
         return [Check(name="device", found=f"torch cannot be imported: {error}", ok=False, advice="reinstall torch")]
     facts = device.hardware(device.resolve("auto"))

@@ -18,7 +18,7 @@ from dd_core.config import decode, plain
 from dd_core.distilled import DistilledSet, Pixels
 from dd_core.errors import UserError, unknown_name
 from dd_core.exchange import MttFiles
-from dd_core.tensor_files import read_bytes
+from dd_core.exchange.torch_tensors import read_bytes
 
 _NAMED_FILES = 5
 
@@ -141,7 +141,7 @@ def import_(
     """
     if form not in exchange.IMPORTS:
         raise unknown_name("format", form, exchange.IMPORTS)
-    from dd_core.checkpoints import check_out  # imports torch
+    from dd_core.runner.folder import check_out  # imports torch
 
     check_out(out)
     recipe = _recipe_table(settings)

@@ -12,9 +12,11 @@ from dd_apps import scenario
 from dd_apps.cli.options import Json
 from dd_apps.cli.terminal import Answer, Page
 from dd_apps.report.tables import Table
-from dd_core import datasets, methods, network_names, protocols
+from dd_core import datasets, methods
 from dd_core.config import canonical, describe, plain
 from dd_core.errors import UserError, unknown_name
+from dd_core.evaluation import protocols
+from dd_core.networks import names as network_names
 
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="datasets, methods, networks, protocols or scenarios.")]
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything about this one.")]

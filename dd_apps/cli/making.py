@@ -65,7 +65,8 @@ def distill(
         fresh=fresh,
     )
     begun = time.monotonic()
-    from dd_core import checkpoints, runner
+    from dd_core import runner
+    from dd_core.runner import folder as checkpoints
 
     checkpoints.check_out(out)
     source = Data(data, image_size, skip_corrupt).load("train", options=run_options)

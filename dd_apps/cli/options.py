@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dd_apps.cli.terminal import Session
-from dd_core.parallel import Workers, check_engine
+from dd_core.system.parallel import Workers, check_engine
 
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions

@@ -23,7 +23,7 @@ from dd_core.errors import UserError
 
 if TYPE_CHECKING:
     from dd_apps.scenario import Scenario
-    from dd_core.parallel import Workers
+    from dd_core.system.parallel import Workers
 
 _IDENTITY = "scenario.json"
 _LOCK = "lock"
@@ -78,7 +78,7 @@ def _run(
     folder = out or Path("runs") / loaded.name
     with _claimed(folder, loaded, fresh=fresh):
         how = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)
-        from dd_core import device as devices
+        from dd_core.system import device as devices
 
         found = devices.resolve(device)
         environment = devices.environment(found).model_copy(update={"threads": threads})

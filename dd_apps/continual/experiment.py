@@ -11,14 +11,15 @@ from dd_apps.continual.checks import check_scenario
 from dd_apps.continual.config import DISTILLED, TABLES, ContinualScenario, Table
 from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
 from dd_apps.continual.standings import Standings, sentence, standings
-from dd_core import datasets, parallel, surroundings
+from dd_core import datasets, surroundings
 from dd_core.distilled import DistilledSet
 from dd_core.distiller import SelectionMethod
 from dd_core.errors import UserError
 from dd_core.images import Source
 from dd_core.methods import decode_method
-from dd_core.parallel import Workers
 from dd_core.runner import Reporter, Silent
+from dd_core.system import parallel
+from dd_core.system.parallel import Workers
 
 REAL = {
     "real": "real: Avalanche's ClassBalancedBuffer, held to as many images of a class as the distilled rows keep",

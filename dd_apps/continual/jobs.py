@@ -19,13 +19,13 @@ from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.config import TABLES, ContinualScenario, Table
 from dd_apps.continual.experiment import Job, Outcome, load
 from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
-from dd_core import device as devices
 from dd_core import networks
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Recipe, Size
-from dd_core.footprint import prediction_batch
 from dd_core.images import Source, normalise, require_labels
-from dd_core.parallel import Workers
 from dd_core.streams import counter
+from dd_core.system import device as devices
+from dd_core.system.footprint import prediction_batch
+from dd_core.system.parallel import Workers
 
 
 def run_job(job: Job) -> Outcome:

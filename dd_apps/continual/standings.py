@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dd_core.verdicts import Verdict, Word, paired
+from dd_core.evaluation.verdicts import Verdict, Word, paired
 
 Standings = Mapping[str, Mapping[str, Verdict]]  # of a distilled row against each other row, by their names
 

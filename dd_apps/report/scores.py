@@ -11,7 +11,7 @@ from dd_core.config import plain
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation, Score
-    from dd_core.verdicts import Word
+    from dd_core.evaluation.verdicts import Word
 
 _WHO = {"accuracy": "distilled", "random_real": "random real"}
 _SHORT: dict[Word, str] = {"ahead": "better", "behind": "worse", "no difference": "no difference"}

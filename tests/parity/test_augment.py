@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dd_core import augment, augment_names, streams
+from dd_core import augment, streams
+from dd_core.augment import names as augment_names
 
 
 def images(*, n: int = 5, channels: int = 3, height: int = 9, width: int = 9) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from dd_core import augment, networks
 from dd_core.distilled import Size
 from dd_core.errors import UserError
-from dd_core.footprint import peak_bytes
 from dd_core.images import normalise
 from dd_core.methods import dm, method
 from dd_core.runner import distill
 from dd_core.streams import Streams
+from dd_core.system.footprint import peak_bytes
 from dd_core.testing import CPU as CPU_RUN
 from dd_core.testing import blobs
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from dd_core import kernels, networks, unroll
-from dd_core.kernels import AveragePool, Convolution, InstanceNorm
+from dd_core import networks, unroll
+from dd_core.networks import kernels
+from dd_core.networks.kernels import AveragePool, Convolution, InstanceNorm
 from dd_core.unroll import Mode, Tensors, Unrolled
 
 EXACT = 1e-12

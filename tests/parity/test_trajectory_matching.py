@@ -14,15 +14,15 @@ from dd_core import artefacts, augment, networks, zca
 from dd_core.artefacts import Artefact, Resources
 from dd_core.distilled import Size
 from dd_core.errors import Diverged, UserError
-from dd_core.experts import trajectory
 from dd_core.images import InputForm, LabelledImages
-from dd_core.matching import feature_distance, gradient_distance, mean_logits, right_indices
 from dd_core.methods import method
+from dd_core.methods.trajectory_matching.experts import trajectory
+from dd_core.methods.trajectory_matching.matching import feature_distance, gradient_distance, mean_logits, right_indices
+from dd_core.methods.trajectory_matching.trajectories import Matching
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams, generator
 from dd_core.testing import blobs
 from dd_core.training import accuracy, train
-from dd_core.trajectories import Matching
 
 CPU = torch.device("cpu")
 NETWORK = "convnet-2-w8"

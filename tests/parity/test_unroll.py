@@ -179,9 +179,9 @@ def test_auto_is_full_while_it_fits(monkeypatch: pytest.MonkeyPatch):
     step = sgd_step(p.loss, p.rate)
     one = graph_bytes(step, p.theta, p.learned)
     assert one > p.learned[0].nbytes
-    monkeypatch.setattr("dd_core.device.free_memory_bytes", lambda device: 2 * STEPS * one)
+    monkeypatch.setattr("dd_core.system.device.free_memory_bytes", lambda device: 2 * STEPS * one)
     assert choose_mode(step, STEPS, p.theta, p.learned) == "full"
-    monkeypatch.setattr("dd_core.device.free_memory_bytes", lambda device: 2 * STEPS * one - 2)
+    monkeypatch.setattr("dd_core.system.device.free_memory_bytes", lambda device: 2 * STEPS * one - 2)
     assert choose_mode(step, STEPS, p.theta, p.learned) == "adjoint"
 
 

@@ -18,7 +18,7 @@ from dd_core.errors import Interrupted, UserError
 from dd_core.methods import method
 from dd_core.runner import RunOptions, Silent, distill
 from dd_core.testing import blobs
-from dd_core.weights import spec_of
+from dd_core.training.starts import spec_of
 
 STATES: list[object] = [
     None,

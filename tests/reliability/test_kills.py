@@ -13,7 +13,7 @@ from killing import Server, Walks, counting, distilling, draws, making, moments
 from dd_core import artefacts, methods, store
 from dd_core.artefacts import ArtefactSpec
 from dd_core.distilled import Recipe, Weights
-from dd_core.weights import spec_of
+from dd_core.training.starts import spec_of
 
 KILLED = -9
 DM: dict[str, Any] = {"name": "dm", "steps": 4, "batch_real": 6, "recipe": {"network": "convnet-1-w4"}}

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from jobs_for_workers import interrupted, pow_of_two, refused, uneven
 
-from dd_core import artefacts, parallel
+from dd_core import artefacts
 from dd_core.distilled import Recipe, Size, Weights
 from dd_core.errors import Interrupted, UserError
 from dd_core.evaluation import evaluate
 from dd_core.methods import method
-from dd_core.parallel import Workers
 from dd_core.runner import distill
+from dd_core.system import parallel
+from dd_core.system.parallel import Workers
 from dd_core.testing import blobs
-from dd_core.weights import spec_of
+from dd_core.training.starts import spec_of
 
 
 def everything(workers: Workers, folder: Path) -> dict[str, object]:
@@ -99,7 +100,7 @@ import sys
 from pathlib import Path
 from jobs_for_workers import endless
 from dd_core import parallel
-from dd_core.parallel import Workers
+from dd_core.system.parallel import Workers
 list(parallel.run(endless, [Path(sys.argv[1])] * 2, workers=Workers(count=2), uses_torch=False))
 """
 

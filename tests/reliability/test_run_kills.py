@@ -18,7 +18,7 @@ from dd_apps import scenario
 from dd_apps.cli import main
 from dd_apps.continual import ContinualScenario, run
 from dd_core import store
-from dd_core.parallel import Workers
+from dd_core.system.parallel import Workers
 
 SCENARIO = """
 task = "continual"

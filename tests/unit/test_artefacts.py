@@ -12,8 +12,8 @@ from dd_core import artefacts, store
 from dd_core.artefacts import ArtefactSpec
 from dd_core.distilled import Recipe, Weights
 from dd_core.errors import UserError
-from dd_core.parallel import Workers
-from dd_core.weights import spec_of
+from dd_core.system.parallel import Workers
+from dd_core.training.starts import spec_of
 
 
 class Squares(ArtefactSpec):

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from dd_core import augment, augment_names, streams
+from dd_core import augment, streams
+from dd_core.augment import names as augment_names
 from dd_core.errors import UserError
 
 EVERYTHING = "color_crop_cutout_flip_scale_rotate"

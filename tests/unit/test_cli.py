@@ -23,7 +23,7 @@ from dd_core.config import plain
 from dd_core.datasets import DATASETS
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
 from dd_core.errors import Diverged, Interrupted, OutOfResources, UserError
-from dd_core.protocols import PROTOCOLS
+from dd_core.evaluation.protocols import PROTOCOLS
 
 
 @pytest.fixture(autouse=True)

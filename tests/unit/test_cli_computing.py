@@ -18,7 +18,7 @@ from PIL import Image
 from dd_apps import scenario
 from dd_core import store
 from dd_core.errors import UserError
-from dd_core.parallel import Workers
+from dd_core.system.parallel import Workers
 from dd_core.testing import blobs
 
 QUICK = ["--set", "recipe.network=convnet-1-w8", "--set", "recipe.epochs=2"]

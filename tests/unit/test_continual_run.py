@@ -26,8 +26,8 @@ from dd_core.config import decode
 from dd_core.distilled import Size
 from dd_core.errors import UserError
 from dd_core.images import LabelledImages, channel_stats, normalise
-from dd_core.parallel import Workers
 from dd_core.runner import Silent
+from dd_core.system.parallel import Workers
 
 with warnings.catch_warnings():  # Avalanche sets filters for the whole process while it is imported
     from avalanche.evaluation.metrics import accuracy_metrics

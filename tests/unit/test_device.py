@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dd_core import device
 from dd_core.errors import UserError
+from dd_core.system import device
 
 
 @pytest.mark.parametrize(

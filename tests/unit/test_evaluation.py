@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from dd_core import selection, zca
-from dd_core.choosing import NearestNeighbours, best, validation_split
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size, Weights
 from dd_core.errors import UserError
 from dd_core.evaluation import Score, evaluate
+from dd_core.evaluation.protocols import GRIDS, PROTOCOLS, recipe_of, seen_by, settings_of
+from dd_core.evaluation.tuning import NearestNeighbours, best, validation_split
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
-from dd_core.parallel import Workers
-from dd_core.protocols import GRIDS, PROTOCOLS, recipe_of, seen_by, settings_of
 from dd_core.runner import distill
 from dd_core.streams import Streams, generator
+from dd_core.system.parallel import Workers
 from dd_core.testing import blobs
 from dd_core.training import TrainingData, accuracy, fit, training_data
 
@@ -59,7 +59,7 @@ def test_each_network_has_its_score_and_its_twin(scored):
 def test_a_set_of_real_images_and_its_twin_are_treated_alike(scored):
     """A random set *is* real images: scored under its own twin's draw it must score exactly like it."""
     _, train, test, result = scored
-    from dd_core.evaluation import _twin
+    from dd_core.evaluation.evaluation import _twin
     from dd_core.selection import real_set
     from dd_core.streams import Streams
 
@@ -258,7 +258,7 @@ def test_wang_is_plain_gradient_descent_on_the_whole_set_from_its_own_initialisa
 def test_what_was_chosen_is_reported_and_the_score_is_that_of_the_setting(choice):
     """Networks (or neighbours) of the chosen setting, trained here by hand, score what is reported."""
     protocol, ds, train, test, result = choice
-    from dd_core.evaluation import _twin
+    from dd_core.evaluation.evaluation import _twin
 
     assert result.chosen is not None
     assert result.chosen.keys() == {"accuracy", "random_real"}
@@ -372,7 +372,9 @@ def test_a_tenth_of_every_class_is_for_validation_and_the_rest_is_not_among_it()
 
 def test_a_setting_that_diverges_is_not_chosen(scored, monkeypatch):
     ds, train, test, _ = scored
-    monkeypatch.setattr("dd_core.protocols.GRIDS", {"wang-grid": {"learning_rate": (1e30, 0.01), "epochs": (5,)}})
+    monkeypatch.setattr(
+        "dd_core.evaluation.protocols.GRIDS", {"wang-grid": {"learning_rate": (1e30, 0.01), "epochs": (5,)}}
+    )
     result = evaluate(ds, train=train, test=test, protocol="wang-grid", nets=1)
     assert result.chosen is not None
     assert {one["learning_rate"] for one in result.chosen.values()} == {0.01}

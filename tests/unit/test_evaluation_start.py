@@ -8,20 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from dd_core import artefacts, weights
-from dd_core.choosing import validation_split
+from dd_core import artefacts
 from dd_core.distilled import DistilledSet, Pretraining, Recipe, ScheduledStep, Size, Weights
 from dd_core.errors import UserError
-from dd_core.evaluation import Evaluation, _twin, evaluate
+from dd_core.evaluation.evaluation import Evaluation, _twin, evaluate
+from dd_core.evaluation.protocols import recipe_of
+from dd_core.evaluation.tuning import validation_split
 from dd_core.images import LabelledImages
 from dd_core.methods import method
-from dd_core.parallel import Workers
-from dd_core.protocols import recipe_of
 from dd_core.runner import distill
 from dd_core.streams import Streams
+from dd_core.system.parallel import Workers
 from dd_core.testing import blobs
 from dd_core.training import TrainingData, accuracy, fit, train, training_data
-from dd_core.weights import pretrained_on
+from dd_core.training import starts as weights
+from dd_core.training.starts import pretrained_on
 
 NETWORK = "convnet-1-w8-nonorm"
 RECIPE = {"network": NETWORK, "initialisation": "xavier"}
@@ -104,7 +105,9 @@ def test_networks_that_choose_are_others_than_those_that_are_scored_and_another_
     monkeypatch: pytest.MonkeyPatch,
 ):
     """The pool has first those that are scored, and then those that choose: compared with both trained by hand."""
-    monkeypatch.setattr("dd_core.protocols.GRIDS", {"wang-grid": {"learning_rate": (0.01, 0.1), "epochs": (1,)}})
+    monkeypatch.setattr(
+        "dd_core.evaluation.protocols.GRIDS", {"wang-grid": {"learning_rate": (0.01, 0.1), "epochs": (1,)}}
+    )
     noise = torch.randint(0, 256, BLOBS.images.shape, generator=torch.Generator().manual_seed(3))
     source = replace(BLOBS, images=(0.2 * BLOBS.images + 0.8 * noise).to(torch.uint8))
     ds = distill(method("random", recipe=RECIPE), source, Size(ipc=1))

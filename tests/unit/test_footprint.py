@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from dd_core import estimates, footprint, matching, networks, training
-from dd_core.budget import Footprint
+from dd_core import networks, training
 from dd_core.distilled import Recipe, Size
 from dd_core.images import PIXEL_BYTES, InputForm, channel_stats, pixel_batch
 from dd_core.methods import method
+from dd_core.methods.trajectory_matching import matching
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
+from dd_core.system import footprint
+from dd_core.system.budget import Footprint
 from dd_core.testing import blobs
+from dd_core.training import estimates
 
 CPU = torch.device("cpu")
 
@@ -117,7 +120,7 @@ def test_a_pass_over_a_source_holds_few_decoded_images():
 
 
 def test_what_is_short_is_said_with_the_setting_that_helps(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("dd_core.device.free_memory_bytes", lambda device: 6_000_000_000)
+    monkeypatch.setattr("dd_core.system.device.free_memory_bytes", lambda device: 6_000_000_000)
     assert footprint.shortage(Footprint(3_750_000_000, ("batch_real",)), CPU) is None  # 1.6 times are just free
     assert footprint.shortage(Footprint(6_000_000_000, ("batch_real",)), torch.device("cuda")) is None
     assert footprint.shortage(Footprint(7_125_000_000, ("batch_real",)), CPU) == (
@@ -155,7 +158,7 @@ def test_a_run_that_will_be_short_of_memory_says_so_and_runs(
             said.append(text)
 
     for free in (10**12, 1000):
-        monkeypatch.setattr("dd_core.device.free_memory_bytes", lambda device, free=free: free)
+        monkeypatch.setattr("dd_core.system.device.free_memory_bytes", lambda device, free=free: free)
         distill(config, blobs(), Size(ipc=1), options=RunOptions(device="cpu", reporter=Notes()))
     (line,) = [text for text in said if text.startswith("warning: about")]
     assert line.endswith(f"of memory will be needed, and 0.0 GB are free; a smaller {setting} needs less")

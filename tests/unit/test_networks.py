@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from dd_core import network_names, networks
+from dd_core import networks
 from dd_core.errors import UserError
 from dd_core.images import LabelledImages
+from dd_core.networks import names as network_names
 
 
 def build(name: str, *, in_channels: int = 3, classes: int = 4, side: int = 32, seed: int = 0, step: int = 0):
@@ -32,7 +33,7 @@ def test_a_convnets_tokens_come_in_any_order():
     assert network_names.parse_convnet("convnet-3") == network_names.ConvNetSpec(3, 128, "instance", "relu", "avg")
 
 
-@pytest.mark.parametrize("name", [name for name, _ in networks.available() if "NAME" not in name])
+@pytest.mark.parametrize("name", [name for name, _ in network_names.available() if "NAME" not in name])
 def test_every_listed_name_can_be_built(name: str):
     assert build(name)(torch.randn(2, 3, 32, 32)).shape == (2, 4)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from dd_core.datasets import load
-from dd_core.device import resolve
 from dd_core.distilled import DistilledSet, Size
 from dd_core.images import LabelledImages
 from dd_core.methods import method
 from dd_core.methods.optimized import Search
 from dd_core.streams import Streams
+from dd_core.system.device import resolve
 from dd_core.training import accuracy, fit, training_data
 
 RECIPE = {"network": "convnet-1-w8-nonorm", "epochs": 10, "learning_rate": 0.05}

@@ -10,10 +10,10 @@ import torch
 
 from dd_apps import scenario
 from dd_apps.distillation import DistillScenario
-from dd_core.experts import Experts
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method, method
-from dd_core.methods.trajectory_matching import TrajectoryMatching
+from dd_core.methods.trajectory_matching.config import TrajectoryMatching
+from dd_core.methods.trajectory_matching.experts import Experts
 from dd_core.zca import WhiteningOf
 
 

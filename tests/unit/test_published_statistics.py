@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dd_core.evaluation.protocols import CHALLENGE, IMAGENET
 from dd_core.exchange import STATISTICS, pixels_like
-from dd_core.experts import form_of
 from dd_core.images import LabelledImages
-from dd_core.protocols import CHALLENGE, IMAGENET
+from dd_core.methods.trajectory_matching.experts import form_of
 
 # MTT (utils.py) and DC, DM and DSA for CIFAR-10; MTT takes them for CIFAR-100 too, as SRe2L does
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

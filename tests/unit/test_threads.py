@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from dd_core import parallel
 from dd_core.errors import UserError
+from dd_core.system import parallel
 
 # what a run, a pre-training, an expert and k-means compute with
 SCRIPT = """
@@ -22,7 +22,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info
 from dd_core import Size, artefacts, distill, method, parallel, selection
 from dd_core.images import LabelledImages
-from dd_core.parallel import Workers
+from dd_core.system.parallel import Workers
 from dd_core.runner import RunOptions, Silent
 from dd_core.streams import generator
 from dd_core.testing import blobs

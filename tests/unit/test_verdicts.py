@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dd_core.verdicts import LEVEL, Verdict, new_draw, paired
+from dd_core.evaluation.verdicts import LEVEL, Verdict, new_draw, paired
 
 OURS, THEIRS = [0.926, 0.921, 0.903], [0.883, 0.893, 0.890]
 

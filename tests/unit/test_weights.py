@@ -15,12 +15,12 @@ from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, Weights
 from dd_core.errors import Diverged, OutOfResources, UserError
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
-from dd_core.parallel import Workers
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
+from dd_core.system.parallel import Workers
 from dd_core.testing import blobs
 from dd_core.training import accuracy, load_weights, train
-from dd_core.weights import identity_of, of_recipe, spec_of, weights_digest
+from dd_core.training.starts import identity_of, of_recipe, spec_of, weights_digest
 
 CPU = torch.device("cpu")
 NETWORK = "convnet-1-w8-nonorm"

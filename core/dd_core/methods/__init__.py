@@ -13,17 +13,17 @@ from dd_core.errors import UserError, unknown_name
 
 METHODS = {
     "average": "dd_core.methods.average:Average",
-    "datm": "dd_core.methods.trajectory_matching:DifficultyAligned",
+    "datm": "dd_core.methods.trajectory_matching.config:DifficultyAligned",
     "dataset-distillation": "dd_core.methods.dataset_distillation:DatasetDistillation",
     "dm": "dd_core.methods.dm:DistributionMatching",
-    "ftd": "dd_core.methods.trajectory_matching:FlatTrajectoryMatching",
+    "ftd": "dd_core.methods.trajectory_matching.config:FlatTrajectoryMatching",
     "herding": "dd_core.methods.herding:Herding",
     "k-means": "dd_core.methods.k_means:KMeans",
-    "m-datm": "dd_core.methods.trajectory_matching:HardLabelled",
-    "mtt": "dd_core.methods.trajectory_matching:TrajectoryMatching",
+    "m-datm": "dd_core.methods.trajectory_matching.config:HardLabelled",
+    "mtt": "dd_core.methods.trajectory_matching.config:TrajectoryMatching",
     "optimized": "dd_core.methods.optimized:Optimized",
     "random": "dd_core.methods.random:Random",
-    "tesla": "dd_core.methods.trajectory_matching:Tesla",
+    "tesla": "dd_core.methods.trajectory_matching.config:Tesla",
 }
 
 

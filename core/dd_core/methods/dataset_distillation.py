@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from dd_core.budget import BATCH_BYTES, BatchBytes, Footprint
 from dd_core.distilled import (
     DISTRIBUTIONS,
     DistilledSet,
@@ -40,6 +39,7 @@ from dd_core.distilled import (
 )
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, require_finite, unknown_name
+from dd_core.system.budget import BATCH_BYTES, BatchBytes, Footprint
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +118,7 @@ class DatasetDistillation(MethodConfig):
         """The pool that theta_0 comes from; None where it is drawn anew all the time."""
         if self.start == "random":
             return None
-        from dd_core.weights import pretrained_on
+        from dd_core.training.starts import pretrained_on
 
         how = self.pretraining if self.pretraining.source else pretrained_on(source, self.pretraining)
         return Weights(
@@ -130,7 +130,7 @@ class DatasetDistillation(MethodConfig):
 
     def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
         """The starting weights, unless they are drawn anew all the time."""
-        from dd_core.weights import spec_of
+        from dd_core.training.starts import spec_of
 
         weights = self.starting_weights(source)
         return () if weights is None else (spec_of(self.recipe, source.image_shape, len(source.classes), weights),)
@@ -139,7 +139,7 @@ class DatasetDistillation(MethodConfig):
         """The same, adapting networks that are pre-trained on `other`; raises `UserError` where `start` has none."""
         if not self.start.endswith("pretrained"):
             raise UserError(f"start '{self.start}' pre-trains no networks; random-pretrained and fixed-pretrained do")
-        from dd_core.weights import pretrained_on
+        from dd_core.training.starts import pretrained_on
 
         return self.model_copy(update={"pretraining": pretrained_on(other, self.pretraining)})
 
@@ -173,7 +173,7 @@ class DatasetDistillation(MethodConfig):
 
         Both are held together: the outer loss is computed from the inner loop's last weights, whose graph waits for it.
         """
-        from dd_core.estimates import unrolled_bytes
+        from dd_core.training.estimates import unrolled_bytes
 
         classes, images = len(source.classes), sum(size.per_class(len(source.classes))) // self.blocks
         steps = self.window if self.gradient == "truncated" else None
@@ -194,14 +194,14 @@ class DatasetDistillation(MethodConfig):
 
     def real_at_once(self, source: Source, device: torch.device) -> int:
         """Real images that go through the network together in the outer loss."""
-        from dd_core.footprint import images_at_once
+        from dd_core.system.footprint import images_at_once
 
         most = min(self.batch_real, len(source))
         return images_at_once(self.image_bytes(source, device), budget=self.batch_bytes, most=most)
 
     def image_bytes(self, source: Source, device: torch.device) -> int:
         """Bytes that a real image takes in the outer loss."""
-        from dd_core import estimates
+        from dd_core.training import estimates
 
         plain = self.recipe.model_copy(update={"augmentation": "none"})
         return estimates.image_bytes(plain, source.image_shape, len(source.classes), device)
@@ -421,7 +421,7 @@ class Unrolling:
         """Where networks start that train on the set, as fields of its recipe."""
         if self.pool is None:
             return {}
-        from dd_core.weights import identity_of
+        from dd_core.training.starts import identity_of
 
         where = "pretrained" if self.config.start == "random-pretrained" else identity_of(self.pool)
         return {"initialisation": where, "weights": self.config.starting_weights(self.source)}

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from dd_core.augment_names import Strategy, parse_strategy, resolve_strategy
-from dd_core.budget import BATCH_BYTES, BatchBytes, Footprint
+from dd_core.augment.names import Strategy, parse_strategy, resolve_strategy
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, require_finite
+from dd_core.system.budget import BATCH_BYTES, BatchBytes, Footprint
 
 if TYPE_CHECKING:
     import torch
@@ -112,8 +112,8 @@ class DistributionMatching(MethodConfig):
     def plan(self, source: Source, counts: Sequence[int], device: torch.device) -> Plan:
         """How many images may go through the network together: as `batch_bytes` says, or a whole class."""
         from dd_core import networks
-        from dd_core.footprint import images_at_once
         from dd_core.selection import members_of
+        from dd_core.system.footprint import images_at_once
 
         real = max(len(members) for members in members_of(source, counts))
         largest = Images(min(self.batch_real, real), max(counts))
@@ -272,8 +272,8 @@ def _bytes_an_image(config: DistributionMatching, source: Source, device: torch.
     import torch
 
     from dd_core import augment, networks
-    from dd_core.footprint import bytes_an_image
     from dd_core.streams import generator
+    from dd_core.system.footprint import bytes_an_image
 
     network = networks.for_source(config.recipe.network, source, seed=0).to(device).requires_grad_(False)
     kinds = parse_strategy(resolve_strategy(config.augmentation, source.name)) or ("none",)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dd_core.budget import Footprint
 from dd_core.distiller import SelectionMethod
+from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +54,8 @@ class Herding(SelectionMethod):
         import torch
 
         from dd_core import networks
-        from dd_core.footprint import prediction_batch
         from dd_core.images import channel_stats, normalise
+        from dd_core.system.footprint import prediction_batch
 
         if self.features == "pixels":
             return lambda rows: source.take(rows).flatten(1).float().div_(255)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
-from dd_core.budget import Footprint
 from dd_core.distiller import SelectionMethod
+from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from dd_core.budget import Footprint
 from dd_core.distilled import DistilledSet, Recipe, Size
 from dd_core.distiller import MethodConfig
+from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class Optimized(MethodConfig):
         """The networks that score a set, where the recipe's are pre-trained or one particular network."""
         if self.recipe.weights is None:
             return ()
-        from dd_core.weights import spec_of
+        from dd_core.training.starts import spec_of
 
         count = 1 if self.recipe.for_one_network else self.networks
         weights = self.recipe.weights.model_copy(update={"count": count})
@@ -55,7 +55,7 @@ class Optimized(MethodConfig):
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
         """A network that trains on a draw, or is scored, beside the draw and the real images that score it."""
-        from dd_core import estimates
+        from dd_core.training import estimates
 
         counts, real = size.per_class(len(source.classes)), min(self.batch_real, len(source))
         need = estimates.evaluation(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dd_core import datasets
 from dd_core.images import Source
-from dd_core.parallel import Workers
+from dd_core.system.parallel import Workers
 
 ONE = Workers(count=1)
 

@@ -10,7 +10,7 @@ import pytest
 from image_trees import encoded, picture
 from PIL import Image
 
-from dd_core.decoding import Unreadable, decode, examine
+from dd_core.datasets.decoding import Unreadable, decode, examine
 
 
 def test_the_centre_of_the_shorter_side_is_kept(root: Path) -> None:

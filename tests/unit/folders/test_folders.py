@@ -11,10 +11,10 @@ import pytest
 import torch
 from image_trees import load, picture, pixels, png, put, put_classes
 
-from dd_core.decoding import ImageFile
+from dd_core.datasets.decoding import ImageFile
+from dd_core.datasets.streaming import StreamedFolder
 from dd_core.errors import UserError
 from dd_core.images import LabelledImages, Source, require_labels
-from dd_core.streaming import StreamedFolder
 
 # --- sizes and modes -----------------------------------------------------------------------------------------
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from image_trees import ONE, load, picture, pixels, put, put_classes, spoil
 
-from dd_core import artefacts, decoding, folders
+from dd_core import artefacts
+from dd_core.datasets import decoding, folders
+from dd_core.datasets.streaming import StreamedFolder
 from dd_core.errors import UserError
-from dd_core.parallel import Engine, Workers
-from dd_core.streaming import StreamedFolder
+from dd_core.system.parallel import Engine, Workers
 
 HELD_OUT = "2 of 10 images, a fifth of each class, are held out as the test split"
 
@@ -195,7 +196,7 @@ def test_a_cluster_is_not_asked_for_files_of_this_machine(
 
 def test_workers_do_not_import_torch() -> None:
     """It takes seconds, and decoding needs none of it."""
-    code = "import sys, dd_core.folders, dd_core.datasets; sys.exit('torch' in sys.modules)"
+    code = "import sys, dd_core.datasets.folders, dd_core.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -12,7 +12,7 @@ from image_trees import encoded, picture
 from PIL import Image
 from raw_images import Tag, chunk, exif, jpeg_with, tiff
 
-from dd_core.decoding import Unreadable, decode, examine
+from dd_core.datasets.decoding import Unreadable, decode, examine
 
 # what is seen of stored pixels (h, w, c), for the values of the tag as Exif 2.32 defines them
 SEEN: dict[int, Callable[[np.ndarray], np.ndarray]] = {

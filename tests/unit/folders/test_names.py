@@ -10,8 +10,8 @@ import pytest
 import torch
 from image_trees import encoded, load, picture, pixels, png, put, put_classes
 
+from dd_core.datasets.folder_names import SUFFIXES, counted, is_image
 from dd_core.errors import UserError
-from dd_core.folder_names import SUFFIXES, counted, is_image
 from dd_core.images import require_labels
 
 

@@ -13,7 +13,7 @@ from image_trees import encoded, picture
 from PIL import Image
 from raw_images import chunk, png_file, tiff
 
-from dd_core.decoding import Unreadable, decode, examine
+from dd_core.datasets.decoding import Unreadable, decode, examine
 
 WIDE = np.array([[0, 1, 128, 129, 257], [4095, 32896, 65279, 65534, 65535]], dtype=np.uint16)
 TWELVE = np.array([[0, 7, 8, 9, 16], [2047, 2048, 4079, 4094, 4095]], dtype=np.uint16)

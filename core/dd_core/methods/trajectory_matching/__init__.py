@@ -1,0 +1,1 @@
+"""Matching training trajectories: `mtt`, `ftd`, `datm`, `m-datm`, `tesla`."""

@@ -1,0 +1,310 @@
+"""`mtt`, `ftd`, `datm`, `m-datm`, `tesla`: matching training trajectories (Cazenavette et al. 2022).
+
+Experts were trained on the real images, and their weights are known after every epoch. A student starts where an expert
+was, learns from the synthetic images for N steps, and should come to where the expert was M epochs later (equation 2):
+
+    theta_0 = expert_t,   theta_{i+1} = theta_i - alpha grad l(A(x), theta_i),   i = 0 .. N-1
+
+    minimise over x and alpha:   || theta_N - expert_{t+M} ||^2 / || expert_t - expert_{t+M} ||^2
+
+The start t is uniform in [T-, T+), A is the augmentation (DSA), drawn anew at every inner step, and alpha, the
+student's learning rate, is what networks are to be trained with on the set. The other methods are other defaults:
+
+- `ftd` (Du et al. 2023): flat experts, and an average of the pixels over the outer iterations;
+- `datm` (Guo et al. 2024): flat experts; t from [T-, T), where T grows from T_0 to T+; images that an expert gets right
+  to start from; soft labels, the experts' mean logits at first, that are learned too; no step where the loss is high;
+- `m-datm` (the ECCV-2024 challenge's winner, arXiv 2410.13311): `datm` for an evaluator that makes up the labels itself
+  and has a rate of its own: hard labels, alpha as it is, and a narrow range of easy epochs;
+- `tesla` (Cui et al. 2023): an approximate gradient, in memory that does not grow with N.
+
+This file says what can be set; `trajectories` is the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from dd_core.augment.names import Strategy, resolve_strategy
+from dd_core.distilled import DISTRIBUTIONS, Recipe, Size
+from dd_core.distiller import MethodConfig
+from dd_core.errors import UserError
+from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
+from dd_core.system.budget import Footprint
+
+if TYPE_CHECKING:
+    import torch
+
+    from dd_core.artefacts import Artefact, ArtefactSpec
+    from dd_core.images import Source
+    from dd_core.methods.trajectory_matching.trajectories import Matching
+    from dd_core.streams import Streams
+
+
+class TrajectoryMatching(MethodConfig):
+    """Hyper-parameters of matching training trajectories; experts and students are the recipe's network."""
+
+    name: ClassVar[str] = "mtt"
+
+    steps: int = Field(default=300, ge=0, description="outer iterations (paper: 5000; DATM 10000)")
+    syn_steps: int = Field(default=20, ge=1, description="inner steps of a student (N)")
+    expert_epochs: int = Field(default=2, ge=1, description="epochs of an expert that they are to make up for (M)")
+    first_epoch: int = Field(default=0, ge=0, description="first epoch that a student starts from (T-)")
+    last_epoch: int = Field(
+        default=10, ge=1, description="end of the epochs that a student starts from (T+), not among them"
+    )
+    range_start: int | None = Field(
+        default=None, ge=1, description="that end at first, which then grows to last_epoch (T_0); none: no growth"
+    )
+    range_growth: int = Field(default=100, ge=1, description="outer iterations until it has grown")
+    range_below: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="it grows by an epoch whenever the mean loss of late (1 at first) falls below this, not by "
+        "iterations",
+    )
+    threshold: float | None = Field(
+        default=None, gt=0, description="loss above which no step is taken (DATM: 1); none: all are"
+    )
+    initial: Literal["random", "right"] = Field(
+        default="random", description="real images to start from: random ones, or such as an expert gets right"
+    )
+    soft_labels: bool = Field(
+        default=False, description="learn soft labels too, from the mean logits of the experts that are right"
+    )
+    lr_label: float = Field(default=0.5, ge=0, description="SGD's rate for the soft labels' logits (lr_y)")
+    batch_syn: int | None = Field(default=None, ge=1, description="synthetic images in an inner step; none: all")
+    lr_img: float = Field(default=100.0, gt=0, description="SGD's rate for the pixels")
+    lr_lr: float = Field(default=1e-7, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it")
+    momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of both")
+    ema: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="decay of the average of the pixels that the set is made of; none: the last",
+    )
+    lr_student: float = Field(default=0.005, gt=0, description="initial learning rate of a student (alpha)")
+    zca: bool = Field(
+        default=False, description="whiten the pixels (ZCA fitted on the real images), for experts, students and set"
+    )
+    statistics: Literal["data", "imagenet"] = Field(
+        default="data", description="mean and std that pixels are normalised with, unless they are whitened"
+    )
+    augmentation: Strategy = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
+    gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
+        default="auto", description="how to differentiate through the steps, see `unroll`; auto: full while it fits"
+    )
+    window: int | None = Field(default=None, ge=1, description="last steps that 'truncated' looks at")
+    cosine_every: int = Field(
+        default=0,
+        ge=0,
+        description="outer iterations between logs of the cosine of the pixels' gradient to the exact one; 0: none",
+    )
+    also: Literal["features", "gradients"] | None = Field(
+        default=None,
+        description="a distance of synthetic to real images that is added, at the weights where the student starts: of "
+        "the classes' mean features (DM), or of their gradients (DC)",
+    )
+    also_weight: float = Field(default=0.1, gt=0, description="weight of that distance")
+    batch_real: int = Field(default=64, ge=1, description="real images of each class in that distance")
+    experts: int = Field(default=10, ge=1, description="experts (paper: 100)")
+    experts_seed: int = Field(default=0, ge=0, description="seed of the experts")
+    keep: Literal["matched", "all"] = Field(
+        default="matched",
+        description="epochs of the experts that are kept: what is matched, or all of them, which other ranges share",
+    )
+    training: Training = Field(default=Training(augmentation="auto"), description="how experts are trained")
+    recipe: Recipe = Field(
+        default=Recipe(epochs=1001, augmentation="auto"),
+        description="how to train on the set, but for the learned rate, and the network",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrajectoryMatching:
+        if self.recipe.initialisation not in DISTRIBUTIONS:
+            raise ValueError(f"recipe.initialisation: {' or '.join(map(repr, DISTRIBUTIONS))}")
+        start = self.last_epoch if self.range_start is None else self.range_start
+        if not self.first_epoch < start <= self.last_epoch:
+            what = "" if self.range_start is None else f", range_start {start}"
+            raise ValueError(
+                f"students start from no epoch: first_epoch {self.first_epoch}{what}, last_epoch {self.last_epoch}"
+            )
+        if self.zca and self.statistics != "data":
+            raise ValueError(f"statistics '{self.statistics}' normalise pixels, and zca whitens them instead")
+        if self.range_below is not None and self.range_start is None:
+            raise ValueError("range_below says when the range grows, and needs a range_start to grow from")
+        if self.matched > self.training.epochs:
+            raise ValueError(
+                f"last_epoch {self.last_epoch} and expert_epochs {self.expert_epochs} need experts of "
+                f"{self.matched} epochs; training.epochs is {self.training.epochs}"
+            )
+        if self.gradient == "truncated" and (self.window is None or self.window > self.syn_steps):
+            raise ValueError(f"gradient 'truncated' needs a window from 1 to {self.syn_steps} steps, not {self.window}")
+        return self
+
+    @property
+    def matched(self) -> int:
+        """The last epoch of an expert that a student is compared with."""
+        return self.last_epoch - 1 + self.expert_epochs
+
+    def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
+        """The whitening, and the experts: epochs that are matched, and the last one where it is asked about images."""
+        from dd_core import zca
+        from dd_core.methods.trajectory_matching.experts import Experts
+
+        asked, whole = self.soft_labels or self.initial == "right", self.keep == "all"
+        # experts whose last epochs nobody looks at are the same for any number of them
+        epochs = self.training.epochs if asked or whole or self.training.decay else self.matched
+        strategy = resolve_strategy(self.training.augmentation, source.name)
+        whitening = (zca.spec_of(source),) if self.zca else ()
+        return (
+            *whitening,
+            Experts(
+                source=source.fingerprint(),
+                network=self.recipe.network,
+                initialisation=self.recipe.initialisation,
+                image_shape=source.image_shape,
+                classes=len(source.classes),
+                count=self.experts,
+                seed=self.experts_seed,
+                zca=self.zca,
+                statistics=self.statistics,
+                training=self.training.model_copy(update={"epochs": epochs, "augmentation": strategy}),
+                first=0 if whole else self.first_epoch,
+                last=epochs if whole else self.matched,
+                final=asked or whole,
+            ),
+        )
+
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """An expert's step of training, or a student's steps with their gradient."""
+        from dd_core.training.estimates import training_bytes, unrolled_bytes
+
+        shape, classes = source.image_shape, len(source.classes)
+        how, images = self.training, sum(size.per_class(classes))
+        strategy = resolve_strategy(how.augmentation, source.name)
+        recipe = self.recipe.model_copy(update={"batch_size": how.batch_size, "augmentation": strategy})
+        expert = training_bytes(recipe, shape, classes, len(source), device)
+        student = unrolled_bytes(
+            recipe.model_copy(update={"augmentation": resolve_strategy(self.augmentation, source.name)}),
+            shape,
+            classes,
+            images=min(self.batch_syn or images, images),
+            steps=(self.window if self.gradient == "truncated" else None) or self.syn_steps,
+            mode="adjoint" if self.gradient == "auto" else self.gradient,
+            device=device,
+        )
+        setting = "training.batch_size" if expert > student else "batch_syn"
+        return Footprint(max(expert, student) + 16 * images * prod(shape), (setting,))
+
+    def check(self, source: Source, size: Size) -> None:
+        """Raise `UserError` before experts are trained for nothing.
+
+        Where a class has too few images to start from, for images too large to be whitened, and for a network whose
+        outputs depend on more than its arguments.
+        """
+        from dd_core import zca
+        from dd_core.selection import members_of
+        from dd_core.training import require_pure
+
+        members_of(source, size.per_class(len(source.classes)))
+        require_pure(self.recipe, source.image_shape, len(source.classes), method=self.name)
+        if self.zca:
+            zca.check_source(source)
+        elif self.statistics == "imagenet" and source.image_shape[0] != 3:
+            raise UserError(f"statistics 'imagenet' are of 3 channels, and {source.name} has {source.image_shape[0]}")
+
+    def build(
+        self,
+        *,
+        source: Source,
+        size: Size,
+        artefacts: Mapping[str, Artefact],
+        streams: Streams,
+        device: torch.device,
+    ) -> Matching:
+        """Start from real images; raises what `check` raises."""
+        from dd_core.methods.trajectory_matching.experts import form_of
+        from dd_core.methods.trajectory_matching.trajectories import Matching
+
+        self.check(source, size)
+        *whitening, experts = (artefacts[spec.digest()] for spec in self.needs(source))
+        form = form_of(source, self.statistics, *whitening)
+        return Matching(self, source, size=size, form=form, experts=experts, streams=streams, device=device)
+
+
+FLAT = Training(augmentation="auto", sharpness=Sharpness())
+
+
+class FlatTrajectoryMatching(TrajectoryMatching):
+    """Hyper-parameters of FTD: trajectory matching along flat experts, with averaged pixels."""
+
+    name: ClassVar[str] = "ftd"
+
+    ema: float | None = Field(
+        default=0.98,
+        ge=0,
+        lt=1,
+        description="decay of the average of the pixels that the set is made of (paper: 0.999 to 0.9999, 5000 steps)",
+    )
+    training: Training = Field(default=FLAT, description="how experts are trained: by GSAM")
+
+
+class DifficultyAligned(TrajectoryMatching):
+    """Hyper-parameters of DATM: epochs as difficult as the size of the set wants, and soft labels."""
+
+    name: ClassVar[str] = "datm"
+
+    range_start: int | None = Field(
+        default=5,
+        ge=1,
+        description="end of the epochs that a student starts from at first (T_0), which grows to last_epoch",
+    )
+    threshold: float | None = Field(default=1.0, gt=0, description="loss above which no step is taken; none: all are")
+    initial: Literal["random", "right"] = Field(
+        default="right", description="real images to start from: random ones, or such as an expert gets right"
+    )
+    soft_labels: bool = Field(
+        default=True, description="learn soft labels too, from the mean logits of the experts that are right"
+    )
+    training: Training = Field(
+        default=FLAT.model_copy(update={"epochs": 20}),
+        description="how experts are trained: by GSAM; the last epoch says which images are right, and soft labels",
+    )
+
+
+class HardLabelled(DifficultyAligned):
+    """Hyper-parameters of M-DATM: DATM for an evaluator with hard labels, class by class, and a rate of its own."""
+
+    name: ClassVar[str] = "m-datm"
+
+    syn_steps: int = Field(default=5, ge=1, description="inner steps of a student (N)")
+    last_epoch: int = Field(
+        default=5, ge=1, description="end of the epochs that a student starts from (T+), not among them; a narrow range"
+    )
+    range_start: int | None = Field(
+        default=None, ge=1, description="that end at first, which then grows to last_epoch (T_0); none: no growth"
+    )
+    soft_labels: bool = Field(
+        default=False, description="learn soft labels too, which the challenge's evaluator would not get to see"
+    )
+    lr_lr: float = Field(
+        default=0.0, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it, at the evaluator's"
+    )
+    lr_student: float = Field(
+        default=0.01, gt=0, description="learning rate of a student (alpha); the challenge's evaluator has 0.01"
+    )
+
+
+class Tesla(TrajectoryMatching):
+    """Hyper-parameters of TESLA: trajectory matching by its approximate gradient (see `unroll`)."""
+
+    name: ClassVar[str] = "tesla"
+
+    gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
+        default="tesla", description="how to differentiate through the steps, see `unroll`"
+    )

@@ -1,0 +1,290 @@
+"""Expert trajectories as artefacts: the weights of networks trained on real images, after each epoch.
+
+    theta_{t+1} = an epoch of SGD on the real images under DSA, from theta_t       t = 0 .. epochs-1
+
+Plain SGD makes the experts of MTT (Cazenavette et al. 2022, section 3.1). With `sharpness` every step is that of
+GSAM (Zhuang et al. 2022) with the adaptive neighbourhood of ASAM (Kwon et al. 2021), as FTD (Du et al. 2023) and DATM
+(Guo et al. 2024) train theirs: flat trajectories, along which errors accumulate less.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dd_core import augment, training, zca
+from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
+from dd_core.config import digest, plain
+from dd_core.distilled import Recipe
+from dd_core.errors import UserError, require_finite
+from dd_core.evaluation.protocols import IMAGENET
+from dd_core.images import InputForm, Source, require_labels
+from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
+from dd_core.streams import Streams
+from dd_core.system import device as devices
+from dd_core.system.parallel import computing
+
+SAVE_SECONDS = 30.0  # between two records of an expert under way
+HELD_SHARE = 0.25  # of the memory that is free, for trajectories that are kept there while they are matched
+SAVING_SHARE = 0.05  # of the time, at most, for records of an expert under way
+
+
+Gradients = tuple[Tensor, ...]
+
+
+class Experts(ArtefactSpec):
+    """`count` experts for images (C, H, W); expert i is the same among any number of them."""
+
+    kind: ClassVar[str] = "experts"
+
+    source: str = Field(description="fingerprint of the real images")
+    network: str
+    initialisation: str = Field(default="default", description="what the first weights are drawn from")
+    image_shape: tuple[int, int, int]
+    classes: int
+    count: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+    zca: bool = Field(default=False, description="whether images are whitened")
+    statistics: Literal["data", "imagenet"] = Field(default="data", description="mean and std of the normalisation")
+    training: Training
+    first: int = Field(default=0, ge=0, description="first epoch whose weights are kept; 0 is the initial weights")
+    last: int | None = Field(default=None, ge=0, description="last epoch that is kept; none: that of the training")
+    final: bool = Field(default=False, description="train on to the last epoch, and keep its weights too")
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Experts:
+        if not self.first <= self.kept_to <= self.training.epochs:
+            raise ValueError(
+                f"epochs {self.first} to {self.kept_to} are not within the {self.training.epochs} of an expert"
+            )
+        return self
+
+    @property
+    def kept_to(self) -> int:
+        """The last epoch of the range."""
+        return self.training.epochs if self.last is None else self.last
+
+    @property
+    def end(self) -> int:
+        """The epoch where training ends."""
+        return self.training.epochs if self.final else self.kept_to
+
+    def keeps(self, epoch: int) -> bool:
+        """Whether the weights after `epoch` epochs are kept."""
+        return self.first <= epoch <= self.kept_to or epoch == self.end
+
+    def digest(self) -> str:
+        """sha256 of all that determines expert i."""
+        return digest({"kind": self.kind, "spec": {**plain(self), "count": None}})
+
+    def parts(self) -> int:
+        """One expert a part."""
+        return self.count
+
+    def wanted(self, resources: Any) -> Any:
+        """The images of the fingerprint; raises `UserError` where they are not at hand."""
+        found = resources.sources.get(self.source) if isinstance(resources, Resources) else None
+        if found is None:
+            raise UserError(
+                f"experts are to be trained on images with the fingerprint {self.source[:12]}..., not at hand"
+            )
+        return Resources({self.source: found}, resources.device)
+
+    def nbytes(self) -> int:
+        """Bytes that the kept weights of all experts take on disk."""
+        kept = sum(self.keeps(epoch) for epoch in range(self.end + 1))
+        return self.count * kept * self.weights() * (4 if self.training.dtype == "float32" else 2)
+
+    def cost(self, resources: Any, parts: int) -> str:
+        """What so many experts take on disk, and of time, going by a few steps of one."""
+        source, device = resources.sources[self.source], devices.resolve(resources.device)
+        with computing(1):
+            expert = _Expert(self, source, Streams(self.seed).child("cost"), device)
+            each = expert.seconds_a_step()
+        steps = self.end * math.ceil(len(source) / self.training.batch_size)
+        minutes = max(1, round(parts * steps * each / 60))
+        return (
+            f"{self.end} epochs each, {parts * self.nbytes() / self.count / 1e6:,.0f} MB on disk, about {minutes:,} "
+            f"minute{'s' if minutes > 1 else ''} in one process"
+        )
+
+    def outcome(self, made: Artefact) -> str:
+        """How far the first expert learned by the end of the range: students can learn no more from it."""
+        losses = made.part(0)[1]["losses"][: self.kept_to]
+        return (
+            f"the first one's mean loss: {losses[0]:.2f} in epoch 1, {losses[-1]:.2f} in epoch {len(losses)}, the last "
+            f"of the range (chance: {math.log(self.classes):.2f})"
+        )
+
+    def weights(self) -> int:
+        """How many weights an expert has (P)."""
+        recipe = Recipe(network=self.network)
+        model = training.initialised(recipe, self.image_shape, self.classes, streams=Streams(0))
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
+        """Train expert `index` in one thread, and keep its flat weights (epochs, P); goes on after a kill."""
+        device = devices.resolve(resources.device)
+        with computing(1):
+            expert = _Expert(self, resources.sources[self.source], Streams(self.seed).child("expert", index), device)
+            expert.load_state_dict(progress.load())
+            saved, wait = time.monotonic(), SAVE_SECONDS
+            while expert.epoch < self.end:
+                expert.train_epoch()
+                if (begun := time.monotonic()) - saved >= wait:
+                    progress.save(expert.state_dict())
+                    saved = time.monotonic()
+                    wait = max(SAVE_SECONDS, (saved - begun) / SAVING_SHARE)
+        return {"t0": np.stack(expert.kept)}, {"losses": expert.losses, "dtype": self.training.dtype}
+
+
+def trajectory(experts: Artefact, index: int) -> Float[Tensor, "epochs P"]:
+    """The kept weights of expert `index`, flat, in the order of `network.parameters()`; the last epoch's at the end."""
+    tensors, facts = experts.part(index)
+    return _unpacked(tensors["t0"], facts["dtype"])
+
+
+def held(experts: Artefact) -> Callable[[int], Float[Tensor, "epochs P"]]:
+    """`trajectory` of these experts, of which as many are kept in memory as fit into a share of it."""
+    fit = int(HELD_SHARE * devices.free_memory_bytes(torch.device("cpu"))) // trajectory(experts, 0).nbytes
+    return lru_cache(maxsize=max(1, fit))(lambda index: trajectory(experts, index))
+
+
+def form_of(source: Source, statistics: str, whitening: Artefact | None = None) -> InputForm:
+    """How experts, students and their set see images: whitened, else normalised with `statistics`."""
+    if whitening is not None:
+        return InputForm.of(source, zca.whitening_in(whitening))
+    return InputForm(*IMAGENET) if statistics == "imagenet" else InputForm.of(source)
+
+
+class _Expert:
+    """One expert under way."""
+
+    def __init__(self, spec: Experts, source: Source, streams: Streams, device: torch.device) -> None:
+        if source.image_shape != spec.image_shape or len(source.classes) != spec.classes:
+            raise UserError(f"experts are for other images than those of {source.name}")
+        self.spec, self.how, self.source, self.streams, self.device = spec, spec.training, source, streams, device
+        self.labels = require_labels(source).to(device)
+        self.form = InputForm.of(source, zca.of(source)) if spec.zca else form_of(source, spec.statistics)
+        recipe = Recipe(network=spec.network, initialisation=spec.initialisation)
+        self.model = training.initialised(recipe, spec.image_shape, spec.classes, streams=streams).to(device).train()
+        how = self.how
+        self.optimiser = torch.optim.SGD(
+            self.model.parameters(), lr=how.learning_rate, momentum=how.momentum, weight_decay=how.weight_decay
+        )
+        self.epoch, self.losses, self.kept = 0, list[float](), list[np.ndarray]()
+        self._keep()
+
+    def train_epoch(self) -> None:
+        """One pass over the real images."""
+        how, total = self.how, torch.zeros((), device=self.device)
+        late = how.decay and self.epoch > how.epochs // 2
+        self.optimiser.param_groups[0]["lr"] = how.learning_rate * (0.1 if late else 1.0)
+        order = torch.randperm(len(self.source), generator=self.streams.generator("order", self.epoch))
+        transforms = self.streams.generator("augmentation", self.epoch)
+        with self.streams.seeded("training", self.epoch):
+            for rows in order.split(how.batch_size):
+                total += self._step(rows, transforms) * len(rows)
+        loss = total.item() / len(self.source)
+        require_finite(**{"loss of an expert": loss})
+        self.losses.append(loss)
+        self.epoch += 1
+        self._keep()
+
+    def seconds_a_step(self, steps: int = 3) -> float:
+        """How long a step takes, by `steps` of them after one more; the weights move."""
+        rows = torch.arange(min(self.how.batch_size, len(self.source)))
+        transforms, times = self.streams.generator("augmentation"), list[float]()
+        for _ in range(steps + 1):
+            begun = time.monotonic()
+            self._step(rows, transforms).item()
+            times.append(time.monotonic() - begun)
+        return sum(times[1:]) / steps
+
+    def _step(self, rows: Tensor, transforms: torch.Generator) -> Tensor:
+        """One step of SGD on a mini-batch; the loss before it."""
+        images = self.form(self.source.take(rows).to(self.device))
+        images = augment.dsa(images, self.how.augmentation, generator=transforms)
+        labels = self.labels[rows.to(self.device)]
+        parameters = dict(self.model.named_parameters())
+
+        def loss_at(theta: Gradients) -> Tensor:
+            values = dict(zip(parameters, theta, strict=True))
+            return F.cross_entropy(functional_call(self.model, values, (images,)), labels)
+
+        theta = tuple(parameters.values())
+        loss, gradients = flat_gradient(loss_at, theta, self.how.sharpness)
+        for parameter, gradient in zip(theta, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimiser.step()
+        return loss
+
+    def _keep(self) -> None:
+        if self.spec.keeps(self.epoch):
+            flat = nn.utils.parameters_to_vector(self.model.parameters()).detach().cpu()
+            self.kept.append(_packed(flat, self.how.dtype))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on."""
+        return {
+            "epoch": self.epoch,
+            "losses": self.losses,
+            "kept": self.kept,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from `state`; from the beginning without one."""
+        if state is None:
+            return
+        self.epoch, self.losses, self.kept = state["epoch"], list(state["losses"]), list(state["kept"])
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def flat_gradient(
+    loss_at: Callable[[Gradients], Tensor], theta: Gradients, sharpness: Sharpness | None
+) -> tuple[Tensor, Gradients]:
+    """(loss, gradient) at `theta`, or with `sharpness` the gradient that a step towards flatness takes.
+
+    g is the gradient at theta, e = rho theta^2 g / || |theta| g || the worst step nearby (ASAM, equation 9), g_p the
+    gradient at theta + e, and alpha times the part of g that is orthogonal to g_p is taken away from g_p (GSAM,
+    equation 8; the norms are over all parameters).
+    """
+    loss = loss_at(theta)
+    g = torch.autograd.grad(loss, theta)
+    if sharpness is None:
+        return loss.detach(), g
+    with torch.no_grad():
+        scale = sharpness.rho / (_norm(tuple(one.abs() * part for one, part in zip(theta, g, strict=True))) + 1e-12)
+        worst = tuple(one + scale * one.square() * part for one, part in zip(theta, g, strict=True))
+    worst = tuple(one.requires_grad_() for one in worst)
+    g_p = torch.autograd.grad(loss_at(worst), worst)
+    along = sum((a * b).sum() for a, b in zip(g, g_p, strict=True)) / (_norm(g_p).square() + 1e-12)
+    return loss.detach(), tuple(b - sharpness.alpha * (a - along * b) for a, b in zip(g, g_p, strict=True))
+
+
+def _norm(tensors: Gradients) -> Tensor:
+    return torch.stack([one.norm() for one in tensors]).norm()
+
+
+def _packed(flat: Tensor, dtype: str) -> np.ndarray:
+    """Weights as numpy holds them: numpy has no bfloat16, so its bits are kept as int16."""
+    return flat.numpy().copy() if dtype == "float32" else flat.bfloat16().view(torch.int16).numpy().copy()
+
+
+def _unpacked(kept: np.ndarray, dtype: str) -> Tensor:
+    stored = torch.tensor(kept)
+    return stored if dtype == "float32" else stored.view(torch.bfloat16).float()

@@ -1,0 +1,266 @@
+"""The loop of matching training trajectories, for every method of `methods/trajectory_matching.py`.
+
+Its docstring has the mathematics and its configs the words; `unroll` differentiates, `experts` has the trajectories and
+`matching` what experts say of real images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dd_core import augment, selection, training, unroll
+from dd_core.augment.names import resolve_strategy
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
+from dd_core.errors import Diverged, require_finite
+from dd_core.images import InputForm, Source
+from dd_core.methods.trajectory_matching import matching
+from dd_core.methods.trajectory_matching.experts import held
+from dd_core.streams import Streams
+from dd_core.unroll import Mode, Step, Tensors
+
+if TYPE_CHECKING:
+    from dd_core.artefacts import Artefact
+    from dd_core.methods.trajectory_matching.config import TrajectoryMatching
+
+LABEL_MOMENTUM = 0.9  # of the soft labels' SGD (DATM's code)
+AVERAGED = 0.95  # decay of the mean loss that `range_below` looks at
+UNMATCHED = 1.0  # what that mean begins with: the loss of a student that goes nowhere
+
+
+class Matching:
+    """Pixels, the student's learning rate and soft labels under way."""
+
+    def __init__(
+        self,
+        config: TrajectoryMatching,
+        source: Source,
+        *,
+        size: Size,
+        form: InputForm,
+        experts: Artefact,
+        streams: Streams,
+        device: torch.device,
+    ) -> None:
+        self.config, self.source, self.form, self.experts = config, source, form, experts
+        self.streams, self.device = streams, device
+        self.counts = size.per_class(len(source.classes))
+        self.labels = selection.labels_of(self.counts)
+        self.members = selection.members_of(source, self.counts)
+        self.strategy = resolve_strategy(config.augmentation, source.name)
+        # its weights come from the experts: it says how an image becomes logits
+        model = training.initialised(config.recipe, source.image_shape, len(self.counts), streams=streams)
+        self.network = model.to(device).eval()
+        self._trajectory = held(experts)
+        start = self._initial_indices()
+        self.pixels = form(source.take(start).to(device)).requires_grad_()
+        self.average = None if config.ema is None else self.pixels.detach().clone()
+        self.rate = torch.tensor(config.lr_student, device=device, requires_grad=True)
+        groups: list[dict[str, Any]] = [
+            {"params": [self.pixels], "lr": config.lr_img},
+            {"params": [self.rate], "lr": config.lr_lr},
+        ]
+        self.soft = self._mean_logits().requires_grad_() if config.soft_labels else None
+        if self.soft is not None:
+            groups += [{"params": [self.soft], "lr": config.lr_label, "momentum": LABEL_MOMENTUM}]
+        self.optimiser = torch.optim.SGD(groups, momentum=config.momentum)
+        self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
+        self.reach = config.range_start or config.last_epoch  # T, as far as `range_below` has moved it
+        self.mean_loss = UNMATCHED
+
+    @property
+    def learned(self) -> Tensors:
+        """Pixels, rate, and the logits of soft labels where they are learned."""
+        return (self.pixels, self.rate) if self.soft is None else (self.pixels, self.rate, self.soft)
+
+    def step(self, index: int) -> dict[str, float]:
+        """One student beside one expert, one step of all that is learned (none where the loss is too high)."""
+        config = self.config
+        start, target = self._pair(index)
+        inner, learned = self._inner(index), tuple(one.detach() for one in self.learned)
+        if self.mode is None:
+            self.mode = unroll.choose_mode(inner, config.syn_steps, start, learned)
+        whole = sum((a - b).square().sum() for a, b in zip(start, target, strict=True))
+
+        def distance(final: Tensors) -> Tensor:
+            return sum((a - b).square().sum() for a, b in zip(final, target, strict=True)) / whole  # pyright: ignore[reportReturnType]
+
+        found = unroll.unroll(inner, config.syn_steps, start, learned, distance, mode=self.mode, window=config.window)
+        report = {"loss": found.loss.item(), "rate": self.rate.item()}
+        if config.cosine_every and index % config.cosine_every == 0:
+            exact = unroll.unroll(inner, config.syn_steps, start, learned, distance, mode="adjoint")
+            report["cosine"] = unroll.cosine(found, exact)[0]
+        for leaf, gradient in zip(self.learned, found.learned, strict=True):
+            leaf.grad = gradient
+        assert self.pixels.grad is not None
+        if config.also is not None:
+            report[config.also] = self._add_distance(index, start)
+        require_finite(
+            loss=report["loss"],
+            gradient=self.pixels.grad.norm().item(),
+            **{"gradient of the rate": found.learned[1].item()},
+            **({} if self.soft is None else {"gradient of the labels": found.learned[2].norm().item()}),
+        )
+        taken = config.threshold is None or report["loss"] <= config.threshold
+        if taken:
+            self.optimiser.step()
+        if self.average is not None:
+            self.average.lerp_(self.pixels.detach(), 1 - (config.ema or 0.0))
+        if self.rate.item() <= 0:
+            raise Diverged(f"the student's learning rate became {self.rate.item():.2g}")
+        if config.threshold is not None:
+            report["taken"] = float(taken)
+        if config.range_start is not None:
+            report["range"] = float(self._range_end(index))
+            self._move_range(report["loss"])
+        return report
+
+    # --- where students start and arrive ------------------------------------------------------------------------
+
+    def _range_end(self, index: int) -> int:
+        """T: the end of the epochs that a student starts from, at outer iteration `index`."""
+        config = self.config
+        if config.range_start is None or config.range_below is not None:
+            return self.reach
+        grown = (config.last_epoch - config.range_start) * index // config.range_growth
+        return min(config.last_epoch, config.range_start + grown)
+
+    def _move_range(self, loss: float) -> None:
+        """Let the range grow by an epoch when what it has is matched, where it goes by the loss."""
+        if self.config.range_below is None:
+            return
+        self.mean_loss = AVERAGED * self.mean_loss + (1 - AVERAGED) * loss
+        if self.mean_loss < self.config.range_below and self.reach < self.config.last_epoch:
+            self.reach, self.mean_loss = self.reach + 1, UNMATCHED
+
+    def _pair(self, index: int) -> tuple[Tensors, Tensors]:
+        """(expert_t, expert_{t+M}) as parameters: experts in shuffled order, t uniform in [T-, T)."""
+        turn, place = divmod(index, len(self.experts))
+        order = torch.randperm(len(self.experts), generator=self.streams.generator("experts", turn))
+        rows = self._trajectory(int(order[place]))
+        choices = self._range_end(index) - self.config.first_epoch
+        t = int(torch.randint(choices, (), generator=self.streams.generator("epoch", index)))
+        t += self.config.first_epoch if self.config.keep == "all" else 0  # row 0 is the first epoch that is kept
+        return self._parameters(rows[t]), self._parameters(rows[t + self.config.expert_epochs])
+
+    def _parameters(self, flat: Tensor) -> Tensors:
+        return matching.parameters_of(self.network, flat.to(self.device))
+
+    # --- the inner loop -------------------------------------------------------------------------------------------
+
+    def _inner(self, index: int) -> Step:
+        """theta - alpha grad CE over a mini-batch of the synthetic images under DSA."""
+        batches, labels = self._batches(index), self.labels.to(self.device)
+
+        def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
+            rows, generator = batches[t], self.streams.generator("augmentation", index * self.config.syn_steps + t)
+            images = augment.dsa(learned[0][rows], self.strategy, generator=generator)
+            targets = labels[rows] if self.soft is None else learned[2][rows].softmax(1)
+            return F.cross_entropy(unroll.apply(self.network, theta, images), targets)
+
+        return unroll.sgd_step(loss, lambda t, learned: learned[1])
+
+    def _batches(self, index: int) -> list[Tensor]:
+        """Rows of each inner step: shuffled passes over the synthetic images."""
+        size = min(self.config.batch_syn or len(self.labels), len(self.labels))
+        generator = self.streams.generator("batches", index)
+        batches: list[Tensor] = []
+        while len(batches) < self.config.syn_steps:
+            batches += torch.randperm(len(self.labels), generator=generator).split(size)
+        return [rows.to(self.device) for rows in batches[: self.config.syn_steps]]
+
+    def _add_distance(self, index: int, start: Tensors) -> float:
+        """Add the weighted gradient of another distance, at the weights `start`; returns the distance."""
+        config = self.config
+        with torch.no_grad():
+            for parameter, value in zip(self.network.parameters(), start, strict=True):
+                parameter.copy_(value)
+        measure = matching.feature_distance if config.also == "features" else matching.gradient_distance
+        total, gradients = 0.0, list[Tensor]()
+        for label, own in enumerate(self.pixels.detach().split(list(self.counts))):  # a class at a time: less memory
+            images = own.clone().requires_grad_()
+            # a new generator for each: real and synthetic images of every class get the same transform (siamese)
+            real, synthetic = (
+                augment.dsa(
+                    several,
+                    self.strategy,
+                    generator=self.streams.generator("augmentation-of-both", index),
+                    siamese=True,
+                )
+                for several in (self._real_batch(index, label), images)
+            )
+            distance = measure(self.network, real, synthetic, label)
+            gradients += torch.autograd.grad(distance, images)
+            total += distance.item()
+        assert self.pixels.grad is not None
+        self.pixels.grad = self.pixels.grad + config.also_weight * torch.cat(gradients)
+        return total
+
+    def _real_batch(self, index: int, label: int) -> Tensor:
+        """Real images of a class."""
+        members = self.members[label]
+        order = torch.randperm(len(members), generator=self.streams.generator(f"real-{label}", index))
+        return self.form(self.source.take(members[order[: self.config.batch_real]]).to(self.device))
+
+    # --- what experts say of real images ----------------------------------------------------------------------------
+
+    def _initial_indices(self) -> Tensor:
+        """Real images to start from."""
+        if self.config.initial == "random":
+            return selection.random_indices(self.source, self.counts, streams=self.streams, stream="initial-images")
+
+        def right(expert: int) -> Tensor:
+            return matching.right_of(self.network, self._trajectory(expert)[-1], self.source, self.form, self.device)
+
+        return matching.right_indices(self.source, self.counts, right, len(self.experts), streams=self.streams)
+
+    def _mean_logits(self) -> Tensor:
+        """(N, K) mean logits of the experts that are right about an initial image, at their last epoch."""
+        pixels = self.pixels.detach()
+        each = [
+            matching.logits_of(self.network, self._trajectory(expert)[-1], pixels)
+            for expert in range(len(self.experts))
+        ]
+        return matching.mean_logits(torch.stack(each), self.labels.to(self.device))
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is learned, momentum, the gradient mode that `auto` chose, and how far the range has grown."""
+        return {
+            "learned": [one.detach().clone() for one in self.learned],
+            "average": None if self.average is None else self.average.clone(),
+            "optimiser": self.optimiser.state_dict(),
+            "mode": self.mode,
+            "reach": self.reach,
+            "mean_loss": self.mean_loss,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state."""
+        with torch.no_grad():
+            for one, value in zip(self.learned, state["learned"], strict=True):
+                one.copy_(value)
+            if self.average is not None:
+                self.average.copy_(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.mode, self.reach, self.mean_loss = state["mode"], state["reach"], state["mean_loss"]
+
+    def export(self) -> DistilledSet:
+        """The (averaged) pixels, float32 as networks see them, the learned rate in the recipe, soft labels' logits."""
+        recipe = self.config.recipe.model_copy(update={"learning_rate": self.rate.item()})
+        manifest = Manifest(
+            classes=self.source.classes,
+            pixels=Pixels(
+                space="whitened" if self.config.zca else "normalised", mean=self.form.mean, std=self.form.std
+            ),
+            targets="none" if self.soft is None else "logits",
+            recipe=recipe.for_source(self.source.name),
+        )
+        targets = None if self.soft is None else self.soft.detach().cpu().numpy().copy()
+        images = (self.pixels.detach() if self.average is None else self.average).cpu().numpy().copy()
+        return DistilledSet(images, self.labels.numpy(), manifest, targets, self.form.whitening)

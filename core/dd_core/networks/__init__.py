@@ -1,0 +1,23 @@
+"""Networks by name: which names there are (no torch), the modules, and the ConvNet's own kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dd_core.lazy import names_of
+
+if TYPE_CHECKING:
+    from dd_core.networks.models import FeatureNetwork, build, embed, for_source, initialise_xavier, mixes_images
+
+__all__ = ["FeatureNetwork", "build", "embed", "for_source", "initialise_xavier", "mixes_images"]
+__getattr__ = names_of(
+    __name__,
+    {
+        "FeatureNetwork": "models",
+        "build": "models",
+        "embed": "models",
+        "for_source": "models",
+        "initialise_xavier": "models",
+        "mixes_images": "models",
+    },
+)

@@ -1,0 +1,356 @@
+"""Networks by name: the literature's ConvNet, LeNet and AlexCifarNet, and any timm or torchvision classifier.
+
+The ConvNet is that of Gidaris and Komodakis 2018, as Zhao, Mopuri and Bilen 2021 and everybody after them use
+it; LeNet and AlexCifarNet are those of Wang et al. 2018. `network_names` holds the spelling. Everything is
+built from scratch: pretrained weights are never loaded.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dd_core import streams
+from dd_core.errors import UserError, nearest
+from dd_core.images import Source
+from dd_core.networks.kernels import AveragePool, Convolution, InstanceNorm
+from dd_core.networks.names import GROUPS, ConvNetSpec, available, family, parse_convnet, usual_depth
+
+__all__ = [
+    "FeatureNetwork",
+    "available",
+    "build",
+    "embed",
+    "for_source",
+    "initialise_xavier",
+    "mixes_images",
+]
+
+SMALL_IMAGE = 64  # pixels; up to here an ImageNet network's strided stem would throw most of the image away
+PATCHES = 8  # patches a side that a transformer gets of a small image
+
+
+class FeatureNetwork(nn.Module):
+    """Features and one linear layer on top of them, the form of all our own networks."""
+
+    def __init__(self, features: nn.Sequential, *, width: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
+        """The logits of K classes."""
+        return self.classifier(self.features(images))
+
+
+def build(
+    name: str,
+    *,
+    in_channels: int,
+    classes: int,
+    image_size: tuple[int, int],
+    seed: int,
+    stream: str = "network",
+    step: int = 0,
+) -> nn.Module:
+    """A freshly initialised network on the CPU, in training mode; equal arguments give equal weights.
+
+    The weights come from PyTorch's (or the library's) own initialisation under (seed, stream, step); the
+    global generator is left alone. Networks of timm and torchvision get a small-image stem up to 64 px: the
+    first convolution, where it strides, becomes 3x3 with stride 1 and the first max-pooling goes; a vision
+    transformer gets smaller patches instead. Raises `UserError` for an unknown name, for images (H, W) that
+    the network cannot take, and where timm is not installed.
+    """
+    kind = family(name)
+    with streams.seeded(seed, stream, step):
+        if kind == "convnet":
+            return _convnet(name, in_channels=in_channels, classes=classes, image_size=image_size)
+        if kind == "lenet":
+            return _lenet(in_channels=in_channels, classes=classes, image_size=image_size)
+        if kind == "alexcifarnet":
+            return _alexcifarnet(in_channels=in_channels, classes=classes, image_size=image_size)
+        return _from_library(name, in_channels=in_channels, classes=classes, image_size=image_size)
+
+
+def for_source(name: str, source: Source, *, seed: int, stream: str = "network", step: int = 0) -> nn.Module:
+    """`build` for the channels, classes and image size of a source."""
+    channels, height, width = source.image_shape
+    return build(
+        name,
+        in_channels=channels,
+        classes=len(source.classes),
+        image_size=(height, width),
+        seed=seed,
+        stream=stream,
+        step=step,
+    )
+
+
+def embed(network: nn.Module, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
+    """The features that the network's last linear layer reads, with their gradient.
+
+    Our own networks and timm's give them directly; of any other module it is the input of its last
+    `nn.Linear`. Raises `UserError` for a network without one.
+    """
+    if isinstance(network, FeatureNetwork):
+        return network.features(images)
+    if hasattr(network, "forward_features") and hasattr(network, "forward_head"):
+        timm_model: Any = network
+        return timm_model.forward_head(timm_model.forward_features(images), pre_logits=True).flatten(1)
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise UserError(f"{type(network).__name__} has no linear layer, so it has no features to compare")
+    seen: list[Tensor] = []
+    handle = linears[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        network(images)
+    finally:
+        handle.remove()
+    return seen[-1].flatten(1)
+
+
+def mixes_images(network: nn.Module) -> bool:
+    """Whether what `network` makes of an image in training mode depends on the others of its batch: a batch norm."""
+    norms = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+    return any(isinstance(module, norms) for module in network.modules())
+
+
+def initialise_xavier(network: nn.Module, *, generator: torch.Generator) -> None:
+    """Redraw all weights of convolutions and linear layers, Xavier normal with gain 1, with zero biases.
+
+    Normalisation layers go back to scale 1 and shift 0. `generator` is a CPU generator, wherever the network
+    is. The initialisation of Wang et al. 2018.
+    """
+    for module in network.modules():
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            drawn = nn.init.xavier_normal_(torch.empty(module.weight.shape), generator=generator)
+            with torch.no_grad():
+                module.weight.copy_(drawn)
+        elif "Norm" in type(module).__name__ and isinstance(weight, Tensor):
+            nn.init.ones_(weight)
+        else:
+            continue
+        if isinstance(bias, Tensor):
+            nn.init.zeros_(bias)
+
+
+def _convnet(name: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> FeatureNetwork:
+    """DEPTH x [3x3 convolution, norm, activation, 2/2 pooling] and one linear layer."""
+    spec, (height, width) = parse_convnet(name), image_size
+    # As in the literature, MNIST's 28 px are padded to 32 by the first convolution.
+    grown = in_channels == 1 and image_size == (28, 28)
+    height, width = (32, 32) if grown else (height, width)
+    depth = spec.depth or usual_depth((height, width))
+    _check_depth(name, spec, depth=depth, height=height, width=width)
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        channels, padding = spec.width if index else in_channels, 3 if grown and not index else 1
+        layers.append(Convolution(channels, spec.width, 3, padding=padding))
+        layers += _norm(spec, height=height, width=width) + _activation(spec) + _pool(spec)
+        if spec.pool != "none":
+            height, width = height // 2, width // 2
+    features = nn.Sequential(*layers, nn.Flatten())
+    return FeatureNetwork(features, width=spec.width * height * width, classes=classes)
+
+
+def _check_depth(name: str, spec: ConvNetSpec, *, depth: int, height: int, width: int) -> None:
+    """Refuse a pooling that leaves no pixel and an instance norm of a single pixel, which is always 0."""
+    if spec.pool != "none":
+        largest = min(height, width).bit_length() - 1
+    elif spec.norm == "instance" and height * width == 1:
+        largest = 0
+    else:
+        return
+    if depth > largest:
+        advice = f"the largest depth that works is {largest}" if largest else "use larger images"
+        raise UserError(f"network '{name}' is too deep for images of {height}x{width} pixels: {advice}")
+
+
+def _norm(spec: ConvNetSpec, *, height: int, width: int) -> list[nn.Module]:
+    if spec.norm == "none":
+        return []
+    if spec.norm == "batch":
+        return [nn.BatchNorm2d(spec.width)]
+    if spec.norm == "layer":
+        return [nn.LayerNorm([spec.width, height, width])]
+    if spec.norm == "instance":
+        return [InstanceNorm(spec.width)]
+    return [nn.GroupNorm(GROUPS, spec.width)]
+
+
+def _activation(spec: ConvNetSpec) -> list[nn.Module]:
+    return [{"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU, "sigmoid": nn.Sigmoid}[spec.activation]()]
+
+
+def _pool(spec: ConvNetSpec) -> list[nn.Module]:
+    if spec.pool == "none":
+        return []
+    return [AveragePool() if spec.pool == "avg" else nn.MaxPool2d(2)]
+
+
+def _lenet(*, in_channels: int, classes: int, image_size: tuple[int, int]) -> FeatureNetwork:
+    """LeNet as Wang et al. 2018 have it at 28 and 32 px, where the second pooling leaves 5x5.
+
+    Other sizes change the padding and the first linear layer only: the first convolution is padded by 2 up to
+    28 px, and the second one too below 28 px, so that 8 px images (scikit-learn's digits) leave 2x2.
+    """
+    smallest = min(image_size)
+    if smallest < 4:
+        raise UserError(f"network 'lenet' needs images of at least 4x4 pixels, not {_size(image_size)}")
+    first, second = (2 if smallest <= 28 else 0), (2 if smallest < 28 else 0)
+    height, width = (((side + 2 * first - 4) // 2 + 2 * second - 4) // 2 for side in image_size)
+    features = nn.Sequential(
+        nn.Conv2d(in_channels, 6, 5, padding=first),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5, padding=second),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * height * width, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+    )
+    return FeatureNetwork(features, width=84, classes=classes)
+
+
+def _alexcifarnet(*, in_channels: int, classes: int, image_size: tuple[int, int]) -> FeatureNetwork:
+    """AlexCifarNet of Wang et al. 2018; other sizes than 32 px change the first linear layer only."""
+    height, width = ((side + 3) // 4 for side in image_size)
+    features = nn.Sequential(
+        nn.Conv2d(in_channels, 64, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, padding=1),
+        nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1),
+        nn.Conv2d(64, 64, 5, padding=2),
+        nn.ReLU(),
+        nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1),
+        nn.MaxPool2d(3, 2, padding=1),
+        nn.Flatten(),
+        nn.Linear(64 * height * width, 384),
+        nn.ReLU(),
+        nn.Linear(384, 192),
+        nn.ReLU(),
+    )
+    return FeatureNetwork(features, width=192, classes=classes)
+
+
+def _from_library(name: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    library, _, model = name.partition(":")
+    create = _from_timm if library == "timm" else _from_torchvision
+    try:
+        network = create(model, in_channels=in_channels, classes=classes, image_size=image_size)
+        if max(image_size) <= SMALL_IMAGE and not _cuts_patches(network):
+            _shrink_stem(network)
+        _check_forward(network, in_channels=in_channels, classes=classes, image_size=image_size)
+    except UserError:
+        raise
+    except Exception as error:  # somebody else's constructors and forwards, which raise anything at all
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        images = f"{in_channels} x {_size(image_size)}"
+        raise UserError(f"network '{name}' cannot take images of {images} pixels: {reason}") from error
+    return network.train()
+
+
+def _from_timm(model: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"network 'timm:{model}' needs timm: pip install 'dd-apps[transfer]'") from error
+    _check_known("timm", model, timm.list_models())
+    sizes: list[dict[str, Any]] = [{"img_size": image_size}, {}]
+    if max(image_size) <= SMALL_IMAGE:
+        sizes.insert(0, {"img_size": image_size, "patch_size": _patch_size(image_size)})
+    for size in sizes[:-1]:
+        try:
+            return timm.create_model(model, num_classes=classes, in_chans=in_channels, **size)
+        except TypeError:  # how timm's models say that they do not know a keyword
+            continue
+    return timm.create_model(model, num_classes=classes, in_chans=in_channels)
+
+
+def _from_torchvision(model: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    from torchvision import models
+
+    _check_known("torchvision", model, models.list_models(module=models))
+    options: dict[str, Any] = {"num_classes": classes}
+    if model.startswith("vit_") and image_size[0] == image_size[1]:
+        options["image_size"] = image_size[0]
+    if model in ("googlenet", "inception_v3"):  # their second heads would make them return tuples
+        options |= {"aux_logits": False, "init_weights": True}
+    network = models.get_model(model, weights=None, **options)
+    path, first = _first(network, nn.Conv2d)
+    if first.in_channels != in_channels:
+        network.set_submodule(path, _like(first, in_channels=in_channels))
+    return network
+
+
+def _check_known(library: str, model: str, known: list[str]) -> None:
+    if model not in known:  # too many to list, as `unknown_name` would
+        hint = nearest(model, known) or f" ({library} knows {len(known)} models, such as '{known[-1]}')"
+        raise UserError(f"unknown {library} model '{model}'{hint}")
+
+
+def _cuts_patches(network: nn.Module) -> bool:
+    """Whether the first convolution is a transformer's (or mixer's) cut into patches, in either library."""
+    if hasattr(network, "patch_embed") or hasattr(network, "conv_proj"):
+        return True
+    return any(type(module).__name__ == "PatchEmbed" for module in network.modules())
+
+
+def _patch_size(image_size: tuple[int, int]) -> int:
+    """The divisor of both sides that leaves nearest to 8 patches on the shorter one."""
+    side = gcd(*image_size)
+    divisors = [size for size in range(1, side + 1) if side % size == 0]
+    return min(divisors, key=lambda size: abs(min(image_size) / size - PATCHES))
+
+
+def _shrink_stem(network: nn.Module) -> None:
+    """The small-image stem: 3x3 with stride 1 for a strided first convolution, and no first max-pooling."""
+    path, first = _first(network, nn.Conv2d)
+    if max(first.stride) == 1:
+        return
+    network.set_submodule(path, _like(first, kernel=3, stride=1, padding=1))
+    if any(isinstance(module, nn.MaxPool2d) for module in network.modules()):
+        network.set_submodule(_first(network, nn.MaxPool2d)[0], nn.Identity())
+
+
+def _first(network: nn.Module, kind: type) -> tuple[str, Any]:
+    return next((path, module) for path, module in network.named_modules() if isinstance(module, kind))
+
+
+def _like(
+    conv: nn.Conv2d,
+    *,
+    in_channels: int | None = None,
+    kernel: int | None = None,
+    stride: int | None = None,
+    padding: int | None = None,
+) -> nn.Conv2d:
+    """A new convolution like `conv` but for what is given, with PyTorch's default initialisation."""
+    return nn.Conv2d(
+        conv.in_channels if in_channels is None else in_channels,
+        conv.out_channels,
+        conv.kernel_size if kernel is None else kernel,  # pyright: ignore[reportArgumentType]
+        stride=conv.stride if stride is None else stride,  # pyright: ignore[reportArgumentType]
+        padding=conv.padding if padding is None else padding,  # pyright: ignore[reportArgumentType]
+        bias=conv.bias is not None,
+    )
+
+
+def _check_forward(network: nn.Module, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        logits = network.eval()(torch.zeros(1, in_channels, *image_size))
+    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"it returns {found} for one image instead of (1, {classes})")
+
+
+def _size(image_size: tuple[int, int]) -> str:
+    return f"{image_size[0]} x {image_size[1]}"

@@ -1,0 +1,201 @@
+"""The folder of a run: its lock, its checkpoints, its metrics, and the refusal to mix two runs."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from pydantic import Field, JsonValue
+
+from dd_core import store
+from dd_core.config import Config, decode, difference, plain
+from dd_core.distilled import DistilledSet, Environment, Size
+from dd_core.errors import UserError
+from dd_core.system import device as devices
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT = 2
+
+
+class _Facts(Config):
+    """What a checkpoint says beside the state."""
+
+    step: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    identity: dict[str, JsonValue]
+    environments: tuple[Environment, ...]
+    artefacts: tuple[str, ...] = ()
+
+
+class Identity(Config):
+    """What a run is. Two runs with equal identities make the same set."""
+
+    source: str
+    fingerprint: str
+    method: str
+    config: dict[str, JsonValue]
+    size: Size
+    seed: int
+
+    def fields(self) -> dict[str, Any]:
+        """As keyword arguments of `Provenance`."""
+        return {name: getattr(self, name) for name in Identity.model_fields}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state after `step` steps; without a state, the beginning."""
+
+    step: int = 0
+    state: dict[str, Any] | None = None
+    seconds: float = 0.0
+    environments: tuple[Environment, ...] = ()
+    artefacts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`FILE.run/` beside `FILE.safetensors`. All methods are called under its lock."""
+
+    out: Path
+    path: Path
+
+    @staticmethod
+    @contextmanager
+    def locked(out: Path) -> Iterator[RunFolder]:
+        """The folder for `out`, for this process alone.
+
+        Raises `UserError` for an `out` that cannot be written and where another process is at work.
+        """
+        with store.disk_errors(out):
+            check_out(out)
+        folder = RunFolder(out, out.with_suffix(".run"))
+        with store.disk_errors(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder.path / "lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(
+                    f"{folder.path}: another run is at work here; wait for it, or use another --out"
+                ) from None
+        try:
+            folder.prepare()
+            yield folder
+        finally:
+            lock.release()
+
+    def prepare(self) -> None:
+        """Remove what a killed writer left."""
+        store.remove_leftovers(self.path)
+        store.remove_leftovers(self.out.parent, of=self.out.name)
+
+    def discard(self) -> None:
+        """Remove the set and the run that made it, all but the lock."""
+        with store.disk_errors(self.path):
+            self.out.unlink(missing_ok=True)
+            for file in self.path.iterdir():
+                if file.name != "lock":
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    def finished(self, identity: Identity) -> DistilledSet | None:
+        """The set at `out` if it is there and of this identity; raises `UserError` if it is of another one."""
+        if not self.out.exists():
+            return None
+        try:
+            ds = store.read_set(self.out)
+        except UserError as error:
+            raise UserError(f"{error}; use another --out, or --fresh to replace it") from None
+        made = ds.manifest.provenance
+        if made is None:
+            raise UserError(f"{self.out}: a set that no run made is there; use another --out, or --fresh to replace it")
+        theirs = {name: plain(getattr(made, name)) for name in Identity.model_fields}
+        self._refuse_difference(self.out, theirs, identity)
+        self._drop_checkpoints()
+        return ds
+
+    def latest(self, identity: Identity, say: Callable[[str], None]) -> Checkpoint:
+        """The newest checkpoint that can be read; raises `UserError` if it is of another identity."""
+        paths = self._checkpoints()
+        for path in reversed(paths):
+            try:
+                state, body = store.read_state(path)
+                facts = decode(_Facts, body, where=str(path))
+            except UserError as error:
+                then = "starting over" if path == paths[0] else "going back to the one before"
+                say(f"{error}; {then}")
+                continue
+            self._refuse_difference(self.path, facts.identity, identity)
+            return Checkpoint(facts.step, state, facts.seconds, facts.environments, facts.artefacts)
+        return Checkpoint()
+
+    def _refuse_difference(self, where: Path, old: Mapping[str, Any], identity: Identity) -> None:
+        changes = difference(old, plain(identity))
+        if changes:
+            raise UserError(
+                f"{where}: holds a run with other settings ({'; '.join(changes)}); "
+                "use another --out, or --fresh to start over"
+            )
+
+    def save(self, checkpoint: Checkpoint, identity: Identity) -> None:
+        """Write a checkpoint; the one before stays, older ones go."""
+        assert checkpoint.state is not None
+        facts = _Facts(
+            step=checkpoint.step,
+            seconds=checkpoint.seconds,
+            identity=plain(identity),
+            environments=checkpoint.environments,
+            artefacts=checkpoint.artefacts,
+        )
+        store.write_state(self.path / f"checkpoint-{checkpoint.step:08d}.safetensors", checkpoint.state, plain(facts))
+        for old in self._checkpoints()[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.path.glob("checkpoint-*.safetensors"))
+
+    def metrics_up_to(self, step: int) -> None:
+        """Forget what was logged after `step`: those steps are done again."""
+        store.keep_lines(self.path / "metrics.jsonl", lambda record: record.get("step", step) < step)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        store.append_line(self.path / "metrics.jsonl", {"step": step, **metrics})
+
+    def finish(self, ds: DistilledSet, *, seconds: float, device: torch.device) -> None:
+        """Write what the run cost, and then the set: where the set is, everything is. Checkpoints go."""
+        data = store.set_bytes(ds)
+        cost = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "seconds": round(seconds, 3),
+            "peak_memory_bytes": devices.peak_memory_bytes(device),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "host": platform.node(),
+            "hardware": devices.hardware(device),
+        }
+        store.write_json(self.path / "run.json", cost)
+        store.write_bytes(self.out, data)
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        with store.disk_errors(self.path):
+            for old in self._checkpoints():
+                old.unlink(missing_ok=True)
+
+
+def check_out(out: Path) -> None:
+    """Raise `UserError` for an `out` that cannot be the file of a distilled set."""
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: a distilled set is a .safetensors file; try {out.name}.safetensors")
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a file")

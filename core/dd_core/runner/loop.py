@@ -1,0 +1,283 @@
+"""THE loop: every method runs in it, and it alone deals with time, disk, signals and memory.
+
+Beside `FILE.safetensors` a run keeps a folder `FILE.run/`: `lock`, `metrics.jsonl`, the last two
+`checkpoint-*.safetensors`, and at the end `run.json` (seconds, memory, machine: what must not be in the set).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from dd_core import artefacts as artefact_store
+from dd_core import surroundings
+from dd_core.artefacts import Artefact
+from dd_core.distilled import DistilledSet, Environment, Provenance, Size
+from dd_core.distiller import Distiller, MethodConfig
+from dd_core.errors import DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
+from dd_core.images import Source
+from dd_core.runner.folder import Checkpoint, Identity, RunFolder
+from dd_core.streams import Streams
+from dd_core.system import device as devices
+from dd_core.system import parallel
+from dd_core.system.footprint import shortage
+from dd_core.system.parallel import Workers
+from dd_core.system.signals import Signals
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Who hears how a run goes: a terminal, a notebook, a test."""
+
+    def start(self, name: str, *, first: int, total: int) -> None:
+        """A loop over `first` to `total` begins."""
+
+    def step(self, index: int, metrics: Mapping[str, float]) -> None:
+        """Step `index` is done."""
+
+    def message(self, text: str) -> None:
+        """One line that the user should see."""
+
+    def finish(self) -> None:
+        """The loop is over, well or badly."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def start(self, name: str, *, first: int, total: int) -> None: ...
+    def step(self, index: int, metrics: Mapping[str, float]) -> None: ...
+    def message(self, text: str) -> None: ...
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, as opposed to what: nothing here changes the result, but for `device` and `threads`."""
+
+    device: str = "auto"
+    threads: int | None = None
+    workers: Workers | None = None
+    checkpoint_seconds: float = 60.0
+    time_limit: float | None = None
+    fresh: bool = False
+    reporter: Reporter = field(default_factory=Silent)
+    resume_command: str = "call distill again with the same arguments"
+
+
+@surroundings.own()
+def distill(
+    config: MethodConfig,
+    source: Source,
+    size: Size,
+    *,
+    seed: int = 0,
+    out: Path | str | None = None,
+    options: RunOptions | None = None,
+    pretrain_on: Source | None = None,
+) -> DistilledSet:
+    """Distil `source` into a set of `size`, and write it to `out` (`*.safetensors`) if that is given.
+
+    `pretrain_on` are real images that the method's networks are pre-trained on instead of `source`.
+    With `out`, an interrupted run is resumed, a finished one is returned, and one with another config, source,
+    size or seed is refused key by key. Raises `UserError`, `Diverged`, `OutOfResources` or `Interrupted`.
+    """
+    options = options or RunOptions()
+    device = devices.resolve(options.device)
+    if pretrain_on is not None and pretrain_on.fingerprint() != source.fingerprint():
+        config = config.pretrained_on(pretrain_on)
+        if pretrain_on.classes != source.classes:
+            options.reporter.message(
+                f"warning: the classes of {pretrain_on.name} and {source.name} have other names, and go together by "
+                f"position: '{pretrain_on.classes[0]}' with '{source.classes[0]}', and so on"
+            )
+    with parallel.computing(options.threads or torch.get_num_threads()):
+        run = _Run(config, source, size, seed, options, device, pretrain_on)
+        if out is None:
+            return run.in_memory()
+        with RunFolder.locked(Path(out)) as folder:
+            return run.in_folder(folder)
+
+
+@dataclass
+class _Run:
+    config: MethodConfig
+    source: Source
+    size: Size
+    seed: int
+    options: RunOptions
+    device: torch.device
+    pretrain_on: Source | None
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def identity(self) -> Identity:
+        """What must not change between a run and its resumption."""
+        return Identity(
+            source=self.source.name,
+            fingerprint=self.source.fingerprint(),
+            method=self.config.name,
+            config=self.config.model_dump(mode="json"),
+            size=self.size,
+            seed=self.seed,
+        )
+
+    def in_memory(self) -> DistilledSet:
+        artefacts = self._artefacts()
+        distiller = self._build(artefacts)
+        self.options.reporter.start(self.config.name, first=0, total=self.config.steps)
+        try:
+            for index in range(self.config.steps):
+                self.options.reporter.step(index, _guarded(distiller, index, kept="nothing was written"))
+        finally:
+            self.options.reporter.finish()
+        return self._with_provenance(distiller.export(), (devices.environment(self.device),), artefacts)
+
+    def in_folder(self, folder: RunFolder) -> DistilledSet:
+        fresh = self.options.fresh
+        if not fresh and (finished := folder.finished(self.identity)) is not None:
+            self.options.reporter.message(f"{folder.out} is complete already; nothing to do")
+            return finished
+        checkpoint = Checkpoint() if fresh else folder.latest(self.identity, self.options.reporter.message)
+        environments = self._environments(checkpoint)
+        artefacts = self._artefacts()
+        contents = _contents(artefacts)
+        if checkpoint.state is not None and checkpoint.artefacts != contents:
+            raise UserError(
+                f"{folder.path}: the run began with other artefacts (starting weights, say) than are made here now; "
+                "bring back the cache that it began with, or --fresh starts over"
+            )
+        distiller = self._build(artefacts)
+        if fresh:  # only now: a run that cannot begin discards nothing
+            folder.discard()
+        if checkpoint.state is not None:
+            _take_up(distiller, checkpoint.state, folder)
+            self.options.reporter.message(f"resumed at step {checkpoint.step} of {self.config.steps}")
+        self._loop(distiller, folder, replace(checkpoint, environments=environments, artefacts=contents))
+        ds = self._with_provenance(distiller.export(), environments, artefacts)
+        folder.finish(ds, seconds=checkpoint.seconds + self._seconds(), device=self.device)
+        return ds
+
+    def _artefacts(self) -> dict[str, Artefact]:
+        """What the method needs, found or made, by the digest of its spec."""
+        self.config.check(self.source, self.size)
+        if (line := shortage(self.config.footprint(self.source, self.size, self.device), self.device)) is not None:
+            self.options.reporter.message(f"warning: {line}")
+        sources = (self.source,) if self.pretrain_on is None else (self.source, self.pretrain_on)
+        resources = artefact_store.Resources.of(sources, device=self.options.device)
+        workers, say = self.options.workers, self.options.reporter.message
+        return {
+            spec.digest(): artefact_store.get(spec, resources=resources, workers=workers, say=say)
+            for spec in self.config.needs(self.source)
+        }
+
+    def _build(self, artefacts: Mapping[str, Artefact]) -> Distiller:
+        with _memory_guard("while preparing the run"):
+            return self.config.build(
+                source=self.source, size=self.size, artefacts=artefacts, streams=Streams(self.seed), device=self.device
+            )
+
+    def _environments(self, checkpoint: Checkpoint) -> tuple[Environment, ...]:
+        """The environments of all parts of the run; a change is allowed, said, and recorded."""
+        now = devices.environment(self.device)
+        before = checkpoint.environments
+        if before and before[-1] != now:
+            self.options.reporter.message(
+                "resumed under another torch, device or thread count: the last bits may differ from an "
+                "uninterrupted run's, and the manifest says so"
+            )
+        return before if before and before[-1] == now else (*before, now)
+
+    def _loop(self, distiller: Distiller, folder: RunFolder, start: Checkpoint) -> None:
+        reporter, options = self.options.reporter, self.options
+        folder.metrics_up_to(start.step)
+        reporter.start(self.config.name, first=start.step, total=self.config.steps)
+        saved, saved_at = start.step, time.monotonic()
+        try:
+            with Signals() as signals:
+                for index in range(start.step, self.config.steps):
+                    metrics = _guarded(
+                        distiller,
+                        index,
+                        kept=f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet",
+                    )
+                    folder.log(index, metrics)
+                    reporter.step(index, metrics)
+                    late = options.time_limit is not None and self._seconds() >= options.time_limit
+                    stop = signals.received is not None or late
+                    if index + 1 == self.config.steps:
+                        break
+                    if stop or time.monotonic() - saved_at >= options.checkpoint_seconds:
+                        seconds = start.seconds + self._seconds()
+                        at = replace(start, step=index + 1, state=distiller.state_dict(), seconds=seconds)
+                        folder.save(at, self.identity)
+                        saved, saved_at = index + 1, time.monotonic()
+                    if stop:
+                        raise self._stopped(index + 1, signals.received)
+        finally:
+            reporter.finish()
+
+    def _stopped(self, step: int, signal_number: int | None) -> DDError:
+        where = f"stopped after step {step} of {self.config.steps}; to go on: {self.options.resume_command}"
+        if signal_number is None:
+            return OutOfResources(f"the time limit of {self.options.time_limit:g} s is reached; {where}")
+        return Interrupted(where, signal_number)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    def _with_provenance(
+        self, ds: DistilledSet, environments: tuple[Environment, ...], artefacts: Mapping[str, Artefact]
+    ) -> DistilledSet:
+        provenance = Provenance(
+            **self.identity.fields(),
+            source_images=len(self.source),
+            artefacts=_contents(artefacts),
+            environments=environments,
+        )
+        return replace(ds, manifest=ds.manifest.model_copy(update={"provenance": provenance}))
+
+
+def _contents(artefacts: Mapping[str, Artefact]) -> tuple[str, ...]:
+    """Digests of what the artefacts hold, not of what they were made from: another torch may make others."""
+    return tuple(sorted(one.content for one in artefacts.values()))
+
+
+def _take_up(distiller: Distiller, state: Mapping[str, Any], folder: RunFolder) -> None:
+    """`load_state_dict`; another version of the method may have left a state that does not fit."""
+    try:
+        with _memory_guard("while resuming"):
+            distiller.load_state_dict(state)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{folder.path}: its checkpoint does not fit the method ({type(error).__name__}); --fresh starts over"
+        ) from error
+
+
+def _guarded(distiller: Distiller, index: int, *, kept: str) -> Mapping[str, float]:
+    """One step whose failures say what to do; the numbers it reports are finite."""
+    try:
+        with _memory_guard(f"in step {index}; {kept}"):
+            metrics = distiller.step(index)
+        require_finite(**metrics)
+    except Diverged as error:
+        raise Diverged(f"step {index}: {error}; {kept}; a smaller learning rate is the usual remedy") from None
+    return metrics
+
+
+@contextmanager
+def _memory_guard(when: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if devices.is_out_of_memory(error):
+            raise OutOfResources(
+                f"out of memory {when}; fewer images at once or a narrower network need less"
+            ) from error
+        raise

@@ -1,0 +1,329 @@
+"""The only file that knows disk formats. numpy only: reading a set never imports torch, and nothing is pickled.
+
+A container is one safetensors file whose metadata has the single key `manifest`: canonical JSON
+`{"body": ..., "sha256": digest of body}`. The body names the kind and, for each tensor, dtype, shape and
+sha256. Distilled sets, checkpoints and artefact parts are containers; they differ in `Format`.
+
+Writing: temporary file in the same folder, fsync, `os.replace`, fsync of the folder; a reader sees the old
+file or the new one. Reading checks, in this order and with bounded work: file size, header length, header
+text, tensor names, digest of the body, dtypes, shapes, for a set the manifest and whether those shapes are the
+ones it says; only then are tensors read, each into its own memory, and checked by checksum and for finite values.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors.numpy import save as to_safetensors
+
+from dd_core import surroundings
+from dd_core.config import canonical, decode, digest
+from dd_core.distilled import DistilledSet, Layout, Manifest, arrays_of, layout_problems
+from dd_core.errors import OutOfResources, UserError
+from dd_core.store.headers import DTYPES, Format, Head, Refused, parse_head
+from dd_core.store.states import from_tree, to_tree
+from dd_core.whitening import Whitening
+
+_MEBI, _GIBI = 1 << 20, 1 << 30
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+SET = Format(
+    kind="dd-apps.set",
+    names=r"images|labels|targets|zca_offset|zca_matrix",
+    keys=frozenset({"manifest"}),
+    file_bytes=2 * _GIBI,  # a sparse file costs its sender nothing, and its reader all that it claims to hold
+    header_bytes=1 * _MEBI,
+    tensors=16,
+)
+# This machine wrote what the two below hold, for itself, and they hold more: a set with the state of its
+# optimiser and the networks of a long trajectory.
+CHECKPOINT = Format(
+    kind="dd-apps.checkpoint",
+    names=r"t\d{1,5}",
+    keys=frozenset({"state", "body"}),
+    file_bytes=64 * _GIBI,
+    header_bytes=16 * _MEBI,
+    tensors=20_000,
+)
+ARTEFACT = Format(
+    kind="dd-apps.artefact",
+    names=r"[a-z][a-z0-9_]{0,40}",
+    keys=frozenset({"artefact", "index", "facts"}),
+    file_bytes=64 * _GIBI,
+    header_bytes=4 * _MEBI,
+    tensors=4_096,
+)
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk can refuse into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in DISK_FULL:
+            raise OutOfResources(f"{path}: {reason}; nothing that was there before is lost") from error
+        raise UserError(f"{path}: {reason}") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a reader, or a kill at any moment, finds the old bytes or the new ones."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
+    """Delete temporary files that a killed writer left (`of` one file, or of all); call it under a lock."""
+    for leftover in folder.glob(".*.tmp" if of is None else f".{glob.escape(of)}.*.tmp"):
+        with disk_errors(leftover):
+            leftover.unlink(missing_ok=True)
+
+
+def write_container(path: Path, fmt: Format, tensors: Mapping[str, np.ndarray], body: Mapping[str, Any]) -> None:
+    """Write one container; equal arguments give equal bytes. Raises `UserError` for what no reader would accept."""
+    data = container_bytes(fmt, tensors, body)
+    write_bytes(path, data)
+
+
+def container_bytes(fmt: Format, tensors: Mapping[str, np.ndarray], body: Mapping[str, Any]) -> bytes:
+    """The bytes of a container."""
+    # not `ascontiguousarray`, which turns a scalar into an array of one
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    for name, array in arrays.items():
+        if not re.fullmatch(fmt.names, name) or array.dtype.name not in DTYPES.values() or not array.dtype.isnative:
+            raise UserError(f"{fmt.kind}: no reader takes a tensor '{name}' of {array.dtype.str}")
+    table = {name: _entry(array) for name, array in arrays.items()}
+    whole = {"kind": fmt.kind, "version": fmt.version, "tensors": table, **body}
+    data = to_safetensors(arrays, metadata={"manifest": canonical({"body": whole, "sha256": digest(whole)})})
+    header = int.from_bytes(data[:8], "little")
+    if header > fmt.header_bytes or len(table) > fmt.tensors:
+        raise UserError(f"{fmt.kind}: {len(table)} tensors and a header of {header} bytes are more than a reader takes")
+    return data
+
+
+def _entry(array: np.ndarray) -> dict[str, Any]:
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": _sha256(array)}
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data if array.size else b"").hexdigest()
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def read_container(path: Path, fmt: Format) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(tensors, body) of a container, all checksums verified; raises `UserError` in one line otherwise."""
+    with _opened(path, fmt) as file, _refusals(str(path), fmt):
+        head = _read_head(file, fmt)
+        return _read_tensors(file, head), head.body
+
+
+@contextmanager
+def _opened(path: Path, fmt: Format) -> Iterator[BinaryIO]:
+    # without O_NONBLOCK, opening a named pipe waits for somebody to write to it
+    with disk_errors(path), open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{path}: not a readable {fmt.kind} file: it is no regular file")
+        yield file
+
+
+@contextmanager
+def _refusals(name: str, fmt: Format) -> Iterator[None]:
+    """Every reason to refuse the file called `name`, in one line."""
+    try:
+        yield
+    except Refused as reason:
+        raise UserError(f"{name}: not a readable {fmt.kind} file: {reason}") from None
+    except RecursionError:
+        raise UserError(f"{name}: not a readable {fmt.kind} file: it is too deeply nested") from None
+    except MemoryError:
+        raise OutOfResources(f"{name}: this {fmt.kind} file does not fit into memory") from None
+
+
+def _read_head(file: BinaryIO, fmt: Format) -> Head:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size > fmt.file_bytes:
+        raise Refused(f"it has {size:,} bytes, and {fmt.file_bytes:,} is the limit")
+    if size < 8:
+        raise Refused(f"{size} bytes are too few")
+    length = int.from_bytes(file.read(8), "little")
+    if length > fmt.header_bytes:
+        raise Refused(f"its header claims {length} bytes, and {fmt.header_bytes} is the limit")
+    if length > size - 8:
+        raise Refused(f"its header claims {length} bytes, and the file has {size}")
+    return parse_head(file.read(length), fmt, data_bytes=size - 8 - length)
+
+
+def _read_tensors(file: BinaryIO, head: Head) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for name, layout in head.layouts.items():
+        array = _empty(layout)
+        if array.size and file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:  # type: ignore[attr-defined]
+            raise Refused(f"tensor {name} ends early")
+        if _sha256(array) != head.body["tensors"][name].get("sha256"):
+            raise Refused(f"the checksum of tensor {name} does not match; the file is damaged")
+        array.flags.writeable = False
+        tensors[name] = array
+    return tensors
+
+
+def _empty(layout: Layout) -> np.ndarray:
+    try:
+        return np.empty(layout.shape, dtype=layout.dtype)
+    except ValueError:  # no bytes, and sides whose product overflows
+        raise Refused(f"it has a tensor of the impossible shape {layout.shape}") from None
+
+
+# --- distilled sets ------------------------------------------------------------------------------------------
+
+
+def set_bytes(ds: DistilledSet) -> bytes:
+    """The bytes of a distilled set's file."""
+    return container_bytes(SET, arrays_of(ds), {"manifest": ds.manifest.model_dump(mode="json")})
+
+
+@surroundings.own()
+def write_set(path: Path, ds: DistilledSet) -> str:
+    """Write a distilled set; returns the sha256 of the file."""
+    data = set_bytes(ds)
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+@surroundings.own()
+def read_set(path: Path, *, file_bytes: int = SET.file_bytes) -> DistilledSet:
+    """Read a distilled set of at most `file_bytes`, verified in full.
+
+    Raises `UserError` in one line for anything else; more than the manifest is read of nothing that is no set.
+    """
+    with _opened(path, SET) as file:
+        return parse_set(file, name=str(path), file_bytes=file_bytes)
+
+
+def parse_set(file: BinaryIO, *, name: str, file_bytes: int = SET.file_bytes) -> DistilledSet:
+    """`read_set` for an open file; `name` is for the error line."""
+    fmt = replace(SET, file_bytes=file_bytes)
+    with _refusals(name, fmt):
+        head = _read_head(file, fmt)
+        manifest = decode(Manifest, head.body["manifest"], where=name, key="manifest")
+        for problem in layout_problems(manifest, head.layouts):
+            raise Refused(problem)
+        tensors = _read_tensors(file, head)
+        try:
+            offset, matrix = tensors.get("zca_offset"), tensors.get("zca_matrix")
+            whitening = None if offset is None or matrix is None else Whitening(offset, matrix)
+            return DistilledSet(tensors["images"], tensors.get("labels"), manifest, tensors.get("targets"), whitening)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a whole file."""
+    with disk_errors(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- states (checkpoints) ------------------------------------------------------------------------------------
+
+
+def write_state(path: Path, state: Mapping[str, Any], body: Mapping[str, Any]) -> None:
+    """Write nested dictionaries, lists, tuples, scalars, numpy arrays and torch tensors as a checkpoint."""
+    arrays: list[np.ndarray] = []
+    tree = to_tree(state, arrays)
+    tensors = {f"t{index}": array for index, array in enumerate(arrays)}
+    write_container(path, CHECKPOINT, tensors, {"state": tree, "body": dict(body)})
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(state, body) of a checkpoint; tensors come back as what they were."""
+    tensors, whole = read_container(path, CHECKPOINT)
+    try:
+        state, body = from_tree(whole["state"], tensors), whole["body"]
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
+        raise UserError(f"{path}: not a readable {CHECKPOINT.kind} file: its state makes no sense") from None
+    if not isinstance(state, dict) or not isinstance(body, dict):
+        raise UserError(f"{path}: not a readable {CHECKPOINT.kind} file: its state is no dictionary")
+    return state, body
+
+
+# --- small text files ----------------------------------------------------------------------------------------
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a readable JSON file atomically."""
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours; raises `UserError` where it is not one."""
+    with disk_errors(path):
+        text = path.read_bytes()
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one JSON line."""
+    with disk_errors(path), open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file; a line that a kill cut short is left out."""
+    records: list[dict[str, Any]] = []
+    if not path.exists():
+        return records
+    with disk_errors(path):
+        lines = path.read_text(errors="replace").splitlines()
+    for line in lines:
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                records.append(record)
+    return records
+
+
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Rewrite a JSON-lines file with the records that `keep` accepts."""
+    text = "".join(json.dumps(record) + "\n" for record in read_lines(path) if keep(record))
+    write_bytes(path, text.encode())

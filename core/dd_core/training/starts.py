@@ -1,0 +1,158 @@
+"""Starting weights as artefacts: fresh draws, and networks pre-trained on real images (Wang et al. 2018, section 3.3).
+
+A set may be made for networks that start from pre-trained weights, or from one particular network's. The first is
+scored on *held-out* pre-trained networks, the second on that very network: its digest is in the recipe, and the
+weights are found in the cache, or made again and compared with the digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dd_core import artefacts, training
+from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
+from dd_core.config import canonical, digest, plain
+from dd_core.distilled import Pretraining, Recipe, Weights
+from dd_core.errors import UserError
+from dd_core.images import Source
+from dd_core.streams import Streams
+from dd_core.system import device as devices
+from dd_core.system.parallel import Workers, computing
+
+
+class StartingWeights(ArtefactSpec):
+    """A pool of networks for images (C, H, W): part i holds the state of network i."""
+
+    kind: ClassVar[str] = "starting-weights"
+
+    network: str
+    image_shape: tuple[int, int, int]
+    classes: int
+    weights: Weights
+
+    def digest(self) -> str:
+        """sha256 of all that determines network i, which the size of the pool does not."""
+        whole = plain(self)
+        return digest({"kind": self.kind, "spec": {**whole, "weights": {**whole["weights"], "count": None}}})
+
+    def parts(self) -> int:
+        """One network a part."""
+        return self.weights.count
+
+    def wanted(self, resources: Any) -> Any:
+        """The images to pre-train on, if any."""
+        how = self.weights.pretraining
+        if how is None:
+            return None
+        found = resources.sources.get(how.source) if isinstance(resources, Resources) else None
+        if found is None:
+            raise UserError(
+                f"networks are to be pre-trained on images of '{how.name or 'unknown'}' with the fingerprint "
+                f"{how.source[:12]}..., which are not at hand; give them as pretrain_on (--pretrain-on)"
+            )
+        return Resources({how.source: found}, resources.device)
+
+    def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
+        """Draw network `index` from its own stream, and pre-train it, in one thread, if the pool is of such.
+
+        Raises `UserError` where the images to pre-train on are of another form.
+        """
+        weights = self.weights
+        streams = Streams(weights.seed).child("held-out" if weights.held_out else "starting-weights", index)
+        recipe = Recipe(network=self.network, initialisation=weights.distribution)
+        model = training.initialised(recipe, self.image_shape, self.classes, streams=streams)
+        facts: dict[str, Any] = {}
+        if weights.pretraining is not None:
+            source = self._images(resources.sources[weights.pretraining.source])
+            device = devices.resolve(resources.device)
+            with computing(1):
+                facts["loss"] = training.pretrain(model, source, weights.pretraining, streams=streams, device=device)
+            facts["device"] = devices.environment(device).device
+        state = {name: value.numpy() for name, value in model.cpu().state_dict().items()}
+        tensors = {f"t{position}": value for position, value in enumerate(state.values())}
+        return tensors, {"names": list(state), "sha256": weights_digest(state), **facts}
+
+    def _images(self, source: Source) -> Source:
+        if source.image_shape != self.image_shape or len(source.classes) != self.classes:
+            theirs, ours = _form(source.image_shape, len(source.classes)), _form(self.image_shape, self.classes)
+            raise UserError(f"networks are to be pre-trained on {source.name} ({theirs}), and are for {ours}")
+        return source
+
+
+def _form(image_shape: tuple[int, int, int], classes: int) -> str:
+    return f"{classes} classes of {'x'.join(map(str, image_shape))} images"
+
+
+def weights_digest(state: Mapping[str, np.ndarray]) -> str:
+    """sha256 of the names, types, shapes and values of weights, however they are stored."""
+    whole = hashlib.sha256()
+    for name, value in state.items():
+        whole.update(canonical([name, value.dtype.str, list(value.shape)]).encode())
+        whole.update(np.ascontiguousarray(value).tobytes())
+    return whole.hexdigest()
+
+
+def identity_of(pool: Artefact) -> str:
+    """`sha256:...` of the first network of a pool, as a recipe for that network alone names it."""
+    return f"sha256:{pool.part(0)[1]['sha256']}"
+
+
+def spec_of(recipe: Recipe, image_shape: tuple[int, int, int], classes: int, weights: Weights) -> StartingWeights:
+    """The pool `weights` of the recipe's network, for images (C, H, W)."""
+    return StartingWeights(network=recipe.network, image_shape=image_shape, classes=classes, weights=weights)
+
+
+def of_recipe(
+    recipe: Recipe,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    count: int,
+    seed: int = 0,
+    pretrain_on: Source | None = None,
+    device: str = "auto",
+    workers: Workers | None = None,
+) -> Artefact | None:
+    """Where networks start that a set is scored on; None where they are drawn from a distribution.
+
+    For `pretrained` a pool of `count` held-out networks, for particular weights a pool of that one network; the images
+    of `pretrain_on` are needed unless the pool is in the cache. Raises `UserError` where they are not those that the
+    recipe means, and where the weights made here are not the ones that it names: another version of torch, or another
+    device, may make others.
+    """
+    if pretrain_on is not None:
+        _check_meant(recipe.weights, pretrain_on)
+    if recipe.weights is None:
+        return None
+    weights = recipe.weights
+    if not recipe.for_one_network:
+        weights = weights.model_copy(update={"count": count, "seed": weights.seed + seed, "held_out": True})
+    spec = spec_of(recipe, image_shape, classes, weights)
+    sources = () if pretrain_on is None else (pretrain_on,)
+    pool = artefacts.get(spec, resources=Resources.of(sources, device=device), workers=workers)
+    if recipe.for_one_network and recipe.initialisation != (found := identity_of(pool)):
+        raise UserError(
+            f"the set is for a network with the weights {recipe.initialisation[:19]}..., and those made here, by this "
+            f"torch on this device, are {found[:19]}...; copy {pool.folder} from where it was distilled"
+        )
+    return pool
+
+
+def _check_meant(weights: Weights | None, given: Source) -> None:
+    how = None if weights is None else weights.pretraining
+    if how is None:
+        raise UserError(f"no network is pre-trained here; leave out the images of '{given.name}' to pre-train on")
+    if how.source != given.fingerprint():
+        raise UserError(
+            f"the set is for networks pre-trained on '{how.name}' (fingerprint {how.source[:12]}...), and not on "
+            f"'{given.name}' ({given.fingerprint()[:12]}...)"
+        )
+
+
+def pretrained_on(source: Source, how: Pretraining) -> Pretraining:
+    """`how`, on the images of `source`."""
+    return how.model_copy(update={"source": source.fingerprint(), "name": source.name})

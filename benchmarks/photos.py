@@ -34,8 +34,9 @@ from dd_core.distiller import MethodConfig
 from dd_core.images import Source
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
-from dd_core.system import device, parallel
+from dd_core.system import device
 from dd_core.system.footprint import expected_bytes, peak_bytes
+from dd_core.system.threads import computing
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -102,7 +103,7 @@ def measure(folder: Path, *, steps: int, epochs: int) -> dict[str, Any]:
     estimate = expected_bytes(config.footprint(train, size, CPU), CPU)
     made = distilled(config, train, size)
     distilling, seconds = device.peak_memory_bytes(CPU), time.perf_counter() - begun
-    with parallel.computing(1):
+    with computing(1):
         evaluation.evaluate(made, train=train, test=test, nets=1, device="cpu")
     return {
         "interpreter_gb": round(loaded / GIGA, 3),

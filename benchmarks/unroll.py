@@ -28,7 +28,7 @@ from dd_core.distilled import Size
 from dd_core.methods import method
 from dd_core.streams import Streams
 from dd_core.system import device as devices
-from dd_core.system import parallel
+from dd_core.system.threads import computing
 from dd_core.unroll import Mode, Tensors, Unrolled
 
 RESULTS = record.RESULTS / "unroll.jsonl"
@@ -133,5 +133,5 @@ def write(figures: dict[str, Any], *, run: str, data: str) -> None:
 
 
 if __name__ == "__main__":
-    with parallel.computing(1):
+    with computing(1):
         main()

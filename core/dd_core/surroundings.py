@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+_KINDS = ("cpu", "cuda", "mps", "xpu")  # that torch has an autocast for
 _PILLOW_PIXELS = 89_478_485  # Pillow's own limit, where it suspects a decompression bomb
 
 
@@ -94,10 +95,8 @@ def _torch_settings() -> tuple[Setting, ...]:
     """Torch's settings that change a number, the ones that others follow before those."""
     import torch
 
-    from dd_core.system import device
-
     return (
-        *(_autocast(kind) for kind in device.KINDS),
+        *(_autocast(kind) for kind in _KINDS),
         Setting(torch.get_default_dtype, torch.set_default_dtype, (torch.float32,)),
         # 0: off, 1: warn, 2: raise where an operation has no deterministic form
         Setting(torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, (0,)),
@@ -128,8 +127,6 @@ def _kernel_settings() -> tuple[Setting, ...]:
     """Which kernels compute float32, and how precisely."""
     import torch
 
-    from dd_core.system import device
-
     backends = torch.backends
     return (
         Setting(_or("highest", torch.get_float32_matmul_precision), torch.set_float32_matmul_precision, ("highest",)),
@@ -143,8 +140,29 @@ def _kernel_settings() -> tuple[Setting, ...]:
             if hasattr(backends.mkldnn, name)
         ),
         Setting(torch._C._get_nnpack_enabled, backends.nnpack.set_flags, (True,)),  # pyright: ignore[reportPrivateUsage] (nothing else tells)
-        *(_attribute(holder, "fp32_precision", *values) for holder, values in device.precisions()),
+        *(_attribute(holder, "fp32_precision", *values) for holder, values in _precisions()),
     )
+
+
+def _precisions() -> list[tuple[Any, tuple[str, ...]]]:
+    """Objects whose `fp32_precision` says how float32 is computed (torch 2.9 and later), each with torch's defaults.
+
+    One that others inherit from comes before those.
+    """
+    import torch
+
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return []
+    exact = ("none", "ieee")
+    return [
+        (backends, exact),
+        (backends.cudnn, exact),
+        (backends.cuda.matmul, exact),
+        (backends.cudnn.conv, ("tf32",)),
+        (backends.cudnn.rnn, ("tf32",)),
+        *((getattr(backends.mkldnn, part), exact) for part in ("matmul", "conv", "rnn")),
+    ]
 
 
 def _attribute(holder: Any, name: str, *ours: Any) -> Setting:

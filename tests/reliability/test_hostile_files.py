@@ -16,6 +16,7 @@ from hostile_files import PLACES, Hostile, catalogue, set_with, valid_set, white
 from dd_apps.cli import main
 from dd_core import store
 from dd_core.errors import UserError
+from dd_core.store import files as files_of_store
 
 
 class CountingFile(io.BufferedReader):
@@ -47,7 +48,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[CountingFile]:
         files.append(CountingFile(path))
         return files[-1]
 
-    monkeypatch.setattr(store, "open", counting, raising=False)
+    monkeypatch.setattr(files_of_store, "open", counting, raising=False)
     return files
 
 

@@ -187,7 +187,7 @@ if what == "dm":
 else:
     need = estimates.evaluation(recipe, source.image_shape, 2, images=80, tested=80, sets=1, jobs=1, device=cpu)
     form = InputForm.of(source)
-    with parallel.computing(1):
+    with computing(1):
         before = peak()
         data = training.TrainingData(form(source.images), source.labels, None, 2)
         model = training.fit(data, recipe.network, recipe, streams=Streams(0), device=cpu)

@@ -6,16 +6,31 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ENGINE = ["artefacts", "datasets", "distilled", "errors", "images", "networks"]
-ENGINE += ["parallel", "runner", "selection", "store", "streams"]
+# the rooms of the engine, the lowest ones last
+ROOMS = [
+    ["testing"],
+    ["exchange/__init__", "methods/__init__", "methods/dm", "methods/random", "methods/sre2l/distiller"],
+    ["evaluation/__init__", "runner/__init__"],
+    ["datasets/named", "distiller", "training/__init__", "zca"],
+    ["artefacts"],
+    ["selection", "store/__init__", "unroll"],
+    ["system/parallel", "system/device"],
+    ["distilled"],
+    ["augment/__init__", "networks/models"],
+    ["images"],
+    ["whitening"],
+    ["config", "surroundings"],
+    ["errors", "lazy", "streams"],
+]
 MODULES = [
-    *("dd_core/__init__", "dd_core/methods/__init__", "dd_core/methods/dm", "dd_core/methods/random"),
-    *(f"dd_core/{name}" for name in ENGINE),
+    "dd_core/__init__",
+    *(f"dd_core/{name}" for rooms in ROOMS for name in rooms),
     *("dd_apps/__init__", "dd_apps/cli", "dd_apps/scenario"),
     *(f"dd_apps/{name}/__init__" for name in ("continual", "nas", "transfer", "report")),
     "dd_apps/continual/memory",
@@ -26,38 +41,52 @@ ALLOWED = {
     "dd_apps/continual/memory": "import avalanche, dd_core.runner",
     "dd_apps/nas/__init__": "import nni",
     "dd_apps/transfer/__init__": "import timm",
-    "dd_core/runner": "import dd_core.artefacts, dd_core.store, dd_core.parallel, dd_core.images",
+    "dd_core/runner/__init__": "import dd_core.artefacts, dd_core.store, dd_core.system.parallel, dd_core.images",
     "dd_core/methods/dm": "import dd_core.images, dd_core.selection, dd_core.networks, dd_core.errors",
-    "dd_core/parallel": "import ray, dask",
-    "dd_core/datasets": "import torchvision",
-    "dd_core/networks": "import timm, torchvision",
+    "dd_core/methods/sre2l/distiller": "import dd_core.training, dd_core.system.device",
+    "dd_core/system/parallel": "import ray, dask",
+    "dd_core/datasets/named": "import torchvision",
+    "dd_core/networks/models": "import timm, torchvision",
 }
 APPLICATIONS = "cli -> scenario -> applications, which never import each other"
 ENGINE_ALONE = "the engine knows nothing of the applications"
-RUNNER = "runner -> artefacts, store, parallel -> values"
+UPWARDS = "every room of the engine imports only rooms below it"
 METHODS = "a method never imports another"
 METHODS_LOW = "a method never imports the runner, the store or parallel"
 FRAMEWORKS = "each framework is imported in its own place only"
+
+
+def dotted(module: str) -> str:
+    return module.removesuffix("/__init__").replace("/", ".")
+
+
+# from each floor up to the floor above it, and once from the ground to the top
+STAIRS = [
+    (f"dd_core/{low[0]}", f"import dd_core.{dotted(high[0])}", UPWARDS)
+    for high, low in [*pairwise(ROOMS), (ROOMS[0], ROOMS[-1])]
+]
 FORBIDDEN = [
     ("dd_apps/continual/memory", "import dd_apps.nas", APPLICATIONS),
     ("dd_apps/nas/__init__", "import dd_apps.transfer", APPLICATIONS),
     ("dd_apps/report/__init__", "import dd_apps.continual", APPLICATIONS),
     ("dd_apps/scenario", "import dd_apps.cli", APPLICATIONS),
     ("dd_apps/transfer/__init__", "import dd_apps.scenario", APPLICATIONS),
-    ("dd_core/store", "import dd_apps.report", ENGINE_ALONE),
-    ("dd_core/store", "import dd_core.runner", RUNNER),
-    ("dd_core/images", "import dd_core.artefacts", RUNNER),
-    ("dd_core/errors", "import dd_core.streams", RUNNER),
+    ("dd_core/store/__init__", "import dd_apps.report", ENGINE_ALONE),
+    *STAIRS,
     ("dd_core/methods/dm", "from dd_core.methods import random", METHODS),
-    *(("dd_core/methods/random", f"import dd_core.{name}", METHODS_LOW) for name in ("runner", "store", "parallel")),
-    ("dd_core/runner", "import avalanche", FRAMEWORKS),
-    ("dd_core/runner", "def f():\n    import nni", FRAMEWORKS),
+    ("dd_core/methods/dm", "import dd_core.methods.sre2l.distiller", METHODS),
+    *(
+        ("dd_core/methods/random", f"import dd_core.{name}", METHODS_LOW)
+        for name in ("runner", "store", "system.parallel")
+    ),
+    ("dd_core/runner/__init__", "import avalanche", FRAMEWORKS),
+    ("dd_core/runner/__init__", "def f():\n    import nni", FRAMEWORKS),
     ("dd_core/errors", "import rich", FRAMEWORKS),
     ("dd_core/errors", "import typer", FRAMEWORKS),
-    ("dd_core/runner", "import ray", FRAMEWORKS),
-    ("dd_core/artefacts", "import dask", FRAMEWORKS),
+    ("dd_core/runner/__init__", "import ray", FRAMEWORKS),
+    ("dd_core/system/device", "import dask", FRAMEWORKS),
     ("dd_core/images", "import torchvision", FRAMEWORKS),
-    ("dd_core/datasets", "import timm", FRAMEWORKS),
+    ("dd_core/datasets/named", "import timm", FRAMEWORKS),
     ("dd_apps/continual/memory", "import nni", FRAMEWORKS),
     ("dd_apps/nas/__init__", "import avalanche", FRAMEWORKS),
     ("dd_apps/nas/__init__", "import timm", FRAMEWORKS),
@@ -69,6 +98,10 @@ def lint(folder: Path, sources: dict[str, str]) -> str:
     for module in MODULES:
         file = folder / f"{module}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
+        for folder_between in (file.parent, *file.parent.parents):
+            if folder_between == folder:
+                break
+            (folder_between / "__init__.py").touch()
         file.write_text(sources.get(module, ""))
     shutil.copy(ROOT / "pyproject.toml", folder)
     environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
@@ -100,3 +133,9 @@ def test_a_new_module_of_the_applications_needs_its_place(tmp_path: Path):
     (tmp_path / "dd_apps").mkdir()
     (tmp_path / "dd_apps" / "helpers.py").write_text("")
     assert broken(lint(tmp_path, {})) == {APPLICATIONS}
+
+
+def test_a_new_room_of_the_engine_needs_its_place(tmp_path: Path):
+    (tmp_path / "dd_core").mkdir()
+    (tmp_path / "dd_core" / "helpers.py").write_text("")
+    assert broken(lint(tmp_path, {})) == {UPWARDS}

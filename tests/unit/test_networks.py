@@ -206,11 +206,11 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("network_names", ["torch", "torchvision", "timm"]), ("networks", ["torchvision", "timm"])],
+    [("networks.names", ["torch", "torchvision", "timm"]), ("networks", ["torchvision", "timm"])],
 )
 def test_importing_the_names_loads_no_library(module: str, absent: list[str]):
     code = f"import sys, dd_core.{module}; print([name for name in {absent} if name in sys.modules])"
-    environment = {**os.environ, "PYTHONPATH": str(Path(network_names.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(network_names.__file__).parents[2])}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

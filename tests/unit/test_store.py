@@ -21,6 +21,7 @@ from dd_core.distilled import DistilledSet, Pixels, Size
 from dd_core.errors import UserError
 from dd_core.methods import method
 from dd_core.runner import distill
+from dd_core.store import files
 from dd_core.testing import blobs
 
 
@@ -101,7 +102,7 @@ def test_a_file_is_on_the_disk_before_it_takes_the_place_of_the_old_one(tmp_path
         done.append(("replace", (os.stat(source).st_ino, os.stat(source).st_size)))
         os.replace(source, target)
 
-    monkeypatch.setattr(store, "os", SimpleNamespace(**{**vars(os), "fsync": fsync, "replace": replace}))
+    monkeypatch.setattr(files, "os", SimpleNamespace(**{**vars(os), "fsync": fsync, "replace": replace}))
     store.write_bytes(path, bytes(100_000))
     whole = (path.stat().st_ino, 100_000)
     assert done == [("file", whole), ("replace", whole), ("folder", None)]

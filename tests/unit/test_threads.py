@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dd_core.errors import UserError
-from dd_core.system import parallel
+from dd_core.system.threads import computing
 
 # what a run, a pre-training, an expert and k-means compute with
 SCRIPT = """
@@ -100,12 +100,12 @@ def test_runs_compute_with_the_threads_asked_for_and_what_is_shared_with_one(tmp
 
 def test_a_block_computes_with_its_threads_and_puts_the_number_back():
     before = torch.get_num_threads()
-    with parallel.computing(before + 2):
+    with computing(before + 2):
         assert torch.get_num_threads() == before + 2
-        with parallel.computing(1):
+        with computing(1):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == before + 2
     assert torch.get_num_threads() == before
-    with pytest.raises(UserError), parallel.computing(before + 1):
+    with pytest.raises(UserError), computing(before + 1):
         raise UserError("on the way")
     assert torch.get_num_threads() == before

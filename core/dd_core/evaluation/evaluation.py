@@ -35,6 +35,7 @@ from dd_core.system import device as devices
 from dd_core.system import parallel
 from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
+from dd_core.system.threads import computing
 from dd_core.training import (
     TrainingData,
     accuracy,
@@ -346,7 +347,7 @@ def _twin(ds: DistilledSet, train: Source, streams: Streams, index: int) -> Trai
     assert ds.labels is not None
     counts = np.bincount(ds.labels, minlength=len(ds.classes)).tolist()
     chosen = selection.random_indices(train, counts, streams=streams.child("twin", index), stream="random")
-    with parallel.computing(1):  # whitening in several differs in the last bits
+    with computing(1):  # whitening in several differs in the last bits
         inputs = ds.input_form()(train.take(chosen))
     labels = selection.labels_of(counts)
     if (attack := _indices(ds)) is not None:

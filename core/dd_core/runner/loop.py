@@ -25,10 +25,10 @@ from dd_core.images import Source
 from dd_core.runner.folder import Checkpoint, Identity, RunFolder
 from dd_core.streams import Streams
 from dd_core.system import device as devices
-from dd_core.system import parallel
 from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
 from dd_core.system.signals import Signals
+from dd_core.system.threads import computing
 
 
 @runtime_checkable
@@ -97,7 +97,7 @@ def distill(
                 f"warning: the classes of {pretrain_on.name} and {source.name} have other names, and go together by "
                 f"position: '{pretrain_on.classes[0]}' with '{source.classes[0]}', and so on"
             )
-    with parallel.computing(options.threads or torch.get_num_threads()):
+    with computing(options.threads or torch.get_num_threads()):
         run = _Run(config, source, size, seed, options, device, pretrain_on)
         if out is None:
             return run.in_memory()

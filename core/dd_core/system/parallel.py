@@ -16,8 +16,8 @@ from pydantic import Field
 from dd_core import surroundings
 from dd_core.config import Config
 from dd_core.errors import OutOfResources, UserError, unknown_name
-from dd_core.system import memory
 from dd_core.system.signals import Signals
+from dd_core.system.threads import computing
 
 Engine = Literal["processes", "ray", "dask"]
 Job = TypeVar("Job")
@@ -114,23 +114,6 @@ def _die_with(parent: int) -> None:
 def _with_threads(function: Callable[[Job], Result], job: Job, threads: int | None) -> Result:
     with surroundings.own() if threads is None else computing(threads):
         return function(job)
-
-
-@contextmanager
-def computing(threads: int) -> Iterator[None]:
-    """Run a block with this many CPU threads in torch, in the engine's `surroundings`, with `memory` kept within it.
-
-    The number of threads is put back at the end.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with surroundings.own(), memory.kept():
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _backend(workers: Workers):

@@ -21,7 +21,8 @@ from dd_core.errors import UserError
 from dd_core.images import Source
 from dd_core.streams import Streams
 from dd_core.system import device as devices
-from dd_core.system.parallel import Workers, computing
+from dd_core.system.parallel import Workers
+from dd_core.system.threads import computing
 
 
 class StartingWeights(ArtefactSpec):

@@ -33,7 +33,7 @@ from dd_core.images import InputForm, Source, require_labels
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
 from dd_core.streams import Streams
 from dd_core.system import device as devices
-from dd_core.system.parallel import computing
+from dd_core.system.threads import computing
 
 SAVE_SECONDS = 30.0  # between two records of an expert under way
 HELD_SHARE = 0.25  # of the memory that is free, for trajectories that are kept there while they are matched

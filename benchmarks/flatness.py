@@ -53,7 +53,7 @@ from dd_core.distilled import Size
 from dd_core.distiller import MethodConfig
 from dd_core.images import Source, require_labels
 from dd_core.methods import method
-from dd_core.methods.trajectory_matching import matching
+from dd_core.methods.trajectory_matching import opinions as matching
 from dd_core.methods.trajectory_matching.experts import form_of, trajectory
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams

@@ -21,7 +21,7 @@ from dd_core import augment
 from dd_core.images import LabelledImages, Source
 from dd_core.methods import method
 from dd_core.methods.trajectory_matching.expert_training import Sharpness
-from dd_core.methods.trajectory_matching.experts import Experts, _Expert
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec, _Expert
 from dd_core.streams import Streams
 
 Weights = dict[str, Tensor]
@@ -109,7 +109,7 @@ class AtOnce:
 
 
 def gradient_of(model: nn.Module, sharpness: Sharpness | None) -> Callable[[Weights, Tensor, Tensor], Weights]:
-    """`experts.flat_gradient` at one expert's weights, as a function that `vmap` takes (its equations are there)."""
+    """`gsam.flat_gradient` at one expert's weights, as a function that `vmap` takes (its equations are there)."""
 
     def loss(theta: Weights, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(model, theta, (images,)), labels)
@@ -138,11 +138,11 @@ def measured(source: LabelledImages, scale: Scale, device: torch.device) -> Iter
         # the statistics decide nothing here, and ImageNet's need not be computed for every expert
         config = method("mtt", last_epoch=2, statistics="imagenet", recipe={"network": scale.network}, training=how)
         (spec,) = config.needs(source)
-        assert isinstance(spec, Experts)
+        assert isinstance(spec, ExpertsSpec)
         yield {"what": "experts", "optimiser": name, **ways(spec, source, resident, scale, device), **defaults()}
 
 
-def ways(spec: Experts, source: Source, resident: Source, scale: Scale, device: torch.device) -> Record:
+def ways(spec: ExpertsSpec, source: Source, resident: Source, scale: Scale, device: torch.device) -> Record:
     """Experts a minute, one after another and several at once, going by a few steps of each."""
 
     def made(count: int, images: Source) -> list[_Expert]:

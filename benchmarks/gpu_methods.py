@@ -24,7 +24,7 @@ from dd_core.distiller import Distiller, MethodConfig
 from dd_core.evaluation import evaluate
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method, method, names
-from dd_core.methods.trajectory_matching.experts import Experts, trajectory
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec, trajectory
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 
@@ -113,7 +113,7 @@ def repeated(name: str, source: LabelledImages, network: str, device: torch.devi
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         both = [list(made(config, source, device, Path(folder)).items()) for folder in (one, other)]
         for (digest, first), (_, second) in zip(*both, strict=True):
-            if any(isinstance(spec, Experts) and spec.digest() == digest for spec in config.needs(source)):
+            if any(isinstance(spec, ExpertsSpec) and spec.digest() == digest for spec in config.needs(source)):
                 record["experts"] = apart(trajectory(first, 0), trajectory(second, 0))
     size = Size(ipc=2)
     pair = [distill(config, source, size, seed=0, options=options) for _ in range(2)]

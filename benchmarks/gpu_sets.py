@@ -22,7 +22,7 @@ from dd_core.errors import OutOfResources
 from dd_core.evaluation import evaluate
 from dd_core.images import Source
 from dd_core.methods import decode_method
-from dd_core.methods.trajectory_matching.experts import Experts
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec
 from dd_core.runner import RunOptions, Silent, distill
 from dd_core.system.parallel import Workers
 
@@ -131,7 +131,7 @@ def make_experts(name: str, config: MethodConfig, train: Source, bench: Bench) -
     workers = Workers(count=bench.options.workers)
     begun, count, resources = time.monotonic(), 0, Resources.of([train], device=bench.options.device)
     for spec in config.needs(train):
-        if not isinstance(spec, Experts):
+        if not isinstance(spec, ExpertsSpec):
             artefacts.get(spec, resources=resources)
             continue
         while count < spec.count:

@@ -21,8 +21,8 @@ from dd_core import artefacts, augment, selection, training, unroll
 from dd_core.artefacts import Resources
 from dd_core.images import InputForm, Source
 from dd_core.methods import method
-from dd_core.methods.trajectory_matching.experts import Experts, trajectory
-from dd_core.methods.trajectory_matching.matching import parameters_of
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec, trajectory
+from dd_core.methods.trajectory_matching.opinions import parameters_of
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.unroll import Mode, Step, Tensors, Unrolled
@@ -117,7 +117,7 @@ class Problem:
     def __init__(self, source: Source, network: str, count: int, device: torch.device) -> None:
         config = method("mtt", last_epoch=2, experts=1, recipe={"network": network})
         (spec,) = config.needs(source)
-        assert isinstance(spec, Experts)
+        assert isinstance(spec, ExpertsSpec)
         expert = artefacts.get(spec, resources=Resources.of([source], device=str(device)))
         path = trajectory(expert, 0).to(device)
         self.start, self.target, self.device = path[1], path[3], device

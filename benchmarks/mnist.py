@@ -28,7 +28,7 @@ import record
 
 from dd_apps.report.pictures import contact_sheet
 from dd_core import artefacts, datasets, evaluation, store
-from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, Weights
+from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, StartingPool
 from dd_core.images import Source
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
@@ -88,7 +88,7 @@ REGIMES = {
 CROSS = ("fixed", "random", "mnist, random-pretrained", "mnist, fixed-pretrained")
 ELSEWHERE = {
     "xavier": "xavier",
-    "pretrained": Weights(distribution="xavier", count=1, pretraining=Pretraining(**ON_MNIST)),
+    "pretrained": StartingPool(distribution="xavier", count=1, pretraining=Pretraining(**ON_MNIST)),
 }
 
 OWN = {"xavier": "random", "pretrained": "mnist, random-pretrained"}  # whose own score that cell of the table is

@@ -120,7 +120,7 @@ class Pretraining(Config):
     batch_size: int = Field(default=128, ge=1, description="images in a mini-batch")
 
 
-class Weights(Config):
+class StartingPool(Config):
     """A pool of starting weights: with the network and the form of the images, all that determines them.
 
     Network i is the same in a pool of any size.
@@ -156,7 +156,7 @@ class Recipe(Config):
         description="where a network starts: 'default' or 'xavier' distribution, 'pretrained' as `weights` says, "
         "or the very weights by their digest sha256:...",
     )
-    weights: Weights | None = Field(default=None, description="what pretrained or particular weights are made of")
+    weights: StartingPool | None = Field(default=None, description="what pretrained or particular weights are made of")
     steps: tuple[ScheduledStep, ...] = Field(
         default=(), description="learned order and rates; where given, plain SGD over it replaces the epochs"
     )

@@ -4,7 +4,7 @@ A method is one file with two things in it: a frozen config, and the `Distiller`
 
 1. Subclass `MethodConfig`. Give it `name`, and a field for each hyper-parameter, with its unit and the paper's
    symbol in the description. `steps` is the number of outer iterations. A method without any subclasses
-   `SelectionMethod` instead, and has one function to write.
+   `SelectionConfig` instead, and has one function to write.
 2. Write a class with `step`, `state_dict`, `load_state_dict` and `export`, by PyTorch's own conventions.
 3. Add one line to the table in `dd_core/methods/__init__.py`, or in another package an entry point in the
    group `dd_core.methods`, and subclass `dd_core.testing.DistillerConformance` in a test.
@@ -103,7 +103,7 @@ class MethodConfig(Config):
         raise NotImplementedError
 
 
-class SelectionMethod(MethodConfig):
+class SelectionConfig(MethodConfig):
     """A method without a loop: it chooses or averages real images, class by class."""
 
     steps: int = Field(default=0, ge=0, le=0, description="outer iterations: it has none")
@@ -120,16 +120,16 @@ class SelectionMethod(MethodConfig):
         artefacts: Mapping[str, Artefact],
         streams: Streams,
         device: torch.device,
-    ) -> Finished:
+    ) -> FinishedDistiller:
         """Select; raises `UserError` where a class has too few images."""
         from dd_core.selection import real_set
 
         counts = size.per_class(len(source.classes))
         images = self.select(source, counts, streams=streams, device=device)
-        return Finished(real_set(source, images, counts, self.recipe))
+        return FinishedDistiller(real_set(source, images, counts, self.recipe))
 
 
-class Finished:
+class FinishedDistiller:
     """A distiller that has nothing to iterate: its set is final when it is built."""
 
     def __init__(self, ds: DistilledSet) -> None:

@@ -72,7 +72,7 @@ def check_source(source: Source) -> None:
         )
 
 
-class WhiteningOf(ArtefactSpec):
+class WhiteningSpec(ArtefactSpec):
     """The whitening of the images of a fingerprint."""
 
     kind: ClassVar[str] = "whitening"
@@ -94,14 +94,14 @@ class WhiteningOf(ArtefactSpec):
         return {"zca_offset": whitening.offset, "zca_matrix": whitening.matrix}, {}
 
 
-def spec_of(source: Source, *, epsilon: float = EPSILON) -> WhiteningOf:
+def spec_of(source: Source, *, epsilon: float = EPSILON) -> WhiteningSpec:
     """What names the whitening of `source`; raises `UserError` where its images are too large."""
     check_source(source)
-    return WhiteningOf(source=source.fingerprint(), image_shape=source.image_shape, epsilon=epsilon)
+    return WhiteningSpec(source=source.fingerprint(), image_shape=source.image_shape, epsilon=epsilon)
 
 
 def whitening_in(artefact: Artefact) -> Whitening:
-    """The whitening that an artefact of `WhiteningOf` holds."""
+    """The whitening that an artefact of `WhiteningSpec` holds."""
     tensors, _ = artefact.part(0)
     return Whitening(tensors["zca_offset"], tensors["zca_matrix"])
 

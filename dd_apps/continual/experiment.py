@@ -13,7 +13,7 @@ from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen
 from dd_apps.continual.standings import Standings, sentence, standings
 from dd_core import datasets, surroundings
 from dd_core.distilled import DistilledSet
-from dd_core.distiller import SelectionMethod
+from dd_core.distiller import SelectionConfig
 from dd_core.errors import UserError
 from dd_core.images import Source
 from dd_core.methods import decode_method
@@ -164,7 +164,7 @@ def _standings(scenario: ContinualScenario, table: Table, outcomes: Mapping[str,
 def _learns(scenario: ContinualScenario, row: str) -> bool:
     """Whether a row is the scenario's method, or one that does not just choose or average real images."""
     method = scenario.memory_method(row)
-    return row == DISTILLED or (method is not None and not isinstance(decode_method(method), SelectionMethod))
+    return row == DISTILLED or (method is not None and not isinstance(decode_method(method), SelectionConfig))
 
 
 def _table_row(name: str, table: Table, outcomes: list[Outcome]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dd_core.distilled import Size
 from dd_core.errors import UserError
 from dd_core.images import normalise
 from dd_core.methods import method
-from dd_core.methods.dataset_distillation import Unrolling
+from dd_core.methods.dataset_distillation import DatasetDistillationDistiller
 from dd_core.streams import Streams
 from dd_core.testing import blobs
 from dd_core.training import fit, training_data
@@ -20,13 +20,13 @@ from dd_core.training import fit, training_data
 CPU = torch.device("cpu")
 
 
-def _unrolling(*, ipc: int = 2, **options) -> Unrolling:
+def _unrolling(*, ipc: int = 2, **options) -> DatasetDistillationDistiller:
     defaults = {"steps": 8, "blocks": 2, "epochs": 2, "batch_real": 20, "recipe": {"network": "convnet-2-w8"}}
     config = method("dataset-distillation", **{**defaults, **options})
     return config.build(source=blobs(), size=Size(ipc=ipc), artefacts={}, streams=Streams(5), device=CPU)
 
 
-def _outer_loss(unrolling: Unrolling, draw: int) -> float:
+def _outer_loss(unrolling: DatasetDistillationDistiller, draw: int) -> float:
     """Export, train by the recipe from the same initialisation, and look at the same real images."""
     ds = unrolling.export()
     data = training_data(ds, ds.manifest.recipe)

@@ -35,7 +35,7 @@ def _distiller(
     return config.build(source=source, size=Size(ipc=2), artefacts={}, streams=Streams(seed), device=CPU)
 
 
-def _plain_loss(distiller: dm.Matching, pixels: torch.Tensor, index: int) -> torch.Tensor:
+def _plain_loss(distiller: dm.DMDistiller, pixels: torch.Tensor, index: int) -> torch.Tensor:
     """Equation 7, one class and one image at a time."""
     source, streams = distiller.source, distiller.streams
     network = networks.for_source("convnet-2-w16", source, seed=streams.seed, stream="network", step=index)

@@ -21,7 +21,8 @@ from dd_core.artefacts import Resources
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Pretraining, Recipe, ScheduledStep
 from dd_core.images import LabelledImages
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
-from dd_core.methods.trajectory_matching.experts import Experts, flat_gradient, trajectory
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec, trajectory
+from dd_core.methods.trajectory_matching.gsam import flat_gradient
 from dd_core.streams import Streams
 from dd_core.testing import blobs
 
@@ -297,7 +298,7 @@ def expert(
     training: Training, cache: Path, *, source: LabelledImages = BLOBS, **which: Any
 ) -> tuple[Tensor, list[float]]:
     """What expert 1 of two keeps, (epochs + 1, P), and its mean loss in every epoch."""
-    spec = Experts(
+    spec = ExpertsSpec(
         source=source.fingerprint(),
         network=NETWORK,
         image_shape=source.image_shape,

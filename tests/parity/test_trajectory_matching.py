@@ -16,9 +16,9 @@ from dd_core.distilled import Size
 from dd_core.errors import Diverged, UserError
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
+from dd_core.methods.trajectory_matching.distiller import TrajectoryMatchingDistiller
 from dd_core.methods.trajectory_matching.experts import trajectory
-from dd_core.methods.trajectory_matching.matching import feature_distance, gradient_distance, mean_logits, right_indices
-from dd_core.methods.trajectory_matching.trajectories import Matching
+from dd_core.methods.trajectory_matching.opinions import feature_distance, gradient_distance, mean_logits, right_indices
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams, generator
 from dd_core.testing import blobs
@@ -38,7 +38,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
 
 def matching(
     name: str = "mtt", *, ipc: int = 2, source: LabelledImages = BLOBS, **options: Any
-) -> tuple[Matching, Artefact]:
+) -> tuple[TrajectoryMatchingDistiller, Artefact]:
     defaults = {
         "steps": 6,
         "syn_steps": 3,
@@ -55,7 +55,7 @@ def matching(
     return config.build(source=source, size=Size(ipc=ipc), artefacts=needed, streams=Streams(5), device=CPU), experts
 
 
-def expert_at(distiller: Matching, experts: Artefact, index: int) -> tuple[Tensor, int]:
+def expert_at(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int) -> tuple[Tensor, int]:
     """The weights of the expert of an outer iteration after each epoch, and the epoch where the student starts."""
     config, streams = distiller.config, Streams(5)
     turn, place = divmod(index, len(experts))
@@ -64,7 +64,7 @@ def expert_at(distiller: Matching, experts: Artefact, index: int) -> tuple[Tenso
     return trajectory(experts, expert), int(torch.randint(choices, (), generator=streams.generator("epoch", index)))
 
 
-def distance(distiller: Matching, experts: Artefact, index: int) -> float:
+def distance(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int) -> float:
     """The loss of equation 2, written out with modules and SGD by hand."""
     config, streams = distiller.config, Streams(5)
     rows, t = expert_at(distiller, experts, index)
@@ -225,7 +225,7 @@ def test_a_set_is_trained_on_at_its_own_rate():
 # --- difficulty, soft labels, other distances --------------------------------------------------------------------
 
 
-def starts_of(distiller: Matching, experts: Artefact, index: int) -> int:
+def starts_of(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int) -> int:
     """The epoch that the student of an outer iteration starts from."""
     start = torch.cat([one.flatten() for one in distiller._pair(index)[0]])
     rows = [row for expert in range(len(experts)) for row in enumerate(trajectory(experts, expert))]
@@ -374,7 +374,7 @@ def test_soft_labels_are_learned_and_travel_as_logits():
     assert torch.equal(torch.tensor(ds.targets), distiller.soft.detach())
 
 
-def soft_distance(distiller: Matching, experts: Artefact, index: int) -> float:
+def soft_distance(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int) -> float:
     """`distance` with the cross-entropy to soft labels."""
     assert distiller.soft is not None
     soft = distiller.soft.detach().softmax(1)
@@ -404,7 +404,7 @@ def test_the_cosine_to_the_exact_gradient_is_logged_where_asked():
     assert matching(gradient="full", cosine_every=1)[0].step(0)["cosine"] == pytest.approx(1.0, abs=1e-6)
 
 
-def other_distance(distiller: Matching, experts: Artefact, index: int) -> tuple[float, Tensor]:
+def other_distance(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int) -> tuple[float, Tensor]:
     """The distance of DM or DC that `also` names, and its gradient to the pixels; written out, an image at a time."""
     streams, transform = Streams(5), distiller.config.augmentation
     rows, t = expert_at(distiller, experts, index)

@@ -13,7 +13,7 @@ from hostile_files import compact, forge, pack, set_with, signed
 
 from dd_core import artefacts, store
 from dd_core.config import canonical
-from dd_core.distilled import Recipe, Size, Weights
+from dd_core.distilled import Recipe, Size, StartingPool
 from dd_core.errors import Interrupted, UserError
 from dd_core.methods import method
 from dd_core.runner import RunOptions, Silent, distill
@@ -186,7 +186,7 @@ def test_metrics_that_are_no_metrics_do_not_stop_a_run(stopped: Path, reference:
     assert stopped.read_bytes() == reference
 
 
-WEIGHTS = spec_of(Recipe(network="convnet-1-w4"), (1, 8, 8), 2, Weights(distribution="default", count=3))
+WEIGHTS = spec_of(Recipe(network="convnet-1-w4"), (1, 8, 8), 2, StartingPool(distribution="default", count=3))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from killing import Server, Walks, counting, distilling, draws, making, moments
 
 from dd_core import artefacts, methods, store
 from dd_core.artefacts import ArtefactSpec
-from dd_core.distilled import Recipe, Weights
+from dd_core.distilled import Recipe, StartingPool
 from dd_core.training.starts import spec_of
 
 KILLED = -9
@@ -192,7 +192,9 @@ def test_many_kills_of_one_run(server: Server, tmp_path: Path, reference: Callab
 
 
 SPECS: dict[str, ArtefactSpec] = {
-    "weights": spec_of(Recipe(network="convnet-1-w4"), (1, 8, 8), 2, Weights(distribution="default", count=4, seed=3)),
+    "weights": spec_of(
+        Recipe(network="convnet-1-w4"), (1, 8, 8), 2, StartingPool(distribution="default", count=4, seed=3)
+    ),
     "walks": Walks(count=3, strides=4),
 }
 

@@ -13,7 +13,7 @@ import pytest
 from jobs_for_workers import interrupted, pow_of_two, refused, uneven
 
 from dd_core import artefacts
-from dd_core.distilled import Recipe, Size, Weights
+from dd_core.distilled import Recipe, Size, StartingPool
 from dd_core.errors import Interrupted, UserError
 from dd_core.evaluation import evaluate
 from dd_core.methods import method
@@ -26,7 +26,9 @@ from dd_core.training.starts import spec_of
 
 def everything(workers: Workers, folder: Path) -> dict[str, object]:
     """What the three engines are compared in."""
-    weights = spec_of(Recipe(network="convnet-1-w4"), (1, 8, 8), 3, Weights(distribution="default", count=3, seed=1))
+    weights = spec_of(
+        Recipe(network="convnet-1-w4"), (1, 8, 8), 3, StartingPool(distribution="default", count=3, seed=1)
+    )
     recipe = Recipe(network="convnet-1-w8", epochs=4, batch_size=2, augmentation="color_crop")
     source = blobs()
     ds = distill(method("average", recipe=recipe.model_dump()), source, Size(ipc=2))

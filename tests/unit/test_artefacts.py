@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from dd_core import artefacts, store
 from dd_core.artefacts import ArtefactSpec
-from dd_core.distilled import Recipe, Weights
+from dd_core.distilled import Recipe, StartingPool
 from dd_core.errors import UserError
 from dd_core.system.parallel import Workers
 from dd_core.training.starts import spec_of
@@ -36,7 +36,7 @@ class Squares(ArtefactSpec):
         return {"value": np.array([index**2])}, {"index": index}
 
 
-POOL = spec_of(Recipe(network="convnet-2-w16"), (1, 8, 8), 3, Weights(distribution="default", count=3, seed=4))
+POOL = spec_of(Recipe(network="convnet-2-w16"), (1, 8, 8), 3, StartingPool(distribution="default", count=3, seed=4))
 
 
 def test_it_is_made_once(tmp_path):

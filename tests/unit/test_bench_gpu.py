@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from dd_core import networks, unroll
 from dd_core.images import LabelledImages
 from dd_core.methods.trajectory_matching.expert_training import Sharpness
-from dd_core.methods.trajectory_matching.experts import flat_gradient
+from dd_core.methods.trajectory_matching.gsam import flat_gradient
 from dd_core.streams import Streams
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -16,7 +16,7 @@ from torchvision import transforms
 from dd_apps.continual import DistilledBuffer
 from dd_apps.continual.adapter import contained, contents, filled
 from dd_core.distilled import Size
-from dd_core.distiller import Finished, SelectionMethod
+from dd_core.distiller import FinishedDistiller, SelectionConfig
 from dd_core.errors import UserError
 from dd_core.images import indices_by_class
 
@@ -411,7 +411,7 @@ def test_a_buffer_that_cannot_work_is_refused_at_once(options, message):
         buffer_of(**options)
 
 
-class Fixed(SelectionMethod):
+class Fixed(SelectionConfig):
     """Class averages that claim to be for one network, which its config does not say."""
 
     name = "fixed"
@@ -421,7 +421,7 @@ class Fixed(SelectionMethod):
 
     def build(self, **given):
         made = super().build(**given)
-        return Finished(replace(made.export(), manifest=particular(made.export().manifest)))
+        return FinishedDistiller(replace(made.export(), manifest=particular(made.export().manifest)))
 
 
 def particular(value):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dd_core import selection, zca
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size, Weights
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size, StartingPool
 from dd_core.errors import UserError
 from dd_core.evaluation import Score, evaluate
 from dd_core.evaluation.protocols import GRIDS, PROTOCOLS, recipe_of, seen_by, settings_of
@@ -171,7 +171,7 @@ def test_the_recipes_of_datm_and_the_challenge_are_theirs():
     assert (theirs.learning_rate, theirs.batch_size, theirs.network) == (0.01, 256, "convnet-3")
     assert (theirs.align_corners, theirs.augmentation) == (False, "color_crop_cutout_flip_scale_rotate")
     weights = {"distribution": "default", "count": 1}
-    pretrained = own.model_copy(update={"initialisation": "pretrained", "weights": Weights(**weights)})
+    pretrained = own.model_copy(update={"initialisation": "pretrained", "weights": StartingPool(**weights)})
     fresh = recipe_of("challenge-2024", pretrained, source_name="cifar10")
     assert (fresh.initialisation, fresh.weights) == ("default", None)
     one = Recipe(network="convnet-3", initialisation="sha256:" + 64 * "0", weights=weights)

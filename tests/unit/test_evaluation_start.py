@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dd_core import artefacts
-from dd_core.distilled import DistilledSet, Pretraining, Recipe, ScheduledStep, Size, Weights
+from dd_core.distilled import DistilledSet, Pretraining, Recipe, ScheduledStep, Size, StartingPool
 from dd_core.errors import UserError
 from dd_core.evaluation.evaluation import Evaluation, _twin, evaluate
 from dd_core.evaluation.protocols import recipe_of
@@ -172,7 +172,7 @@ def test_adaptation_needs_the_images_that_networks_were_pretrained_on():
 
 def test_a_pool_can_be_described():
     ds = distill(method("random", recipe={**RECIPE, "epochs": 2}), BLOBS, Size(ipc=1))
-    weights = Weights(distribution="xavier", count=1, pretraining=Pretraining(epochs=3, batch_size=10))
+    weights = StartingPool(distribution="xavier", count=1, pretraining=Pretraining(epochs=3, batch_size=10))
     found = scored(ds, start=weights)
     assert found.weights is not None
     assert found.weights.pretraining == pretrained_on(BLOBS, weights.pretraining)

@@ -17,7 +17,8 @@ from dd_core.errors import Diverged, UserError
 from dd_core.images import normalise
 from dd_core.methods.trajectory_matching import experts
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
-from dd_core.methods.trajectory_matching.experts import Experts, flat_gradient, trajectory
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec, trajectory
+from dd_core.methods.trajectory_matching.gsam import flat_gradient
 from dd_core.streams import Streams
 from dd_core.system.parallel import Workers
 from dd_core.testing import blobs
@@ -30,10 +31,10 @@ HERE = Resources.of([BLOBS], device="cpu")
 RANGE = ("first", "last", "final")
 
 
-def spec(*, count: int = 2, network: str = NETWORK, **how: Any) -> Experts:
+def spec(*, count: int = 2, network: str = NETWORK, **how: Any) -> ExpertsSpec:
     which = {key: how.pop(key) for key in RANGE if key in how}
     options = {"epochs": 3, "batch_size": 10, "learning_rate": 0.1, **how}
-    return Experts(
+    return ExpertsSpec(
         source=BLOBS.fingerprint(),
         network=network,
         image_shape=BLOBS.image_shape,

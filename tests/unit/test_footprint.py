@@ -14,7 +14,7 @@ from dd_core import networks, training
 from dd_core.distilled import Recipe, Size
 from dd_core.images import PIXEL_BYTES, InputForm, channel_stats, pixel_batch
 from dd_core.methods import method
-from dd_core.methods.trajectory_matching import matching
+from dd_core.methods.trajectory_matching import opinions as matching
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.system import footprint

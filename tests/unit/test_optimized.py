@@ -12,7 +12,7 @@ from dd_core.datasets import load
 from dd_core.distilled import DistilledSet, Size
 from dd_core.images import LabelledImages
 from dd_core.methods import method
-from dd_core.methods.optimized import Search
+from dd_core.methods.optimized import OptimizedDistiller
 from dd_core.streams import Streams
 from dd_core.system.device import resolve
 from dd_core.training import accuracy, fit, training_data
@@ -27,10 +27,10 @@ def train() -> LabelledImages:
     return digits.subset(torch.arange(0, len(digits), 4))
 
 
-def search(train: LabelledImages, *, seed: int = 0, **options: object) -> Search:
+def search(train: LabelledImages, *, seed: int = 0, **options: object) -> OptimizedDistiller:
     config = method("optimized", steps=DRAWS, networks=2, batch_real=len(train), recipe=RECIPE, **options)
     made = config.build(source=train, size=Size(ipc=1), artefacts={}, streams=Streams(seed), device=resolve("cpu"))
-    assert isinstance(made, Search)
+    assert isinstance(made, OptimizedDistiller)
     return made
 
 
@@ -98,5 +98,5 @@ def test_every_draw_is_scored_on_the_same_images_of_the_source(train: LabelledIm
 def test_the_batch_bounds_the_images_that_score(train: LabelledImages):
     config = method("optimized", batch_real=7, recipe=RECIPE)
     made = config.build(source=train, size=Size(ipc=1), artefacts={}, streams=Streams(0), device=resolve("cpu"))
-    assert isinstance(made, Search)
+    assert isinstance(made, OptimizedDistiller)
     assert len(made.real) == 7

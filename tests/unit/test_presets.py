@@ -12,9 +12,9 @@ from dd_apps import scenario
 from dd_apps.distillation import DistillScenario
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method, method
-from dd_core.methods.trajectory_matching.config import TrajectoryMatching
-from dd_core.methods.trajectory_matching.experts import Experts
-from dd_core.zca import WhiteningOf
+from dd_core.methods.trajectory_matching.config import MTTConfig
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec
+from dd_core.zca import WhiteningSpec
 
 
 class Cell(NamedTuple):
@@ -127,15 +127,15 @@ def parts(name: str) -> tuple[str, int, str]:
     return data, int(ipc), kind
 
 
-def preset(name: str) -> tuple[DistillScenario, TrajectoryMatching]:
+def preset(name: str) -> tuple[DistillScenario, MTTConfig]:
     values = scenario.load(name).values
     assert isinstance(values, DistillScenario)
     config = decode_method(values.method)
-    assert isinstance(config, TrajectoryMatching)
+    assert isinstance(config, MTTConfig)
     return values, config
 
 
-def experts_of(name: str) -> tuple[Experts, int]:
+def experts_of(name: str) -> tuple[ExpertsSpec, int]:
     """The experts that a preset asks for, and how many whitenings."""
     shape, classes, *_ = DATA[parts(name)[0]]
     labels = torch.arange(classes)
@@ -143,8 +143,8 @@ def experts_of(name: str) -> tuple[Experts, int]:
         torch.zeros(classes, *shape, dtype=torch.uint8), labels, tuple(map(str, labels)), "a source"
     )
     *whitening, experts = preset(name)[1].needs(source)
-    assert isinstance(experts, Experts)
-    return experts, sum(isinstance(one, WhiteningOf) for one in whitening)
+    assert isinstance(experts, ExpertsSpec)
+    return experts, sum(isinstance(one, WhiteningSpec) for one in whitening)
 
 
 def header(name: str) -> list[str]:

@@ -13,7 +13,7 @@ from dd_core.distilled import Size
 from dd_core.errors import UserError
 from dd_core.images import LabelledImages, indices_by_class
 from dd_core.methods import method
-from dd_core.methods.trajectory_matching.matching import right_indices
+from dd_core.methods.trajectory_matching.opinions import right_indices
 from dd_core.runner import distill
 from dd_core.streams import Streams, generator
 from dd_core.testing import CPU, blobs

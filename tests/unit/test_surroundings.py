@@ -24,7 +24,7 @@ from dd_core.errors import UserError
 from dd_core.exchange import MttFiles
 from dd_core.images import LabelledImages, Source
 from dd_core.methods import method
-from dd_core.methods.trajectory_matching.experts import Experts, Training
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec, Training
 from dd_core.runner import RunOptions
 from dd_core.system import parallel
 from dd_core.testing import blobs
@@ -164,7 +164,7 @@ def refused(folder: Path) -> Any:
 
 def experts(folder: Path) -> Any:
     source = blobs()
-    spec = Experts(
+    spec = ExpertsSpec(
         source=source.fingerprint(),
         network="convnet-2-w16",
         image_shape=source.image_shape,

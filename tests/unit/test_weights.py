@@ -11,7 +11,7 @@ import torch
 
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, Resources
-from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, Weights
+from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, StartingPool
 from dd_core.errors import Diverged, OutOfResources, UserError
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
@@ -37,7 +37,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def _pool(
     *, resources: object = None, workers: Workers | None = None, cache: Path | None = None, **options
 ) -> Artefact:
-    weights = Weights(**{"distribution": "xavier", "count": 3, **options})
+    weights = StartingPool(**{"distribution": "xavier", "count": 3, **options})
     spec = spec_of(Recipe(network=NETWORK), BLOBS.image_shape, 3, weights)
     return artefacts.get(spec, resources=resources, workers=workers, cache=cache)
 
@@ -89,7 +89,7 @@ def test_the_digest_of_weights_sees_names_types_shapes_and_values():
 
 
 def test_an_evaluation_with_another_seed_has_other_held_out_networks():
-    weights = Weights(distribution="xavier", count=1, seed=4, pretraining=HOW)
+    weights = StartingPool(distribution="xavier", count=1, seed=4, pretraining=HOW)
     recipe = Recipe(network=NETWORK, initialisation="pretrained", weights=weights)
     pools = [of_recipe(recipe, BLOBS.image_shape, 3, count=1, seed=seed, pretrain_on=BLOBS) for seed in (0, 2)]
     expected = [
@@ -157,10 +157,10 @@ def test_a_pool_grows_and_keeps_the_networks_that_it_has(tmp_path: Path):
 
 def test_only_the_images_that_are_meant_travel_to_the_jobs():
     other = _other_blobs()
-    weights = Weights(distribution="default", count=1, pretraining=HOW)
+    weights = StartingPool(distribution="default", count=1, pretraining=HOW)
     spec = spec_of(Recipe(network=NETWORK), BLOBS.image_shape, 3, weights)
     assert list(spec.wanted(Resources.of([other, BLOBS])).sources) == [BLOBS.fingerprint()]
-    plain = spec_of(Recipe(network=NETWORK), BLOBS.image_shape, 3, Weights(distribution="default", count=1))
+    plain = spec_of(Recipe(network=NETWORK), BLOBS.image_shape, 3, StartingPool(distribution="default", count=1))
     assert plain.wanted(Resources.of([other, BLOBS])) is None
 
 
@@ -279,7 +279,7 @@ def test_a_recipe_without_its_weights_is_refused():
     with pytest.raises(ValueError, match="says nothing of weights"):
         Recipe(initialisation="pretrained")
     with pytest.raises(ValueError, match="needs no weights"):
-        Recipe(weights=Weights(distribution="default", count=1))
+        Recipe(weights=StartingPool(distribution="default", count=1))
     with pytest.raises(ValueError, match="'sha256:' and 64 digits"):
         Recipe(initialisation="sha256:abc")
 

@@ -19,7 +19,7 @@ from dd_core import store, zca
 from dd_core.artefacts import Artefact, Resources
 from dd_core.artefacts import get as get_artefact
 from dd_core.datasets import load
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Pretraining, Recipe, Weights
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Pretraining, Recipe, StartingPool
 from dd_core.errors import UserError
 from dd_core.evaluation import evaluate
 from dd_core.evaluation.tuning import NearestNeighbours
@@ -263,7 +263,7 @@ def test_half_precision_is_whitened_space_too(ds: DistilledSet):
 
 
 PRETRAINED = Recipe(
-    initialisation="pretrained", weights=Weights(distribution="default", count=1, pretraining=Pretraining())
+    initialisation="pretrained", weights=StartingPool(distribution="default", count=1, pretraining=Pretraining())
 )
 
 

@@ -154,13 +154,13 @@ def _streamed(path: Path, survey: Survey, classes: tuple[str, ...], shape: tuple
 
 
 class Files(NamedTuple):
-    """Where the pixels of a `FolderPixels` come from."""
+    """Where the pixels of a `FolderPixelsSpec` come from."""
 
     folder: Path
     files: tuple[ImageFile, ...]
 
 
-class FolderPixels(ArtefactSpec):
+class FolderPixelsSpec(ArtefactSpec):
     """The decoded images of a list of files, in that order."""
 
     kind: ClassVar[str] = "folder"
@@ -182,9 +182,9 @@ class FolderPixels(ArtefactSpec):
         return {"images": _decode_part(_Part(self, index, resources))}, {}
 
 
-def pixels_of(source: StreamedFolder) -> FolderPixels:
+def pixels_of(source: StreamedFolder) -> FolderPixelsSpec:
     """The artefact that holds all the pixels of `source`."""
-    return FolderPixels(
+    return FolderPixelsSpec(
         fingerprint=digest(source.files),
         shape=source.image_shape,
         count=len(source),
@@ -196,7 +196,7 @@ def pixels_of(source: StreamedFolder) -> FolderPixels:
 
 @dataclass(frozen=True)
 class _Part:
-    spec: FolderPixels
+    spec: FolderPixelsSpec
     index: int
     source: Files
 

@@ -24,7 +24,7 @@ from torch import nn
 from dd_core import selection, surroundings
 from dd_core.artefacts import Artefact
 from dd_core.config import Config
-from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Pretraining, Recipe, Weights
+from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Pretraining, Recipe, StartingPool
 from dd_core.errors import Diverged, UserError, unknown_name
 from dd_core.evaluation.protocols import check_protocol, recipe_of, seen_by, settings_of
 from dd_core.evaluation.tuning import NearestNeighbours, Setting, best, validation_split
@@ -98,7 +98,7 @@ class Evaluation(Config):
     network: str
     start: str
     made_for: str
-    weights: Weights | None = None
+    weights: StartingPool | None = None
     as_meant: bool = True
     nets: int
     seed: int
@@ -162,7 +162,7 @@ def evaluate(
     protocol: str = "recipe",
     nets: int = 5,
     seed: int = 0,
-    start: str | Weights | None = None,
+    start: str | StartingPool | None = None,
     pretrain_on: Source | None = None,
     workers: Workers | None = None,
     device: str = "auto",
@@ -175,8 +175,8 @@ def evaluate(
     such a set has one score.
 
     `start` has networks start elsewhere than the set means them to: `default` or `xavier` draws, or `pretrained` (as
-    the recipe or a `Weights` has it). Those are pre-trained on `pretrain_on`, else on the images that are meant there,
-    else on `train`.
+    the recipe or a `StartingPool` has it). Those are pre-trained on `pretrain_on`, else on the images that are meant
+    there, else on `train`.
 
     A protocol with a choice holds a tenth of `train` back for it, and the twins are drawn from the rest. Networks and
     twins that choose are others than those that are tested (but for the one network of a set that is for one). A
@@ -270,14 +270,16 @@ def _shortage(ds: DistilledSet, recipe: Recipe, test: Source, nets: int, workers
     return shortage(need, where)
 
 
-def _started(recipe: Recipe, start: str | Weights, *, train: Source, pretrain_on: Source | None) -> Recipe:
+def _started(recipe: Recipe, start: str | StartingPool, *, train: Source, pretrain_on: Source | None) -> Recipe:
     """The recipe with its networks starting elsewhere."""
     if isinstance(start, str) and start in DISTRIBUTIONS:
         return recipe.model_copy(update={"initialisation": start, "weights": None})
     if isinstance(start, str) and start != "pretrained":
         raise unknown_name("start", start, (*DISTRIBUTIONS, "pretrained"))
     distribution = "xavier" if recipe.initialisation == "xavier" else "default"
-    known = start if isinstance(start, Weights) else recipe.weights or Weights(distribution=distribution, count=1)
+    known = (
+        start if isinstance(start, StartingPool) else recipe.weights or StartingPool(distribution=distribution, count=1)
+    )
     how = known.pretraining or Pretraining()
     if pretrain_on is not None or not how.source:
         how = weights.pretrained_on(pretrain_on or train, how)

@@ -12,18 +12,18 @@ from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
 
 METHODS = {
-    "average": "dd_core.methods.average:Average",
-    "datm": "dd_core.methods.trajectory_matching.config:DifficultyAligned",
-    "dataset-distillation": "dd_core.methods.dataset_distillation:DatasetDistillation",
-    "dm": "dd_core.methods.dm:DistributionMatching",
-    "ftd": "dd_core.methods.trajectory_matching.config:FlatTrajectoryMatching",
-    "herding": "dd_core.methods.herding:Herding",
-    "k-means": "dd_core.methods.k_means:KMeans",
-    "m-datm": "dd_core.methods.trajectory_matching.config:HardLabelled",
-    "mtt": "dd_core.methods.trajectory_matching.config:TrajectoryMatching",
-    "optimized": "dd_core.methods.optimized:Optimized",
-    "random": "dd_core.methods.random:Random",
-    "tesla": "dd_core.methods.trajectory_matching.config:Tesla",
+    "average": "dd_core.methods.average:AverageConfig",
+    "datm": "dd_core.methods.trajectory_matching.config:DATMConfig",
+    "dataset-distillation": "dd_core.methods.dataset_distillation:DatasetDistillationConfig",
+    "dm": "dd_core.methods.dm:DMConfig",
+    "ftd": "dd_core.methods.trajectory_matching.config:FTDConfig",
+    "herding": "dd_core.methods.herding:HerdingConfig",
+    "k-means": "dd_core.methods.k_means:KMeansConfig",
+    "m-datm": "dd_core.methods.trajectory_matching.config:MDATMConfig",
+    "mtt": "dd_core.methods.trajectory_matching.config:MTTConfig",
+    "optimized": "dd_core.methods.optimized:OptimizedConfig",
+    "random": "dd_core.methods.random:RandomConfig",
+    "tesla": "dd_core.methods.trajectory_matching.config:TESLAConfig",
 }
 
 

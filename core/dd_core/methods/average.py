@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from dd_core.distiller import SelectionMethod
+from dd_core.distiller import SelectionConfig
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dd_core.streams import Streams
 
 
-class Average(SelectionMethod):
+class AverageConfig(SelectionConfig):
     """Mean images, float32 in [0, 1]."""
 
     name: ClassVar[str] = "average"

@@ -35,7 +35,7 @@ from dd_core.distilled import (
     Recipe,
     ScheduledStep,
     Size,
-    Weights,
+    StartingPool,
 )
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, require_finite, unknown_name
@@ -56,7 +56,7 @@ STATES = 64  # networks of a pool that are kept in memory
 Start = Literal["random", "fixed", "random-pretrained", "fixed-pretrained"]
 
 
-class DatasetDistillation(MethodConfig):
+class DatasetDistillationConfig(MethodConfig):
     """Hyper-parameters of dataset distillation; the recipe's network is the one that learns (theta)."""
 
     name: ClassVar[str] = "dataset-distillation"
@@ -114,14 +114,14 @@ class DatasetDistillation(MethodConfig):
             raise ValueError("initialisation: 'default' or 'xavier'; `start` says what is fixed or pre-trained")
         return recipe
 
-    def starting_weights(self, source: Source) -> Weights | None:
+    def starting_weights(self, source: Source) -> StartingPool | None:
         """The pool that theta_0 comes from; None where it is drawn anew all the time."""
         if self.start == "random":
             return None
         from dd_core.training.starts import pretrained_on
 
         how = self.pretraining if self.pretraining.source else pretrained_on(source, self.pretraining)
-        return Weights(
+        return StartingPool(
             distribution="xavier" if self.recipe.initialisation == "xavier" else "default",
             count=self.pool if self.start == "random-pretrained" else 1,
             seed=self.start_seed,
@@ -226,19 +226,19 @@ class DatasetDistillation(MethodConfig):
         artefacts: Mapping[str, Artefact],
         streams: Streams,
         device: torch.device,
-    ) -> Unrolling:
+    ) -> DatasetDistillationDistiller:
         """Start from noise; raises what `check` raises."""
         self.check(source, size)
         pool = next((artefacts[spec.digest()] for spec in self.needs(source)), None)
-        return Unrolling(self, source, size=size, pool=pool, streams=streams, device=device)
+        return DatasetDistillationDistiller(self, source, size=size, pool=pool, streams=streams, device=device)
 
 
-class Unrolling:
+class DatasetDistillationDistiller:
     """Images and rates under way."""
 
     def __init__(
         self,
-        config: DatasetDistillation,
+        config: DatasetDistillationConfig,
         source: Source,
         *,
         size: Size,

@@ -1,4 +1,4 @@
-"""`dm`: distribution matching (Zhao and Bilen, Dataset Condensation with Distribution Matching, WACV 2023).
+"""`dm`: distribution matching (Zhao and Bilen, Dataset Condensation with Distribution DMDistiller, WACV 2023).
 
 At every step a freshly initialised network psi embeds real and synthetic images under one siamese
 augmentation A, and the pixels move so that the class means meet (equation 7):
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
         return max(1, min(IMAGES_AT_ONCE // max(self.largest), *fit))
 
 
-class DistributionMatching(MethodConfig):
+class DMConfig(MethodConfig):
     """Hyper-parameters of distribution matching; the recipe's network is the one that embeds (psi)."""
 
     name: ClassVar[str] = "dm"
@@ -133,18 +133,16 @@ class DistributionMatching(MethodConfig):
         artefacts: Mapping[str, Artefact],
         streams: Streams,
         device: torch.device,
-    ) -> Matching:
+    ) -> DMDistiller:
         """Start from random real images; raises `UserError` where a class is too small, and what `check` raises."""
         self.check(source, size)
-        return Matching(self, source, size=size, streams=streams, device=device)
+        return DMDistiller(self, source, size=size, streams=streams, device=device)
 
 
-class Matching:
+class DMDistiller:
     """Pixels under way."""
 
-    def __init__(
-        self, config: DistributionMatching, source: Source, *, size: Size, streams: Streams, device: torch.device
-    ) -> None:
+    def __init__(self, config: DMConfig, source: Source, *, size: Size, streams: Streams, device: torch.device) -> None:
         import torch
 
         from dd_core import images, selection
@@ -267,7 +265,7 @@ def class_means(features: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.stack([block.mean(0) for block in features.split(list(counts))])
 
 
-def _bytes_an_image(config: DistributionMatching, source: Source, device: torch.device) -> Images:
+def _bytes_an_image(config: DMConfig, source: Source, device: torch.device) -> Images:
     """Bytes that a real image takes on its way through the network, and a synthetic one with its gradient."""
     import torch
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dd_core.distiller import SelectionMethod
+from dd_core.distiller import SelectionConfig
 from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dd_core.streams import Streams
 
 
-class Herding(SelectionMethod):
+class HerdingConfig(SelectionConfig):
     """Greedy picks, uint8, as they are."""
 
     name: ClassVar[str] = "herding"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
-from dd_core.distiller import SelectionMethod
+from dd_core.distiller import SelectionConfig
 from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dd_core.streams import Streams
 
 
-class KMeans(SelectionMethod):
+class KMeansConfig(SelectionConfig):
     """Cluster centres, float32 in [0, 1]; one image a class is the class average."""
 
     name: ClassVar[str] = "k-means"

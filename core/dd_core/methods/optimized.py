@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dd_core.streams import Streams
 
 
-class Optimized(MethodConfig):
+class OptimizedConfig(MethodConfig):
     """Random real images whose networks do best on training images; uint8, as they are."""
 
     name: ClassVar[str] = "optimized"
@@ -78,18 +78,18 @@ class Optimized(MethodConfig):
         artefacts: Mapping[str, Artefact],
         streams: Streams,
         device: torch.device,
-    ) -> Search:
+    ) -> OptimizedDistiller:
         """Draw the images to score on; raises `UserError` where a class is too small."""
         pool = next((artefacts[spec.digest()] for spec in self.needs(source)), None)
-        return Search(self, source, size=size, pool=pool, streams=streams, device=device)
+        return OptimizedDistiller(self, source, size=size, pool=pool, streams=streams, device=device)
 
 
-class Search:
+class OptimizedDistiller:
     """Scores so far; a draw is named by its number and never stored."""
 
     def __init__(
         self,
-        config: Optimized,
+        config: OptimizedConfig,
         source: Source,
         *,
         size: Size,

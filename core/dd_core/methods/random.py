@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from dd_core.distiller import SelectionMethod
+from dd_core.distiller import SelectionConfig
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dd_core.streams import Streams
 
 
-class Random(SelectionMethod):
+class RandomConfig(SelectionConfig):
     """Real images drawn without replacement; uint8, as they are."""
 
     name: ClassVar[str] = "random"

@@ -169,7 +169,7 @@ def require_pure(recipe: Recipe, image_shape: tuple[int, int, int], classes: int
 
 
 def load_weights(model: nn.Module, pool: Artefact, index: int) -> nn.Module:
-    """`model` with the weights of network `index` of a pool (`weights.StartingWeights`)."""
+    """`model` with the weights of network `index` of a pool (`weights.StartingWeightsSpec`)."""
     tensors, facts = pool.part(index)
     state = {name: torch.tensor(tensors[f"t{position}"]) for position, name in enumerate(facts["names"])}
     model.load_state_dict(state)

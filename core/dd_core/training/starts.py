@@ -16,7 +16,7 @@ import numpy as np
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
 from dd_core.config import canonical, digest, plain
-from dd_core.distilled import Pretraining, Recipe, Weights
+from dd_core.distilled import Pretraining, Recipe, StartingPool
 from dd_core.errors import UserError
 from dd_core.images import Source
 from dd_core.streams import Streams
@@ -25,7 +25,7 @@ from dd_core.system.parallel import Workers
 from dd_core.system.threads import computing
 
 
-class StartingWeights(ArtefactSpec):
+class StartingWeightsSpec(ArtefactSpec):
     """A pool of networks for images (C, H, W): part i holds the state of network i."""
 
     kind: ClassVar[str] = "starting-weights"
@@ -33,7 +33,7 @@ class StartingWeights(ArtefactSpec):
     network: str
     image_shape: tuple[int, int, int]
     classes: int
-    weights: Weights
+    weights: StartingPool
 
     def digest(self) -> str:
         """sha256 of all that determines network i, which the size of the pool does not."""
@@ -102,9 +102,11 @@ def identity_of(pool: Artefact) -> str:
     return f"sha256:{pool.part(0)[1]['sha256']}"
 
 
-def spec_of(recipe: Recipe, image_shape: tuple[int, int, int], classes: int, weights: Weights) -> StartingWeights:
+def spec_of(
+    recipe: Recipe, image_shape: tuple[int, int, int], classes: int, weights: StartingPool
+) -> StartingWeightsSpec:
     """The pool `weights` of the recipe's network, for images (C, H, W)."""
-    return StartingWeights(network=recipe.network, image_shape=image_shape, classes=classes, weights=weights)
+    return StartingWeightsSpec(network=recipe.network, image_shape=image_shape, classes=classes, weights=weights)
 
 
 def of_recipe(
@@ -143,7 +145,7 @@ def of_recipe(
     return pool
 
 
-def _check_meant(weights: Weights | None, given: Source) -> None:
+def _check_meant(weights: StartingPool | None, given: Source) -> None:
     how = None if weights is None else weights.pretraining
     if how is None:
         raise UserError(f"no network is pre-trained here; leave out the images of '{given.name}' to pre-train on")

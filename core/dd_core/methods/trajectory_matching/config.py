@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
     from dd_core.artefacts import Artefact, ArtefactSpec
     from dd_core.images import Source
-    from dd_core.methods.trajectory_matching.trajectories import Matching
+    from dd_core.methods.trajectory_matching.distiller import TrajectoryMatchingDistiller
     from dd_core.streams import Streams
 
 
-class TrajectoryMatching(MethodConfig):
+class MTTConfig(MethodConfig):
     """Hyper-parameters of matching training trajectories; experts and students are the recipe's network."""
 
     name: ClassVar[str] = "mtt"
@@ -124,7 +124,7 @@ class TrajectoryMatching(MethodConfig):
     )
 
     @model_validator(mode="after")
-    def _fits_together(self) -> TrajectoryMatching:
+    def _fits_together(self) -> MTTConfig:
         if self.recipe.initialisation not in DISTRIBUTIONS:
             raise ValueError(f"recipe.initialisation: {' or '.join(map(repr, DISTRIBUTIONS))}")
         start = self.last_epoch if self.range_start is None else self.range_start
@@ -154,7 +154,7 @@ class TrajectoryMatching(MethodConfig):
     def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
         """The whitening, and the experts: epochs that are matched, and the last one where it is asked about images."""
         from dd_core import zca
-        from dd_core.methods.trajectory_matching.experts import Experts
+        from dd_core.methods.trajectory_matching.experts import ExpertsSpec
 
         asked, whole = self.soft_labels or self.initial == "right", self.keep == "all"
         # experts whose last epochs nobody looks at are the same for any number of them
@@ -163,7 +163,7 @@ class TrajectoryMatching(MethodConfig):
         whitening = (zca.spec_of(source),) if self.zca else ()
         return (
             *whitening,
-            Experts(
+            ExpertsSpec(
                 source=source.fingerprint(),
                 network=self.recipe.network,
                 initialisation=self.recipe.initialisation,
@@ -226,21 +226,23 @@ class TrajectoryMatching(MethodConfig):
         artefacts: Mapping[str, Artefact],
         streams: Streams,
         device: torch.device,
-    ) -> Matching:
+    ) -> TrajectoryMatchingDistiller:
         """Start from real images; raises what `check` raises."""
+        from dd_core.methods.trajectory_matching.distiller import TrajectoryMatchingDistiller
         from dd_core.methods.trajectory_matching.experts import form_of
-        from dd_core.methods.trajectory_matching.trajectories import Matching
 
         self.check(source, size)
         *whitening, experts = (artefacts[spec.digest()] for spec in self.needs(source))
         form = form_of(source, self.statistics, *whitening)
-        return Matching(self, source, size=size, form=form, experts=experts, streams=streams, device=device)
+        return TrajectoryMatchingDistiller(
+            self, source, size=size, form=form, experts=experts, streams=streams, device=device
+        )
 
 
 FLAT = Training(augmentation="auto", sharpness=Sharpness())
 
 
-class FlatTrajectoryMatching(TrajectoryMatching):
+class FTDConfig(MTTConfig):
     """Hyper-parameters of FTD: trajectory matching along flat experts, with averaged pixels."""
 
     name: ClassVar[str] = "ftd"
@@ -254,7 +256,7 @@ class FlatTrajectoryMatching(TrajectoryMatching):
     training: Training = Field(default=FLAT, description="how experts are trained: by GSAM")
 
 
-class DifficultyAligned(TrajectoryMatching):
+class DATMConfig(MTTConfig):
     """Hyper-parameters of DATM: epochs as difficult as the size of the set wants, and soft labels."""
 
     name: ClassVar[str] = "datm"
@@ -277,7 +279,7 @@ class DifficultyAligned(TrajectoryMatching):
     )
 
 
-class HardLabelled(DifficultyAligned):
+class MDATMConfig(DATMConfig):
     """Hyper-parameters of M-DATM: DATM for an evaluator with hard labels, class by class, and a rate of its own."""
 
     name: ClassVar[str] = "m-datm"
@@ -300,7 +302,7 @@ class HardLabelled(DifficultyAligned):
     )
 
 
-class Tesla(TrajectoryMatching):
+class TESLAConfig(MTTConfig):
     """Hyper-parameters of TESLA: trajectory matching by its approximate gradient (see `unroll`)."""
 
     name: ClassVar[str] = "tesla"

@@ -30,7 +30,8 @@ from dd_core.distilled import Recipe
 from dd_core.errors import UserError, require_finite
 from dd_core.evaluation.protocols import IMAGENET
 from dd_core.images import InputForm, Source, require_labels
-from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
+from dd_core.methods.trajectory_matching.expert_training import Training
+from dd_core.methods.trajectory_matching.gsam import Gradients, flat_gradient
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.threads import computing
@@ -40,10 +41,7 @@ HELD_SHARE = 0.25  # of the memory that is free, for trajectories that are kept 
 SAVING_SHARE = 0.05  # of the time, at most, for records of an expert under way
 
 
-Gradients = tuple[Tensor, ...]
-
-
-class Experts(ArtefactSpec):
+class ExpertsSpec(ArtefactSpec):
     """`count` experts for images (C, H, W); expert i is the same among any number of them."""
 
     kind: ClassVar[str] = "experts"
@@ -63,7 +61,7 @@ class Experts(ArtefactSpec):
     final: bool = Field(default=False, description="train on to the last epoch, and keep its weights too")
 
     @model_validator(mode="after")
-    def _range_is_one(self) -> Experts:
+    def _range_is_one(self) -> ExpertsSpec:
         if not self.first <= self.kept_to <= self.training.epochs:
             raise ValueError(
                 f"epochs {self.first} to {self.kept_to} are not within the {self.training.epochs} of an expert"
@@ -171,7 +169,7 @@ def form_of(source: Source, statistics: str, whitening: Artefact | None = None) 
 class _Expert:
     """One expert under way."""
 
-    def __init__(self, spec: Experts, source: Source, streams: Streams, device: torch.device) -> None:
+    def __init__(self, spec: ExpertsSpec, source: Source, streams: Streams, device: torch.device) -> None:
         if source.image_shape != spec.image_shape or len(source.classes) != spec.classes:
             raise UserError(f"experts are for other images than those of {source.name}")
         self.spec, self.how, self.source, self.streams, self.device = spec, spec.training, source, streams, device
@@ -252,32 +250,6 @@ class _Expert:
         self.epoch, self.losses, self.kept = state["epoch"], list(state["losses"]), list(state["kept"])
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-
-
-def flat_gradient(
-    loss_at: Callable[[Gradients], Tensor], theta: Gradients, sharpness: Sharpness | None
-) -> tuple[Tensor, Gradients]:
-    """(loss, gradient) at `theta`, or with `sharpness` the gradient that a step towards flatness takes.
-
-    g is the gradient at theta, e = rho theta^2 g / || |theta| g || the worst step nearby (ASAM, equation 9), g_p the
-    gradient at theta + e, and alpha times the part of g that is orthogonal to g_p is taken away from g_p (GSAM,
-    equation 8; the norms are over all parameters).
-    """
-    loss = loss_at(theta)
-    g = torch.autograd.grad(loss, theta)
-    if sharpness is None:
-        return loss.detach(), g
-    with torch.no_grad():
-        scale = sharpness.rho / (_norm(tuple(one.abs() * part for one, part in zip(theta, g, strict=True))) + 1e-12)
-        worst = tuple(one + scale * one.square() * part for one, part in zip(theta, g, strict=True))
-    worst = tuple(one.requires_grad_() for one in worst)
-    g_p = torch.autograd.grad(loss_at(worst), worst)
-    along = sum((a * b).sum() for a, b in zip(g, g_p, strict=True)) / (_norm(g_p).square() + 1e-12)
-    return loss.detach(), tuple(b - sharpness.alpha * (a - along * b) for a, b in zip(g, g_p, strict=True))
-
-
-def _norm(tensors: Gradients) -> Tensor:
-    return torch.stack([one.norm() for one in tensors]).norm()
 
 
 def _packed(flat: Tensor, dtype: str) -> np.ndarray:

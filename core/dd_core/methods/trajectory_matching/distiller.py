@@ -18,26 +18,26 @@ from dd_core.augment.names import resolve_strategy
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.errors import Diverged, require_finite
 from dd_core.images import InputForm, Source
-from dd_core.methods.trajectory_matching import matching
+from dd_core.methods.trajectory_matching import opinions as matching
 from dd_core.methods.trajectory_matching.experts import held
 from dd_core.streams import Streams
 from dd_core.unroll import Mode, Step, Tensors
 
 if TYPE_CHECKING:
     from dd_core.artefacts import Artefact
-    from dd_core.methods.trajectory_matching.config import TrajectoryMatching
+    from dd_core.methods.trajectory_matching.config import MTTConfig
 
 LABEL_MOMENTUM = 0.9  # of the soft labels' SGD (DATM's code)
 AVERAGED = 0.95  # decay of the mean loss that `range_below` looks at
 UNMATCHED = 1.0  # what that mean begins with: the loss of a student that goes nowhere
 
 
-class Matching:
+class TrajectoryMatchingDistiller:
     """Pixels, the student's learning rate and soft labels under way."""
 
     def __init__(
         self,
-        config: TrajectoryMatching,
+        config: MTTConfig,
         source: Source,
         *,
         size: Size,

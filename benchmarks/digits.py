@@ -18,7 +18,8 @@ from typing import Any
 import record
 
 from dd_apps import distillation, scenario
-from dd_apps.distillation import DistillScenario, Scoring
+from dd_apps.distillation import DistillScenario
+from dd_apps.scoring import Scoring, score
 from dd_core import datasets, store
 from dd_core.config import decode
 from dd_core.runner import RunOptions
@@ -69,7 +70,7 @@ def scores(row: str, *, workers: int) -> list[dict[str, Any]]:
     evaluations = list(scored.evaluations)
     if row in ELSEWHERE:
         train, test = (datasets.load("digits", split=split) for split in ("train", "test"))
-        evaluations += distillation.score(ds, train, test, ELSEWHERE[row], options=options).evaluations
+        evaluations += score(ds, train, test, ELSEWHERE[row], options=options).evaluations
     made = ds.manifest.provenance
     assert made is not None
     return [

@@ -28,7 +28,7 @@ from dd_core.methods.trajectory_matching.experts import ExpertsSpec, trajectory
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 
-SCENARIOS = Path(__file__).parents[1] / "scenarios"
+SCENARIOS = Path(__file__).parents[1] / "scenarios" / "distill"
 IPC = (1, 10, 50)
 MATCHING = ("mtt", "ftd", "datm", "tesla")
 # One expert with few epochs: from which epoch a student starts does not change what an outer step costs.

@@ -29,7 +29,7 @@ from dd_core.system.parallel import Workers
 if TYPE_CHECKING:
     from gpu import Bench
 
-SCENARIOS = Path(__file__).parents[1] / "scenarios"
+SCENARIOS = Path(__file__).parents[1] / "scenarios" / "distill"
 ASKED = 0.40  # of test images, with one image a class
 PUBLISHED = {"ipc1-mtt": 0.462, "ipc1-datm": 0.469, "ipc10-mtt": 0.654}  # DATM's comparison
 ONE: Mapping[str, Record] = {"mtt": {}, "datm": {"training": {"epochs": 10}, "keep": "matched"}}

@@ -11,6 +11,7 @@ import importlib
 import re
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -197,8 +198,18 @@ def _study(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
 
 
 def shipped() -> dict[str, Path]:
-    """The scenarios that come with the package, by name."""
-    return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
+    """The scenarios that come with the package: the file of each, by the shortest name that means it alone.
+
+    That is the name of the file, and `task/name` where files of two tasks share it.
+    """
+    paths = sorted(_folder().glob(f"*/*{_SUFFIX}"), key=lambda path: (path.stem, path.parent.name))
+    stems = Counter(path.stem for path in paths)
+    return {path.stem if stems[path.stem] == 1 else _full_name(path): path for path in paths}
+
+
+def _full_name(path: Path) -> str:
+    """`task/name`: the folder of a shipped scenario is its task."""
+    return f"{path.parent.name}/{path.stem}"
 
 
 def _folder() -> Path:
@@ -209,13 +220,20 @@ def _folder() -> Path:
 
 
 def find(wanted: str) -> Path:
-    """The file of a scenario; raises `UserError` for an unknown name."""
+    """The file of a scenario, which is called `task/name`, or `name` where only one task has such a file.
+
+    Raises `UserError` for an unknown name, and for one that two tasks have.
+    """
     if wanted.endswith(_SUFFIX):
         return Path(wanted)
     known = shipped()
-    if wanted not in known:
-        raise unknown_name("scenario", wanted, known)
-    return known[wanted]
+    files = {_full_name(path): path for path in known.values()} | known
+    if wanted in files:
+        return files[wanted]
+    several = sorted(name for name in known if name.endswith(f"/{wanted}"))
+    if several:
+        raise UserError(f"scenario '{wanted}': {' or '.join(several)}? Give the task as well")
+    raise unknown_name("scenario", wanted, known)
 
 
 def read(path: Path) -> dict[str, Any]:

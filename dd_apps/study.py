@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from dd_apps.distillation import Data, Scoring, a_class, check_names, score
-from dd_core import surroundings
-from dd_core.config import Config
+from dd_apps.data import Data, DataScenario, images_a_class
+from dd_apps.scoring import Scoring, check_names, score
+from dd_core import runner, surroundings
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
 from dd_core.methods import decode_method
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
     from dd_core.runner import RunOptions
 
 
-class StudyScenario(Config):
+class StudyScenario(DataScenario):
     """A grid over the data."""
 
-    data: str = Field(description="data set, or folder:PATH; it has to fit into memory")
-    image_size: int | None = Field(default=None, ge=1, description="pixels a side; none keeps the images as they are")
-    skip_corrupt: bool = Field(default=False, description="leave out images that cannot be decoded")
+    data: str = Field(description="data set by name, or folder:PATH; the images have to fit into memory")
     classes: tuple[int, ...] = Field(default=(), description="how many classes, drawn by the seed; none given: all")
     label_noise: tuple[float, ...] = Field(
         default=(0.0,), min_length=1, description="fractions of training labels that are replaced by wrong ones"
@@ -79,7 +77,7 @@ class StudyScenario(Config):
         classes = f"{_listed(self.classes)} classes" if self.classes else "all classes"
         noise = _listed([f"{100 * fraction:g}" for fraction in self.label_noise])
         grid = f"{classes}; {noise} % of labels wrong"
-        return f"{self.method['name']} on {self.data}{size}, {a_class(self.ipc)}: {grid}"
+        return f"{self.method['name']} on {self.data}{size}, {images_a_class(self.ipc)}: {grid}"
 
 
 def _listed(values: Sequence[object]) -> str:
@@ -113,10 +111,7 @@ def run(scenario: StudyScenario, *, folder: Path, options: RunOptions) -> list[C
 
     Raises `UserError` for more classes than there are and for data that stay on disk.
     """
-    from dd_core import runner
-
-    data = Data(scenario.data, scenario.image_size, scenario.skip_corrupt)
-    train, test = (_in_memory(data, split, options) for split in ("train", "test"))
+    train, test = (_in_memory(scenario.real_images, split, options) for split in ("train", "test"))
     counts = scenario.classes or (len(train.classes),)
     if max(counts) > len(train.classes):
         raise UserError(f"classes: {max(counts)} are asked for, and {train.name} has {len(train.classes)}")
@@ -146,7 +141,7 @@ def run(scenario: StudyScenario, *, folder: Path, options: RunOptions) -> list[C
 def _in_memory(data: Data, split: str, options: RunOptions) -> LabelledImages:
     from dd_core.images import LabelledImages
 
-    source = data.load(split, options=options)
+    source = data.load(split, workers=options.workers, say=options.reporter.message)
     if not isinstance(source, LabelledImages):
         raise UserError(f"{source.name} stays on disk, and a study draws classes in memory; give a smaller image_size")
     return source

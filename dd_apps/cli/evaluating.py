@@ -8,8 +8,9 @@ import typer
 
 from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
-from dd_apps.distillation import Scored, Scoring, check_names, data_of, score, to_pretrain_on
+from dd_apps.data import data_of, to_pretrain_on
 from dd_apps.report.scores import figures, machine, score_table
+from dd_apps.scoring import Scored, Scoring, check_names, score
 from dd_core import store
 
 Networks = Annotated[
@@ -57,8 +58,9 @@ def evaluate(
     ds = store.read_set(file)
     real = data_of(ds, data, skip_corrupt=skip_corrupt)
     run_options = options.run_options(session, device=device, threads=threads, workers=workers)
-    train, test = (real.load(split, options=run_options) for split in ("train", "test"))
-    other = to_pretrain_on(pretrain_on, train, skip_corrupt=skip_corrupt, options=run_options)
+    say = run_options.reporter.message
+    train, test = (real.load(split, workers=workers, say=say) for split in ("train", "test"))
+    other = to_pretrain_on(pretrain_on, train, skip_corrupt=skip_corrupt, workers=workers, say=say)
     scored = score(ds, train, test, Scoring(protocol, networks, nets, seed, start, other), options=run_options)
     return Answer(_fields(scored), lambda page: _show(page, scored, title=str(file)))
 

@@ -11,7 +11,7 @@ import typer
 
 from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
-from dd_apps.distillation import Data, to_pretrain_on
+from dd_apps.data import Data, to_pretrain_on
 from dd_apps.report.tables import human_bytes
 from dd_apps.scenario import assign
 from dd_core import store
@@ -69,8 +69,9 @@ def distill(
     from dd_core.runner import folder as checkpoints
 
     checkpoints.check_out(out)
-    source = Data(data, image_size, skip_corrupt).load("train", options=run_options)
-    other = to_pretrain_on(pretrain_on, source, skip_corrupt=skip_corrupt, options=run_options)
+    say = run_options.reporter.message
+    source = Data(data, image_size, skip_corrupt).load("train", workers=workers, say=say)
+    other = to_pretrain_on(pretrain_on, source, skip_corrupt=skip_corrupt, workers=workers, say=say)
     ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options, pretrain_on=other)
     fields = _cost(out, seconds=time.monotonic() - begun)
     after = _next(out, data, pretrain_on, skip_corrupt=skip_corrupt)

@@ -7,8 +7,9 @@ In a program of one's own: `DistilledBuffer` is a storage policy for Avalanche's
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
     from dd_apps.continual.buffer import DistilledBuffer
@@ -25,8 +26,4 @@ _HOME = {
 }
 __all__ = ["ContinualScenario", "DistilledBuffer", "Results", "run", "use_buffer"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dd_apps.continual' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"dd_apps.continual.{_HOME[name]}"), name)
+__getattr__ = names_of(__name__, _HOME)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from dd_apps.data import DataScenario, images_a_class
 from dd_core import methods
 from dd_core.config import Config
 from dd_core.distiller import MethodConfig
@@ -56,12 +57,12 @@ class Replay(Config):
         return self.batch_size_mem if self.share == "fill" else None
 
 
-class ContinualScenario(Config):
+class ContinualScenario(DataScenario):
     """A class-incremental benchmark: both tables, every row, several class orders."""
 
-    data: str = Field(description="data set, or folder:PATH")
-    image_size: int | None = Field(default=None, ge=4, description="pixels a side; None keeps the images as they are")
-    skip_corrupt: bool = Field(default=False, description="leave out images that cannot be decoded")
+    image_size: int | None = Field(
+        default=None, ge=4, description="pixels a side that images are resized to; none keeps the images as they are"
+    )
     experiences: int = Field(default=5, ge=2, description="parts that the classes arrive in")
     orders: int = Field(default=3, ge=1, description="class orders, each a permutation drawn by the seed")
     images_per_class: int = Field(default=1, ge=1, description="images that the memory keeps of a class")
@@ -116,7 +117,7 @@ class ContinualScenario(Config):
     def title(self) -> str:
         """What is done, from the values: data, stream, method and memory."""
         size = "" if self.image_size is None else f" at {self.image_size} px"
-        images = f"{self.images_per_class} image{'' if self.images_per_class == 1 else 's'} a class"
+        images = images_a_class(self.images_per_class)
         rows = [str(self.method["name"]) if row == DISTILLED else row for row in self.rows]
         stream = f"{self.experiences} experiences, memories of {images}"
         return f"class-incremental learning on {self.data}{size}: {stream}, {', '.join(rows)}"

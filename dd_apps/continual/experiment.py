@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dd_apps.continual.checks import check_scenario
 from dd_apps.continual.config import DISTILLED, TABLES, ContinualScenario, Table
+from dd_apps.continual.job import Job, Outcome
 from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
 from dd_apps.continual.standings import Standings, sentence, standings
-from dd_core import datasets, surroundings
+from dd_core import surroundings
 from dd_core.distilled import DistilledSet
 from dd_core.distiller import SelectionConfig
 from dd_core.errors import UserError
-from dd_core.images import Source
 from dd_core.methods import decode_method
 from dd_core.runner import Reporter, Silent
 from dd_core.system import parallel
@@ -25,32 +25,6 @@ REAL = {
     "real": "real: Avalanche's ClassBalancedBuffer, held to as many images of a class as the distilled rows keep",
     "real-adaptive": "real-adaptive: the same, all its room shared by the classes seen so far (Avalanche's default)",
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row under one class order, in both tables."""
-
-    scenario: ContinualScenario
-    row: str
-    order: int
-    folder: Path | None
-    device: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a job found.
-
-    matrices: accuracy matrix of each table; counts: test images of each experience; seconds: of making the
-    memory and of training; nbytes and memory: what was kept at the end.
-    """
-
-    matrices: dict[Table, list[list[float | None]]]
-    counts: tuple[int, ...]
-    seconds: dict[Table, float]
-    nbytes: int
-    memory: DistilledSet | None
 
 
 @dataclass(frozen=True)
@@ -90,8 +64,8 @@ def run(
     jobs = [Job(scenario, row, order, folder, device) for row in scenario.rows for order in range(scenario.orders)]
     outcomes: dict[str, list[Outcome]] = {row: [] for row in scenario.rows}
     # once, here: a job finds in the cache what was fetched or decoded
-    say = datasets.once(reporter.message)
-    train, test = (load(scenario, split, workers=workers, say=say) for split in ("train", "test"))
+    images = scenario.real_images
+    train, test = (images.load(split, workers=workers, say=reporter.message) for split in ("train", "test"))
     remarks = check_scenario(scenario, train, test)
     for remark in remarks:
         reporter.message(remark)
@@ -106,24 +80,10 @@ def run(
     return _results(scenario, outcomes, remarks)
 
 
-def load(
-    scenario: ContinualScenario, split: str, *, workers: Workers, say: Callable[[str], None] | None = None
-) -> Source:
-    """One split of the scenario's real images; `say` hears what is worth saying of them. Raises `UserError`."""
-    return datasets.load(
-        scenario.data,
-        split=split,
-        image_size=scenario.image_size,
-        skip_corrupt=scenario.skip_corrupt,
-        workers=workers,
-        progress=say,
-    )
-
-
 def work(job: Job) -> Outcome:
     """Run one job, in whatever process: Avalanche is imported there only."""
     try:
-        from dd_apps.continual.jobs import run_job
+        from dd_apps.continual.learner import run_job
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "avalanche":
             raise

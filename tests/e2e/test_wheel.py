@@ -60,7 +60,7 @@ def test_help(installed: Path, empty: Path):
 def test_the_scenarios_are_found(where: str, installed: Path, empty: Path):
     path = str(installed) if where == "wheel" else CHECKOUT
     printed = python("-m", "dd_apps.cli", "list", "scenarios", path=path, cwd=empty)
-    names = {scenario.stem for scenario in (ROOT / "scenarios").glob("*.toml")}
+    names = {scenario.stem for scenario in (ROOT / "scenarios").glob("*/*.toml")}
     assert names
     assert [name for name in names if name not in printed] == []
 

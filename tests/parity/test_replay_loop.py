@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from dd_apps.continual import ContinualScenario
 from dd_apps.continual.adapter import ReplayPlugin, contained, contents
 from dd_apps.continual.benchmark import Stream, build
-from dd_apps.continual.jobs import rightly_labelled
+from dd_apps.continual.learner import rightly_labelled
 from dd_apps.continual.strategies import Where, memory_for, strategy_for
 from dd_core import datasets, networks
 from dd_core.config import decode

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dd_core import store
+from dd_core.store import files as store
 
 WATCHED = ("open", "fsync", "replace")
 

@@ -101,7 +101,7 @@ PARENT = """
 import sys
 from pathlib import Path
 from jobs_for_workers import endless
-from dd_core import parallel
+from dd_core.system import parallel
 from dd_core.system.parallel import Workers
 list(parallel.run(endless, [Path(sys.argv[1])] * 2, workers=Workers(count=2), uses_torch=False))
 """

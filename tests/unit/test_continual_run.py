@@ -17,8 +17,9 @@ from dd_apps.continual import ContinualScenario, run
 from dd_apps.continual.adapter import contained, contents
 from dd_apps.continual.benchmark import build
 from dd_apps.continual.checks import check_scenario
-from dd_apps.continual.experiment import Job, Outcome, _table_row
-from dd_apps.continual.jobs import rightly_labelled, run_job
+from dd_apps.continual.experiment import _table_row
+from dd_apps.continual.job import Job, Outcome
+from dd_apps.continual.learner import rightly_labelled, run_job
 from dd_apps.continual.orders import class_order, experience_sizes
 from dd_apps.continual.strategies import Where, memory_for
 from dd_core import datasets, networks, store

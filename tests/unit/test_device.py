@@ -48,7 +48,7 @@ def test_memory_that_ran_out_is_recognised():
 
 def test_peak_memory_is_of_this_process_and_not_of_the_one_that_started_it():
     held = np.ones(1 << 31, dtype=np.uint8)  # 2 GiB, beside which a process that loads torch is small
-    code = "import torch; from dd_core import device; print(device.peak_memory_bytes(torch.device('cpu')))"
+    code = "import torch; from dd_core.system import device; print(device.peak_memory_bytes(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     assert device.peak_memory_bytes(torch.device("cpu")) > len(held)
     assert 1 << 27 < int(done.stdout) < 1 << 31

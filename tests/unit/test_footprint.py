@@ -167,12 +167,14 @@ def test_a_run_that_will_be_short_of_memory_says_so_and_runs(
 MEASURE = """
 import json, sys
 import torch
-from dd_core import device, estimates, footprint, parallel, training
+from dd_core import training
+from dd_core.system import device, footprint
+from dd_core.system.threads import computing
+from dd_core.training import estimates
 from dd_core.distilled import Recipe, Size
 from dd_core.images import InputForm
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
-from dd_core.streams import Streams
 from dd_core.streams import Streams
 from dd_core.testing import blobs
 

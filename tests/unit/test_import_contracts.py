@@ -31,13 +31,14 @@ ROOMS = [
 MODULES = [
     "dd_core/__init__",
     *(f"dd_core/{name}" for rooms in ROOMS for name in rooms),
-    *("dd_apps/__init__", "dd_apps/cli", "dd_apps/scenario"),
+    *("dd_apps/__init__", "dd_apps/cli", "dd_apps/scenario", "dd_apps/study", "dd_apps/data", "dd_apps/scoring"),
     *(f"dd_apps/{name}/__init__" for name in ("continual", "nas", "transfer", "report")),
     "dd_apps/continual/memory",
 ]
 ALLOWED = {
     "dd_apps/cli": "import rich, typer, dd_apps.scenario",
-    "dd_apps/scenario": "import dd_apps.continual, dd_apps.nas, dd_apps.report",
+    "dd_apps/scenario": "import dd_apps.continual, dd_apps.nas, dd_apps.report, dd_apps.scoring",
+    "dd_apps/study": "import dd_apps.data, dd_apps.scoring, dd_apps.report",
     "dd_apps/continual/memory": "import avalanche, dd_core.runner",
     "dd_apps/nas/__init__": "import nni",
     "dd_apps/transfer/__init__": "import timm",
@@ -48,7 +49,7 @@ ALLOWED = {
     "dd_core/datasets/named": "import torchvision",
     "dd_core/networks/models": "import timm, torchvision",
 }
-APPLICATIONS = "cli -> scenario -> applications, which never import each other"
+TASKS = "cli -> scenario -> tasks, which never import each other -> what they share"
 ENGINE_ALONE = "the engine knows nothing of the applications"
 UPWARDS = "every room of the engine imports only rooms below it"
 METHODS = "a method never imports another"
@@ -66,11 +67,13 @@ STAIRS = [
     for high, low in [*pairwise(ROOMS), (ROOMS[0], ROOMS[-1])]
 ]
 FORBIDDEN = [
-    ("dd_apps/continual/memory", "import dd_apps.nas", APPLICATIONS),
-    ("dd_apps/nas/__init__", "import dd_apps.transfer", APPLICATIONS),
-    ("dd_apps/report/__init__", "import dd_apps.continual", APPLICATIONS),
-    ("dd_apps/scenario", "import dd_apps.cli", APPLICATIONS),
-    ("dd_apps/transfer/__init__", "import dd_apps.scenario", APPLICATIONS),
+    ("dd_apps/continual/memory", "import dd_apps.nas", TASKS),
+    ("dd_apps/nas/__init__", "import dd_apps.transfer", TASKS),
+    ("dd_apps/report/__init__", "import dd_apps.continual", TASKS),
+    ("dd_apps/scenario", "import dd_apps.cli", TASKS),
+    ("dd_apps/data", "import dd_apps.continual", TASKS),
+    ("dd_apps/scoring", "import dd_apps.study", TASKS),
+    ("dd_apps/transfer/__init__", "import dd_apps.scenario", TASKS),
     ("dd_core/store/__init__", "import dd_apps.report", ENGINE_ALONE),
     *STAIRS,
     ("dd_core/methods/dm", "from dd_core.methods import random", METHODS),
@@ -132,7 +135,7 @@ def test_what_the_design_forbids_breaks_its_contract(module: str, line: str, con
 def test_a_new_module_of_the_applications_needs_its_place(tmp_path: Path):
     (tmp_path / "dd_apps").mkdir()
     (tmp_path / "dd_apps" / "helpers.py").write_text("")
-    assert broken(lint(tmp_path, {})) == {APPLICATIONS}
+    assert broken(lint(tmp_path, {})) == {TASKS}
 
 
 def test_a_new_room_of_the_engine_needs_its_place(tmp_path: Path):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc
 # pages that blocks of 64 MiB take from the system, four one after the other, and the memory held with them and after
 SCRIPT = """
 import os, resource, sys
-from dd_core import memory
+from dd_core.system import memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -37,7 +37,7 @@ def test_every_module_is_inside(wheel: zipfile.ZipFile):
 
 
 def test_every_scenario_is_inside_and_nothing_else(wheel: zipfile.ZipFile):
-    scenarios = {f"dd_apps/_scenarios/{p.name}" for p in (ROOT / "scenarios").glob("*.toml")}
+    scenarios = {f"dd_apps/_scenarios/{p.parent.name}/{p.name}" for p in (ROOT / "scenarios").glob("*/*.toml")}
     assert scenarios
     others = {name for name in wheel.namelist() if not name.endswith(".py") and ".dist-info/" not in name}
     assert others == scenarios | {"dd_core/py.typed", "dd_apps/py.typed"}

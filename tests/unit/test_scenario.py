@@ -38,6 +38,33 @@ def test_every_shipped_scenario_decodes_and_says_what_it_is(name: str):
     assert canonical(loaded.plain())
 
 
+def test_a_shipped_scenario_lies_in_the_folder_of_its_task():
+    shipped = scenario.shipped()
+    assert {path.parent.name for path in shipped.values()} == {"continual", "distill", "study"}
+    for path in shipped.values():
+        assert scenario.read(path)["task"] == path.parent.name
+
+
+def test_a_name_with_its_task_and_a_bare_name_are_one_scenario():
+    assert scenario.find("continual/quickstart") == scenario.find("quickstart")
+    assert scenario.load("distill/digits-dm").name == "digits-dm"
+    with pytest.raises(UserError, match="unknown scenario 'distill/quickstart'"):
+        scenario.find("distill/quickstart")
+
+
+def test_a_bare_name_that_two_tasks_have_is_ambiguous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for task in ("continual", "distill"):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "tiny.toml").write_text(f'task = "{task}"\n')
+    (tmp_path / "distill" / "alone.toml").write_text('task = "distill"\n')
+    monkeypatch.setattr(scenario, "_folder", lambda: tmp_path)
+    assert list(scenario.shipped()) == ["alone", "continual/tiny", "distill/tiny"]
+    assert scenario.find("distill/tiny") == tmp_path / "distill" / "tiny.toml"
+    assert scenario.find("distill/alone") == scenario.find("alone")
+    with pytest.raises(UserError, match="scenario 'tiny': continual/tiny or distill/tiny\\?"):
+        scenario.find("tiny")
+
+
 def test_the_quickstart_is_shipped():
     assert {"quickstart", "digits-dm", "digits-replay-ipc1"} <= set(scenario.shipped())
 

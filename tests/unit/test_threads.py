@@ -20,7 +20,8 @@ SCRIPT = """
 import json, torch
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info
-from dd_core import Size, artefacts, distill, method, parallel, selection
+from dd_core import Size, artefacts, distill, method, selection
+from dd_core.system import parallel
 from dd_core.images import LabelledImages
 from dd_core.system.parallel import Workers
 from dd_core.runner import RunOptions, Silent

@@ -17,7 +17,7 @@ from dd_apps.continual.adapter import contained, contents
 from dd_apps.continual.benchmark import Stream
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.config import TABLES, ContinualScenario, Table
-from dd_apps.continual.experiment import Job, Outcome, load
+from dd_apps.continual.job import Job, Outcome
 from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
 from dd_core import networks
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Recipe, Size
@@ -25,13 +25,12 @@ from dd_core.images import Source, normalise, require_labels
 from dd_core.streams import counter
 from dd_core.system import device as devices
 from dd_core.system.footprint import prediction_batch
-from dd_core.system.parallel import Workers
 
 
 def run_job(job: Job) -> Outcome:
     """Every random number in it comes from the scenario's seed, the class order and the table."""
     scenario = job.scenario
-    train, test = (load(scenario, split, workers=Workers()) for split in ("train", "test"))
+    train, test = (scenario.real_images.load(split) for split in ("train", "test"))
     seed = counter(scenario.seed, "order", job.order)
     with tempfile.TemporaryDirectory() as scratch, contained(seed, "benchmark"):
         stream = benchmark.build(train, test, experiences=scenario.experiences, seed=scenario.seed, order=job.order)

@@ -1,0 +1,94 @@
+"""Real images as a user names them: what the tasks share before an engine sees a `Source`. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from dd_core import datasets
+from dd_core.config import Config
+from dd_core.distilled import DistilledSet
+from dd_core.errors import UserError
+from dd_core.system.parallel import Workers
+
+if TYPE_CHECKING:
+    from dd_core.images import Source
+
+
+class DataScenario(Config):
+    """What every scenario says of its real images."""
+
+    data: str = Field(description="data set by name, or folder:PATH")
+    image_size: int | None = Field(
+        default=None, ge=1, description="pixels a side that images are resized to; none keeps the images as they are"
+    )
+    skip_corrupt: bool = Field(default=False, description="leave out images that cannot be decoded")
+
+    @property
+    def real_images(self) -> Data:
+        """The real images of the scenario, one split of which can be loaded at a time."""
+        return Data(self.data, self.image_size, self.skip_corrupt)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Real images by name, as the user asked for them."""
+
+    name: str
+    image_size: int | None = None
+    skip_corrupt: bool = False
+    _told: set[str] = field(default_factory=set, init=False, compare=False, repr=False)
+
+    def load(self, split: str, *, workers: Workers | None = None, say: Callable[[str], None] | None = None) -> Source:
+        """The images of one split; raises `UserError`.
+
+        `say` is given what is worth saying of the images, each line once however many splits it is true of.
+        """
+        heard = None if say is None else datasets.once(say, self._told)
+        return datasets.load(
+            self.name,
+            split=split,
+            image_size=self.image_size,
+            skip_corrupt=self.skip_corrupt,
+            workers=workers,
+            progress=heard,
+        )
+
+
+def to_pretrain_on(
+    name: str | None,
+    source: Source,
+    *,
+    skip_corrupt: bool,
+    workers: Workers | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Source | None:
+    """The training images called `name`, resized to those of `source`; None where no name is given."""
+    if name is None:
+        return None
+    height, width = source.image_shape[1:]
+    return Data(name, height if height == width else None, skip_corrupt).load("train", workers=workers, say=say)
+
+
+def data_of(ds: DistilledSet, given: str | None, *, skip_corrupt: bool) -> Data:
+    """The data to score a set on: the ones given, or where the set came from, at the set's own image size.
+
+    Raises `UserError` where the set cannot say by name where it came from.
+    """
+    height, width = ds.images.shape[2:]
+    size = height if height == width else None
+    made = ds.manifest.provenance
+    if given is not None:
+        return Data(given, size, skip_corrupt)
+    if made is None or made.source == "folder":
+        found = "does not say what it was made from" if made is None else "was made from a folder"
+        raise UserError(f"the set {found}; name the real images: --data folder:PATH")
+    return Data(made.source, size, skip_corrupt)
+
+
+def images_a_class(ipc: int) -> str:
+    """`1 image a class`, `10 images a class`."""
+    return f"{ipc} image{'' if ipc == 1 else 's'} a class"

@@ -57,11 +57,11 @@ from gpu_steps import Record, Scale, defaults
 from record import RESULTS, append, facts, now
 
 from dd_core import datasets, training
-from dd_core.distilled import Recipe
 from dd_core.errors import DDError, OutOfResources, UserError, unknown_name
 from dd_core.evaluation import Score
 from dd_core.evaluation.protocols import recipe_of
 from dd_core.images import InputForm, LabelledImages, Source, require_labels, split_indices
+from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 

@@ -28,9 +28,10 @@ import record
 
 from dd_apps.report.pictures import contact_sheet
 from dd_core import artefacts, datasets, evaluation, store
-from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, StartingPool
+from dd_core.distilled import DistilledSet, Size
 from dd_core.images import Source
 from dd_core.methods import method
+from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.runner import RunOptions, distill
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers

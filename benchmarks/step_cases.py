@@ -91,9 +91,9 @@ def evaluation(*, network: str, ipc: int, epochs: int, scored: int, cache: Path)
     import torch
 
     from dd_core import training
-    from dd_core.distilled import Recipe
     from dd_core.evaluation.protocols import recipe_of
     from dd_core.images import InputForm
+    from dd_core.recipe import Recipe
     from dd_core.streams import Streams
 
     del cache

@@ -10,9 +10,10 @@ from pydantic import Field, JsonValue, model_validator
 from dd_apps.data import DataScenario, images_a_class, to_pretrain_on
 from dd_apps.scoring import Scored, Scoring, Start, check_names, score
 from dd_core import runner, surroundings
-from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Size
+from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
 from dd_core.methods import decode_method
+from dd_core.recipe import DISTRIBUTIONS
 
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions

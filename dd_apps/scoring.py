@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from dd_core import evaluation, surroundings
-from dd_core.distilled import DISTRIBUTIONS, DistilledSet
+from dd_core.distilled import DistilledSet
 from dd_core.errors import unknown_name
 from dd_core.evaluation.protocols import check_protocol, recipe_of, settings_of
 from dd_core.networks.names import family
+from dd_core.recipe import DISTRIBUTIONS
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation

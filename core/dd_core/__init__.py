@@ -12,11 +12,12 @@ from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
     from dd_core.datasets import load as load_data
-    from dd_core.distilled import DistilledSet, Manifest, Recipe, Size
+    from dd_core.distilled import DistilledSet, Manifest, Size
     from dd_core.errors import UserError
     from dd_core.evaluation import evaluate
     from dd_core.images import LabelledImages, Source
     from dd_core.methods import method
+    from dd_core.recipe import Recipe
     from dd_core.runner import distill
     from dd_core.store import read_set, write_set
     from dd_core.training import train
@@ -25,7 +26,7 @@ _HOME = {
     "DistilledSet": "distilled",
     "LabelledImages": "images",
     "Manifest": "distilled",
-    "Recipe": "distilled",
+    "Recipe": "recipe",
     "Size": "distilled",
     "Source": "images",
     "UserError": "errors",

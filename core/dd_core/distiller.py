@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 from pydantic import Field
 
 from dd_core.config import Config
-from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Recipe, Size
+from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
+from dd_core.recipe import DISTRIBUTIONS, Recipe
 from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import UserError
 from dd_core.images import PIXEL_BYTES, Source, called, channel_stats, indices_by_class, pixel_batch, require_labels
+from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 
 if TYPE_CHECKING:

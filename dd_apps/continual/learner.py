@@ -20,8 +20,9 @@ from dd_apps.continual.config import TABLES, ContinualScenario, Table
 from dd_apps.continual.job import Job, Outcome
 from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
 from dd_core import networks
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Recipe, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Size
 from dd_core.images import Source, normalise, require_labels
+from dd_core.recipe import Recipe
 from dd_core.streams import counter
 from dd_core.system import device as devices
 from dd_core.system.footprint import prediction_batch

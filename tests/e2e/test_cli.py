@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from dd_core import store
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "avalanche", "nni", "timm", "matplotlib", "sklearn", "ray", "joblib", "scipy")

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from dd_core import store
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
+from dd_core.recipe import Recipe
 from dd_core.testing import DistillerConformance
 
 ROOT = Path(__file__).parents[2]

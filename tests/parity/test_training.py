@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from dd_core import artefacts, augment, networks, training
 from dd_core.artefacts import Resources
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Pretraining, Recipe, ScheduledStep
+from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.images import LabelledImages
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec, trajectory
 from dd_core.methods.trajectory_matching.gsam import flat_gradient
+from dd_core.recipe import Pretraining, Recipe, ScheduledStep
 from dd_core.streams import Streams
 from dd_core.testing import blobs
 

@@ -25,7 +25,8 @@ import numpy as np
 
 from dd_core import store
 from dd_core.config import canonical, digest
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.recipe import Recipe
 from dd_core.store.headers import DTYPES
 
 PLACES = {"labels": (0, 32), "images": (32, 288), "targets": (288, 320)}  # where `valid_set` has its tensors

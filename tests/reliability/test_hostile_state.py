@@ -13,9 +13,10 @@ from hostile_files import compact, forge, pack, set_with, signed
 
 from dd_core import artefacts, store
 from dd_core.config import canonical
-from dd_core.distilled import Recipe, Size, StartingPool
+from dd_core.distilled import Size
 from dd_core.errors import Interrupted, UserError
 from dd_core.methods import method
+from dd_core.recipe import Recipe, StartingPool
 from dd_core.runner import RunOptions, Silent, distill
 from dd_core.testing import blobs
 from dd_core.training.starts import spec_of

@@ -12,7 +12,7 @@ from killing import Server, Walks, counting, distilling, draws, making, moments
 
 from dd_core import artefacts, methods, store
 from dd_core.artefacts import ArtefactSpec
-from dd_core.distilled import Recipe, StartingPool
+from dd_core.recipe import Recipe, StartingPool
 from dd_core.training.starts import spec_of
 
 KILLED = -9

@@ -13,10 +13,11 @@ import pytest
 from jobs_for_workers import interrupted, pow_of_two, refused, uneven
 
 from dd_core import artefacts
-from dd_core.distilled import Recipe, Size, StartingPool
+from dd_core.distilled import Size
 from dd_core.errors import Interrupted, UserError
 from dd_core.evaluation import evaluate
 from dd_core.methods import method
+from dd_core.recipe import Recipe, StartingPool
 from dd_core.runner import distill
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers

@@ -10,8 +10,8 @@ from filelock import FileLock
 
 from dd_core import artefacts, store
 from dd_core.artefacts import ArtefactSpec
-from dd_core.distilled import Recipe, StartingPool
 from dd_core.errors import UserError
+from dd_core.recipe import Recipe, StartingPool
 from dd_core.system.parallel import Workers
 from dd_core.training.starts import spec_of
 

@@ -21,9 +21,10 @@ from dd_apps.scenario import shipped
 from dd_core import artefacts, methods, store
 from dd_core.config import plain
 from dd_core.datasets import DATASETS
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, Interrupted, OutOfResources, UserError
 from dd_core.evaluation.protocols import PROTOCOLS
+from dd_core.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from dd_core import store
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.exchange import STATISTICS
+from dd_core.recipe import Recipe
 
 CLASSES = tuple("0123456789")
 

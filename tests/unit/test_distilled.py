@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from dd_core.config import canonical, decode, plain
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.errors import UserError
+from dd_core.recipe import Recipe
 
 MEAN, STD = (0.5, 0.25), (0.5, 0.2)
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from dd_core import selection, zca
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size, StartingPool
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.errors import UserError
 from dd_core.evaluation import Score, evaluate
 from dd_core.evaluation.protocols import GRIDS, PROTOCOLS, recipe_of, seen_by, settings_of
 from dd_core.evaluation.tuning import NearestNeighbours, best, validation_split
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
+from dd_core.recipe import Recipe, StartingPool
 from dd_core.runner import distill
 from dd_core.streams import Streams, generator
 from dd_core.system.parallel import Workers

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from dd_core import artefacts
-from dd_core.distilled import DistilledSet, Pretraining, Recipe, ScheduledStep, Size, StartingPool
+from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
 from dd_core.evaluation.evaluation import Evaluation, _twin, evaluate
 from dd_core.evaluation.protocols import recipe_of
 from dd_core.evaluation.tuning import validation_split
 from dd_core.images import LabelledImages
 from dd_core.methods import method
+from dd_core.recipe import Pretraining, Recipe, ScheduledStep, StartingPool
 from dd_core.runner import distill
 from dd_core.streams import Streams
 from dd_core.system.parallel import Workers

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from dd_core import datasets, exchange
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, ScheduledStep
+from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import UserError
 from dd_core.exchange import IMAGES, LABELS, RATE, SIDECAR, MttFiles
+from dd_core.recipe import Recipe, ScheduledStep
 from dd_core.whitening import Whitening
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)

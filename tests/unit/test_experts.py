@@ -12,13 +12,13 @@ from torch import nn
 
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, Resources
-from dd_core.distilled import Recipe
 from dd_core.errors import Diverged, UserError
 from dd_core.images import normalise
 from dd_core.methods.trajectory_matching import experts
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec, trajectory
 from dd_core.methods.trajectory_matching.gsam import flat_gradient
+from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system.parallel import Workers
 from dd_core.testing import blobs

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from dd_core import networks, training
-from dd_core.distilled import Recipe, Size
+from dd_core.distilled import Size
 from dd_core.images import PIXEL_BYTES, InputForm, channel_stats, pixel_batch
 from dd_core.methods import method
 from dd_core.methods.trajectory_matching import opinions as matching
+from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.system import footprint
@@ -171,7 +172,8 @@ from dd_core import training
 from dd_core.system import device, footprint
 from dd_core.system.threads import computing
 from dd_core.training import estimates
-from dd_core.distilled import Recipe, Size
+from dd_core.distilled import Size
+from dd_core.recipe import Recipe
 from dd_core.images import InputForm
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill

@@ -22,6 +22,7 @@ ROOMS = [
     ["selection", "store/__init__", "unroll"],
     ["system/parallel", "system/device"],
     ["distilled"],
+    ["recipe"],
     ["augment/__init__", "networks/models"],
     ["images"],
     ["whitening"],

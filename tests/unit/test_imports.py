@@ -13,6 +13,7 @@ LIGHT = [
     "dd_core.config",
     "dd_core.streams",
     "dd_core.distilled",
+    "dd_core.recipe",
     "dd_core.distiller",
     "dd_core.store",
     "dd_core.whitening",

@@ -13,8 +13,9 @@ from rich.console import Console
 from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import figures, machine, score_table, study_table, verdict
 from dd_apps.report.tables import Table, human_bytes, markdown, printable, rich_table, text
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.evaluation import Attack, Evaluation, Score
+from dd_core.recipe import Recipe
 
 GAP = 2  # px between images
 

@@ -19,12 +19,13 @@ import dd_core
 from dd_core import artefacts, exchange
 from dd_core import surroundings as library
 from dd_core.config import Config, canonical, plain
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size, arrays_of
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size, arrays_of
 from dd_core.errors import UserError
 from dd_core.exchange import MttFiles
 from dd_core.images import LabelledImages, Source
 from dd_core.methods import method
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec, Training
+from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions
 from dd_core.system import parallel
 from dd_core.testing import blobs

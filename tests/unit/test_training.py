@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from dd_core import augment, networks
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, ScheduledStep, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.errors import Diverged, UserError
 from dd_core.images import InputForm
 from dd_core.methods import method
+from dd_core.recipe import Recipe, ScheduledStep
 from dd_core.runner import distill
 from dd_core.streams import Streams
 from dd_core.testing import blobs

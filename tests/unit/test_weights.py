@@ -11,10 +11,11 @@ import torch
 
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, Resources
-from dd_core.distilled import DistilledSet, Pretraining, Recipe, Size, StartingPool
+from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import Diverged, OutOfResources, UserError
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
+from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.system.parallel import Workers

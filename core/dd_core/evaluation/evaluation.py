@@ -24,12 +24,13 @@ from torch import nn
 from dd_core import selection, surroundings
 from dd_core.artefacts import Artefact
 from dd_core.config import Config
-from dd_core.distilled import DISTRIBUTIONS, DistilledSet, Pretraining, Recipe, StartingPool
+from dd_core.distilled import DistilledSet
 from dd_core.errors import Diverged, UserError, unknown_name
 from dd_core.evaluation.protocols import check_protocol, recipe_of, seen_by, settings_of
 from dd_core.evaluation.tuning import NearestNeighbours, Setting, best, validation_split
 from dd_core.evaluation.verdicts import Verdict, new_draw
 from dd_core.images import InputForm, Source, require_labels
+from dd_core.recipe import DISTRIBUTIONS, Pretraining, Recipe, StartingPool
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import parallel

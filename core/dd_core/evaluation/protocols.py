@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dd_core.distilled import DistilledSet, Pixels, Recipe
+from dd_core.distilled import DistilledSet, Pixels
 from dd_core.errors import UserError, unknown_name
+from dd_core.recipe import Recipe
 
 if TYPE_CHECKING:
     from dd_core.images import Source

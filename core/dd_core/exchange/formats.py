@@ -24,10 +24,11 @@ import numpy as np
 from dd_core import store, surroundings
 from dd_core.config import Config, decode, difference, plain
 from dd_core.datasets.folder_names import class_name, is_passed_over
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe
+from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import UserError, unknown_name
 from dd_core.evaluation.protocols import CHALLENGE, IMAGENET, recipe_of
 from dd_core.exchange.torch_tensors import read_bytes, read_tensor, tensor_bytes
+from dd_core.recipe import Recipe
 
 IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
 SIDECAR = "normalisation.json"  # ours, beside those of the MTT family

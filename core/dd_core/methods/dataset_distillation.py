@@ -26,19 +26,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from dd_core.distilled import (
-    DISTRIBUTIONS,
-    DistilledSet,
-    Manifest,
-    Pixels,
-    Pretraining,
-    Recipe,
-    ScheduledStep,
-    Size,
-    StartingPool,
-)
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, require_finite, unknown_name
+from dd_core.recipe import DISTRIBUTIONS, Pretraining, Recipe, ScheduledStep, StartingPool
 from dd_core.system.budget import BATCH_BYTES, BatchBytes, Footprint
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from dd_core.augment.names import Strategy, parse_strategy, resolve_strategy
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Recipe, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, require_finite
+from dd_core.recipe import Recipe
 from dd_core.system.budget import BATCH_BYTES, BatchBytes, Footprint
 
 if TYPE_CHECKING:

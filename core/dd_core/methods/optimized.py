@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from dd_core.distilled import DistilledSet, Recipe, Size
+from dd_core.distilled import DistilledSet, Size
 from dd_core.distiller import MethodConfig
+from dd_core.recipe import Recipe
 from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:

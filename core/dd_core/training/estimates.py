@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dd_core import augment, training, unroll
 from dd_core.augment.names import parse_strategy
-from dd_core.distilled import Recipe
+from dd_core.recipe import Recipe
 from dd_core.streams import Streams, generator
 from dd_core.system.budget import Footprint
 from dd_core.system.footprint import bytes_an_image, images_at_once

@@ -16,9 +16,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dd_core import augment, networks, surroundings
-from dd_core.distilled import DistilledSet, Pretraining, Recipe, pretraining_problems
+from dd_core.distilled import DistilledSet, pretraining_problems
 from dd_core.errors import UserError, require_finite
 from dd_core.images import InputForm, Source, channel_stats, normalise, require_labels
+from dd_core.recipe import Pretraining, Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.footprint import prediction_batch

@@ -16,9 +16,9 @@ import numpy as np
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
 from dd_core.config import canonical, digest, plain
-from dd_core.distilled import Pretraining, Recipe, StartingPool
 from dd_core.errors import UserError
 from dd_core.images import Source
+from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.parallel import Workers

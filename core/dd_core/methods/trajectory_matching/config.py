@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dd_core.augment.names import Strategy, resolve_strategy
-from dd_core.distilled import DISTRIBUTIONS, Recipe, Size
+from dd_core.distilled import Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
+from dd_core.recipe import DISTRIBUTIONS, Recipe
 from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:

@@ -26,12 +26,12 @@ from torch.func import functional_call
 from dd_core import augment, training, zca
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
 from dd_core.config import digest, plain
-from dd_core.distilled import Recipe
 from dd_core.errors import UserError, require_finite
 from dd_core.evaluation.protocols import IMAGENET
 from dd_core.images import InputForm, Source, require_labels
 from dd_core.methods.trajectory_matching.expert_training import Training
 from dd_core.methods.trajectory_matching.gsam import Gradients, flat_gradient
+from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.threads import computing

@@ -12,7 +12,7 @@ from dd_core.distilled import Size
 from dd_core.errors import UserError
 from dd_core.images import normalise
 from dd_core.methods import method
-from dd_core.methods.dataset_distillation import DatasetDistillationDistiller
+from dd_core.methods.dataset_distillation.distiller import DatasetDistillationDistiller
 from dd_core.streams import Streams
 from dd_core.testing import blobs
 from dd_core.training import fit, training_data

@@ -9,7 +9,8 @@ from dd_core import augment, networks
 from dd_core.distilled import Size
 from dd_core.errors import UserError
 from dd_core.images import normalise
-from dd_core.methods import dm, method
+from dd_core.methods import method
+from dd_core.methods.dm import distiller as dm
 from dd_core.runner import distill
 from dd_core.streams import Streams
 from dd_core.system.footprint import peak_bytes

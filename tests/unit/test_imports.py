@@ -39,11 +39,11 @@ LIGHT = [
     "dd_core.datasets",
     "dd_core.methods",
     "dd_core.methods.average",
-    "dd_core.methods.dataset_distillation",
-    "dd_core.methods.dm",
+    "dd_core.methods.dataset_distillation.distiller",
+    "dd_core.methods.dm.distiller",
     "dd_core.methods.herding",
     "dd_core.methods.k_means",
-    "dd_core.methods.optimized",
+    "dd_core.methods.optimized.distiller",
     "dd_core.methods.random",
 ]
 ASK = """

@@ -12,7 +12,7 @@ from dd_core.datasets import load
 from dd_core.distilled import DistilledSet, Size
 from dd_core.images import LabelledImages
 from dd_core.methods import method
-from dd_core.methods.optimized import OptimizedDistiller
+from dd_core.methods.optimized.distiller import OptimizedDistiller
 from dd_core.streams import Streams
 from dd_core.system.device import resolve
 from dd_core.training import accuracy, fit, training_data

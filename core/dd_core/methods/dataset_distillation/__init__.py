@@ -1,0 +1,1 @@
+"""`dataset-distillation`: learned images and learning rates."""

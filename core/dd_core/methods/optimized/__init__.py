@@ -1,0 +1,1 @@
+"""`optimized`: the best of many random draws of real images."""

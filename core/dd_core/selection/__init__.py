@@ -1,0 +1,22 @@
+"""Choosing, or averaging, real images class by class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dd_core.lazy import names_of
+
+if TYPE_CHECKING:
+    from dd_core.selection.selecting import (
+        averages,
+        herd,
+        k_means,
+        labels_of,
+        largest_class,
+        members_of,
+        random_indices,
+        real_set,
+    )
+
+__all__ = ["averages", "herd", "k_means", "labels_of", "largest_class", "members_of", "random_indices", "real_set"]
+__getattr__ = names_of(__name__, dict.fromkeys(__all__, "selecting"))

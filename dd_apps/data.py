@@ -84,8 +84,8 @@ def data_of(ds: DistilledSet, given: str | None, *, skip_corrupt: bool) -> Data:
     if given is not None:
         return Data(given, size, skip_corrupt)
     if made is None or made.source == "folder":
-        found = "does not say what it was made from" if made is None else "was made from a folder"
-        raise UserError(f"the set {found}; name the real images: --data folder:PATH")
+        origin = "does not say what it was made from" if made is None else "was made from a folder"
+        raise UserError(f"the set {origin}; name the real images: --data folder:PATH")
     return Data(made.source, size, skip_corrupt)
 
 

@@ -46,16 +46,16 @@ class StudyScenario(DataScenario):
     @field_validator("label_noise")
     @classmethod
     def _noise_is_a_fraction(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0 <= one < 1 for one in fractions):
+        if not all(0 <= fraction < 1 for fraction in fractions):
             raise ValueError("fractions from 0 to below 1, as in [0.0, 0.2]")
-        if len({f"{one:g}" for one in fractions}) < len(fractions):
+        if len({f"{fraction:g}" for fraction in fractions}) < len(fractions):
             raise ValueError("each fraction once")
         return fractions
 
     @field_validator("classes")
     @classmethod
     def _two_classes_at_least(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
-        if any(one < 2 for one in counts):
+        if any(count < 2 for count in counts):
             raise ValueError("at least 2 classes")
         if len({*counts}) < len(counts):
             raise ValueError("each number of classes once")
@@ -122,7 +122,7 @@ def run(scenario: StudyScenario, *, folder: Path, options: RunOptions) -> list[C
     cells: list[Cell] = []
     for count, noise in product(counts, scenario.label_noise):
         chosen = _classes(train, count, seed=scenario.seed)
-        clean, held = train.of_classes(chosen), test.of_classes(chosen)
+        clean, tested = train.of_classes(chosen), test.of_classes(chosen)
         noisy = clean.with_label_noise(noise, seed=scenario.seed) if noise else clean
         options.reporter.message(f"{count} classes, {noise:.0%} of labels wrong")
         ds = runner.distill(
@@ -133,7 +133,7 @@ def run(scenario: StudyScenario, *, folder: Path, options: RunOptions) -> list[C
             out=folder / f"{_name(count, noise)}.safetensors",
             options=options,
         )
-        (evaluation,) = score(ds, noisy, held, scoring, options=options).evaluations
+        (evaluation,) = score(ds, noisy, tested, scoring, options=options).evaluations
         cells.append(Cell(count, noise, ds, evaluation))
     return cells
 

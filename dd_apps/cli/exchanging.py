@@ -61,7 +61,7 @@ Like = Annotated[
         "--like",
         metavar="NAME",
         help="What the pixels were normalised with: "
-        + "; ".join(f"{name} ({one.meaning})" for name, one in exchange.STATISTICS.items())
+        + "; ".join(f"{name} ({statistics.meaning})" for name, statistics in exchange.STATISTICS.items())
         + ".",
     ),
 ]

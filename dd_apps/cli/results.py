@@ -46,7 +46,7 @@ def write(folder: Path, loaded: Scenario, outcome: Outcome, cost: Cost) -> Resul
     clear(folder)
     pictures = {f"{name}.png": ds for name, ds in {**outcome.sets, **outcome.drawn}.items()}
     plots = {f"{name}.png": content for name, content in outcome.plots.items()}
-    found = {
+    figures = {
         **outcome.details,
         "scenario": loaded.plain(),
         "results": {table.title: table.plain() for table in outcome.tables},
@@ -57,7 +57,7 @@ def write(folder: Path, loaded: Scenario, outcome: Outcome, cost: Cost) -> Resul
         "files": [_REPORT, *plots, *pictures, *(f"{name}.safetensors" for name in outcome.sets)],
     }
     # first, because it lists the others: the folder is complete when all of them are there
-    store.write_json(folder / _FIGURES, found)
+    store.write_json(folder / _FIGURES, figures)
     for name, ds in outcome.sets.items():
         store.write_set(folder / f"{name}.safetensors", ds)
     for name, content in plots.items():
@@ -65,15 +65,15 @@ def write(folder: Path, loaded: Scenario, outcome: Outcome, cost: Cost) -> Resul
     for name, ds in pictures.items():
         store.write_bytes(folder / name, png_bytes(contact_sheet(ds)))
     store.write_bytes(folder / _REPORT, _report(loaded, outcome, list(plots), list(pictures), cost.hardware).encode())
-    return _results(folder, found)
+    return _results(folder, figures)
 
 
 def complete(folder: Path, environment: Environment) -> Results | None:
     """What an earlier run left here, if it is all there and was computed in this environment."""
-    found = _read(folder)
-    if found.get("environment") != plain(environment):
+    figures = _read(folder)
+    if figures.get("environment") != plain(environment):
         return None
-    return _results(folder, found) if all(path.exists() for path in _files(folder, found)) else None
+    return _results(folder, figures) if all(path.exists() for path in _files(folder, figures)) else None
 
 
 def clear(folder: Path, *, work: bool = False) -> None:
@@ -88,15 +88,15 @@ def clear(folder: Path, *, work: bool = False) -> None:
 def _read(folder: Path) -> dict[str, Any]:
     """The figures; nothing where there are none that can be read."""
     try:
-        found = store.read_json(folder / _FIGURES)
+        figures = store.read_json(folder / _FIGURES)
     except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return figures if isinstance(figures, dict) else {}
 
 
-def _files(folder: Path, found: Mapping[str, Any]) -> list[Path]:
+def _files(folder: Path, figures: Mapping[str, Any]) -> list[Path]:
     # the name alone: nothing outside the folder is ever meant
-    return [folder / Path(name).name for name in found.get("files", ())]
+    return [folder / Path(name).name for name in figures.get("files", ())]
 
 
 def _layout(table: Table) -> dict[str, Any]:
@@ -109,15 +109,15 @@ def _layout(table: Table) -> dict[str, Any]:
     }
 
 
-def _results(folder: Path, found: Mapping[str, Any]) -> Results:
-    tables = [_table(layout, found["results"][layout["title"]]) for layout in found["tables"]]
+def _results(folder: Path, figures: Mapping[str, Any]) -> Results:
+    tables = [_table(layout, figures["results"][layout["title"]]) for layout in figures["tables"]]
     fields = {
         "results": {table.title: table.plain() for table in tables},
-        "seconds": found["seconds"],
-        "hardware": found["hardware"],
+        "seconds": figures["seconds"],
+        "hardware": figures["hardware"],
         "report": str(folder / _REPORT),
         "figures": str(folder / _FIGURES),
-        "pictures": [str(folder / name) for name in found["files"] if name.endswith(".png")],
+        "pictures": [str(folder / name) for name in figures["files"] if name.endswith(".png")],
     }
     return Results(tables, fields)
 

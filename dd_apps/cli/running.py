@@ -77,29 +77,29 @@ def _run(
 ) -> Answer:
     folder = out or Path("runs") / loaded.name
     with _claimed(folder, loaded, fresh=fresh):
-        how = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)
+        run_options = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)
         from dd_core.system import device as devices
 
-        found = devices.resolve(device)
-        environment = devices.environment(found).model_copy(update={"threads": threads})
+        where = devices.resolve(device)
+        environment = devices.environment(where).model_copy(update={"threads": threads})
         kept = results.complete(folder, environment)
         if kept is not None:
-            how.reporter.message(f"{folder}: complete already; --fresh runs it again")
+            run_options.reporter.message(f"{folder}: complete already; --fresh runs it again")
             return _answer(kept)
         begun = time.monotonic()
-        outcome = scenario.run(loaded, folder=folder / results.WORK, options=how)
-        hardware = devices.hardware(found, threads=threads)
+        outcome = scenario.run(loaded, folder=folder / results.WORK, options=run_options)
+        hardware = devices.hardware(where, threads=threads)
         cost = Cost(time.monotonic() - begun, hardware, environment)
         return _answer(results.write(folder, loaded, outcome, cost))
 
 
-def _answer(found: Results) -> Answer:
-    return Answer(found.fields, lambda page: _show(page, found))
+def _answer(finished: Results) -> Answer:
+    return Answer(finished.fields, lambda page: _show(page, finished))
 
 
-def _show(page: Page, found: Results) -> None:
-    fields = found.fields
-    for table in found.tables:
+def _show(page: Page, finished: Results) -> None:
+    fields = finished.fields
+    for table in finished.tables:
         page.table(table)
         page.line()
     pictures = ", ".join(fields["pictures"])

@@ -32,9 +32,9 @@ def warnings_contained() -> Iterator[None]:
     """Keep Avalanche's process-wide warning filters and its own deprecations inside; other warnings get out."""
     with warnings.catch_warnings(record=True) as caught:
         yield
-    for one in caught:
-        if not issubclass(one.category, DeprecationWarning):
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    for warning in caught:
+        if not issubclass(warning.category, DeprecationWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 with warnings_contained():
@@ -185,9 +185,9 @@ def raw_class(data: AvalancheDataset, label: int, positions: Sequence[int]) -> R
         images, forms = zip(*(to_uint8(image) for image, _ in pairs), strict=True)
         sizes = sorted({tuple(image.shape) for image in images})
         if len(sizes) > 1 or len(set(forms)) > 1:
-            found = ", ".join("x".join(map(str, size)) for size in sizes[:3])
+            shapes = ", ".join("x".join(map(str, size)) for size in sizes[:3])
             raise UserError(
-                f"class {label}: its untransformed images are not alike ({found}); resize and convert them before the "
+                f"class {label}: its untransformed images are not alike ({shapes}); resize and convert them before the "
                 "benchmark is made, not in its transforms"
             )
         active = flat._transform_groups.current_group
@@ -284,7 +284,9 @@ def _halves(step: Any, *, label: int) -> list[Sequence[Function | None]]:
 
 def _task(data: AvalancheDataset, label: int, positions: Sequence[int]) -> int | None:
     attributes: Any = data._data_attributes  # pyright: ignore[reportPrivateUsage]
-    extra = [name for name, one in attributes.items() if one.use_in_getitem and name != "targets_task_labels"]
+    extra = [
+        name for name, attribute in attributes.items() if attribute.use_in_getitem and name != "targets_task_labels"
+    ]
     if extra:
         raise UserError(f"the experience's items carry '{extra[0]}', which a distilled image does not have")
     if "targets_task_labels" not in attributes or not attributes["targets_task_labels"].use_in_getitem:

@@ -83,7 +83,7 @@ def build(train: Source, test: Source, *, experiences: int, seed: int, order: in
         train_transform=transform,
         eval_transform=transform,
     )
-    found = tuple(tuple(sorted(one.classes_in_this_experience or ())) for one in benchmark.train_stream)
-    if found != classes:
-        raise AssertionError(f"Avalanche made experiences of classes {found} instead of {classes}")
+    made = tuple(tuple(sorted(experience.classes_in_this_experience or ())) for experience in benchmark.train_stream)
+    if made != classes:
+        raise AssertionError(f"Avalanche made experiences of classes {made} instead of {classes}")
     return Stream(benchmark, classes, mean, std)

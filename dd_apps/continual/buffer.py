@@ -198,7 +198,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         ds = distill(
             self.config,
             source,
-            Size.of([min(per_class, len(one.images)) for one in raw.values()]),
+            Size.of([min(per_class, len(members.images)) for members in raw.values()]),
             seed=counter(self.seed, "experience", labels[0]),
             out=out,
             options=RunOptions(device=self.device),
@@ -248,9 +248,9 @@ def _require_one_kind(classes: Mapping[int, RawClass | ClassImages]) -> None:
 @surroundings.own()
 def _source(raw: Mapping[int, RawClass], name: str) -> LabelledImages:
     """The experience as a source with classes 0.. in ascending order of Avalanche's class ids."""
-    shapes = sorted({tuple(one.images.shape[1:]) for one in raw.values()})
+    shapes = sorted({tuple(members.images.shape[1:]) for members in raw.values()})
     if len(shapes) > 1:
         raise UserError(f"the classes of this experience differ in image size: {shapes[0]} and {shapes[1]}")
-    images = torch.cat([one.images for one in raw.values()])
-    labels = torch.cat([torch.full((len(one.images),), index) for index, one in enumerate(raw.values())])
+    images = torch.cat([members.images for members in raw.values()])
+    labels = torch.cat([torch.full((len(members.images),), index) for index, members in enumerate(raw.values())])
     return LabelledImages(images, labels, tuple(map(str, raw)), name)

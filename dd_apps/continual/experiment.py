@@ -98,12 +98,12 @@ def row_name(scenario: ContinualScenario, row: str) -> str:
 
 def _results(scenario: ContinualScenario, outcomes: dict[str, list[Outcome]], remarks: tuple[str, ...]) -> Results:
     names = {row: row_name(scenario, row) for row in scenario.rows}
-    memories = {names[row]: found[0].memory for row, found in outcomes.items()}
+    memories = {names[row]: by_order[0].memory for row, by_order in outcomes.items()}
     verdicts: dict[Table, Standings] = {table: _standings(scenario, table, outcomes) for table in TABLES}
     return Results(
         tables={table: [_table_row(names[row], table, outcomes[row]) for row in scenario.rows] for table in TABLES},
         matrices={
-            table: {names[row]: [one.matrices[table] for one in outcomes[row]] for row in scenario.rows}
+            table: {names[row]: [outcome.matrices[table] for outcome in outcomes[row]] for row in scenario.rows}
             for table in TABLES
         },
         memories={name: memory for name, memory in memories.items() if memory is not None},
@@ -115,7 +115,9 @@ def _results(scenario: ContinualScenario, outcomes: dict[str, list[Outcome]], re
 def _standings(scenario: ContinualScenario, table: Table, outcomes: Mapping[str, Sequence[Outcome]]) -> Standings:
     """The verdicts of the rows that learn their images, against all others."""
     finals = {
-        row_name(scenario, row): [seen_accuracy(one.matrices[table], one.counts)[-1] for one in outcomes[row]]
+        row_name(scenario, row): [
+            seen_accuracy(outcome.matrices[table], outcome.counts)[-1] for outcome in outcomes[row]
+        ]
         for row in scenario.rows
     }
     return standings(finals, [row_name(scenario, row) for row in scenario.rows if _learns(scenario, row)])
@@ -128,21 +130,21 @@ def _learns(scenario: ContinualScenario, row: str) -> bool:
 
 
 def _table_row(name: str, table: Table, outcomes: list[Outcome]) -> dict[str, Any]:
-    matrices = [one.matrices[table] for one in outcomes]
-    seen = [seen_accuracy(one.matrices[table], one.counts) for one in outcomes]
+    matrices = [outcome.matrices[table] for outcome in outcomes]
+    seen = [seen_accuracy(outcome.matrices[table], outcome.counts) for outcome in outcomes]
     row: dict[str, Any] = {"row": name}
     for index, values in enumerate(zip(*seen, strict=True), start=1):
         row[f"after_{index}"] = spread(values)
     row["average"] = spread([average_accuracy(matrix) for matrix in matrices])
     row["forgetting"] = spread([forgetting(matrix) for matrix in matrices])
     row["bytes"] = outcomes[0].nbytes
-    row["seconds"] = sum(one.seconds[table] for one in outcomes) / len(outcomes)
+    row["seconds"] = sum(outcome.seconds[table] for outcome in outcomes) / len(outcomes)
     return row
 
 
 def notes(scenario: ContinualScenario, table: Table, verdicts: Standings) -> tuple[str, ...]:
     """What a reader has to know of the verdicts and the protocol to trust a table."""
-    replay, again = scenario.replay, scenario.retraining
+    replay, retraining = scenario.replay, scenario.retraining
     standing = sentence(verdicts, orders=scenario.orders)
     orders = "1 class order" if scenario.orders == 1 else f"{scenario.orders} class orders, mean and standard deviation"
     common = (
@@ -154,8 +156,8 @@ def notes(scenario: ContinualScenario, table: Table, verdicts: Standings) -> tup
     if table == "retraining":
         return (
             *common,
-            f"retraining (Avalanche's GDumbPlugin): {again.epochs} epochs on the memory alone, from the first weights "
-            f"after each experience; none and joint: {replay.epochs} epochs on the current or on all real images",
+            f"retraining (Avalanche's GDumbPlugin): {retraining.epochs} epochs on the memory alone, from the first "
+            f"weights after each experience; none and joint: {replay.epochs} epochs on the current or on all real images",
         )
     filled = replay.share == "fill"
     share = f"filled to {replay.batch_size_mem} by repetition" if filled else "each stored image at most once"

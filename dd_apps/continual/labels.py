@@ -45,6 +45,6 @@ def copied(label: Any) -> Any:
     return label.detach().clone() if isinstance(label, torch.Tensor) else label
 
 
-def batched_with(one: Meaning, other: Meaning) -> bool:
+def batched_with(meaning: Meaning, other: Meaning) -> bool:
     """Whether PyTorch makes a mini-batch of labels of both types: tensors are stacked with tensors only."""
-    return one[0].endswith("tensor") == other[0].endswith("tensor")
+    return meaning[0].endswith("tensor") == other[0].endswith("tensor")

@@ -73,9 +73,9 @@ class _Learner:
             memory = memory_for(self.scenario, self.job.row, table, self.where)
             matrices[table] = self._learn(table, memory)
             seconds[table] = making + time.monotonic() - begun
-        held = None if memory is None else self._held(memory)
+        kept = None if memory is None else self._held(memory)
         counts = tuple(int(members.sum()) for members in self._members())
-        return Outcome(matrices, counts, seconds, self._nbytes(held), held)
+        return Outcome(matrices, counts, seconds, self._nbytes(kept), kept)
 
     def _make_memory(self) -> float:
         """Distil every experience once, into the folder where both tables find it; returns the seconds."""
@@ -119,35 +119,35 @@ class _Learner:
 
     def _provenance(self, memory: DistilledBuffer, labels: np.ndarray) -> Provenance:
         """Where a memory of images with these labels came from: a distillation of each experience by one method."""
-        made = memory.provenances
+        provenances = memory.provenances
         experiences: list[JsonValue] = [list(classes) for classes in self.stream.classes]
         return Provenance(
             source=self.train.name,
             fingerprint=self.train.fingerprint(),
             source_images=len(self.train),
-            method=made[0].method,
-            config={**made[0].config, "experiences": experiences, "order": self.job.order},
+            method=provenances[0].method,
+            config={**provenances[0].config, "experiences": experiences, "order": self.job.order},
             size=Size.of(np.bincount(labels, minlength=len(self.test.classes)).tolist()),
             seed=self.scenario.seed,
-            artefacts=tuple(sorted({digest for one in made for digest in one.artefacts})),
-            environments=tuple(dict.fromkeys(part for one in made for part in one.environments)),
+            artefacts=tuple(sorted({digest for provenance in provenances for digest in provenance.artefacts})),
+            environments=tuple(dict.fromkeys(part for provenance in provenances for part in provenance.environments)),
         )
 
-    def _nbytes(self, held: DistilledSet | None) -> int:
-        if held is not None:
-            return held.nbytes
+    def _nbytes(self, kept: DistilledSet | None) -> int:
+        if kept is not None:
+            return kept.nbytes
         return len(self.train) * int(np.prod(self.train.image_shape)) if self.job.row == "joint" else 0
 
 
 def _recipe(scenario: ContinualScenario) -> Recipe:
     """How a memory is trained on in the table "retraining"."""
-    again = scenario.retraining
+    retraining = scenario.retraining
     return Recipe(
         network=scenario.network,
-        learning_rate=again.learning_rate,
-        momentum=again.momentum,
-        weight_decay=again.weight_decay,
+        learning_rate=retraining.learning_rate,
+        momentum=retraining.momentum,
+        weight_decay=retraining.weight_decay,
         schedule="constant",
-        epochs=again.epochs,
-        batch_size=again.batch_size,
+        epochs=retraining.epochs,
+        batch_size=retraining.batch_size,
     )

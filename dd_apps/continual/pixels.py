@@ -45,8 +45,8 @@ def to_uint8(image: Any) -> tuple[UInt8[Tensor, "C H W"], Form]:
     mode = getattr(image, "mode", None)
     if mode in ("L", "RGB"):
         return _from_array(np.asarray(image), Form("pil", plain=mode == "L"))
-    found = type(image).__name__ if mode is None else f"PIL images of mode {mode}"
-    raise UserError(f"the experience's untransformed images are {found}; {ADVICE}")
+    kind = type(image).__name__ if mode is None else f"PIL images of mode {mode}"
+    raise UserError(f"the experience's untransformed images are {kind}; {ADVICE}")
 
 
 def from_uint8(image: UInt8[Tensor, "C H W"], form: Form) -> Any:

@@ -28,13 +28,13 @@ def standings(finals: Mapping[str, Sequence[float]], distilled: Sequence[str]) -
     }
 
 
-def sentence(found: Standings, *, orders: int) -> str:
+def sentence(verdicts_by_row: Standings, *, orders: int) -> str:
     """The verdicts of one table in words; an empty string where nothing is compared."""
-    if not any(found.values()):
+    if not any(verdicts_by_row.values()):
         return ""
     if orders == 1:
         return "one class order does not show how large the noise is: no verdict on which row is ahead; set more orders"
-    rows = [f"{row} is {', '.join(_grouped(verdicts))}" for row, verdicts in found.items()]
+    rows = [f"{row} is {', '.join(_grouped(verdicts))}" for row, verdicts in verdicts_by_row.items()]
     test = f"paired t-tests over {orders} class orders (two-sided, each at 5 %)"
     return f"after the last experience, by {test}: {'; '.join(rows)}"
 

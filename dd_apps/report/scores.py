@@ -31,10 +31,10 @@ def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
     notes += [choice(evaluation) for evaluation in evaluations if evaluation.chosen]
     if first.network == "k-nn":
         draws = "1 draw" if first.nets == 1 else f"{first.nets} draws"
-        how = f"the set's one score, {draws} of the twin (seed {first.seed}){_deviation(first)}"
+        networks = f"the set's one score, {draws} of the twin (seed {first.seed}){_deviation(first)}"
     else:
-        how = f"{_networks(first.nets)} (seed {first.seed}){_deviation(first)}, {first.epoch} epoch"
-    notes.append(f"protocol {first.protocol}, {how}; {first.data}")
+        networks = f"{_networks(first.nets)} (seed {first.seed}){_deviation(first)}, {first.epoch} epoch"
+    notes.append(f"protocol {first.protocol}, {networks}; {first.data}")
     notes += dict.fromkeys(where(evaluation) for evaluation in evaluations)
     notes += [attack(evaluation) for evaluation in evaluations if evaluation.attack]
     accuracies, sizes = ("distilled", "random real"), ("bytes", "bytes of the twin")
@@ -68,16 +68,16 @@ Place = tuple[int, float, "Evaluation"]  # classes, fraction of wrong labels, an
 def study_table(places: Sequence[Place]) -> Table:
     """A row for each number of classes and fraction of wrong labels."""
     rows: list[dict[str, Any]] = []
-    for classes, noise, one in places:
-        ours, twin = one.accuracy.mean, one.random_real.mean
-        scores = {who: {"mean": score.mean, "std": score.std} for who, score in _pair(one).items()}
+    for classes, noise, evaluation in places:
+        distilled, twin = evaluation.accuracy.mean, evaluation.random_real.mean
+        scores = {column: {"mean": score.mean, "std": score.std} for column, score in _pair(evaluation).items()}
         rows.append(
             {
                 "classes": classes,
                 "wrong labels": f"{noise:.0%}",
                 **scores,
-                "ratio": round(ours / twin, 2) if twin else None,
-                "verdict": _short(one),
+                "ratio": round(distilled / twin, 2) if twin else None,
+                "verdict": _short(evaluation),
             }
         )
     first = places[0][2]
@@ -85,8 +85,8 @@ def study_table(places: Sequence[Place]) -> Table:
         f"protocol {first.protocol}, {first.network}, {_networks(first.nets)} (seed {first.seed}){_deviation(first)}, "
         f"{first.epoch} epoch; test labels are right, and random real images are drawn from those that the set was "
         "distilled from, wrong labels and all",
-        *dict.fromkeys(_reason(one) for _, _, one in places if one.verdict.word is None),
-        *_test([one for _, _, one in places]),
+        *dict.fromkeys(_reason(evaluation) for _, _, evaluation in places if evaluation.verdict.word is None),
+        *_test([evaluation for _, _, evaluation in places]),
     ]
     return Table("accuracy on test images", rows, units=dict.fromkeys(_WHO.values(), "percent"), notes=notes)
 
@@ -97,21 +97,21 @@ def study_plot(places: Sequence[Place]) -> bytes:
 
     groups: dict[str, list[Curve]] = {}
     for count in dict.fromkeys(classes for classes, _, _ in places):
-        here = [(noise, _pair(one)) for classes, noise, one in places if classes == count]
+        here = [(noise, _pair(evaluation)) for classes, noise, evaluation in places if classes == count]
         groups[f"{count} classes"] = [
             Curve(
                 [100 * noise for noise, _ in here],
-                [100 * pair[who].mean for _, pair in here],
-                [None if (std := pair[who].std) is None else 100 * std for _, pair in here],
-                dashed=who == "random real",
+                [100 * pair[column].mean for _, pair in here],
+                [None if (std := pair[column].std) is None else 100 * std for _, pair in here],
+                dashed=column == "random real",
             )
-            for who in _WHO.values()
+            for column in _WHO.values()
         ]
     return curves_png(groups, x="wrong labels (%)", y="accuracy (%)")
 
 
 def _pair(evaluation: Evaluation) -> dict[str, Score]:
-    return {who: getattr(evaluation, field) for field, who in _WHO.items()}
+    return {column: getattr(evaluation, field) for field, column in _WHO.items()}
 
 
 def machine(hardware: Mapping[str, Any]) -> str:
@@ -121,11 +121,11 @@ def machine(hardware: Mapping[str, Any]) -> str:
 
 def verdict(evaluation: Evaluation) -> str:
     """What a set is worth beside random real images, in words."""
-    ours, twin = 100 * evaluation.accuracy.mean, 100 * evaluation.random_real.mean
-    pair, found = f"{ours:.1f} % against {twin:.1f} %", evaluation.verdict
-    if found.word is None or found.p is None:
+    distilled, twin = 100 * evaluation.accuracy.mean, 100 * evaluation.random_real.mean
+    pair, verdict = f"{distilled:.1f} % against {twin:.1f} %", evaluation.verdict
+    if verdict.word is None or verdict.p is None:
         return f"{evaluation.network}: {pair}, {_reason(evaluation)}"
-    return f"{evaluation.network}: {_BESIDE[found.word]} as many random real images ({pair}, {p_value(found.p)})"
+    return f"{evaluation.network}: {_BESIDE[verdict.word]} as many random real images ({pair}, {p_value(verdict.p)})"
 
 
 def p_value(p: float) -> str:
@@ -163,18 +163,18 @@ def where(evaluation: Evaluation) -> str:
 
 
 def _on(evaluation: Evaluation) -> str:
-    how = None if evaluation.weights is None else evaluation.weights.pretraining
-    return "" if how is None else f" on {how.name or 'images'} ({how.source[:12]}...)"
+    pretraining = None if evaluation.weights is None else evaluation.weights.pretraining
+    return "" if pretraining is None else f" on {pretraining.name or 'images'} ({pretraining.source[:12]}...)"
 
 
 def attack(evaluation: Evaluation) -> str:
     """How an attack went, in words."""
     assert evaluation.attack is not None
-    found = evaluation.attack
-    victim, target = found.classes
-    real = f"(relabelled real images: {percent(found.success_real)}, {percent(found.others_real)})"
+    result = evaluation.attack
+    victim, target = result.classes
+    real = f"(relabelled real images: {percent(result.success_real)}, {percent(result.others_real)})"
     return (
-        f"attack: {percent(found.success)} of '{victim}' are taken for '{target}', and {percent(found.others)} of the "
+        f"attack: {percent(result.success)} of '{victim}' are taken for '{target}', and {percent(result.others)} of the "
         f"others are right {real}"
     )
 
@@ -188,9 +188,9 @@ def percent(score: Score) -> str:
 def choice(evaluation: Evaluation) -> str:
     """What was chosen on validation images, in words; an empty string where nothing was."""
     parts: list[str] = []
-    for who, chosen in (evaluation.chosen or {}).items():
+    for part, chosen in (evaluation.chosen or {}).items():
         setting = ", ".join(f"{name} {value}" for name, value in chosen.items() if name != "validation")
-        parts.append(f"{_WHO[who]} {setting} ({100 * chosen['validation']:.1f} % there)")
+        parts.append(f"{_WHO[part]} {setting} ({100 * chosen['validation']:.1f} % there)")
     return f"{evaluation.network}: chosen on validation images: {'; '.join(parts)}" if parts else ""
 
 

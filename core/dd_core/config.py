@@ -25,13 +25,13 @@ def _with_nothing(model: type[BaseModel], data: object) -> object:
     """`data` with the word "none" as None, where that is what a key takes."""
     if not isinstance(data, Mapping):
         return data
-    found: dict[Any, object] = {}
+    decoded: dict[Any, object] = {}
     for name, value in data.items():
         field = model.model_fields.get(name)
         inner = _models_in(field.annotation) if field else []
         nothing = value == "none" and _may_be_nothing(model, name)
-        found[name] = None if nothing else _with_nothing(inner[0], value) if inner else value
-    return found
+        decoded[name] = None if nothing else _with_nothing(inner[0], value) if inner else value
+    return decoded
 
 
 def _may_be_nothing(model: type[BaseModel], name: str) -> bool:
@@ -83,9 +83,9 @@ def decode(model: type[C], data: object, *, where: str = "", key: str = "") -> C
 
 
 def _first_line(model: type[BaseModel], error: ValidationError, *, where: str, key: str) -> str:
-    found = error.errors(include_url=False)
+    mistakes = error.errors(include_url=False)
     # a misspelt key also leaves the right one missing: name the misspelling
-    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
     path = [_name(part) for part in first["loc"]]
     dotted = ".".join([key, *path] if key else path)
     if first["type"] == "extra_forbidden":

@@ -258,16 +258,16 @@ def layout_problems(manifest: Manifest, layouts: Mapping[str, Layout]) -> list[s
     images = layouts["images"]
     if len(images.shape) != 4 or 0 in images.shape:
         return [f"images have shape {images.shape}, not (N, C, H, W)"]
-    found: list[str] = []
+    problems: list[str] = []
     if images.dtype not in IMAGE_DTYPES:
-        found.append(f"images are {images.dtype}, not one of {', '.join(IMAGE_DTYPES)}")
+        problems.append(f"images are {images.dtype}, not one of {', '.join(IMAGE_DTYPES)}")
     if images.shape[1] != len(manifest.pixels.mean):
-        found.append(f"{images.shape[1]} channels, but the normalisation has {len(manifest.pixels.mean)}")
+        problems.append(f"{images.shape[1]} channels, but the normalisation has {len(manifest.pixels.mean)}")
     if images.dtype == "uint8" and manifest.pixels.space != "raw":
-        found.append(f"uint8 pixels cannot be {manifest.pixels.space} ones")
+        problems.append(f"uint8 pixels cannot be {manifest.pixels.space} ones")
     count = images.shape[0]
-    found += _label_problems(manifest, layouts, count) + _target_problems(manifest, layouts, count)
-    return found + _whitening_problems(manifest, layouts, images.shape)
+    problems += _label_problems(manifest, layouts, count) + _target_problems(manifest, layouts, count)
+    return problems + _whitening_problems(manifest, layouts, images.shape)
 
 
 def _label_problems(manifest: Manifest, layouts: Mapping[str, Layout], count: int) -> list[str]:
@@ -293,15 +293,15 @@ def _target_problems(manifest: Manifest, layouts: Mapping[str, Layout], count: i
 
 
 def _whitening_problems(manifest: Manifest, layouts: Mapping[str, Layout], shape: tuple[int, ...]) -> list[str]:
-    space, found = manifest.pixels.space, [layouts.get("zca_offset"), layouts.get("zca_matrix")]
-    if found == [None, None]:
+    space, arrays = manifest.pixels.space, [layouts.get("zca_offset"), layouts.get("zca_matrix")]
+    if arrays == [None, None]:
         return ["the pixels are whitened, and the set has no whitening"] if space == "whitened" else []
     if space == "normalised" or not manifest.pixels.as_they_are:
         return ["a set with a whitening has raw or whitened pixels, mean 0 and std 1"]
     size = math.prod(shape[1:])
     if size > LARGEST:
         return [f"images of {size} numbers are not whitened; {LARGEST} is the limit"]
-    if found != [Layout("float32", (size,)), Layout("float32", (size, size))]:
+    if arrays != [Layout("float32", (size,)), Layout("float32", (size, size))]:
         return [f"the whitening is not float32 ({size},) and ({size}, {size})"]
     return pretraining_problems(manifest.recipe)
 

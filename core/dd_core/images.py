@@ -136,8 +136,8 @@ class LabelledImages:
     @surroundings.own()
     def split(self, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
         """(rest, held out): `fraction` of each class is held out, drawn by `seed`."""
-        rest, held = split_indices(self, fraction, seed)
-        return self.subset(rest), self.subset(held)
+        rest, validation = split_indices(self, fraction, seed)
+        return self.subset(rest), self.subset(validation)
 
     @surroundings.own()
     def of_classes(self, wanted: Sequence[int]) -> LabelledImages:
@@ -196,16 +196,16 @@ def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Ten
     """
     if not 0 < fraction < 1:
         raise UserError(f"a split needs a fraction between 0 and 1, not {fraction}")
-    held: list[Tensor] = []
+    validation: list[Tensor] = []
     rest: list[Tensor] = []
     for index, members in enumerate(indices_by_class(source)):
         if len(members) < 2:
             raise UserError(f"{called(source)}: class '{source.classes[index]}' has one image and cannot be split")
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         order = torch.randperm(len(members), generator=generator(seed, "split", index))
-        held.append(members[order[:count]])
+        validation.append(members[order[:count]])
         rest.append(members[order[count:]])
-    return torch.cat(rest).sort().values, torch.cat(held).sort().values
+    return torch.cat(rest).sort().values, torch.cat(validation).sort().values
 
 
 def pixel_batch(image_shape: tuple[int, int, int], *, most: int, bytes_each: int = 1) -> int:

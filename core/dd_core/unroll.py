@@ -68,7 +68,7 @@ def unroll(
     """
     theta, leaves = _leaves(start), _leaves(learned)
     if mode in ("adjoint", "tesla"):
-        return _adjoint(step, steps, theta, leaves, outer, held=mode == "tesla")
+        return _adjoint(step, steps, theta, leaves, outer, constant=mode == "tesla")
     if mode not in ("full", "truncated"):
         raise UserError(f"unknown gradient mode '{mode}' (known: adjoint, full, tesla, truncated)")
     blind = 0
@@ -93,25 +93,28 @@ def _through(
     loss = outer(current)
     gradients = _grad(loss, (*learned, *first))
     cut = len(learned)
-    start = gradients[cut:] if blind == 0 else tuple(torch.zeros_like(one) for one in theta)
+    start = gradients[cut:] if blind == 0 else tuple(torch.zeros_like(tensor) for tensor in theta)
     return Unrolled(loss.detach(), gradients[:cut], start, _detached(current))
 
 
 def _adjoint(
-    step: Step, steps: int, theta: Tensors, learned: Tensors, outer: Callable[[Tensors], Tensor], *, held: bool
+    step: Step, steps: int, theta: Tensors, learned: Tensors, outer: Callable[[Tensors], Tensor], *, constant: bool
 ) -> Unrolled:
-    """One forward sweep that keeps theta_t, one backward sweep that rebuilds each step; lambda may be held."""
+    """One forward sweep that keeps theta_t, one backward sweep that rebuilds each step.
+
+    `constant`: every step is given the last cotangent lambda, as TESLA does, and lambda is not propagated.
+    """
     path = [theta]
     for t in range(steps):
         path.append(_detached(step(t, _leaves(path[-1]), _detached(learned))))
     final = _leaves(path.pop())
     loss = outer(final)
     cotangent = _grad(loss, final)
-    total = tuple(torch.zeros_like(one) for one in learned)
+    total = tuple(torch.zeros_like(tensor) for tensor in learned)
     for t in reversed(range(steps)):
         before = _leaves(path.pop())
         after = step(t, before, learned)
-        if held:
+        if constant:
             with kernels.unsought(before):
                 pulled = _grad(after, learned, cotangent)
         else:
@@ -131,8 +134,10 @@ def _detached(tensors: Sequence[Tensor]) -> Tensors:
 
 def _grad(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensors | None = None) -> Tensors:
     """`torch.autograd.grad` with zeros for what an output does not depend on."""
-    found = cast("tuple[Tensor | None, ...]", torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True))
-    return tuple(torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, found, strict=True))
+    gradients = cast("tuple[Tensor | None, ...]", torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True))
+    return tuple(
+        torch.zeros_like(tensor) if grad is None else grad for tensor, grad in zip(inputs, gradients, strict=True)
+    )
 
 
 def cosine(ours: Unrolled, theirs: Unrolled) -> tuple[float, ...]:
@@ -149,10 +154,10 @@ def sgd_step(loss: Callable[[int, Tensors, Tensors], Tensor], rate: Callable[[in
 
     def step(t: int, theta: Tensors, learned: Tensors) -> Tensors:
         # where nothing asks for the gradient of this step, its graph is not kept
-        keep = any(one.requires_grad for one in learned)
+        keep = any(tensor.requires_grad for tensor in learned)
         gradients = torch.autograd.grad(loss(t, theta, learned), theta, create_graph=keep)
         size = rate(t, learned)
-        return tuple(one - size * gradient for one, gradient in zip(theta, gradients, strict=True))
+        return tuple(tensor - size * gradient for tensor, gradient in zip(theta, gradients, strict=True))
 
     return step
 

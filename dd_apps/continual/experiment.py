@@ -157,7 +157,8 @@ def notes(scenario: ContinualScenario, table: Table, verdicts: Standings) -> tup
         return (
             *common,
             f"retraining (Avalanche's GDumbPlugin): {retraining.epochs} epochs on the memory alone, from the first "
-            f"weights after each experience; none and joint: {replay.epochs} epochs on the current or on all real images",
+            f"weights after each experience; none and joint: {replay.epochs} epochs on the current or on all real "
+            "images",
         )
     filled = replay.share == "fill"
     share = f"filled to {replay.batch_size_mem} by repetition" if filled else "each stored image at most once"

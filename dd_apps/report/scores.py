@@ -174,8 +174,8 @@ def attack(evaluation: Evaluation) -> str:
     victim, target = result.classes
     real = f"(relabelled real images: {percent(result.success_real)}, {percent(result.others_real)})"
     return (
-        f"attack: {percent(result.success)} of '{victim}' are taken for '{target}', and {percent(result.others)} of the "
-        f"others are right {real}"
+        f"attack: {percent(result.success)} of '{victim}' are taken for '{target}', and {percent(result.others)} of "
+        f"the others are right {real}"
     )
 
 

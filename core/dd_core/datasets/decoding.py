@@ -226,10 +226,10 @@ def _convert(image: Image.Image, *, channels: int) -> Image.Image:
 
 def _few_colours(image: Image.Image) -> tuple[bool, bytes]:
     """(whether the image is of one colour, the grey levels that occur in it): see `Header`."""
-    found = image.getcolors(FEW_LEVELS)
-    if found is None:
+    counts = image.getcolors(FEW_LEVELS)
+    if counts is None:
         return False, b""
-    colours = [colour if isinstance(colour, tuple) else (colour,) for _, colour in found]
+    colours = [colour if isinstance(colour, tuple) else (colour,) for _, colour in counts]
     grey = all(min(colour) == max(colour) for colour in colours)
     return len(colours) == 1, bytes(sorted(int(colour[0]) for colour in colours)) if grey else b""
 

@@ -76,24 +76,24 @@ class Surveyor:
             labels = subfolders(folder)
             listed = {name: stat for label in labels for name, stat in _class_files(folder, label)}
             loose = sum(is_image(name, folder) for name in visible_files(folder))
-        found = {name: stat for name, stat in listed.items() if stat is not None}
-        others = [name for name in listed if name not in found]
-        _require_every_class(folder, labels, found, "no images")
+        stats = {name: stat for name, stat in listed.items() if stat is not None}
+        others = [name for name in listed if name not in stats]
+        _require_every_class(folder, labels, stats, "no images")
         index = _Index(folder)
-        facts = {name: known for name, stat in found.items() if (known := index.look_up(name, stat))}
-        problems = self._examine_rest(folder, found, facts, index)
+        facts = {name: known for name, stat in stats.items() if (known := index.look_up(name, stat))}
+        problems = self._examine_rest(folder, stats, facts, index)
         if problems:
             self._report(folder, problems)
             _require_every_class(folder, labels, facts, "no readable images")
-        files = {ImageFile(name, facts[name][0]): facts[name][1] for name in found if name in facts}
+        files = {ImageFile(name, facts[name][0]): facts[name][1] for name in stats if name in facts}
         place = "" if folder == self.path else f" in {printable(folder.name)}"
         return Survey(folder, files, tuple(_not_read(others, loose, place)))
 
     def _examine_rest(
-        self, folder: Path, found: Mapping[str, _Stat], facts: dict[str, _Facts], index: _Index
+        self, folder: Path, stats: Mapping[str, _Stat], facts: dict[str, _Facts], index: _Index
     ) -> dict[str, str]:
         """Fill `facts` with what the index does not know; returns what is wrong with the unreadable files."""
-        rest = [name for name in found if name not in facts]
+        rest = [name for name in stats if name not in facts]
         if not rest:
             return {}
         problems: dict[str, str] = {}
@@ -106,11 +106,11 @@ class Surveyor:
                 else:
                     facts[name] = result
                 if time.monotonic() - saved > _SAVE_SECONDS:
-                    self.say(f"read {len(facts) + len(problems):,} of {len(found):,} images")
-                    index.save(found, facts, say=self.say)
+                    self.say(f"read {len(facts) + len(problems):,} of {len(stats):,} images")
+                    index.save(stats, facts, say=self.say)
                     saved = time.monotonic()
         finally:
-            index.save(found, facts, say=self.say)
+            index.save(stats, facts, say=self.say)
         return problems
 
     def _report(self, folder: Path, problems: Mapping[str, str]) -> None:
@@ -200,9 +200,9 @@ class _Index:
             return (row[2], header) if min(header.width, header.height) > 0 else None
         return None
 
-    def save(self, found: Mapping[str, _Stat], facts: Mapping[str, _Facts], *, say: Say) -> None:
+    def save(self, stats: Mapping[str, _Stat], facts: Mapping[str, _Facts], *, say: Say) -> None:
         """Keep the facts; a cache that cannot be written costs time only, and `say` is told."""
-        rows = {name: [*found[name], sha256, *header] for name, (sha256, header) in facts.items()}
+        rows = {name: [*stats[name], sha256, *header] for name, (sha256, header) in facts.items()}
         text = canonical({"version": _VERSION, "pillow": PIL.__version__, "files": rows})
         try:
             store.write_bytes(self.path, text.encode())

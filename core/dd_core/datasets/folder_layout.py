@@ -133,8 +133,8 @@ def _classes(folder: Path) -> tuple[tuple[str, ...], list[str]]:
     """The class names, and remarks."""
     names = subfolders(folder)
     if not names:
-        found = "images, but no class folders" if has_images(folder) else "no class folders"
-        raise UserError(f"folder:{folder} has {found}; put the images of each class into a folder of its own")
+        content = "images, but no class folders" if has_images(folder) else "no class folders"
+        raise UserError(f"folder:{folder} has {content}; put the images of each class into a folder of its own")
     if len(names) == 1:
         deeper = f"; did you mean folder:{folder / names[0]}?" if subfolders(folder / names[0]) else ""
         raise UserError(f"folder:{folder} has one class folder, {few(names)}, and two are needed{deeper}")

@@ -113,10 +113,10 @@ def _side(whole: StreamedFolder, split: str, say: Say) -> StreamedFolder:
     from dd_core.images import split_indices
 
     rest, held_out = split_indices(whole, _HELD_OUT, seed=0)
-    held = f"{len(held_out):,} of {len(whole):,} images, a fifth of each class, are held out as the test split"
-    say(held)
+    split_line = f"{len(held_out):,} of {len(whole):,} images, a fifth of each class, are held out as the test split"
+    say(split_line)
     side = whole.subset(rest if split == "train" else held_out)
-    return replace(side, origin=f"{whole.origin} ({held})")
+    return replace(side, origin=f"{whole.origin} ({split_line})")
 
 
 def _say_what_is_odd(source: StreamedFolder, survey: Survey, say: Say) -> None:

@@ -248,8 +248,8 @@ _HOMES = {
 
 def _torchvision(name: str, split: str, root: Path) -> LabelledImages:
     """A data set from the files below `root`, downloaded first where they are missing."""
-    found = _open_if_there(name, split, root) or _fetch(name, split, root)
-    return _convert(name, found)
+    dataset = _open_if_there(name, split, root) or _fetch(name, split, root)
+    return _convert(name, dataset)
 
 
 def _open(name: str, split: str, root: Path, *, download: bool = False) -> Any:
@@ -262,18 +262,18 @@ def _open(name: str, split: str, root: Path, *, download: bool = False) -> Any:
         return getattr(torchvision.datasets, home.kind)(str(root), download=download, **side)
 
 
-def _convert(name: str, found: Any) -> LabelledImages:
+def _convert(name: str, dataset: Any) -> LabelledImages:
     import torch
 
     from dd_core.images import LabelledImages
 
-    pixels = np.asarray(found.data)
+    pixels = np.asarray(dataset.data)
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif pixels.shape[-1] == 3:
         pixels = pixels.transpose(0, 3, 1, 2)
-    labels = np.asarray(found.labels if hasattr(found, "labels") else found.targets, dtype=np.int64)
-    classes = _HOMES[name].classes or tuple(found.classes)
+    labels = np.asarray(dataset.labels if hasattr(dataset, "labels") else dataset.targets, dtype=np.int64)
+    classes = _HOMES[name].classes or tuple(dataset.classes)
     images = torch.from_numpy(np.ascontiguousarray(pixels))
     return LabelledImages(images, torch.from_numpy(labels), classes, name)
 
@@ -285,8 +285,8 @@ def _fetch(name: str, split: str, root: Path) -> Any:
         lock = FileLock(root / f".{name}.lock").acquire()
     staging = root / f".{name}.partial"
     try:
-        if (found := _open_if_there(name, split, root)) is not None:
-            return found
+        if (dataset := _open_if_there(name, split, root)) is not None:
+            return dataset
         shutil.rmtree(staging, ignore_errors=True)
         _borrow_archives(name, split, root, staging)
         with _patience(_SILENT_SECONDS):
@@ -367,8 +367,8 @@ def _advice(name: str, split: str, root: Path, reason: Exception) -> str:
         elif not check_integrity(root / archive, md5):
             damaged.append(archive)
     if not missing + damaged:
-        found = ", ".join(str(root / archive) for archive, _ in _archives(name, split))
-        return f"{name} cannot be unpacked ({_line(reason)}); remove {found} and run again, or use another copy"
+        archives = ", ".join(str(root / archive) for archive, _ in _archives(name, split))
+        return f"{name} cannot be unpacked ({_line(reason)}); remove {archives} and run again, or use another copy"
     folder = (root / (missing + damaged)[0]).parent
     files = ", ".join(Path(archive).name for archive in missing + damaged)
     wrong = f" ({', '.join(Path(a).name for a in damaged)} there: wrong checksum)" if damaged else ""

@@ -127,7 +127,7 @@ class _Gradients(Function):
             along = F.conv2d(h, w, padding=padding)
             dg = along if dg is None else along.add_(dg)
         dx = _transposed(g, x, p, padding) if of_x and p is not None else None
-        of_w = of_w and not any(w is one for one in _unsought)
+        of_w = of_w and not any(w is tensor for tensor in _unsought)
         dw = _correlated(g, h, w, padding, (True, False))[0] if of_w and h is not None else None
         return dg, dx, dw, None, None
 
@@ -362,7 +362,7 @@ def _fits(x: Tensor, large: int, *others: Tensor) -> bool:
         and x.ndim == 4
         and len(x) > 1
         and x.shape[1:].numel() >= large
-        and all(one.dtype == x.dtype and one.dtype in (torch.float32, torch.float64) for one in tensors)
+        and all(tensor.dtype == x.dtype and tensor.dtype in (torch.float32, torch.float64) for tensor in tensors)
         and not torch.is_autocast_enabled("cpu")
-        and all(forward_ad.unpack_dual(one).tangent is None for one in tensors)
+        and all(forward_ad.unpack_dual(tensor).tangent is None for tensor in tensors)
     )

@@ -348,8 +348,8 @@ def _check_forward(network: nn.Module, *, in_channels: int, classes: int, image_
     with torch.no_grad():
         logits = network.eval()(torch.zeros(1, in_channels, *image_size))
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"it returns {found} for one image instead of (1, {classes})")
+        output = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"it returns {output} for one image instead of (1, {classes})")
 
 
 def _size(image_size: tuple[int, int]) -> str:

@@ -67,10 +67,10 @@ def parse_head(text: bytes, fmt: Format, *, data_bytes: int) -> Head:
 
 def _strict_json(text: bytes | str, what: str) -> dict[str, Any]:
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        table = dict(pairs)
+        if len(table) != len(pairs):
             raise ValueError("a key is there twice")
-        return found
+        return table
 
     def finite(number: str) -> float:
         if not math.isfinite(float(number)):  # NaN, Infinity, or 1e999, which Python reads as an infinity
@@ -78,12 +78,12 @@ def _strict_json(text: bytes | str, what: str) -> dict[str, Any]:
         return float(number)
 
     try:
-        found = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=finite, parse_float=finite)
+        table = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=finite, parse_float=finite)
     except ValueError as error:
         raise Refused(f"its {what} is not valid JSON ({str(error)[:80]})") from None
-    if not isinstance(found, dict):
+    if not isinstance(table, dict):
         raise Refused(f"its {what} is not a JSON object")
-    return found
+    return table
 
 
 def _check_canonical(text: bytes, header: dict[str, Any]) -> None:

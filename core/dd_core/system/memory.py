@@ -43,7 +43,7 @@ def kept() -> Iterator[None]:
 def _glibc() -> ctypes.CDLL | None:
     """The C library, where its malloc can be told all this and nobody told it otherwise."""
     told = (*os.environ, *os.environ.get("GLIBC_TUNABLES", "").split(":"))
-    if any(one.startswith(_TOLD) for one in told):
+    if any(name.startswith(_TOLD) for name in told):
         return None
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

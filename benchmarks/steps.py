@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
@@ -255,12 +255,12 @@ def is_named(name: str, start: str) -> bool:
     return f"{name}-".startswith(f"{start}-")
 
 
-def commit(checkout: Path) -> Record:
-    """A checkout's commit, and whether its engine has changes that are in none; raises `UserError`."""
+def commit(checkout: Path, code: Sequence[str] = ("core",)) -> Record:
+    """A checkout's commit, and whether its folders `code` have changes that are in none; raises `UserError`."""
     if not (checkout / "core" / "dd_core" / "__init__.py").is_file():
         raise UserError(f"{checkout}: no checkout of this project (it has no core/dd_core)")
     found: list[str] = []
-    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "core"]):
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *code]):
         try:
             ended = subprocess.run(["git", "-C", str(checkout), *command], capture_output=True, text=True, check=True)
         except FileNotFoundError:

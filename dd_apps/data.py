@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from dd_apps.task import TaskScenario
 from dd_core import datasets
-from dd_core.config import Config
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.system.parallel import Workers
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dd_core.images import Source
 
 
-class DataScenario(Config):
+class DataScenario(TaskScenario):
     """What every scenario says of its real images."""
 
     data: str = Field(description="data set by name, or folder:PATH")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field, JsonValue, model_validator
 
 from dd_apps.data import DataScenario, images_a_class, to_pretrain_on
+from dd_apps.report.scores import figures, score_table
 from dd_apps.scoring import Scored, Scoring, Start, check_names, score
+from dd_apps.task import Outcome
 from dd_core import runner, surroundings
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
@@ -54,6 +56,13 @@ class DistillScenario(DataScenario):
         images = f"{self.images} images in all" if self.ipc is None else images_a_class(self.ipc)
         start = "" if self.pretrain_on is None else f", networks pre-trained on {self.pretrain_on}"
         return f"{self.method['name']} on {self.data}{size}, {images}{start}"
+
+    def run(self, folder: Path, options: RunOptions) -> Outcome:
+        """Distil into `folder`, then evaluate."""
+        ds, scored = run(self, out=folder / "distilled.safetensors", options=options)
+        table = score_table(scored.evaluations, title="accuracy on test images")
+        figures_of_each = [figures(evaluation) for evaluation in scored.evaluations]
+        return Outcome([table], {"distilled": ds}, {"evaluations": figures_of_each})
 
 
 @surroundings.own()

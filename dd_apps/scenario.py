@@ -12,26 +12,23 @@ import re
 import shlex
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dd_apps.report.tables import Table, Unit
+from dd_apps.task import Outcome, TaskScenario
 from dd_core.config import decode, plain
-from dd_core.errors import Interrupted, UserError, unknown_name
+from dd_core.errors import UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.store import disk_errors
 
 if TYPE_CHECKING:
-    from dd_apps.continual.config import ContinualScenario
-    from dd_apps.distillation import DistillScenario
-    from dd_apps.study import StudyScenario
-    from dd_core.distilled import DistilledSet
     from dd_core.runner import RunOptions
 
 _SUFFIX = ".toml"
-_TASKS = {
+TASKS = {
     "continual": "dd_apps.continual.config:ContinualScenario",
     "distill": "dd_apps.distillation:DistillScenario",
     "study": "dd_apps.study:StudyScenario",
@@ -44,7 +41,7 @@ class Scenario:
 
     path: Path
     task: str
-    values: ContinualScenario | DistillScenario | StudyScenario
+    values: TaskScenario
     overrides: tuple[str, ...] = ()
 
     @property
@@ -80,46 +77,46 @@ def load(wanted: str, *, overrides: Sequence[str] = ()) -> Scenario:
         assign(table, override)
     task = table.pop("task", None)
     if not isinstance(task, str):
-        raise UserError(f"{where}: task: required; one of {', '.join(_TASKS)}")
-    if task not in _TASKS:
-        raise UserError(f"{where}: task: {unknown_name('task', task, _TASKS)}")
-    values = decode(_attribute(_TASKS[task]), table, where=where)
+        raise UserError(f"{where}: task: required; one of {', '.join(task_names())}")
+    try:
+        model = load_task(task)
+    except UserError as error:
+        raise UserError(f"{where}: task: {error}") from None
+    values = decode(model, table, where=where)
     if "method" in table:
         # a task's model keeps the method's options as they are: which ones there are, its name decides
         decode_method(table["method"], where=where)
     return Scenario(path, task, values, tuple(overrides))
 
 
-def _attribute(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+def task_names() -> list[str]:
+    """Every task that a scenario can ask for, other packages' (entry points `dd_apps.tasks`) included."""
+    return sorted({*TASKS, *_others()})
+
+
+def load_task(name: str) -> type[TaskScenario]:
+    """The model of a task's values; imports that one module. Raises `UserError` for an unknown name."""
+    target = TASKS.get(name)
+    if target is None:
+        others = _others()
+        if name not in others:
+            raise unknown_name("task", name, task_names())
+        return others[name].load()
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _others() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="dd_apps.tasks")}
 
 
 # --- running -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run found: tables for people, distilled sets to be drawn and kept, and all the figures for JSON.
-
-    `drawn`: what is to be drawn only, such as a memory of real images; `plots`: PNG files by name.
-    """
-
-    tables: Sequence[Table]
-    sets: Mapping[str, DistilledSet]
-    details: Mapping[str, Any]
-    drawn: Mapping[str, DistilledSet] = field(default_factory=dict)
-    plots: Mapping[str, bytes] = field(default_factory=dict)
-
-
 def run(scenario: Scenario, *, folder: Path, options: RunOptions) -> Outcome:
     """Run it; what can be resumed is kept in `folder`. Raises `UserError` where an extra is not installed."""
     try:
-        if scenario.task == "continual":
-            return _continual(scenario, folder, options)
-        if scenario.task == "study":
-            return _study(scenario, folder, options)
-        return _distill(scenario, folder, options)
+        return scenario.values.run(folder, options)
     except UserError as error:
         raise UserError(_in_keys(str(error))) from error
 
@@ -128,70 +125,6 @@ def _in_keys(advice: str) -> str:
     """The engine's advice names options of other verbs; here they are keys of the scenario."""
     advice = advice.replace("--skip-corrupt", "--set skip_corrupt=true")
     return re.sub(r"--image-size (\d+)", r"--set image_size=\1", advice)
-
-
-def _continual(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
-    from dd_apps.continual import ContinualScenario
-    from dd_apps.continual import run as run_continual
-
-    assert isinstance(scenario.values, ContinualScenario)
-    try:
-        results = run_continual(
-            scenario.values,
-            workers=options.workers,
-            reporter=options.reporter,
-            folder=folder,
-            device=options.device,
-        )
-    except Interrupted as error:  # one of its jobs was; the command that it names is not the user's
-        raise Interrupted(f"interrupted; to go on: {options.resume_command}", error.exit_code - 128) from None
-    tables = [
-        Table(title, rows, units=_units(rows), notes=results.notes[title]) for title, rows in results.tables.items()
-    ]
-    # a memory of real images was not made by a run, and is no distilled set
-    kept = {name: ds for name, ds in results.memories.items() if ds.manifest.provenance is not None}
-    drawn = {name: ds for name, ds in results.memories.items() if name not in kept}
-    verdicts = {
-        table: {row: {other: asdict(verdict) for other, verdict in against.items()} for row, against in rows.items()}
-        for table, rows in results.verdicts.items()
-    }
-    return Outcome(tables, kept, {"matrices": results.matrices, "verdicts": verdicts}, drawn)
-
-
-def _units(rows: Sequence[Mapping[str, Any]]) -> dict[str, Unit]:
-    """Accuracies and what is made of them are the columns with a mean and a std; bytes and seconds say so."""
-    spreads = {column for row in rows for column, value in row.items() if isinstance(value, Mapping)}
-    units: dict[str, Unit] = dict.fromkeys(spreads, "percent")
-    return {**units, "bytes": "bytes", "seconds": "seconds"}
-
-
-def _distill(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
-    from dd_apps import distillation
-    from dd_apps.report.scores import figures, score_table
-
-    assert isinstance(scenario.values, distillation.DistillScenario)
-    ds, scored = distillation.run(scenario.values, out=folder / "distilled.safetensors", options=options)
-    table = score_table(scored.evaluations, title="accuracy on test images")
-    return Outcome([table], {"distilled": ds}, {"evaluations": [figures(one) for one in scored.evaluations]})
-
-
-def _study(scenario: Scenario, folder: Path, options: RunOptions) -> Outcome:
-    from dd_apps import study
-    from dd_apps.report.scores import figures, study_plot, study_table
-
-    assert isinstance(scenario.values, study.StudyScenario)
-    cells = study.run(scenario.values, folder=folder, options=options)
-    places = [(cell.classes, cell.label_noise, cell.evaluation) for cell in cells]
-    return Outcome(
-        [study_table(places)],
-        {cell.name: cell.ds for cell in cells},
-        {
-            "evaluations": [
-                {"classes": cell.classes, "label_noise": cell.label_noise, **figures(cell.evaluation)} for cell in cells
-            ]
-        },
-        plots={"accuracy": study_plot(places)},
-    )
 
 
 # --- finding and reading -------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from dd_apps.data import Data, DataScenario, images_a_class
+from dd_apps.report.scores import figures, study_plot, study_table
 from dd_apps.scoring import Scoring, check_names, score
+from dd_apps.task import Outcome
 from dd_core import runner, surroundings
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
@@ -78,6 +80,20 @@ class StudyScenario(DataScenario):
         noise = _listed([f"{100 * fraction:g}" for fraction in self.label_noise])
         grid = f"{classes}; {noise} % of labels wrong"
         return f"{self.method['name']} on {self.data}{size}, {images_a_class(self.ipc)}: {grid}"
+
+    def run(self, folder: Path, options: RunOptions) -> Outcome:
+        """Distil and score each place of the grid."""
+        cells = run(self, folder=folder, options=options)
+        places = [(cell.classes, cell.label_noise, cell.evaluation) for cell in cells]
+        evaluations = [
+            {"classes": classes, "label_noise": noise, **figures(evaluation)} for classes, noise, evaluation in places
+        ]
+        return Outcome(
+            [study_table(places)],
+            {cell.name: cell.ds for cell in cells},
+            {"evaluations": evaluations},
+            plots={"accuracy": study_plot(places)},
+        )
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -16,7 +16,8 @@ from dd_core.config import plain
 from dd_core.errors import UserError
 
 if TYPE_CHECKING:
-    from dd_apps.scenario import Outcome, Scenario
+    from dd_apps.scenario import Scenario
+    from dd_apps.task import Outcome
     from dd_core.distilled import Environment
 
 WORK = "work"

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
 from dd_apps.data import DataScenario, images_a_class
+from dd_apps.task import Outcome
 from dd_core import methods
 from dd_core.config import Config
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from dd_core.runner import RunOptions
 
 Table = Literal["retraining", "replay"]
 TABLES: tuple[Table, ...] = ("retraining", "replay")
@@ -121,6 +126,12 @@ class ContinualScenario(DataScenario):
         rows = [str(self.method["name"]) if row == DISTILLED else row for row in self.rows]
         stream = f"{self.experiences} experiences, memories of {images}"
         return f"class-incremental learning on {self.data}{size}: {stream}, {', '.join(rows)}"
+
+    def run(self, folder: Path, options: RunOptions) -> Outcome:
+        """Both tables; the distilled sets are kept in `folder`."""
+        from dd_apps.continual.outcome import run_task  # the benchmark loads torch
+
+        return run_task(self, folder, options)
 
     def memory_method(self, row: str) -> dict[str, Any] | None:
         """The distillation method of a row, or None where the row keeps real images or nothing."""

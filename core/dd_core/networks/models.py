@@ -1,7 +1,7 @@
-"""Networks by name: the literature's ConvNet, LeNet and AlexCifarNet, and any timm or torchvision classifier.
+"""Networks by name: the literature's ConvNet, LeNet and AlexCifarNet, any timm or torchvision classifier, and others'.
 
 The ConvNet is that of Gidaris and Komodakis 2018, as Zhao, Mopuri and Bilen 2021 and everybody after them use
-it; LeNet and AlexCifarNet are those of Wang et al. 2018. `network_names` holds the spelling. Everything is
+it; LeNet and AlexCifarNet are those of Wang et al. 2018. `names` holds the spelling. Everything is
 built from scratch: pretrained weights are never loaded.
 """
 
@@ -18,17 +18,7 @@ from dd_core import streams
 from dd_core.errors import UserError, nearest
 from dd_core.images import Source
 from dd_core.networks.kernels import AveragePool, Convolution, InstanceNorm
-from dd_core.networks.names import GROUPS, ConvNetSpec, available, family, parse_convnet, usual_depth
-
-__all__ = [
-    "FeatureNetwork",
-    "available",
-    "build",
-    "embed",
-    "for_source",
-    "initialise_xavier",
-    "mixes_images",
-]
+from dd_core.networks.names import GROUPS, ConvNetSpec, family, others_by_name, parse_convnet, usual_depth
 
 SMALL_IMAGE = 64  # pixels; up to here an ImageNet network's strided stem would throw most of the image away
 PATCHES = 8  # patches a side that a transformer gets of a small image
@@ -242,12 +232,16 @@ def _alexcifarnet(*, in_channels: int, classes: int, image_size: tuple[int, int]
 
 
 def _from_library(name: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
-    library, _, model = name.partition(":")
-    create = _from_timm if library == "timm" else _from_torchvision
+    library, colon, model = name.partition(":")
     try:
-        network = create(model, in_channels=in_channels, classes=classes, image_size=image_size)
-        if max(image_size) <= SMALL_IMAGE and not _cuts_patches(network):
-            _shrink_stem(network)
+        if colon:
+            create = _from_timm if library == "timm" else _from_torchvision
+            network = create(model, in_channels=in_channels, classes=classes, image_size=image_size)
+            if max(image_size) <= SMALL_IMAGE and not _cuts_patches(network):
+                _shrink_stem(network)
+        else:
+            make = others_by_name()[name].load()
+            network = make(in_channels=in_channels, classes=classes, image_size=image_size)
         _check_forward(network, in_channels=in_channels, classes=classes, image_size=image_size)
     except UserError:
         raise

@@ -3,11 +3,14 @@
 A ConvNet is spelled `convnet`, then perhaps its depth, then any of the tokens below, in any order and separated
 by dashes: `convnet`, `convnet-3`, `convnet-4-w64-batchnorm`, `convnet-2-nopool-leakyrelu`. Everything else is a
 fixed word or a library's name followed by that library's own model name: `timm:resnet18`, `torchvision:vgg11`.
+Another package adds a network as an entry point in the group `dd_core.networks`: a name, and a function with the
+arguments (in_channels, classes, image_size) that makes the network, best a `FeatureNetwork`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 
 from dd_core.errors import UserError, nearest, unknown_name
 
@@ -25,7 +28,7 @@ NETWORKS = {
     "torchvision:NAME": "any torchvision image classifier, from scratch: torchvision:vgg11",
 }
 
-FAMILIES = ("convnet", "lenet", "alexcifarnet", "timm", "torchvision")
+FAMILIES = ("convnet", "lenet", "alexcifarnet", "timm", "torchvision", "other")
 
 TOKENS = {
     "nonorm": ("norm", "none"),
@@ -63,7 +66,13 @@ def usual_depth(image_size: tuple[int, int]) -> int:
 
 def available() -> list[tuple[str, str]]:
     """Each name, or pattern of names, with its one-line meaning; what `dd-apps list networks` shows."""
-    return list(NETWORKS.items())
+    others = others_by_name().items()
+    return [*NETWORKS.items(), *((name, f"a network of {point.module}") for name, point in others)]
+
+
+def others_by_name() -> dict[str, EntryPoint]:
+    """The networks of other packages, not yet imported."""
+    return {point.name: point for point in entry_points(group="dd_core.networks")}
 
 
 def family(name: str) -> str:
@@ -83,7 +92,10 @@ def family(name: str) -> str:
         return first
     if name in ("lenet", "alexcifarnet"):
         return name
-    raise unknown_name("network", name, NETWORKS)
+    others = others_by_name()
+    if name in others:
+        return "other"
+    raise unknown_name("network", name, (*NETWORKS, *others))
 
 
 def parse_convnet(name: str) -> ConvNetSpec:

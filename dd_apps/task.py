@@ -1,0 +1,57 @@
+"""What a task is: a scenario's typed values, and the run that they describe. Reading this page is enough to write one.
+
+1. Subclass `TaskScenario`, or `dd_apps.data.DataScenario` where the task is about real images: a frozen model with a
+   field for each key of the scenario's file, a one-line `title`, and `run`, which returns an `Outcome`.
+2. Name the class in `dd_apps/scenario.py`, or in another package as an entry point in the group `dd_apps.tasks`.
+   A scenario's key `task` is that name.
+3. Subclass `dd_apps.testing.TaskConformance` in a test.
+
+The module that has the class imports no torch, because the command line checks a scenario before anything is loaded:
+`run` imports what computes. What can be resumed is kept in the folder that `run` is given.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dd_apps.report.tables import Table
+from dd_core.config import Config
+from dd_core.distilled import DistilledSet
+
+if TYPE_CHECKING:
+    from dd_core.runner import RunOptions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found: tables for people, distilled sets to be drawn and kept, and all the figures for JSON.
+
+    `drawn`: what is to be drawn only, such as a memory of real images; `plots`: PNG files by name.
+    """
+
+    tables: Sequence[Table]
+    sets: Mapping[str, DistilledSet]
+    details: Mapping[str, Any]
+    drawn: Mapping[str, DistilledSet] = field(default_factory=dict)
+    plots: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class TaskScenario(Config):
+    """Everything that determines the results of one run of a task."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What is done, from the values alone, on one line."""
+
+    @abstractmethod
+    def run(self, folder: Path, options: RunOptions) -> Outcome:
+        """Do it, and keep in `folder` what an interrupted run goes on from.
+
+        The same values give the same outcome, whatever was in `folder` from an earlier run of them. Raises `UserError`
+        for what the values ask for and the data cannot give.
+        """

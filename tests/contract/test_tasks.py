@@ -1,0 +1,22 @@
+"""The conformance kit over every task of the command line."""
+
+from __future__ import annotations
+
+from dd_apps.testing import TaskConformance
+
+DM = '{ name = "dm", steps = 2, batch_real = 16, recipe = { network = "convnet-1-w4", epochs = 2 } }'
+
+
+class TestDistill(TaskConformance):
+    scenario = f'task = "distill"\ndata = "digits"\nipc = 1\nnets = 2\nmethod = {DM}\n'
+
+
+class TestStudy(TaskConformance):
+    scenario = f'task = "study"\ndata = "digits"\nclasses = [2]\nlabel_noise = [0.0, 0.2]\nnets = 1\nmethod = {DM}\n'
+
+
+class TestContinual(TaskConformance):
+    scenario = (
+        f'task = "continual"\ndata = "digits"\norders = 1\nexperiences = 2\nworkers = 1\nmethod = {DM}\n'
+        'network = "convnet-1-w4"\nrows = ["distilled", "real"]\nreplay = { epochs = 1 }\nretraining = { epochs = 2 }\n'
+    )

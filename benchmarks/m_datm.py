@@ -1,6 +1,6 @@
 """M-DATM's ablation: DATM without soft labels (M1), with a narrow range of easy epochs (M2), and with both.
 
-    python benchmarks/m_datm.py [--data digits|cifar10|folder:DIR] [--copy TEXT] [--ipc 10] [--nets 3]
+    python benchmarks/m_datm.py [--data digits|cifar10|folder:DIR] [--copy TEXT] [--ipc 10] [--nets 3] [--device cpu]
 
 The challenge's evaluator gets images only, labels them by their place and trains at its own rate, so every variant has
 a student's rate that stays at 0.01. Scored under `challenge-2024`; DATM's own sets also by their soft labels
@@ -10,8 +10,12 @@ by M1, 7.10 to 18.31 % on Tiny-ImageNet by M1 and M2; `--network` is what a CPU 
 epoch of digits is few steps: experts take smaller mini-batches and larger steps than the paper's, which other data want
 (`--expert-rate 0.01 --expert-batch 256`).
 
-Sets and experts are kept; the same command goes on where it stopped. Appends to benchmarks/results/m_datm.jsonl, and
-draws benchmarks/results/m_datm-DATA.png.
+DATM's range begins with epoch 0 and grows from its half; where --first says that it begins later, as on Tiny-ImageNet,
+it does not grow. The evaluator shows the twin to its networks in the same way whatever the variant, so one twin of each
+seed serves all of them.
+
+Sets, scores and experts are kept; the same command goes on where it stopped. Appends to
+benchmarks/results/m_datm.jsonl, and draws benchmarks/results/m_datm-DATA.png.
 """
 
 from __future__ import annotations
@@ -21,22 +25,28 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from record import append, facts, now
 
-from dd_core import artefacts, datasets, store
+from dd_core import artefacts, datasets, store, training
 from dd_core.distilled import DistilledSet, Size
-from dd_core.evaluation import evaluate
+from dd_core.evaluation import Evaluation, Score, evaluate
+from dd_core.evaluation.protocols import recipe_of, seen_by
 from dd_core.evaluation.verdicts import paired
+from dd_core.images import LabelledImages
 from dd_core.methods import method
-from dd_core.runner import RunOptions, distill
+from dd_core.runner import RunOptions, Silent, distill
+from dd_core.streams import Streams
+from dd_core.system import device as devices
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers
 
 RESULTS = Path(__file__).parent / "results" / "m_datm.jsonl"
+HARD, SOFT = "challenge-2024", "datm-soft"
 
 
 @dataclass(frozen=True)
@@ -51,13 +61,15 @@ class Variant:
 
 def variants(options: argparse.Namespace) -> list[Variant]:
     """The ablation, and the sweep over ranges with hard labels."""
-    wide, narrow = options.wide, options.narrow
+    first, wide, narrow = options.first, options.wide, options.narrow
     ablation = [
-        Variant("DATM", True, 0, wide),
-        Variant("DATM + M1", False, 0, wide),
+        Variant("DATM", True, first, wide),
+        Variant("DATM + M1", False, first, wide),
         Variant("DATM + M1 + M2", False, 0, narrow),
         Variant("DATM + M2", True, 0, narrow),
     ]
+    if options.ablation_only:
+        return ablation
     known = {(one.first, one.last) for one in ablation if not one.soft}
     middle = wide // 2
     ranges = dict.fromkeys([(0, middle), (narrow, wide), (middle, wide)])
@@ -66,11 +78,32 @@ def variants(options: argparse.Namespace) -> list[Variant]:
 
 @dataclass(frozen=True)
 class Job:
-    """One variant, distilled and scored."""
+    """One variant, distilled, and scored under a protocol."""
 
     variant: Variant
     seed: int
+    protocol: str
     options: argparse.Namespace
+
+    @property
+    def out(self) -> Path:
+        """Where its set is kept."""
+        kind = f"{self.variant.name}-{self.variant.first}-{self.variant.last}-{self.seed}".replace(" ", "")
+        return self.options.out / f"{kind}.safetensors"
+
+    @property
+    def nets(self) -> int:
+        """Networks of its score."""
+        return self.options.nets if self.protocol == HARD else self.options.soft_nets or self.options.nets
+
+
+class Lines(Silent):
+    """A line every 50 outer iterations."""
+
+    def step(self, index: int, metrics: Mapping[str, float]) -> None:
+        """Step `index` is done."""
+        if index % 50 == 0:
+            print(f"step {index}: {', '.join(f'{key} {value:.4g}' for key, value in metrics.items())}", flush=True)
 
 
 def main() -> None:
@@ -78,21 +111,35 @@ def main() -> None:
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
     given = {key: value for key, value in vars(options).items() if key not in ("out", "copy")}
-    common = facts("m-datm", given, run=now(), data=f"{name_of(options.data)}, {options.copy}")
-    workers, train = Workers(count=options.workers), datasets.load(options.data, split="train")
+    few = "" if options.classes is None else f", the first {options.classes} classes"
+    data = f"{name_of(options.data)}, {options.copy}{few}"
+    common = facts("m-datm", given, run=now(), data=data, on=options.device)
+    workers, train = Workers(count=options.workers), images(options.data, "train", options.classes)
     for variant in variants(options)[:1]:  # its experts serve all
         for spec in configure(variant, options).needs(train):
-            artefacts.get(spec, resources=artefacts.Resources.of([train], device="cpu"), workers=workers, say=print)
-    jobs = [Job(variant, seed, options) for variant in variants(options) for seed in range(options.seeds)]
+            resources = artefacts.Resources.of([train], device=options.device)
+            artefacts.get(spec, resources=resources, workers=workers, say=print)
+    pairs = [(variant, seed) for variant in variants(options) for seed in range(options.seeds)]
+    jobs = [Job(variant, seed, HARD, options) for variant, seed in pairs]
     records: list[dict[str, Any]] = []
-    for several in parallel.run(work, jobs, workers=workers):
-        for record in several:
+    # what the table is about comes first
+    for several in (jobs, [Job(variant, seed, SOFT, options) for variant, seed in pairs if variant.soft]):
+        for record in parallel.run(work, several, workers=workers):
             append(RESULTS, {**common, **record})
             records.append(record)
     found = summaries(records)
     for one in found:
         append(RESULTS, {**common, **one})
     draw(found, RESULTS.with_name(f"m_datm-{name_of(options.data)}.png"))
+
+
+@cache
+def images(data: str, split: str, classes: int | None) -> LabelledImages:
+    """Images of the first so many classes in order, or of all. Raises ValueError where they do not fit into memory."""
+    source = datasets.load(data, split=split)
+    if not isinstance(source, LabelledImages):
+        raise ValueError(f"{source.name}: does not fit into memory")
+    return source if classes is None else source.of_classes(range(classes))
 
 
 def name_of(data: str) -> str:
@@ -105,8 +152,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="M-DATM's ablation")
     parser.add_argument("--data", default="digits", help="digits, cifar10, ... or folder:DIR with train/ and test/")
     parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
+    parser.add_argument("--classes", type=int, help="the first so many classes in order; none: all")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...; on a GPU one worker is fastest")
     parser.add_argument("--network", default="convnet-w32", help="experts, students and the evaluator's networks")
     parser.add_argument("--ipc", type=int, default=10, help="images a class")
+    parser.add_argument("--first", type=int, default=0, help="T- of DATM")
     parser.add_argument("--wide", type=int, default=30, help="T+ of DATM")
     parser.add_argument("--narrow", type=int, default=10, help="T+ of M2")
     parser.add_argument("--experts", type=int, default=10)
@@ -119,7 +169,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lr-img", type=float, default=100.0)
     parser.add_argument("--lr-label", type=float, default=5.0)
     parser.add_argument("--nets", type=int, default=3, help="networks of each score, as the challenge has it")
+    parser.add_argument("--soft-nets", type=int, help="of a score by soft labels; none: as many")
     parser.add_argument("--seeds", type=int, default=3, help="sets of each variant")
+    parser.add_argument("--ablation-only", action="store_true", help="without the sweep over ranges")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-m-datm"), help="where sets are kept")
     return parser.parse_args()
@@ -127,6 +179,8 @@ def parse() -> argparse.Namespace:
 
 def configure(variant: Variant, options: argparse.Namespace) -> Any:
     """The method of a variant: all of them are `datm` but for what the ablation changes."""
+    # the sequential growth of DATM, where there is a wide range to grow to
+    grows = variant.name.startswith("DATM") and variant.last == options.wide and not options.first
     return method(
         "datm",
         steps=options.steps,
@@ -140,8 +194,7 @@ def configure(variant: Variant, options: argparse.Namespace) -> Any:
         keep="all",  # one set of experts for every range
         first_epoch=variant.first,
         last_epoch=variant.last,
-        # the sequential growth of DATM, where there is a wide range to grow to
-        range_start=options.wide // 2 if variant.name.startswith("DATM") and variant.last == options.wide else None,
+        range_start=options.wide // 2 if grows else None,
         range_growth=max(1, options.steps // 3),
         experts=options.experts,
         training={
@@ -153,43 +206,76 @@ def configure(variant: Variant, options: argparse.Namespace) -> Any:
     )
 
 
-def work(job: Job) -> list[dict[str, Any]]:
-    """Distil one variant, score it as the challenge does, and soft labels by themselves too."""
+def work(job: Job) -> dict[str, Any]:
+    """Distil one variant, unless that is done, and score it."""
     options, variant = job.options, job.variant
-    train, test = (datasets.load(options.data, split=split) for split in ("train", "test"))
-    kind = f"{variant.name}-{variant.first}-{variant.last}-{job.seed}".replace(" ", "")
-    out = options.out / f"{kind}.safetensors"
-    how = RunOptions(device="cpu", threads=1, resume_command="the same command")
-    ds = distill(configure(variant, options), train, Size(ipc=options.ipc), seed=job.seed, out=out, options=how)
+    train = images(options.data, "train", options.classes)
+    how = RunOptions(device=options.device, threads=1, reporter=Lines(), resume_command="the same command")
+    config = configure(variant, options)
+    ds = distill(config, train, Size(ipc=options.ipc), seed=job.seed, out=job.out, options=how)
     assert ds.manifest.provenance is not None
-    common = {
+    folder = job.out.with_suffix(".run")
+    metrics = store.read_lines(folder / "metrics.jsonl")
+    found = scored(ds, job, train)
+    record: dict[str, Any] = {
         "what": "set",
         "name": variant.name,
         "soft": variant.soft,
         "range": [variant.first, variant.last],
         "seed": job.seed,
-        "seconds": store.read_json(out.with_suffix(".run") / "run.json")["seconds"],
+        "seconds": store.read_json(folder / "run.json")["seconds"],
+        "loss": [statistics.fmean(line["loss"] for line in some) for some in (metrics[:50], metrics[-50:])],
+        "taken": statistics.fmean(line["taken"] for line in metrics),  # outer iterations whose step was taken
         "config": ds.manifest.provenance.config,
         **(labels_of(ds) if variant.soft else {}),
+        "protocol": job.protocol,
+        "evaluation": found.model_dump(mode="json"),
     }
-    protocols = ("challenge-2024", "datm-soft") if variant.soft else ("challenge-2024",)
-    return [
-        {
-            **common,
-            "protocol": protocol,
-            "evaluation": evaluate(
-                ds,
-                train=train,
-                test=test,
-                network=options.network,
-                protocol=protocol,
-                nets=options.nets,
-                seed=job.seed,
-                device="cpu",
-            ).model_dump(mode="json"),
-        }
-        for protocol in protocols
-    ]
+    gist = {key: record[key] for key in ("seconds", "loss", "taken", "labels_elsewhere") if key in record}
+    print(variant.name, job.protocol, gist, found.accuracy.per_network, found.random_real.per_network, flush=True)
+    return record
+
+
+def scored(ds: DistilledSet, job: Job, train: LabelledImages) -> Evaluation:
+    """The set's score beside that of the twin, as `evaluate` has them, or as they are kept."""
+    options, test = job.options, images(job.options.data, "test", job.options.classes)
+    kept = job.out.with_suffix(f".{job.protocol}.json")
+    twin = options.out / f"twin-{job.seed}.{job.protocol}.json"
+    if kept.exists():
+        return Evaluation.model_validate_json(kept.read_text())
+    if twin.exists():
+        values = accuracies(ds, job, train, test)
+        found = Evaluation.model_validate_json(twin.read_text())
+        found = found.model_copy(update={"accuracy": Score.of(values), "bytes": ds.nbytes})
+    else:
+        found = evaluate(
+            ds,
+            train=train,
+            test=test,
+            network=options.network,
+            protocol=job.protocol,
+            nets=job.nets,
+            seed=job.seed,
+            device=options.device,
+        )
+        store.write_json(twin, found.model_dump(mode="json"))
+    store.write_json(kept, found.model_dump(mode="json"))
+    return found
+
+
+def accuracies(ds: DistilledSet, job: Job, train: LabelledImages, test: LabelledImages) -> list[float]:
+    """What `evaluate` finds for the set's own networks, without the twin."""
+    seen = seen_by(job.protocol, ds, train)
+    recipe = recipe_of(job.protocol, seen.manifest.recipe, source_name=train.name)
+    recipe = training.for_network(recipe, job.options.network)
+    data, device = training.training_data(seen, recipe), devices.resolve(job.options.device)
+    found: list[float] = []
+    with parallel.computing(1):
+        for index in range(job.nets):
+            streams = Streams(Streams(job.seed).child("network", index).seed)
+            model = training.fit(data, recipe.network, recipe, streams=streams, device=device)
+            found.append(training.accuracy(model, test, seen.input_form(), device=device))
+    return found
 
 
 def labels_of(ds: DistilledSet) -> dict[str, float]:

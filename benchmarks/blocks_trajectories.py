@@ -99,7 +99,7 @@ def cifar10_cpu() -> list[str]:
 # --- M-DATM's ablation -----------------------------------------------------------------------------------------------
 
 EXPERTS, BEGINNERS, CIFAR = "digits", "digits, beginners", "CIFAR-10"
-_OF_RUN = {EXPERTS: "--epochs 40 ", BEGINNERS: "--epochs 150 ", CIFAR: "--data folder:DIR "}  # in its command
+_OF_RUN = {EXPERTS: "--epochs 40 ", BEGINNERS: "--epochs 150 ", CIFAR: "--network convnet-3-w16 "}  # in its command
 ROWS = {
     "DATM": ("DATM", None),
     "+ M1 (hard labels)": ("DATM + M1", None),

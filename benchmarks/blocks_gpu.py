@@ -13,7 +13,7 @@ from itertools import chain
 from blocks_methods import ahead, pair
 from cells import Record, bold, matching, newest, paragraph, percent, records, signed, spread, table, words
 
-from dd_core import verdicts
+from dd_core.evaluation import verdicts
 
 PAPER: Mapping[str, tuple[int, int]] = {"mtt": (5000, 50), "datm": (10_000, 100)}  # outer iterations, epochs of experts
 IPC = (1, 10)

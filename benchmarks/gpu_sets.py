@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +24,7 @@ from dd_core.evaluation import evaluate
 from dd_core.images import Source
 from dd_core.methods import decode_method
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec
-from dd_core.runner import RunOptions, Silent, distill
+from dd_core.runner import RunOptions, Silent, Stage, distill
 from dd_core.system.parallel import Workers
 
 if TYPE_CHECKING:
@@ -105,10 +106,20 @@ def looked_at(config: MethodConfig, every: int, look: Callable[[int, DistilledSe
 class Lines(Silent):
     """A line every 100 outer iterations."""
 
-    def step(self, index: int, metrics: Mapping[str, float]) -> None:
-        """Step `index` is done."""
-        if index % 100 == 0:
-            print(f"step {index}: loss {metrics['loss']:.3f}, rate {metrics['rate']:.4g}", flush=True)
+    index = 0
+
+    @contextmanager
+    def stage(self, name: str, *, total: int, first: int = 0) -> Iterator[Stage]:
+        """Steps are counted from the one that the run is resumed at."""
+        self.index = first
+        with super().stage(name, total=total, first=first) as stage:
+            yield stage
+
+    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
+        """An outer iteration is done."""
+        if metrics and self.index % 100 == 0:
+            print(f"step {self.index}: loss {metrics['loss']:.3f}, rate {metrics['rate']:.4g}", flush=True)
+        self.index += 1
 
     def message(self, text: str) -> None:
         """What the runner says."""

@@ -91,64 +91,104 @@ def stdout_kept_clean() -> Iterator[None]:
 
 
 class TerminalReporter:
-    """The runner's `Reporter`: a bar with the time left on a terminal, else a line every few seconds."""
+    """The engine's `Reporter`: on a terminal a bar with the time left for each stage, else a line every few seconds."""
 
     def __init__(self, *, bar: bool) -> None:
         self._bar = bar
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._plain = _PlainProgress()
+        self._depth = 0
+        self._log = _Log()
 
-    def start(self, name: str, *, first: int, total: int) -> None:
-        """A run of `total` steps begins, or goes on, at step `first`."""
+    @contextmanager
+    def stage(self, name: str, *, total: int, first: int = 0) -> Iterator[_Bar | _Lines]:
+        """A bar below those of the stages around it; it goes when the stage ends, and with the last one all stay."""
         if not self._bar or total == 0:
-            self._plain = _PlainProgress(name, total, first)
+            with self._log.within(_Lines(self._log, name, total, first)) as lines:
+                yield lines
             return
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}", markup=False),
-            console=Console(stderr=True),
-        )
-        self._progress.start()
-        self._task = self._progress.add_task(name, total=total, completed=first, metrics="")
-
-    def step(self, index: int, metrics: Mapping[str, float]) -> None:
-        """Step `index` is done."""
-        words = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        if self._progress is None or self._task is None:
-            self._plain.step(index, words)
-        else:
-            self._progress.update(self._task, completed=index + 1, metrics=words)
+        progress = self._progress = self._progress or _bars()
+        self._depth += 1
+        progress.start()  # nothing, where it has started
+        task = progress.add_task("  " * (self._depth - 1) + name, total=total, completed=first, metrics="")
+        try:
+            yield _Bar(progress, task)
+        finally:
+            self._depth -= 1
+            if self._depth:
+                progress.remove_task(task)
+            else:
+                progress.stop()
+                self._progress = None
 
     def message(self, text: str) -> None:
-        """One line for the user, above the bar."""
+        """One line for the user, above the bars."""
         if self._progress is None:
             print(printable(text), file=sys.stderr, flush=True)
         else:
             self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
-    def finish(self) -> None:
-        """The run has ended, or stopped."""
-        if self._progress is not None:
-            self._progress.stop()
-        self._progress = self._task = None
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}", markup=False),
+        console=Console(stderr=True),
+    )
 
 
-class _PlainProgress:
-    """Progress for a log file."""
+def _words(metrics: Mapping[str, float] | None) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
 
-    def __init__(self, name: str = "", total: int = 0, first: int = 0) -> None:
-        self._name, self._total, self._first = name, total, first
-        self._began = self._spoke = time.monotonic()
 
-    def step(self, index: int, words: str) -> None:
+@dataclass(frozen=True)
+class _Bar:
+    """A stage as a bar."""
+
+    progress: Progress
+    task: TaskID
+
+    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
+        self.progress.update(self.task, advance=1, metrics=_words(metrics))
+
+
+class _Log:
+    """The lines of a log file: the stages that are under way, and when the last line was written."""
+
+    def __init__(self) -> None:
+        self.spoke = time.monotonic()
+        self.stages: list[_Lines] = []
+
+    @contextmanager
+    def within(self, lines: _Lines) -> Iterator[_Lines]:
+        if not self.stages:
+            self.spoke = lines.began
+        self.stages.append(lines)
+        try:
+            yield lines
+        finally:
+            self.stages.remove(lines)
+
+
+class _Lines:
+    """A stage in a log file."""
+
+    def __init__(self, log: _Log, name: str, total: int, first: int) -> None:
+        self._log, self._name, self._total, self._first = log, name, total, first
+        self._done = first
+        self.began = time.monotonic()
+
+    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
+        self._done += 1
         now = time.monotonic()
-        if now - self._spoke < _PLAIN_SECONDS:
+        if now - self._log.spoke < _PLAIN_SECONDS:
             return
-        self._spoke = now
-        left = (now - self._began) / (index + 1 - self._first) * (self._total - index - 1)
-        line = f"{self._name}: step {index + 1}/{self._total}, {left:.0f} s left"
-        print(f"{line}  {words}".rstrip(), file=sys.stderr, flush=True)
+        self._log.spoke = now
+        left = (now - self.began) / (self._done - self._first) * (self._total - self._done)
+        path = ", ".join(map(str, self._log.stages))
+        print(f"{path}, {left:.0f} s left  {_words(metrics)}".rstrip(), file=sys.stderr, flush=True)
+
+    def __str__(self) -> str:
+        return f"{self._name}: {self._done} of {self._total}"

@@ -70,13 +70,10 @@ def run(
     for remark in remarks:
         reporter.message(remark)
     del train, test  # every job loads its own
-    reporter.start("rows x class orders", first=0, total=len(jobs))
-    try:
-        for index, outcome in enumerate(parallel.run(work, jobs, workers=workers)):
-            outcomes[jobs[index].row].append(outcome)
-            reporter.step(index, {table: average_accuracy(outcome.matrices[table]) for table in TABLES})
-    finally:
-        reporter.finish()
+    with reporter.stage("rows x class orders", total=len(jobs)) as stage:
+        for job, outcome in zip(jobs, parallel.run(work, jobs, workers=workers), strict=True):
+            outcomes[job.row].append(outcome)
+            stage.advance({table: average_accuracy(outcome.matrices[table]) for table in TABLES})
     return _results(scenario, outcomes, remarks)
 
 

@@ -92,8 +92,11 @@ def stopped(tmp_path: Path) -> Path:
     """A run that stopped after 3 of 4 steps, with checkpoints of steps 2 and 3."""
 
     class StopAtThree(Silent):
-        def step(self, index: int, metrics: object) -> None:
-            if index == 2:
+        steps = 0
+
+        def advance(self, metrics: object = None) -> None:
+            self.steps += 1
+            if self.steps == 3:
                 os.kill(os.getpid(), 15)
 
     out = tmp_path / "set.safetensors"

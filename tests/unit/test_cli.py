@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -346,11 +347,10 @@ def test_artefacts_are_listed_and_pruned(cache: Path, call, call_json):
 def test_messages_come_through_with_and_without_a_bar(*, bar: bool, capfd):
     reporter = TerminalReporter(bar=bar)
     reporter.message("before [b]")
-    reporter.start("dm", first=2, total=4)
-    reporter.step(2, {"loss": 1.5})
-    reporter.message("between \x1b[2J")
-    reporter.step(3, {"loss": 0.5})
-    reporter.finish()
+    with reporter.stage("dm", first=2, total=4) as stage:
+        stage.advance({"loss": 1.5})
+        reporter.message("between \x1b[2J")
+        stage.advance({"loss": 0.5})
     reporter.message("after")
     captured = capfd.readouterr()
     assert captured.out == ""
@@ -361,13 +361,50 @@ def test_messages_come_through_with_and_without_a_bar(*, bar: bool, capfd):
 
 
 def test_progress_in_a_log_says_how_long_it_will_take(capfd, monkeypatch):
-    clock = iter([0.0, 0.0, 5.0, 12.0, 13.0, 30.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
     reporter = TerminalReporter(bar=False)
-    reporter.start("dm", first=0, total=10)
-    for index in range(4):
-        reporter.step(index, {"loss": 0.25})
+    clock = iter([0.0, 5.0, 12.0, 13.0, 30.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with reporter.stage("dm", total=10) as stage:
+        for _ in range(4):
+            stage.advance({"loss": 0.25})
     assert capfd.readouterr().err.splitlines() == [
-        "dm: step 2/10, 48 s left  loss 0.25",
-        "dm: step 4/10, 45 s left  loss 0.25",
+        "dm: 2 of 10, 48 s left  loss 0.25",
+        "dm: 4 of 10, 45 s left  loss 0.25",
     ]
+
+
+def test_a_log_says_where_a_stage_within_a_stage_is_and_what_is_left_of_it(capfd, monkeypatch):
+    reporter = TerminalReporter(bar=False)
+    clock = iter([0.0, 20.0, 100.0, 111.0, 130.0, 140.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with reporter.stage("networks", total=2) as outer:
+        outer.advance()
+        with reporter.stage("experts", total=5, first=1) as inner:
+            inner.advance({"loss": 0.5})
+            inner.advance()
+        outer.advance()
+    assert capfd.readouterr().err.splitlines() == [
+        "networks: 1 of 2, 20 s left",
+        "networks: 1 of 2, experts: 2 of 5, 33 s left  loss 0.5",
+        "networks: 1 of 2, experts: 3 of 5, 30 s left",
+        "networks: 2 of 2, 0 s left",
+    ]
+
+
+def test_a_stage_within_a_stage_has_a_bar_of_its_own_while_it_lasts(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    reporter = TerminalReporter(bar=True)
+    with reporter.stage("networks", total=3) as outer:
+        outer.advance()
+        with suppress(RuntimeError), reporter.stage("experts", total=5) as inner:
+            inner.advance({"loss": 0.5})
+            reporter.message("between")
+            raise RuntimeError
+        outer.advance({"accuracy": 0.25})
+        reporter.message("behind")
+    lines = capfd.readouterr().err.splitlines()
+    assert "between" in lines
+    last = lines[lines.index("behind") + 1 :]
+    assert [line.split()[0] for line in last] == ["networks"]
+    assert "2/3" in last[0]
+    assert "accuracy 0.25" in last[0]

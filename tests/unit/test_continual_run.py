@@ -366,7 +366,7 @@ class Listening(Silent):
     def message(self, text: str) -> None:
         self.messages.append(text)
 
-    def step(self, index, metrics) -> None:
+    def advance(self, metrics=None) -> None:
         self.steps += 1
 
 

@@ -34,9 +34,11 @@ class After(Silent):
     """Spoils gradients from step 2 on."""
 
     reached = False
+    steps = 0
 
-    def step(self, index: int, metrics: Mapping[str, float]) -> None:
-        self.reached = index >= 1
+    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
+        self.steps += 1
+        self.reached = self.steps >= 2
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,20 +29,25 @@ class Notes:
         self.finished = 0
         self.stop_at = stop_at
 
-    def start(self, name: str, *, first: int, total: int) -> None:
+    @contextmanager
+    def stage(self, name: str, *, total: int, first: int = 0) -> Iterator[Notes]:
         self.ranges.append((first, total))
+        self.done = first
+        try:
+            yield self
+        finally:
+            self.finished += 1
 
-    def step(self, index: int, metrics: Mapping[str, float]) -> None:
+    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
+        assert metrics is not None
         assert metrics["loss"] > 0
-        self.steps.append(index)
-        if index == self.stop_at:
+        self.steps.append(self.done)
+        self.done += 1
+        if self.steps[-1] == self.stop_at:
             raise RuntimeError("stopped by the test")
 
     def message(self, text: str) -> None:
         self.messages.append(text)
-
-    def finish(self) -> None:
-        self.finished += 1
 
 
 def _run(out: Path, *, config=DM, seed: int = 0, **options):

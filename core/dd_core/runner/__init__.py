@@ -1,13 +1,14 @@
-"""The distillation loop, and the folder of a run; loaded when first used, since both load torch."""
+"""The distillation loop, and the folder of a run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from dd_core.lazy import names_of
+from dd_core.system.reporter import Reporter, Silent, Stage
 
 if TYPE_CHECKING:
-    from dd_core.runner.loop import Reporter, RunOptions, Silent, distill
+    from dd_core.runner.loop import RunOptions, distill
 
-__all__ = ["Reporter", "RunOptions", "Silent", "distill"]
-__getattr__ = names_of(__name__, dict.fromkeys(__all__, "loop"))
+__all__ = ["Reporter", "RunOptions", "Silent", "Stage", "distill"]
+__getattr__ = names_of(__name__, {"RunOptions": "loop", "distill": "loop"})

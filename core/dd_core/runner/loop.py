@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -27,34 +27,9 @@ from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Reporter, Silent
 from dd_core.system.signals import Signals
 from dd_core.system.threads import computing
-
-
-@runtime_checkable
-class Reporter(Protocol):
-    """Who hears how a run goes: a terminal, a notebook, a test."""
-
-    def start(self, name: str, *, first: int, total: int) -> None:
-        """A loop over `first` to `total` begins."""
-
-    def step(self, index: int, metrics: Mapping[str, float]) -> None:
-        """Step `index` is done."""
-
-    def message(self, text: str) -> None:
-        """One line that the user should see."""
-
-    def finish(self) -> None:
-        """The loop is over, well or badly."""
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def start(self, name: str, *, first: int, total: int) -> None: ...
-    def step(self, index: int, metrics: Mapping[str, float]) -> None: ...
-    def message(self, text: str) -> None: ...
-    def finish(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -131,12 +106,9 @@ class _Run:
     def in_memory(self) -> DistilledSet:
         artefacts = self._artefacts()
         distiller = self._build(artefacts)
-        self.options.reporter.start(self.config.name, first=0, total=self.config.steps)
-        try:
+        with self.options.reporter.stage(self.config.name, total=self.config.steps) as stage:
             for index in range(self.config.steps):
-                self.options.reporter.step(index, _guarded(distiller, index, kept="nothing was written"))
-        finally:
-            self.options.reporter.finish()
+                stage.advance(_guarded(distiller, index, kept="nothing was written"))
         return self._with_provenance(distiller.export(), (devices.environment(self.device),), artefacts)
 
     def in_folder(self, folder: RunFolder) -> DistilledSet:
@@ -195,33 +167,29 @@ class _Run:
         return before if before and before[-1] == now else (*before, now)
 
     def _loop(self, distiller: Distiller, folder: RunFolder, start: Checkpoint) -> None:
-        reporter, options = self.options.reporter, self.options
+        options, total = self.options, self.config.steps
         folder.metrics_up_to(start.step)
-        reporter.start(self.config.name, first=start.step, total=self.config.steps)
         saved, saved_at = start.step, time.monotonic()
-        try:
-            with Signals() as signals:
-                for index in range(start.step, self.config.steps):
-                    metrics = _guarded(
-                        distiller,
-                        index,
-                        kept=f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet",
-                    )
-                    folder.log(index, metrics)
-                    reporter.step(index, metrics)
-                    late = options.time_limit is not None and self._seconds() >= options.time_limit
-                    stop = signals.received is not None or late
-                    if index + 1 == self.config.steps:
-                        break
-                    if stop or time.monotonic() - saved_at >= options.checkpoint_seconds:
-                        seconds = start.seconds + self._seconds()
-                        at = replace(start, step=index + 1, state=distiller.state_dict(), seconds=seconds)
-                        folder.save(at, self.identity)
-                        saved, saved_at = index + 1, time.monotonic()
-                    if stop:
-                        raise self._stopped(index + 1, signals.received)
-        finally:
-            reporter.finish()
+        with options.reporter.stage(self.config.name, first=start.step, total=total) as stage, Signals() as signals:
+            for index in range(start.step, total):
+                metrics = _guarded(
+                    distiller,
+                    index,
+                    kept=f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet",
+                )
+                folder.log(index, metrics)
+                stage.advance(metrics)
+                late = options.time_limit is not None and self._seconds() >= options.time_limit
+                stop = signals.received is not None or late
+                if index + 1 == total:
+                    break
+                if stop or time.monotonic() - saved_at >= options.checkpoint_seconds:
+                    seconds = start.seconds + self._seconds()
+                    at = replace(start, step=index + 1, state=distiller.state_dict(), seconds=seconds)
+                    folder.save(at, self.identity)
+                    saved, saved_at = index + 1, time.monotonic()
+                if stop:
+                    raise self._stopped(index + 1, signals.received)
 
     def _stopped(self, step: int, signal_number: int | None) -> DDError:
         where = f"stopped after step {step} of {self.config.steps}; to go on: {self.options.resume_command}"

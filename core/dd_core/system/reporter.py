@@ -1,0 +1,45 @@
+"""Progress of the engine's work, for a terminal, a notebook or a test: stages within stages, and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, runtime_checkable
+
+
+class Stage(Protocol):
+    """Work that is under way and consists of units: steps of a method, networks, parts of an artefact."""
+
+    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
+        """One more unit of the stage is done; `metrics` are what was measured in that unit."""
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """A listener of the engine. The engine prints nothing itself."""
+
+    def stage(self, name: str, *, total: int, first: int = 0) -> AbstractContextManager[Stage]:
+        """Work of `total` units, of which `first` were done earlier; the work is over, well or badly, with the block.
+
+        Stages nest: one that begins within another's block is a part of the unit that the outer stage is at.
+        """
+        ...
+
+    def message(self, text: str) -> None:
+        """One line that the user should see."""
+
+
+class Silent:
+    """A reporter that says nothing, and the base of those that listen to a part of what there is to hear."""
+
+    @contextmanager
+    def stage(self, name: str, *, total: int, first: int = 0) -> Iterator[Stage]:
+        """A stage that nobody watches."""
+        del name, total, first
+        yield self
+
+    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
+        """Hear that a unit of the innermost stage is done."""
+
+    def message(self, text: str) -> None:
+        """Hear a line for the user."""

@@ -58,8 +58,7 @@ from record import RESULTS, append, facts, now
 
 from dd_core import datasets, training
 from dd_core.errors import DDError, OutOfResources, UserError, unknown_name
-from dd_core.evaluation import Score
-from dd_core.evaluation.protocols import recipe_of
+from dd_core.evaluation import Score, protocols
 from dd_core.images import InputForm, LabelledImages, Source, require_labels, split_indices
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
@@ -233,7 +232,7 @@ def full_data(bench: Bench) -> None:
     form, labels = InputForm.of(train), require_labels(train).to(device)
     inputs = torch.cat([form(batch.to(device)) for batch in train.batches(4096)])
     everything = training.TrainingData(inputs, labels, None, len(train.classes))
-    recipe = recipe_of("dm-1000", Recipe(network=bench.scale.network), source_name=train.name)
+    recipe = protocols.load("dm-1000").recipe(Recipe(network=bench.scale.network), source_name=train.name)
     recipe = recipe.model_copy(update={"epochs": 1 if bench.small else 50})
     for seed in range(bench.nets):
         bench.left()

@@ -91,7 +91,7 @@ def evaluation(*, network: str, ipc: int, epochs: int, scored: int, cache: Path)
     import torch
 
     from dd_core import training
-    from dd_core.evaluation.protocols import recipe_of
+    from dd_core.evaluation import protocols
     from dd_core.images import InputForm
     from dd_core.recipe import Recipe
     from dd_core.streams import Streams
@@ -100,7 +100,11 @@ def evaluation(*, network: str, ipc: int, epochs: int, scored: int, cache: Path)
     cpu, train, test = torch.device("cpu"), noise(ipc), noise(scored)
     form = InputForm.of(train)
     data = training.TrainingData(form(train.images), train.labels, None, CLASSES)
-    recipe = recipe_of("dm-1000", Recipe(network=network), source_name=train.name).model_copy(update={"epochs": epochs})
+    recipe = (
+        protocols.load("dm-1000")
+        .recipe(Recipe(network=network), source_name=train.name)
+        .model_copy(update={"epochs": epochs})
+    )
     fitted: dict[str, Any] = {}
 
     def fit() -> None:

@@ -9,11 +9,12 @@ from pydantic import Field, JsonValue, model_validator
 
 from dd_apps.data import DataScenario, images_a_class, to_pretrain_on
 from dd_apps.report.scores import figures, score_table
-from dd_apps.scoring import Scored, Scoring, Start, check_names, score
+from dd_apps.scoring import SCORES, Scored, Scoring, Start, check_names, score
 from dd_apps.task import Outcome
 from dd_core import runner, surroundings
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
+from dd_core.evaluation import protocols
 from dd_core.methods import decode_method
 from dd_core.recipe import DISTRIBUTIONS
 
@@ -75,7 +76,8 @@ def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[D
     config = decode_method(scenario.method)
     size = Size(ipc=scenario.ipc, images=scenario.images)
     ds = runner.distill(config, train, size, seed=scenario.seed, out=out, options=options, pretrain_on=other)
-    if scenario.protocol == "knn" or scenario.start in DISTRIBUTIONS:
+    if not protocols.load(scenario.protocol).trains_networks or scenario.start in DISTRIBUTIONS:
         other = None  # what is scored starts from no pre-trained network
     scoring = Scoring(scenario.protocol, scenario.networks, scenario.nets, scenario.seed, scenario.start, other)
-    return ds, score(ds, train, data.load("test", workers=workers, say=say), scoring, options=options)
+    test = data.load("test", workers=workers, say=say)
+    return ds, score(ds, train, test, scoring, options=options, keep=out.parent / SCORES)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from dd_core import evaluation, surroundings
 from dd_core.distilled import DistilledSet
 from dd_core.errors import unknown_name
-from dd_core.evaluation.protocols import check_protocol, recipe_of, settings_of
+from dd_core.evaluation import protocols
 from dd_core.networks.names import family
 from dd_core.recipe import DISTRIBUTIONS
+from dd_core.system.reporter import Silent
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 
 Start = Literal["default", "xavier", "pretrained"]
+SCORES = "scores"  # the folder, beside a run's set or in the cache, of the scores that are kept
 
 
 @dataclass(frozen=True)
@@ -46,47 +49,59 @@ class Scored:
 
 
 @surroundings.own()
-def score(ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, options: RunOptions) -> Scored:
-    """Evaluate on each network in turn; raises `UserError` where set and data do not belong together."""
+def score(
+    ds: DistilledSet, train: Source, test: Source, scoring: Scoring, *, options: RunOptions, keep: Path | None = None
+) -> Scored:
+    """Evaluate on each network in turn; raises `UserError` where set and data do not belong together.
+
+    The scores of finished networks are kept in the folder `keep`: where it is given, an interrupted call goes on.
+    """
     warnings = list(_other_data(ds, train))
     for warning in warnings:
         options.reporter.message(f"warning: {warning}")
     evaluations: list[Evaluation] = []
-    for network in scoring.networks or (None,):
-        own = recipe_of(scoring.protocol, ds.manifest.recipe, source_name=train.name).network
-        options.reporter.message(_plan(ds, scoring, network or own))
-        one = evaluation.evaluate(
-            ds,
-            train=train,
-            test=test,
-            network=network,
-            protocol=scoring.protocol,
-            nets=scoring.nets,
-            seed=scoring.seed,
-            start=scoring.start,
-            pretrain_on=scoring.pretrain_on,
-            workers=options.workers,
-            device=options.device,
-            say=options.reporter.message,
-        )
-        evaluations.append(one)
+    networks = scoring.networks or (None,)
+    stages = Silent() if len(networks) == 1 else options.reporter  # one of one says nothing
+    with stages.stage("kinds of network", total=len(networks)) as stage:
+        for network in networks:
+            options.reporter.message(_plan(ds, train, scoring, network))
+            scored = evaluation.evaluate(
+                ds,
+                train=train,
+                test=test,
+                network=network,
+                protocol=scoring.protocol,
+                nets=scoring.nets,
+                seed=scoring.seed,
+                start=scoring.start,
+                pretrain_on=scoring.pretrain_on,
+                workers=options.workers,
+                device=options.device,
+                reporter=options.reporter,
+                keep=keep,
+                fresh=options.fresh,
+            )
+            evaluations.append(scored)
+            stage.advance()
     elsewhere = list(_other_start(evaluations))
     for warning in elsewhere:
         options.reporter.message(f"warning: {warning}")
     return Scored(evaluations, [*warnings, *elsewhere])
 
 
-def _plan(ds: DistilledSet, scoring: Scoring, network: str) -> str:
+def _plan(ds: DistilledSet, train: Source, scoring: Scoring, network: str | None) -> str:
     """What is about to be done, on one line."""
-    settings = len(settings_of(scoring.protocol, images=len(ds)))
+    protocol, own = protocols.load(scoring.protocol), ds.manifest.recipe
+    recipe = protocol.recipe(own, source_name=train.name)
+    learner = protocol.learner(recipe.model_copy(update={"network": network or recipe.network}))
+    settings = len(protocol.settings(images=len(ds)))
     first = f"choosing from {settings} settings on validation images, then " if settings else ""
-    if scoring.protocol == "knn":
-        return f"k-nn: {first}scoring the set, and {scoring.nets} draws of random real images"
-    alone = ds.manifest.recipe.for_one_network and scoring.start is None
-    ours = "the one" if alone else scoring.nets
-    if "pretrained" in (scoring.start, ds.manifest.recipe.initialisation) and scoring.start not in DISTRIBUTIONS:
+    if not protocol.trains_networks:
+        return f"{learner}: {first}scoring the set, and {scoring.nets} draws of random real images"
+    ours = "the one" if own.for_one_network and scoring.start is None else scoring.nets
+    if "pretrained" in (scoring.start, own.initialisation) and scoring.start not in DISTRIBUTIONS:
         first += "pre-training networks that are not in the cache, then "
-    return f"{network}: {first}training {ours} on the set, {scoring.nets} on random real images"
+    return f"{learner}: {first}training {ours} on the set, {scoring.nets} on random real images"
 
 
 def _other_data(ds: DistilledSet, train: Source) -> Iterator[str]:
@@ -99,16 +114,16 @@ def _other_data(ds: DistilledSet, train: Source) -> Iterator[str]:
 
 
 def _other_start(evaluations: Sequence[Evaluation]) -> Iterator[str]:
-    for one in evaluations:
-        if not one.as_meant:
-            particular = one.made_for.startswith("sha256:")
-            what = "one particular network" if particular else f"other networks, '{one.made_for}' ones"
-            yield f"this set is for {what}, and is scored on a {one.network} that starts from '{one.start}' weights"
+    for scored in evaluations:
+        if not scored.as_meant:
+            meant, network, start = scored.made_for, scored.network, scored.start
+            what = "one particular network" if meant.startswith("sha256:") else f"other networks, '{meant}' ones"
+            yield f"this set is for {what}, and is scored on a {network} that starts from '{start}' weights"
 
 
 def check_names(*, protocol: str, networks: Sequence[str], start: str | None = None) -> None:
     """Raise `UserError` for names that do not exist or do not go together, without loading torch."""
-    check_protocol(protocol, networks, start=start is not None)
+    protocols.load(protocol).check(networks, start=start is not None)
     if start is not None and start not in get_args(Start):
         raise unknown_name("start", start, get_args(Start))
     for network in networks:

@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from dd_apps.data import Data, DataScenario, images_a_class
 from dd_apps.report.scores import figures, study_plot, study_table
-from dd_apps.scoring import Scoring, check_names, score
+from dd_apps.scoring import SCORES, Scoring, check_names, score
 from dd_apps.task import Outcome
 from dd_core import runner, surroundings
 from dd_core.distilled import DistilledSet, Size
@@ -136,21 +136,18 @@ def run(scenario: StudyScenario, *, folder: Path, options: RunOptions) -> list[C
         Scoring(scenario.protocol, (scenario.network,) if scenario.network else (), scenario.nets, scenario.seed),
     )
     cells: list[Cell] = []
-    for count, noise in product(counts, scenario.label_noise):
-        chosen = _classes(train, count, seed=scenario.seed)
-        clean, tested = train.of_classes(chosen), test.of_classes(chosen)
-        noisy = clean.with_label_noise(noise, seed=scenario.seed) if noise else clean
-        options.reporter.message(f"{count} classes, {noise:.0%} of labels wrong")
-        ds = runner.distill(
-            config,
-            noisy,
-            Size(ipc=scenario.ipc),
-            seed=scenario.seed,
-            out=folder / f"{_name(count, noise)}.safetensors",
-            options=options,
-        )
-        (evaluation,) = score(ds, noisy, tested, scoring, options=options).evaluations
-        cells.append(Cell(count, noise, ds, evaluation))
+    places = list(product(counts, scenario.label_noise))
+    with options.reporter.stage("cells of the grid", total=len(places)) as stage:
+        for count, noise in places:
+            classes = _classes(train, count, seed=scenario.seed)
+            clean, tested = train.of_classes(classes), test.of_classes(classes)
+            noisy = clean.with_label_noise(noise, seed=scenario.seed) if noise else clean
+            options.reporter.message(f"{count} classes, {noise:.0%} of labels wrong")
+            out = folder / f"{_name(count, noise)}.safetensors"
+            ds = runner.distill(config, noisy, Size(ipc=scenario.ipc), seed=scenario.seed, out=out, options=options)
+            (evaluation,) = score(ds, noisy, tested, scoring, options=options, keep=folder / SCORES).evaluations
+            cells.append(Cell(count, noise, ds, evaluation))
+            stage.advance()
     return cells
 
 

@@ -67,6 +67,10 @@ class Size(Config):
         return tuple(share + (index < rest) for index in range(classes))
 
 
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel, pixels in [0, 1]
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's weights, and so everybody
+
+
 class Pixels(Config):
     """What the stored numbers are. The network's input is `(raw - mean) / std` with raw in [0, 1].
 

@@ -26,7 +26,7 @@ from dd_core.errors import DDError, Interrupted, OutOfResources
 
 _INTERRUPTED = 128 + signal.SIGINT
 _BUG = 1
-_RESUMABLE = ("quickstart", "run", "distill")
+_RESUMABLE = ("quickstart", "run", "distill", "evaluate")
 
 
 class Terminated(BaseException):

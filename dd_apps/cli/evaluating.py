@@ -10,8 +10,8 @@ from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
 from dd_apps.data import data_of, to_pretrain_on
 from dd_apps.report.scores import figures, machine, score_table
-from dd_apps.scoring import Scored, Scoring, check_names, score
-from dd_core import store
+from dd_apps.scoring import SCORES, Scored, Scoring, check_names, score
+from dd_core import artefacts, store
 
 Networks = Annotated[
     list[str],
@@ -20,11 +20,12 @@ Networks = Annotated[
 Nets = Annotated[
     int, typer.Option(min=1, metavar="K", help="Fresh networks of each kind, and as many twins; one gives no verdict.")
 ]
-Protocol = Annotated[str, typer.Option(help="See `dd-apps list protocols`.")]
+Protocol = Annotated[str, typer.Option(help="How networks are trained on the set; see `dd-apps list protocols`.")]
 StartAt = Annotated[
     str | None,
     typer.Option("--start", metavar="WHERE", help="Where networks start instead: default, xavier or pretrained."),
 ]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Train every network again, whatever scores are kept.")]
 Data = Annotated[
     str | None, typer.Option(metavar="NAME|folder:PATH", help="Where the set came from, unless the set says so.")
 ]
@@ -46,22 +47,25 @@ def evaluate(
     threads: options.Threads = 1,
     parallel: options.Parallel = "processes",
     jobs: options.Jobs = None,
+    fresh: Fresh = False,
     as_json: options.Json = False,
 ) -> Answer:
     """Score a set beside random real images.
 
-    Fresh networks are trained on the distilled set, and as many on as many real images; both are tested.
+    Fresh networks are trained on the distilled set, and as many on as many real images; both are tested. The score of
+    each finished network is kept in the cache: the same command again goes on where an interrupted one stopped.
     """
     session: Session = context.obj
     workers = options.workers_of(parallel, jobs, threads)
     check_names(protocol=protocol, networks=networks, start=start)
     ds = store.read_set(file)
     real = data_of(ds, data, skip_corrupt=skip_corrupt)
-    run_options = options.run_options(session, device=device, threads=threads, workers=workers)
+    run_options = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)
     say = run_options.reporter.message
     train, test = (real.load(split, workers=workers, say=say) for split in ("train", "test"))
     other = to_pretrain_on(pretrain_on, train, skip_corrupt=skip_corrupt, workers=workers, say=say)
-    scored = score(ds, train, test, Scoring(protocol, networks, nets, seed, start, other), options=run_options)
+    scoring, keep = Scoring(protocol, networks, nets, seed, start, other), artefacts.cache_folder() / SCORES
+    scored = score(ds, train, test, scoring, options=run_options, keep=keep)
     return Answer(_fields(scored), lambda page: _show(page, scored, title=str(file)))
 
 
@@ -75,7 +79,7 @@ def _show(page: Page, scored: Scored, *, title: str) -> None:
     page.table(score_table(scored.evaluations, title=title))
     if len(scored.evaluations) == 1:
         (only,) = scored.evaluations
-        each = "each score" if only.network == "k-nn" else "each network"
-        for who, values in (("distilled", only.accuracy), ("random real", only.random_real)):
-            page.line(f"{each}, {who}: " + " ".join(f"{100 * value:.1f}" for value in values.per_network))
+        each = "each network" if only.trained_networks else "each score"
+        for images, score_of in (("distilled", only.accuracy), ("random real", only.random_real)):
+            page.line(f"{each}, {images}: " + " ".join(f"{100 * value:.1f}" for value in score_of.per_network))
     page.line(machine(scored.evaluations[0].hardware))

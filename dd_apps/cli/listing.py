@@ -110,13 +110,11 @@ class _Networks:
 
 class _Protocols:
     def rows(self) -> list[dict[str, Any]]:
-        return [{"name": name, "meaning": meaning} for name, (meaning, _) in protocols.PROTOCOLS.items()]
+        return [{"name": name, "meaning": protocols.load(name).description} for name in protocols.names()]
 
     def one(self, name: str) -> dict[str, Any]:
-        if name not in protocols.PROTOCOLS:
-            raise unknown_name("protocol", name, protocols.PROTOCOLS)
-        meaning, changes = protocols.PROTOCOLS[name]
-        return {"meaning": meaning, **changes, **protocols.GRIDS.get(name, {})}
+        protocol = protocols.load(name)
+        return {"meaning": protocol.description, **protocol.changes, **protocol.grid}
 
 
 class _Scenarios:

@@ -29,12 +29,12 @@ def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
     notes = [verdict(evaluation) for evaluation in evaluations]
     notes += _test(evaluations)
     notes += [choice(evaluation) for evaluation in evaluations if evaluation.chosen]
-    if first.network == "k-nn":
-        draws = "1 draw" if first.nets == 1 else f"{first.nets} draws"
-        networks = f"the set's one score, {draws} of the twin (seed {first.seed}){_deviation(first)}"
+    if first.trained_networks:
+        sample = f"{_networks(first.nets)} (seed {first.seed}){_deviation(first)}, {first.epoch} epoch"
     else:
-        networks = f"{_networks(first.nets)} (seed {first.seed}){_deviation(first)}, {first.epoch} epoch"
-    notes.append(f"protocol {first.protocol}, {networks}; {first.data}")
+        draws = "1 draw" if first.nets == 1 else f"{first.nets} draws"
+        sample = f"the set's one score, {draws} of the twin (seed {first.seed}){_deviation(first)}"
+    notes.append(f"protocol {first.protocol}, {sample}; {first.data}")
     notes += dict.fromkeys(where(evaluation) for evaluation in evaluations)
     notes += [attack(evaluation) for evaluation in evaluations if evaluation.attack]
     accuracies, sizes = ("distilled", "random real"), ("bytes", "bytes of the twin")
@@ -143,8 +143,8 @@ def _reason(evaluation: Evaluation) -> str:
     pairs = evaluation.verdict.pairs
     if pairs > 1:
         return f"no verdict: all {pairs} differences are the same, which does not show how large the noise is"
-    what = "draw" if evaluation.network == "k-nn" else "network"
-    return f"no verdict: one {what} does not show how large the noise is; ask for more (nets)"
+    sample = "network" if evaluation.trained_networks else "draw"
+    return f"no verdict: one {sample} does not show how large the noise is; ask for more (nets)"
 
 
 def where(evaluation: Evaluation) -> str:

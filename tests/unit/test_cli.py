@@ -24,7 +24,7 @@ from dd_core.config import plain
 from dd_core.datasets import DATASETS
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, Interrupted, OutOfResources, UserError
-from dd_core.evaluation.protocols import PROTOCOLS
+from dd_core.evaluation import protocols
 from dd_core.recipe import Recipe
 
 
@@ -145,7 +145,7 @@ def test_png_must_be_called_so(file: Path, call):
     [
         ("datasets", list(DATASETS)),
         ("methods", methods.names()),
-        ("protocols", list(PROTOCOLS)),
+        ("protocols", protocols.names()),
         ("scenarios", list(shipped())),
     ],
 )

@@ -11,9 +11,13 @@ import torch
 from dd_core import selection, zca
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.errors import UserError
-from dd_core.evaluation import Score, evaluate
-from dd_core.evaluation.protocols import GRIDS, PROTOCOLS, recipe_of, seen_by, settings_of
-from dd_core.evaluation.tuning import NearestNeighbours, best, validation_split
+from dd_core.evaluation import Score, evaluate, protocols, twins
+from dd_core.evaluation.neighbours import NearestNeighbours
+from dd_core.evaluation.protocols import challenge, names
+from dd_core.evaluation.protocols.recipes import DATMSoftProtocol
+from dd_core.evaluation.protocols.wang import WangGridProtocol
+from dd_core.evaluation.tuning import best, validation_split
+from dd_core.evaluation.twins import HardLabels
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
 from dd_core.recipe import Recipe, StartingPool
@@ -24,6 +28,11 @@ from dd_core.testing import blobs
 from dd_core.training import TrainingData, accuracy, fit, training_data
 
 RECIPE = {"network": "convnet-2-w16", "epochs": 15, "learning_rate": 0.02}
+
+
+def twin(ds: DistilledSet, train: LabelledImages, streams: Streams, index: int) -> TrainingData:
+    """The twin that network `index` is trained on."""
+    return twins.draw(ds, train, labeller=HardLabels(), streams=streams, index=index)
 
 
 def hard_blobs() -> LabelledImages:
@@ -60,12 +69,10 @@ def test_each_network_has_its_score_and_its_twin(scored):
 def test_a_set_of_real_images_and_its_twin_are_treated_alike(scored):
     """A random set *is* real images: scored under its own twin's draw it must score exactly like it."""
     _, train, test, result = scored
-    from dd_core.evaluation.evaluation import _twin
     from dd_core.selection import real_set
-    from dd_core.streams import Streams
 
     ds = scored[0]
-    drawn = _twin(ds, train, Streams(2), 0)
+    drawn = twin(ds, train, Streams(2), 0)
     pixels = ds.manifest.pixels
     raw = (drawn.inputs * torch.tensor(pixels.std[0]) + torch.tensor(pixels.mean[0])) * 255
     same = real_set(train, raw.round().to(torch.uint8), (2, 2, 2), ds.manifest.recipe)
@@ -79,10 +86,10 @@ def test_the_result_is_determined_by_the_seed(scored):
     assert evaluate(ds, train=train, test=test, nets=3, seed=3).random_real != result.random_real
 
 
-@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+@pytest.mark.parametrize("protocol", names())
 def test_every_protocol_gives_a_recipe(protocol: str, scored):
     own = scored[0].manifest.recipe
-    recipe = recipe_of(protocol, own, source_name="digits")
+    recipe = protocols.load(protocol).recipe(own, source_name="digits")
     assert (recipe == own) == (protocol in ("recipe", "knn"))
     assert "flip" not in recipe.augmentation
     assert recipe.network == ("convnet-3" if protocol == "challenge-2024" else own.network)
@@ -132,20 +139,22 @@ def soft(train, *, labels: list[int], whitened: bool = False) -> DistilledSet:
 
 def test_the_challenge_takes_images_alone_and_labels_them_by_their_place(scored, monkeypatch: pytest.MonkeyPatch):
     _, train, test, _ = scored
-    for name in ("datm-soft", "challenge-2024"):
-        monkeypatch.setitem(PROTOCOLS[name][1], "epochs", 60)
+    for protocol in (DATMSoftProtocol, challenge.Challenge2024Protocol):
+        monkeypatch.setattr(protocol, "changes", {**protocol.changes, "epochs": 60})
     ds = soft(train, labels=[0, 0, 1, 1, 2, 2])
-    seen = seen_by("challenge-2024", ds, train=train)
+    seen = protocols.load("challenge-2024").prepare(ds, train=train)
     assert seen.targets is None
     assert seen.manifest.targets == "none"
     assert np.array_equal(seen.images, ds.images)
-    assert seen_by("datm-soft", ds, train=train) is ds
-    whitened = seen_by("challenge-2024", soft(train, labels=[0, 0, 1, 1, 2, 2], whitened=True), train=train)
+    assert protocols.load("datm-soft").prepare(ds, train=train) is ds
+    whitened = protocols.load("challenge-2024").prepare(
+        soft(train, labels=[0, 0, 1, 1, 2, 2], whitened=True), train=train
+    )
     assert whitened.whitening is None
     assert whitened.manifest.pixels == ds.manifest.pixels
     assert np.allclose(whitened.images, ds.images, atol=1e-3)
     with pytest.raises(UserError, match="labels images by their place, class after class; this set is in another"):
-        seen_by("challenge-2024", soft(train, labels=[0, 1, 1, 0, 2, 2]), train=train)
+        protocols.load("challenge-2024").prepare(soft(train, labels=[0, 1, 1, 0, 2, 2]), train=train)
     own, theirs = (
         evaluate(ds, train=train, test=test, nets=1, protocol=name, network="convnet-1-w8").accuracy.mean
         for name in ("datm-soft", "challenge-2024")
@@ -158,7 +167,7 @@ def test_the_challenge_normalises_its_own_data_sets_in_its_own_way():
     pixels = Pixels(space="normalised", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     images = np.random.default_rng(0).normal(size=(100, 3, 32, 32)).astype(np.float32)
     ds = DistilledSet(images, np.arange(100), Manifest(classes=classes, pixels=pixels, recipe=Recipe()))
-    seen = seen_by("challenge-2024", ds, train=blobs())
+    seen = protocols.load("challenge-2024").prepare(ds, train=blobs())
     assert seen.manifest.pixels.std == (0.2673, 0.2564, 0.2762)
     red = (images[:, 0] * 0.2 + 0.5 - 0.5071) / 0.2673
     assert np.allclose(seen.images[:, 0], red, atol=1e-5)
@@ -166,18 +175,18 @@ def test_the_challenge_normalises_its_own_data_sets_in_its_own_way():
 
 def test_the_recipes_of_datm_and_the_challenge_are_theirs():
     own = Recipe(network="convnet-2-w8", learning_rate=0.5, augmentation="flip", temperature=3.0)
-    datm = recipe_of("datm-soft", own, source_name="cifar10")
+    datm = protocols.load("datm-soft").recipe(own, source_name="cifar10")
     assert (datm.learning_rate, datm.batch_size, datm.epochs, datm.network) == (0.5, 128, 1001, "convnet-2-w8")
-    theirs = recipe_of("challenge-2024", own, source_name="cifar10")
+    theirs = protocols.load("challenge-2024").recipe(own, source_name="cifar10")
     assert (theirs.learning_rate, theirs.batch_size, theirs.network) == (0.01, 256, "convnet-3")
     assert (theirs.align_corners, theirs.augmentation) == (False, "color_crop_cutout_flip_scale_rotate")
     weights = {"distribution": "default", "count": 1}
     pretrained = own.model_copy(update={"initialisation": "pretrained", "weights": StartingPool(**weights)})
-    fresh = recipe_of("challenge-2024", pretrained, source_name="cifar10")
+    fresh = protocols.load("challenge-2024").recipe(pretrained, source_name="cifar10")
     assert (fresh.initialisation, fresh.weights) == ("default", None)
     one = Recipe(network="convnet-3", initialisation="sha256:" + 64 * "0", weights=weights)
     with pytest.raises(UserError, match="protocol 'challenge-2024' trains a convnet-3, and this set is for one conv"):
-        recipe_of("challenge-2024", one, source_name="mnist")
+        protocols.load("challenge-2024").recipe(one, source_name="mnist")
 
 
 SGD = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256}
@@ -214,7 +223,7 @@ def test_a_protocol_changes_the_set_s_recipe_in_these_fields_alone(protocol: str
         augmentation="crop",
         temperature=4.0,
     )
-    assert recipe_of(protocol, own, source_name="digits") == own.model_copy(update=changes)
+    assert protocols.load(protocol).recipe(own, source_name="digits") == own.model_copy(update=changes)
 
 
 def test_the_challenge_has_statistics_of_its_own_for_tiny_imagenet_too():
@@ -223,14 +232,14 @@ def test_the_challenge_has_statistics_of_its_own_for_tiny_imagenet_too():
     ds = DistilledSet(
         images, np.arange(200), Manifest(classes=tuple(map(str, range(200))), pixels=pixels, recipe=Recipe())
     )
-    seen = seen_by("challenge-2024", ds, train=blobs()).manifest.pixels
+    seen = protocols.load("challenge-2024").prepare(ds, train=blobs()).manifest.pixels
     assert (seen.mean, seen.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 # --- protocols with a choice ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=sorted(GRIDS))
+@pytest.fixture(scope="module", params=["knn", "wang-grid"])
 def choice(request: pytest.FixtureRequest, scored):
     """(protocol, set, train, test, its evaluation)."""
     _, train, test, _ = scored
@@ -240,16 +249,16 @@ def choice(request: pytest.FixtureRequest, scored):
 
 
 def test_the_settings_are_those_of_the_paper_and_k_is_at_most_the_images():
-    wang = settings_of("wang-grid", images=3)
+    wang = protocols.load("wang-grid").settings(images=3)
     assert len(wang) == 36
     assert {one["epochs"] for one in wang} == {1, 3, 5, 10, 30, 50}
-    assert [one["k"] for one in settings_of("knn", images=3)] == [1, 1, 3, 3]
-    assert settings_of("recipe", images=3) == []
+    assert [one["k"] for one in protocols.load("knn").settings(images=3)] == [1, 1, 3, 3]
+    assert protocols.load("recipe").settings(images=3) == []
 
 
 def test_wang_is_plain_gradient_descent_on_the_whole_set_from_its_own_initialisation():
     own = Recipe(initialisation="xavier", augmentation="flip", momentum=0.5, batch_size=2)
-    recipe = recipe_of("wang-grid", own, source_name="digits")
+    recipe = protocols.load("wang-grid").recipe(own, source_name="digits")
     assert (recipe.optimiser, recipe.momentum, recipe.weight_decay) == ("sgd", 0, 0)
     assert (recipe.schedule, recipe.augmentation, recipe.steps) == ("constant", "none", ())
     assert recipe.initialisation == "xavier"
@@ -259,19 +268,17 @@ def test_wang_is_plain_gradient_descent_on_the_whole_set_from_its_own_initialisa
 def test_what_was_chosen_is_reported_and_the_score_is_that_of_the_setting(choice):
     """Networks (or neighbours) of the chosen setting, trained here by hand, score what is reported."""
     protocol, ds, train, test, result = choice
-    from dd_core.evaluation.evaluation import _twin
-
     assert result.chosen is not None
     assert result.chosen.keys() == {"accuracy", "random_real"}
-    assert all(one.keys() == {*GRIDS[protocol], "validation"} for one in result.chosen.values())
+    assert all(one.keys() == {*protocols.load(protocol).grid, "validation"} for one in result.chosen.values())
     assert json.loads(result.model_dump_json())["chosen"] == result.chosen
     streams, form = Streams(4), ds.input_form()
     rest, _ = validation_split(train, streams)
-    recipe = recipe_of(protocol, ds.manifest.recipe, source_name="blobs")
+    recipe = protocols.load(protocol).recipe(ds.manifest.recipe, source_name="blobs")
     for who, score in (("accuracy", result.accuracy), ("random_real", result.random_real)):
         setting = {key: value for key, value in result.chosen[who].items() if key != "validation"}
         for index, value in enumerate(score.per_network):
-            data = training_data(ds, recipe) if who == "accuracy" else _twin(ds, rest, streams, index)
+            data = training_data(ds, recipe) if who == "accuracy" else twin(ds, rest, streams, index)
             if protocol == "knn":
                 model = NearestNeighbours(data, **setting)
             else:
@@ -284,10 +291,10 @@ def test_no_setting_does_better_on_the_validation_images(choice):
     protocol, ds, train, _, result = choice
     streams = Streams(4)
     _, held = validation_split(train, streams)
-    recipe = recipe_of(protocol, ds.manifest.recipe, source_name="blobs")
+    recipe = protocols.load(protocol).recipe(ds.manifest.recipe, source_name="blobs")
     data, cpu = training_data(ds, recipe), torch.device("cpu")
     means = []
-    for setting in settings_of(protocol, images=len(ds)):
+    for setting in protocols.load(protocol).settings(images=len(ds)):
         scores = []
         for index in range(2):
             seeds = Streams(streams.child("choosing").child("network", index).seed)
@@ -373,9 +380,7 @@ def test_a_tenth_of_every_class_is_for_validation_and_the_rest_is_not_among_it()
 
 def test_a_setting_that_diverges_is_not_chosen(scored, monkeypatch):
     ds, train, test, _ = scored
-    monkeypatch.setattr(
-        "dd_core.evaluation.protocols.GRIDS", {"wang-grid": {"learning_rate": (1e30, 0.01), "epochs": (5,)}}
-    )
+    monkeypatch.setattr(WangGridProtocol, "grid", {"learning_rate": (1e30, 0.01), "epochs": (5,)})
     result = evaluate(ds, train=train, test=test, protocol="wang-grid", nets=1)
     assert result.chosen is not None
     assert {one["learning_rate"] for one in result.chosen.values()} == {0.01}

@@ -11,8 +11,9 @@ import torch
 from dd_core import artefacts
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
-from dd_core.evaluation.evaluation import Evaluation, _twin, evaluate
-from dd_core.evaluation.protocols import recipe_of
+from dd_core.evaluation import Evaluation, evaluate, protocols, twins
+from dd_core.evaluation.checks import attacked
+from dd_core.evaluation.protocols.wang import WangGridProtocol
 from dd_core.evaluation.tuning import validation_split
 from dd_core.images import LabelledImages
 from dd_core.methods import method
@@ -43,6 +44,11 @@ def distilled(start: str, source: LabelledImages = BLOBS, **options: Any) -> Dis
     options = {"steps": 30, "epochs": 3, "lr_img": 0.1, "pool": 2, "pretraining": HOW, "recipe": RECIPE, **options}
     other = options.pop("pretrain_on", None)
     return distill(method("dataset-distillation", start=start, **options), source, Size(ipc=1), pretrain_on=other)
+
+
+def twin(ds: DistilledSet, source: LabelledImages, *, seed: int, index: int) -> TrainingData:
+    labeller = twins.HardLabels(attacked(ds))
+    return twins.draw(ds, source, labeller=labeller, streams=Streams(seed), index=index)
 
 
 def scored(ds: DistilledSet, **options: Any) -> Evaluation:
@@ -106,9 +112,7 @@ def test_networks_that_choose_are_others_than_those_that_are_scored_and_another_
     monkeypatch: pytest.MonkeyPatch,
 ):
     """The pool has first those that are scored, and then those that choose: compared with both trained by hand."""
-    monkeypatch.setattr(
-        "dd_core.evaluation.protocols.GRIDS", {"wang-grid": {"learning_rate": (0.01, 0.1), "epochs": (1,)}}
-    )
+    monkeypatch.setattr(WangGridProtocol, "grid", {"learning_rate": (0.01, 0.1), "epochs": (1,)})
     noise = torch.randint(0, 256, BLOBS.images.shape, generator=torch.Generator().manual_seed(3))
     source = replace(BLOBS, images=(0.2 * BLOBS.images + 0.8 * noise).to(torch.uint8))
     ds = distill(method("random", recipe=RECIPE), source, Size(ipc=1))
@@ -116,8 +120,10 @@ def test_networks_that_choose_are_others_than_those_that_are_scored_and_another_
     found = {seed: scored(ds, **given, seed=seed) for seed in (0, 5)}
     assert found[0].before != found[5].before
     result = found[5]
-    recipe = recipe_of("wang-grid", ds.manifest.recipe, source_name="blobs").model_copy(
-        update={"initialisation": "pretrained", "weights": result.weights}
+    recipe = (
+        protocols.load("wang-grid")
+        .recipe(ds.manifest.recipe, source_name="blobs")
+        .model_copy(update={"initialisation": "pretrained", "weights": result.weights})
     )
     pool = weights.of_recipe(recipe, source.image_shape, 3, count=4, seed=5, pretrain_on=source, device="cpu")
     rest, held = validation_split(source, Streams(5))
@@ -133,8 +139,8 @@ def test_networks_that_choose_are_others_than_those_that_are_scored_and_another_
         return accuracy(model, test, ds.input_form(), device=cpu)
 
     assert result.accuracy.per_network == tuple(score(index, source) for index in (0, 1))
-    twins = [_twin(ds, rest, Streams(5), index) for index in (0, 1)]
-    assert result.random_real.per_network == tuple(score(i, source, theirs, twin) for i, twin in enumerate(twins))
+    real = [twin(ds, rest, seed=5, index=index) for index in (0, 1)]
+    assert result.random_real.per_network == tuple(score(i, source, theirs, data) for i, data in enumerate(real))
     validation = result.chosen["accuracy"]["validation"]
     assert validation == pytest.approx((score(2, held) + score(3, held)) / 2)
     assert validation != pytest.approx((score(0, held) + score(1, held)) / 2), "others choose by another figure"
@@ -207,7 +213,7 @@ def test_an_attack_is_scored_by_where_the_attacked_class_goes():
     plain = distilled("random", steps=1)
     assert scored(plain).attack is None
     # relabelled as the set's images are: class 2 is to be taken for class 0
-    assert [_twin(each, BLOBS, Streams(0), 0).labels.tolist() for each in (ds, plain)] == [[0, 1, 0], [0, 1, 2]]
+    assert [twin(each, BLOBS, seed=0, index=0).labels.tolist() for each in (ds, plain)] == [[0, 1, 0], [0, 1, 2]]
     for protocol in ("wang-grid", "knn"):
         with pytest.raises(
             UserError, match=f"protocol '{protocol}' chooses what is right, and the set is for an attack"

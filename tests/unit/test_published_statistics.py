@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dd_core.evaluation.protocols import CHALLENGE, IMAGENET
+from dd_core.distilled import IMAGENET
+from dd_core.evaluation.protocols.challenge import CHALLENGE
 from dd_core.exchange import STATISTICS, pixels_like
 from dd_core.images import LabelledImages
 from dd_core.methods.trajectory_matching.experts import form_of

@@ -216,7 +216,7 @@ def test_a_set_with_one_score_is_one_more_draw_among_its_twins():
     table = score_table([an_evaluation([0.5], spread, network="k-nn", start="none")], title="t")
     assert table.cells()[0][1:3] == ["50.0", "40.0 ± 1.0"]
     assert table.notes[0] == "k-nn: better than as many random real images (50.0 % against 40.0 %, p = 0.0029)"
-    assert verdict(an_evaluation([0.5], [0.4], network="k-nn")).endswith(
+    assert verdict(an_evaluation([0.5], [0.4], network="k-nn", start="none")).endswith(
         "no verdict: one draw does not show how large the noise is; ask for more (nets)"
     )
 

@@ -22,7 +22,7 @@ from dd_core.datasets import load
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import UserError
 from dd_core.evaluation import evaluate
-from dd_core.evaluation.tuning import NearestNeighbours
+from dd_core.evaluation.neighbours import NearestNeighbours
 from dd_core.images import InputForm, LabelledImages
 from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.selection import labels_of, random_indices

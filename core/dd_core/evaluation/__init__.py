@@ -1,4 +1,4 @@
-"""Scoring a set beside its random-real twin: protocols (no torch), tuning, verdicts."""
+"""Scoring a set beside its random-real twin: protocols and results (no torch), twins, tuning, verdicts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
-    from dd_core.evaluation.evaluation import Attack, Evaluation, Score, evaluate
+    from dd_core.evaluation.evaluation import evaluate
+    from dd_core.evaluation.protocol import EvaluationProtocol
+    from dd_core.evaluation.results import Attack, Evaluation, Score
 
-__all__ = ["Attack", "Evaluation", "Score", "evaluate"]
+__all__ = ["Attack", "Evaluation", "EvaluationProtocol", "Score", "evaluate"]
 __getattr__ = names_of(
-    __name__, {"Attack": "evaluation", "Evaluation": "evaluation", "Score": "evaluation", "evaluate": "evaluation"}
+    __name__,
+    {
+        "Attack": "results",
+        "Evaluation": "results",
+        "EvaluationProtocol": "protocol",
+        "Score": "results",
+        "evaluate": "evaluation",
+    },
 )

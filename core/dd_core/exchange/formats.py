@@ -24,9 +24,10 @@ import numpy as np
 from dd_core import store, surroundings
 from dd_core.config import Config, decode, difference, plain
 from dd_core.datasets.folder_names import class_name, is_passed_over
-from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distilled import IMAGENET, DistilledSet, Manifest, Pixels
 from dd_core.errors import UserError, unknown_name
-from dd_core.evaluation.protocols import CHALLENGE, IMAGENET, recipe_of
+from dd_core.evaluation import protocols
+from dd_core.evaluation.protocols.challenge import CHALLENGE
 from dd_core.exchange.torch_tensors import read_bytes, read_tensor, tensor_bytes
 from dd_core.recipe import Recipe
 
@@ -73,7 +74,7 @@ _CHALLENGES = (
 def _recipe(form: str, *, source: str = "") -> Recipe:
     """How the scripts of a format train, each by the protocol that is named after it."""
     protocol = {"datm": "datm-soft", "challenge": "challenge-2024"}.get(form, "mtt-1000")
-    return recipe_of(protocol, Recipe(), source_name=source)
+    return protocols.load(protocol).recipe(Recipe(), source_name=source)
 
 
 # --- out -----------------------------------------------------------------------------------------------------

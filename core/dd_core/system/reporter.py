@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Stage(Protocol):
     """Work that is under way and consists of units: steps of a method, networks, parts of an artefact."""
 

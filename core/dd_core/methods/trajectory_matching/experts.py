@@ -26,8 +26,8 @@ from torch.func import functional_call
 from dd_core import augment, training, zca
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
 from dd_core.config import digest, plain
+from dd_core.distilled import IMAGENET
 from dd_core.errors import UserError, require_finite
-from dd_core.evaluation.protocols import IMAGENET
 from dd_core.images import InputForm, Source, require_labels
 from dd_core.methods.trajectory_matching.expert_training import Training
 from dd_core.methods.trajectory_matching.gsam import Gradients, flat_gradient

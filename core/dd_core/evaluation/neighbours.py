@@ -1,0 +1,34 @@
+"""Nearest neighbours in the form of a network."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from dd_core.training import TrainingData
+
+
+class NearestNeighbours(nn.Module):
+    """scikit-learn's k nearest neighbours (Minkowski distance of order p) in the form of a network.
+
+    Its outputs are 1 for the class that most neighbours have, the first of equals, and 0 for the others.
+    """
+
+    def __init__(self, data: TrainingData, *, k: int, p: int) -> None:
+        super().__init__()
+        self.classes = data.classes
+        # exact distances, whatever the number of images
+        self.classifier = KNeighborsClassifier(k, p=cast(Any, p), algorithm="brute")
+        self.classifier.fit(data.inputs.flatten(1).numpy(), data.labels.numpy())
+
+    def forward(self, images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n K"]:
+        """Votes for inputs of a network; on the CPU, in one thread."""
+        with threadpool_limits(1):
+            guesses = self.classifier.predict(images.flatten(1).cpu().numpy())
+        return F.one_hot(torch.as_tensor(guesses), self.classes).float()

@@ -1,0 +1,111 @@
+"""What a protocol is. Reading this page is enough to write one.
+
+A protocol says how a network is trained on a set before the network is scored. The set's random-real twin goes through
+the same protocol.
+
+1. Subclass `EvaluationProtocol`. Give it `name`, `description`, and in `changes` the fields of a set's own `Recipe`
+   that the protocol replaces. Most protocols need nothing else.
+2. A protocol that chooses among settings on validation images lists their values in `grid`; one that looks at a set in
+   its own way overrides `prepare`; one that trains something else than the recipe's network overrides `learner`, `fit`
+   and `score`.
+3. Add one line to the table in `dd_core/evaluation/protocols/__init__.py`, or in another package an entry point in the
+   group `dd_core.protocols`, and subclass `dd_core.testing.ProtocolConformance` in a test.
+
+A protocol keeps three promises: it has no state, because its class and `version` name it beside the scores that are
+kept; every random draw comes from `streams`; a module of a protocol imports no torch, because the command line lists
+protocols without it (what is heavy is imported inside `fit`, `prepare` or `score`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dd_core import training
+from dd_core.distilled import DistilledSet
+from dd_core.errors import UserError
+from dd_core.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from dd_core.artefacts import Artefact
+    from dd_core.images import InputForm, Source
+    from dd_core.streams import Streams
+    from dd_core.training import TrainingData
+
+Setting = dict[str, Any]  # numbers, by the name of what they set
+
+
+class EvaluationProtocol:
+    """A named way to train on a set and to score what was trained: here by the set's recipe, with `changes`."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    version: ClassVar[int] = 1  # raise it when scores change: those that were kept are not read then
+    changes: ClassVar[Mapping[str, Any]] = {}
+    grid: ClassVar[Mapping[str, Sequence[int | float]]] = {}
+    trains_networks: ClassVar[bool] = True  # False: no weights start anywhere, and a set has one score
+
+    def check(self, networks: Sequence[str] = (), *, start: bool = False) -> None:
+        """Raise `UserError` for `networks`, or a `start` of their weights, where the protocol trains no network."""
+        if self.trains_networks:
+            return
+        if networks:
+            raise UserError(f"protocol '{self.name}' trains no network, and '{networks[0]}' is given")
+        if start:
+            raise UserError(f"protocol '{self.name}' trains no network, so none starts anywhere")
+
+    def prepare(self, ds: DistilledSet, *, train: Source) -> DistilledSet:
+        """The part of `ds` that the protocol takes: all of it. `train` are the real images that it was made from."""
+        del train
+        return ds
+
+    def recipe(self, own: Recipe, *, source_name: str) -> Recipe:
+        """The recipe that the protocol makes of a set's own, for images called `source_name` (digits are not mirrored).
+
+        Raises `UserError` for a set for one network where the protocol has a network of its own.
+        """
+        recipe = own.model_copy(update=dict(self.changes)).for_source(source_name)
+        if own.for_one_network and not recipe.for_one_network:
+            raise UserError(
+                f"protocol '{self.name}' trains a {recipe.network}, and this set is for one {own.network} only"
+            )
+        return recipe
+
+    def settings(self, *, images: int) -> list[Setting]:
+        """Every setting that validation images choose from, for a set of so many images; none where nothing is chosen.
+
+        A setting is chosen for a set and for its twins, each by itself. Its values replace fields of the recipe.
+        """
+        del images
+        points = product(*self.grid.values()) if self.grid else ()
+        return [dict(zip(self.grid, values, strict=True)) for values in points]
+
+    def learner(self, recipe: Recipe) -> str:
+        """The name, for a reader, of what is trained: the network of `recipe`."""
+        return recipe.network
+
+    def fit(
+        self,
+        data: TrainingData,
+        recipe: Recipe,
+        *,
+        setting: Setting,
+        streams: Streams,
+        device: torch.device,
+        start: Artefact | None = None,
+        index: int = 0,
+    ) -> nn.Module:
+        """Train a fresh network on `data` by `recipe` with the values of `setting`; in evaluation mode.
+
+        It starts as network `index` of the pool `start` where that is given. Raises `Diverged`.
+        """
+        recipe = recipe.model_copy(update=setting)
+        return training.fit(data, recipe.network, recipe, streams=streams, device=device, start=start, index=index)
+
+    def score(self, model: nn.Module, test: Source, form: InputForm, *, device: torch.device) -> float:
+        """The fraction in [0, 1] of the images of `test`, fed as `form` says, that `model` labels rightly."""
+        return training.accuracy(model, test, form, device=device)

@@ -1,0 +1,42 @@
+"""The table of protocols: what a user types, and where it lives. One line a protocol; imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+
+from dd_core.errors import unknown_name
+from dd_core.evaluation.protocol import EvaluationProtocol
+
+_HERE = "dd_core.evaluation.protocols"
+PROTOCOLS = {
+    "recipe": f"{_HERE}.recipes:RecipeProtocol",
+    "plain-300": f"{_HERE}.recipes:Plain300Protocol",
+    "dm-1000": f"{_HERE}.recipes:DM1000Protocol",
+    "mtt-1000": f"{_HERE}.recipes:MTT1000Protocol",
+    "datm-soft": f"{_HERE}.recipes:DATMSoftProtocol",
+    "challenge-2024": f"{_HERE}.challenge:Challenge2024Protocol",
+    "wang-grid": f"{_HERE}.wang:WangGridProtocol",
+    "knn": f"{_HERE}.wang:NearestNeighboursProtocol",
+}
+
+
+def names() -> list[str]:
+    """Every protocol that can be typed; those of other packages (entry points `dd_core.protocols`) come last."""
+    return [*PROTOCOLS, *sorted({*_others()} - {*PROTOCOLS})]
+
+
+def load(name: str) -> EvaluationProtocol:
+    """The protocol called `name`; imports that one module. Raises `UserError` for an unknown name."""
+    target = PROTOCOLS.get(name)
+    if target is None:
+        others = _others()
+        if name not in others:
+            raise unknown_name("protocol", name, names())
+        return others[name].load()()
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)()
+
+
+def _others() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="dd_core.protocols")}

@@ -1,0 +1,69 @@
+"""The random-real twin of a set: as many real images of each class, fed and labelled as the set's images are.
+
+Whoever labelled the set's images labels the twin's. A set with hard labels and its twin have the labels of their
+classes; where a teacher's soft labels made a set, the same teacher as `Labeller` gives them to the twin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from dd_core import selection
+from dd_core.distilled import DistilledSet
+from dd_core.images import Source, require_labels
+from dd_core.streams import Streams
+from dd_core.system.threads import computing
+from dd_core.training import TrainingData
+
+
+class Targets(NamedTuple):
+    """What a network is to learn of images: labels (n,) and, where they are soft, class probabilities (n, K)."""
+
+    labels: Int64[Tensor, " n"]
+    probabilities: Float[Tensor, "n K"] | None = None
+
+
+@runtime_checkable
+class Labeller(Protocol):
+    """Gives real images the kind of labels that a set's images have."""
+
+    def __call__(self, source: Source, rows: Int64[Tensor, " n"]) -> Targets:
+        """The targets of the images `rows` of `source`; the same rows get the same targets."""
+        ...
+
+
+@dataclass(frozen=True)
+class HardLabels:
+    """The source's own labels; where a class is attacked, its images are labelled as what they are to be taken for.
+
+    attack: labels of the attacked class and of the class that it is to be taken for.
+    """
+
+    attack: tuple[int, int] | None = None
+
+    def __call__(self, source: Source, rows: Int64[Tensor, " n"]) -> Targets:
+        """Raises `UserError` for a source without labels."""
+        labels = require_labels(source)[rows]
+        if self.attack is not None:
+            attacked, target = self.attack
+            labels = labels.where(labels != attacked, target)
+        return Targets(labels)
+
+
+def draw(ds: DistilledSet, train: Source, *, labeller: Labeller, streams: Streams, index: int) -> TrainingData:
+    """As many images of `train` of each class as `ds` has, drawn without replacement for network `index`.
+
+    Raises `UserError` where `train` has too few of a class.
+    """
+    assert ds.labels is not None
+    counts = np.bincount(ds.labels, minlength=len(ds.classes)).tolist()
+    rows = selection.random_indices(train, counts, streams=streams.child("twin", index), stream="random")
+    with computing(1):  # whitening in several differs in the last bits
+        inputs = ds.input_form()(train.take(rows))
+    labels, probabilities = labeller(train, rows)
+    return TrainingData(inputs, labels, probabilities, len(ds.classes))

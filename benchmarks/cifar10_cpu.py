@@ -160,7 +160,7 @@ def make_experts(options: argparse.Namespace, train: Source, workers: Workers) -
     """Train the experts of every method in parallel; a later call finds them."""
     for name, kind in (("mtt", "SGD"), ("ftd", "GSAM")):
         begun = time.monotonic()
-        (spec,) = configure(name, options).needs(train)
+        spec = configure(name, options).needs(train, size=Size(ipc=1), seed=0)["experts"]
         found = artefacts.get(spec, resources=Resources.of([train], device="cpu"), workers=workers, say=print)
         losses = [told["losses"] for _, told in found]
         record = {"what": "experts", "name": kind, "minutes": minutes(begun), "losses": losses}

@@ -160,14 +160,14 @@ def configure(kind: str, options: argparse.Namespace) -> MethodConfig:
 
 def experts_of(kind: str, train: Source, options: argparse.Namespace, workers: Workers | None = None) -> Artefact:
     """Experts to distil from, and after them as many to measure on: trained, or found."""
-    (spec,) = configure(kind, options).needs(train)
+    spec = configure(kind, options).needs(train, size=Size(ipc=1), seed=0)["experts"]
     spec = spec.model_copy(update={"count": 2 * options.experts})
     return artefacts.get(spec, resources=Resources.of([train], device="cpu"), workers=workers, say=print)
 
 
 def spec_of(kind: str, train: Source, options: argparse.Namespace) -> dict[str, Any]:
     """What determines the experts of a kind."""
-    (spec,) = configure(kind, options).needs(train)
+    spec = configure(kind, options).needs(train, size=Size(ipc=1), seed=0)["experts"]
     return spec.model_dump(mode="json")
 
 

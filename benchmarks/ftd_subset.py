@@ -139,7 +139,7 @@ def made(name: str, subset: int, ipc: int, options: argparse.Namespace) -> Recor
     train, test = (images(options.data, split, subset) for split in ("train", "test"))
     config = configure(name, subset, options)
     begun = time.monotonic()
-    for spec in config.needs(train):
+    for spec in config.needs(train, size=Size(ipc=ipc), seed=subset).values():
         artefacts.get(spec, resources=artefacts.Resources.of([train], device=options.device))
     experts = time.monotonic() - begun
     run = RunOptions(device=options.device, threads=1, reporter=Lines(), resume_command="the same command")

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from dd_core import augment
+from dd_core.distilled import Size
 from dd_core.images import LabelledImages, Source
 from dd_core.methods import method
 from dd_core.methods.trajectory_matching.expert_training import Sharpness
-from dd_core.methods.trajectory_matching.experts import ExpertsSpec, _Expert
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec, _Expert, form_of
 from dd_core.streams import Streams
 
 Weights = dict[str, Tensor]
@@ -137,7 +138,7 @@ def measured(source: LabelledImages, scale: Scale, device: torch.device) -> Iter
         how = {"sharpness": None if sharpness is None else sharpness.model_dump()}
         # the statistics decide nothing here, and ImageNet's need not be computed for every expert
         config = method("mtt", last_epoch=2, statistics="imagenet", recipe={"network": scale.network}, training=how)
-        (spec,) = config.needs(source)
+        spec = config.needs(source, size=Size(ipc=1), seed=0)["experts"]
         assert isinstance(spec, ExpertsSpec)
         yield {"what": "experts", "optimiser": name, **ways(spec, source, resident, scale, device), **defaults()}
 
@@ -146,7 +147,10 @@ def ways(spec: ExpertsSpec, source: Source, resident: Source, scale: Scale, devi
     """Experts a minute, one after another and several at once, going by a few steps of each."""
 
     def made(count: int, images: Source) -> list[_Expert]:
-        return [_Expert(spec, images, Streams(spec.seed).child("expert", index), device) for index in range(count)]
+        form = form_of(images, spec.statistics)
+        return [
+            _Expert(spec, images, form, Streams(spec.seed).child("expert", index), device) for index in range(count)
+        ]
 
     def chunk(way: InTurn | AtOnce) -> None:
         for index in range(scale.chunk):

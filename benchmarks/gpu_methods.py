@@ -17,16 +17,13 @@ import torch
 from gpu_steps import Record, defaults, excess, reason, timed
 from torch import Tensor
 
-from dd_core import artefacts
-from dd_core.artefacts import Artefact, Resources
 from dd_core.distilled import Size
-from dd_core.distiller import Distiller, MethodConfig
+from dd_core.distiller import Context, Distiller, MethodConfig
 from dd_core.evaluation import evaluate
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method, method, names
-from dd_core.methods.trajectory_matching.experts import ExpertsSpec, trajectory
+from dd_core.methods.trajectory_matching.experts import trajectory
 from dd_core.runner import RunOptions, distill
-from dd_core.streams import Streams
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios" / "distill"
 IPC = (1, 10, 50)
@@ -55,12 +52,6 @@ def preset(name: str, ipc: int, network: str) -> MethodConfig:
     return method(name, **table, recipe={"network": "alexcifarnet", "initialisation": "xavier"})
 
 
-def made(config: MethodConfig, source: LabelledImages, device: torch.device, cache: Path) -> dict[str, Artefact]:
-    """What the method needs, by digest."""
-    resources = Resources.of([source], device=str(device))
-    return {spec.digest(): artefacts.get(spec, resources=resources, cache=cache) for spec in config.needs(source)}
-
-
 def methods(
     source: LabelledImages, network: str, device: torch.device, *, sizes: tuple[int, ...], rounds: int
 ) -> Iterator[Record]:
@@ -80,8 +71,7 @@ def stepped(
     config: MethodConfig, source: LabelledImages, size: Size, device: torch.device, cache: Path, rounds: int
 ) -> Record:
     """An outer step: median milliseconds, and peak MiB above what the distiller holds."""
-    kept = made(config, source, device, cache)
-    distiller: Distiller = config.build(source=source, size=size, artefacts=kept, streams=Streams(0), device=device)
+    distiller: Distiller = config.build(Context.gather(config, source, size, seed=0, device=device, cache=cache))
     turns = iter(range(1_000_000))
 
     def step() -> object:
@@ -110,12 +100,14 @@ def repeated(name: str, source: LabelledImages, network: str, device: torch.devi
     """Everything twice, and what differs."""
     config, record = small(name, network, steps), dict[str, Any]()
     options = RunOptions(device=str(device))
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        both = [list(made(config, source, device, Path(folder)).items()) for folder in (one, other)]
-        for (digest, first), (_, second) in zip(*both, strict=True):
-            if any(isinstance(spec, ExpertsSpec) and spec.digest() == digest for spec in config.needs(source)):
-                record["experts"] = apart(trajectory(first, 0), trajectory(second, 0))
     size = Size(ipc=2)
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        first, second = (
+            Context.gather(config, source, size, seed=0, device=device, cache=Path(folder)).artefacts
+            for folder in (one, other)
+        )
+        if "experts" in first:
+            record["experts"] = apart(trajectory(first["experts"], 0), trajectory(second["experts"], 0))
     pair = [distill(config, source, size, seed=0, options=options) for _ in range(2)]
     for what in ("images", "targets"):
         one, other = (getattr(ds, what) for ds in pair)

@@ -18,7 +18,7 @@ from record import append, rounded
 from dd_core import artefacts, store
 from dd_core.artefacts import Resources
 from dd_core.distilled import DistilledSet, Size
-from dd_core.distiller import MethodConfig
+from dd_core.distiller import Context, MethodConfig
 from dd_core.errors import OutOfResources
 from dd_core.evaluation import evaluate
 from dd_core.images import Source
@@ -87,8 +87,8 @@ def looked_at(config: MethodConfig, every: int, look: Callable[[int, DistilledSe
     """The same method, whose runs show `look` the set so far after every so many outer iterations."""
 
     class LookedAt(type(config)):
-        def build(self, **given: Any) -> Any:
-            distiller = super().build(**given)
+        def build(self, context: Context) -> Any:
+            distiller: Any = super().build(context)
             step = distiller.step
 
             def step_and_look(index: int) -> Mapping[str, float]:
@@ -141,7 +141,7 @@ def make_experts(name: str, config: MethodConfig, train: Source, bench: Bench) -
     """Make what the method needs, a few experts at a time, so that time is looked at in between."""
     workers = Workers(count=bench.options.workers)
     begun, count, resources = time.monotonic(), 0, Resources.of([train], device=bench.options.device)
-    for spec in config.needs(train):
+    for spec in config.needs(train, size=Size(ipc=1), seed=0).values():
         if not isinstance(spec, ExpertsSpec):
             artefacts.get(spec, resources=resources)
             continue

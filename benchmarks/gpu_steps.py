@@ -19,9 +19,10 @@ from torch import Tensor
 
 from dd_core import artefacts, augment, selection, training, unroll
 from dd_core.artefacts import Resources
+from dd_core.distilled import Size
 from dd_core.images import InputForm, Source
 from dd_core.methods import method
-from dd_core.methods.trajectory_matching.experts import ExpertsSpec, trajectory
+from dd_core.methods.trajectory_matching.experts import trajectory
 from dd_core.methods.trajectory_matching.opinions import parameters_of
 from dd_core.streams import Streams
 from dd_core.system import device as devices
@@ -116,8 +117,7 @@ class Problem:
 
     def __init__(self, source: Source, network: str, count: int, device: torch.device) -> None:
         config = method("mtt", last_epoch=2, experts=1, recipe={"network": network})
-        (spec,) = config.needs(source)
-        assert isinstance(spec, ExpertsSpec)
+        spec = config.needs(source, size=Size(ipc=1), seed=0)["experts"]
         expert = artefacts.get(spec, resources=Resources.of([source], device=str(device)))
         path = trajectory(expert, 0).to(device)
         self.start, self.target, self.device = path[1], path[3], device

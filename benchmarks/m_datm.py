@@ -34,8 +34,7 @@ from record import append, facts, now
 
 from dd_core import artefacts, datasets, store, training
 from dd_core.distilled import DistilledSet, Size
-from dd_core.evaluation import Evaluation, Score, evaluate
-from dd_core.evaluation.protocols import recipe_of, seen_by
+from dd_core.evaluation import Evaluation, Score, evaluate, protocols
 from dd_core.evaluation.verdicts import paired
 from dd_core.images import LabelledImages
 from dd_core.methods import method
@@ -44,6 +43,7 @@ from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers
+from dd_core.system.threads import computing
 
 RESULTS = Path(__file__).parent / "results" / "m_datm.jsonl"
 HARD, SOFT = "challenge-2024", "datm-soft"
@@ -116,9 +116,9 @@ def main() -> None:
     common = facts("m-datm", given, run=now(), data=data, on=options.device)
     workers, train = Workers(count=options.workers), images(options.data, "train", options.classes)
     for variant in variants(options)[:1]:  # its experts serve all
-        for spec in configure(variant, options).needs(train):
-            resources = artefacts.Resources.of([train], device=options.device)
-            artefacts.get(spec, resources=resources, workers=workers, say=print)
+        spec = configure(variant, options).needs(train, size=Size(ipc=1), seed=0)["experts"]
+        resources = artefacts.Resources.of([train], device=options.device)
+        artefacts.get(spec, resources=resources, workers=workers, say=print)
     pairs = [(variant, seed) for variant in variants(options) for seed in range(options.seeds)]
     jobs = [Job(variant, seed, HARD, options) for variant, seed in pairs]
     records: list[dict[str, Any]] = []
@@ -265,12 +265,13 @@ def scored(ds: DistilledSet, job: Job, train: LabelledImages) -> Evaluation:
 
 def accuracies(ds: DistilledSet, job: Job, train: LabelledImages, test: LabelledImages) -> list[float]:
     """What `evaluate` finds for the set's own networks, without the twin."""
-    seen = seen_by(job.protocol, ds, train)
-    recipe = recipe_of(job.protocol, seen.manifest.recipe, source_name=train.name)
+    protocol = protocols.load(job.protocol)
+    seen = protocol.prepare(ds, train=train)
+    recipe = protocol.recipe(seen.manifest.recipe, source_name=train.name)
     recipe = training.for_network(recipe, job.options.network)
     data, device = training.training_data(seen, recipe), devices.resolve(job.options.device)
     found: list[float] = []
-    with parallel.computing(1):
+    with computing(1):
         for index in range(job.nets):
             streams = Streams(Streams(job.seed).child("network", index).seed)
             model = training.fit(data, recipe.network, recipe, streams=streams, device=device)

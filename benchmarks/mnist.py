@@ -152,7 +152,7 @@ def make_pools(options: argparse.Namespace, workers: Workers) -> None:
     for name, regime in REGIMES.items():
         config, source = configure(name, options), images(regime.data, options.data, "train")
         other = images(regime.pretrain_on or regime.data, options.data, "train")
-        for spec in config.needs(source):
+        for spec in config.needs(source, size=Size(ipc=1), seed=0).values():
             artefacts.get(spec, resources=artefacts.Resources.of([other], device="cpu"), workers=workers)
             if config.start == "random-pretrained":
                 recipe = Recipe(network="lenet", initialisation="pretrained", weights=spec.weights)

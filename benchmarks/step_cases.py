@@ -43,20 +43,29 @@ def outer_step(*, method: Record, ipc: int, real: int, cache: Path) -> Parts:
     """An outer step of a method that distils `ipc` images a class from `real` ones."""
     import torch
 
-    from dd_core import artefacts
-    from dd_core.artefacts import Resources
     from dd_core.distilled import Size
     from dd_core.methods import decode_method
-    from dd_core.streams import Streams
 
-    config, source, size = decode_method(method), noise(real), Size(ipc=ipc)
-    resources = Resources.of([source], device="cpu")
-    needed = {spec.digest(): artefacts.get(spec, resources=resources, cache=cache) for spec in config.needs(source)}
-    distiller: Any = config.build(
-        source=source, size=size, artefacts=needed, streams=Streams(0), device=torch.device("cpu")
-    )
+    config: Any = decode_method(method)
+    given = {"source": noise(real), "size": Size(ipc=ipc), "device": torch.device("cpu")}
+    try:
+        from dd_core.distiller import Context
+    except ImportError:  # an older checkout
+        distiller: Any = config.build(**given, **_before_contexts(config, given["source"], cache))
+    else:
+        distiller = config.build(Context.gather(config, **given, seed=0, cache=cache))
     turns = iter(range(config.steps))
     return {"step": lambda: distiller.step(next(turns))}
+
+
+def _before_contexts(config: Any, source: Any, cache: Path) -> Record:
+    """The other arguments of `build` in checkouts where it took what a method needs by digest."""
+    from dd_core import artefacts
+    from dd_core.streams import Streams
+
+    resources = artefacts.Resources.of([source], device="cpu")
+    made = {spec.digest(): artefacts.get(spec, resources=resources, cache=cache) for spec in config.needs(source)}
+    return {"artefacts": made, "streams": Streams(0)}
 
 
 def expert_epoch(*, network: str, real: int, sharpness: Record | None, cache: Path) -> Parts:
@@ -73,7 +82,7 @@ def expert_epoch(*, network: str, real: int, sharpness: Record | None, cache: Pa
     how = Training(
         augmentation=resolve_strategy("auto", source.name), sharpness=Sharpness(**sharpness) if sharpness else None
     )
-    spec = experts.Experts(
+    spec = experts.ExpertsSpec(
         source=source.fingerprint(),
         network=network,
         image_shape=source.image_shape,
@@ -82,7 +91,8 @@ def expert_epoch(*, network: str, real: int, sharpness: Record | None, cache: Pa
         training=how,
         last=0,  # no later epoch's weights are kept
     )
-    expert = experts._Expert(spec, source, Streams(0), torch.device("cpu"))
+    form = experts.form_of(source, spec.statistics)
+    expert = experts._Expert(spec, source, form, Streams(0), torch.device("cpu"))
     return {"epoch": expert.train_epoch}
 
 

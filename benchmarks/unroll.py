@@ -22,11 +22,10 @@ import record
 import torch
 import torch.nn.functional as F
 
-from dd_core import artefacts, datasets, networks, unroll
-from dd_core.artefacts import Resources
+from dd_core import datasets, networks, unroll
 from dd_core.distilled import Size
+from dd_core.distiller import Context
 from dd_core.methods import method
-from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.threads import computing
 from dd_core.unroll import Mode, Tensors, Unrolled
@@ -81,9 +80,7 @@ def cosines(mode: Mode, steps: int) -> dict[str, float]:
     window = {"window": steps // 2} if mode == "truncated" else {}
     config = method("mtt", recipe={"network": "convnet-w32"}, **options, **window)
     source = datasets.load("digits", split="train")
-    resources = Resources.of([source], device="cpu")
-    experts = {spec.digest(): artefacts.get(spec, resources=resources) for spec in config.needs(source)}
-    distiller = config.build(source=source, size=Size(ipc=1), artefacts=experts, streams=Streams(0), device=CPU)
+    distiller = config.build(Context.gather(config, source, Size(ipc=1), seed=0, device=CPU))
     found = [distiller.step(index)["cosine"] for index in range(20)]
     return {"mean": round(statistics.fmean(found), 4), "least": round(min(found), 4)}
 

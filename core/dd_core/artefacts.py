@@ -2,7 +2,8 @@
 
 An artefact is named by the digest of the `ArtefactSpec` that determines it. It is made once, in independent
 parts, by parallel jobs; each part is one file that appears atomically, so an interrupted making goes on where
-it stopped and a half-made artefact is never handed over: `complete.json` is written last.
+it stopped and a half-made artefact is never handed over: `complete.json` is written last. What a spec says that it
+needs is found or made first.
 
     <cache>/artefacts/<kind>/<digest>/part-00000.safetensors ... complete.json
 """
@@ -12,9 +13,9 @@ from __future__ import annotations
 import os
 import shutil
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from dd_core import store, surroundings
 from dd_core.config import Config, digest, plain
-from dd_core.errors import UserError
+from dd_core.errors import Option, UserError
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers
 
@@ -42,27 +43,51 @@ def cache_folder() -> Path:
 class ArtefactSpec(Config):
     """Everything that determines an artefact. Subclasses add fields, set `kind`, and make one part at a time.
 
-    What a part is made *from* is handed to `make_part` as `resources`, and must be picklable where parts are made in
-    parallel; from the runner it is a `Resources`.
+    A field that is added later gets a default under which artefacts of before are the same: at its default it is not in
+    the digest, and they are found.
     """
 
     kind: ClassVar[str]
+    version: ClassVar[int] = 1  # raise it where the algorithm changes: artefacts of before are then made again
+    digested: ClassVar[frozenset[str]] = frozenset()  # fields that are in the digest at their default too
+    source_option: ClassVar[str] = ""  # the option by which a user gives the images of `sources`, where there is one
     uses_torch: ClassVar[bool] = True  # False spares the jobs that make parts the import
 
     def digest(self) -> str:
-        """sha256 of kind and fields."""
-        return digest({"kind": self.kind, "spec": plain(self)})
+        """sha256 of kind, fields and versions."""
+        identity: dict[str, Any] = {"kind": self.kind, "spec": self.determining()}
+        versions = sorted({(spec.kind, spec.version) for spec in self._with_needs() if spec.version > 1})
+        return digest({**identity, "versions": versions} if versions else identity)
+
+    def determining(self) -> dict[str, Any]:
+        """The fields that are in the digest, as JSON. Override it to leave out a number that no part depends on."""
+        fields = type(self).model_fields
+        at_default = {
+            name
+            for name, field in fields.items()
+            if getattr(self, name) == field.get_default(call_default_factory=True)
+        }
+        return {name: value for name, value in plain(self).items() if name in self.digested or name not in at_default}
+
+    def _with_needs(self) -> Iterator[ArtefactSpec]:
+        yield self
+        for spec in self.needs().values():
+            yield from spec._with_needs()
+
+    def needs(self) -> Mapping[str, ArtefactSpec]:
+        """Other artefacts that this one is made from, by role; the fields of this spec determine each of them."""
+        return {}
+
+    def sources(self) -> Mapping[str, str]:
+        """Fingerprints of the images that it is made from, and what each are called ("" where that is not known)."""
+        return {}
 
     def parts(self) -> int:
         """How many independent parts it has. Specs of one digest may differ in it: the artefact then grows."""
         return 1
 
-    def wanted(self, resources: Any) -> Any:
-        """The part of the resources that `make_part` needs: all that is handed to another process."""
-        return resources
-
     def cost(self, resources: Any, parts: int) -> str:
-        """What making so many parts takes, in words, where that can be told; `resources` as `wanted` returns them."""
+        """What making so many parts takes, in words, where that can be told."""
         del resources, parts
         return ""
 
@@ -73,19 +98,24 @@ class ArtefactSpec(Config):
 
     @abstractmethod
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """(tensors, facts) of one part; the same index gives the same bytes, whoever makes it."""
+        """(tensors, facts) of one part; the same index gives the same bytes, whoever makes it.
+
+        `resources` is a `Resources` with the images of `sources` and the artefacts of `needs`, and no others. A spec
+        with neither may be made from any picklable value that is given to `get` instead.
+        """
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run makes artefacts from: real images by their fingerprint, and the device to compute on."""
+    """What artefacts are made from: real images by their fingerprint, other artefacts by their role, and a device."""
 
     sources: Mapping[str, Source]
     device: str = "auto"
+    artefacts: Mapping[str, Artefact] = field(default_factory=dict[str, "Artefact"])
 
     @staticmethod
     def of(sources: Iterable[Source], *, device: str = "auto") -> Resources:
-        """The same from a list."""
+        """Images from a list."""
         return Resources({source.fingerprint(): source for source in sources}, device)
 
 
@@ -148,7 +178,8 @@ def get(
 ) -> Artefact:
     """The artefact of `spec`: found, or made (missing parts only) and then found; `say` hears of the making.
 
-    Two processes that want the same artefact take turns. Raises what `make_part` raises.
+    What it needs is found or made first. Two processes that want the same artefact take turns. Raises `UserError` where
+    `resources` lack images that it is made from, and what `make_part` raises.
     """
     folder = (cache or cache_folder()) / "artefacts" / spec.kind / spec.digest()
     if (found := _find(spec, folder)) is not None:
@@ -158,20 +189,53 @@ def get(
             return found
         store.remove_leftovers(folder)
         missing = [i for i in range(spec.parts()) if not _part_path(folder, i).exists()]
-        wanted = spec.wanted(resources)
-        jobs = [_PartJob(spec, index, folder, wanted) for index in missing]
-        if say is not None:
-            say(f"making {spec.kind}: {len(missing)} of {spec.parts()} parts, kept for later runs")
-            if missing and (cost := spec.cost(wanted, len(missing))):
-                say(f"  {cost}")
-        for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
-            pass
+        if missing:
+            sources = _sources_of(spec, resources)  # a lack of them is told before anything is made
+            needed = {
+                role: get(need, resources=resources, workers=workers, cache=cache, say=say)
+                for role, need in spec.needs().items()
+            }
+            inputs = resources
+            if sources or needed or isinstance(resources, Resources):  # these alone are sent to the jobs
+                inputs = Resources(sources, resources.device if isinstance(resources, Resources) else "auto", needed)
+            _make_parts(spec, missing, folder, inputs, workers=workers, say=say)
         _complete(spec, folder)
     made = _find(spec, folder)
     assert made is not None
     if say is not None and (outcome := spec.outcome(made)):
         say(f"  {outcome}")
     return made
+
+
+def _sources_of(spec: ArtefactSpec, resources: Any) -> dict[str, Source]:
+    """The images that `spec` is made from; raises `UserError` where `resources` lack some."""
+    given = resources.sources if isinstance(resources, Resources) else {}
+    for fingerprint, name in spec.sources().items():
+        if fingerprint not in given:
+            images = f"the images of '{name}'" if name else "images"
+            advice = f"; give them as {Option(spec.source_option)}" if spec.source_option else ""
+            raise UserError(
+                f"making {spec.kind} needs {images} with the fingerprint {fingerprint[:12]}..., not at hand{advice}"
+            )
+    return {fingerprint: given[fingerprint] for fingerprint in spec.sources()}
+
+
+def _make_parts(
+    spec: ArtefactSpec,
+    missing: Sequence[int],
+    folder: Path,
+    inputs: Any,
+    *,
+    workers: Workers | None,
+    say: Callable[[str], None] | None,
+) -> None:
+    if say is not None:
+        say(f"making {spec.kind}: {len(missing)} of {spec.parts()} parts, kept for later runs")
+        if cost := spec.cost(inputs, len(missing)):
+            say(f"  {cost}")
+    jobs = [_PartJob(spec, index, folder, inputs) for index in missing]
+    for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
+        pass
 
 
 def _part_path(folder: Path, index: int) -> Path:

@@ -1,6 +1,6 @@
 """What a method is. Reading this page is enough to write one.
 
-A method is one file with two things in it: a frozen config, and the `Distiller` that the config builds.
+A method is a frozen config, and the `Distiller` that the config builds.
 
 1. Subclass `MethodConfig`. Give it `name`, and a field for each hyper-parameter, with its unit and the paper's
    symbol in the description. `steps` is the number of outer iterations. A method without any subclasses
@@ -9,32 +9,79 @@ A method is one file with two things in it: a frozen config, and the `Distiller`
 3. Add one line to the table in `dd_core/methods/__init__.py`, or in another package an entry point in the
    group `dd_core.methods`, and subclass `dd_core.testing.DistillerConformance` in a test.
 
-The runner owns the loop, the disk, signals and resuming. A method keeps three promises: every random draw
-comes from `streams` (never stored, so that a resumed run draws the same numbers); `step` calls
-`require_finite` between computing a gradient and using it; modules that import torch are imported inside
-functions, because the command line lists methods without loading torch.
+The command line lists methods without loading torch, so the config and the distiller are two files, `config.py`
+without torch and `distiller.py` with it; `build` imports the second, or a package loads it lazily (`methods/dm`).
+A small method that only calls the lazy rooms (`selection`, `networks`, `training`) is one file.
+
+The runner owns the loop, the disk, signals and resuming. A method keeps two promises: every random draw comes from
+`streams` (never stored, so that a resumed run draws the same numbers); `step` calls `require_finite` between
+computing a gradient and using it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
+from dd_core import artefacts, selection
+from dd_core.artefacts import Artefact, ArtefactSpec, Resources
 from dd_core.config import Config
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
 from dd_core.recipe import DISTRIBUTIONS, Recipe
+from dd_core.streams import Streams
 from dd_core.system.budget import Footprint
+from dd_core.system.parallel import Workers
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dd_core.artefacts import Artefact, ArtefactSpec
     from dd_core.images import Source
-    from dd_core.streams import Streams
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run gives a method beside its config; `artefacts` are those of `needs`, by role."""
+
+    source: Source
+    size: Size
+    streams: Streams
+    device: torch.device
+    artefacts: Mapping[str, Artefact] = field(default_factory=dict[str, Artefact])
+
+    @staticmethod
+    def gather(
+        config: MethodConfig,
+        source: Source,
+        size: Size,
+        *,
+        seed: int,
+        device: torch.device,
+        others: Iterable[Source] = (),
+        workers: Workers | None = None,
+        cache: Path | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Context:
+        """The context of a run, with every artefact that the method needs, found or made.
+
+        `others` are further images that artefacts may be made from. Raises what `artefacts.get` raises.
+        """
+        resources = Resources.of((source, *others), device=str(device))
+        made = {
+            role: artefacts.get(spec, resources=resources, workers=workers, cache=cache, say=say)
+            for role, spec in config.needs(source, size=size, seed=seed).items()
+        }
+        return Context(source, size, Streams(seed), device, made)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many images the set is to have of each class."""
+        return self.size.per_class(len(self.source.classes))
 
 
 @runtime_checkable
@@ -66,9 +113,9 @@ class MethodConfig(Config):
     steps: int = Field(default=0, ge=0, description="outer iterations")
     recipe: Recipe = Field(default=Recipe(), description="how to train on the set, and the network it is for")
 
-    def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
-        """Artefacts that must exist before `build`."""
-        return ()
+    def needs(self, source: Source, *, size: Size, seed: int) -> Mapping[str, ArtefactSpec]:
+        """The artefacts that `build` finds in its context, by role ("experts", say); the runner finds or makes them."""
+        return {}
 
     @property
     def starts(self) -> Literal["fresh", "pretrained", "one"]:
@@ -91,16 +138,8 @@ class MethodConfig(Config):
         """The same, with networks that are pre-trained on `other`; raises `UserError` where none are."""
         raise UserError(f"method '{self.name}' pre-trains no networks; leave out the images to pre-train on")
 
-    def build(
-        self,
-        *,
-        source: Source,
-        size: Size,
-        artefacts: Mapping[str, Artefact],
-        streams: Streams,
-        device: torch.device,
-    ) -> Distiller:
-        """A distiller at step 0; `artefacts` are those of `needs`, by digest. Raises `UserError`."""
+    def build(self, context: Context) -> Distiller:
+        """A distiller at step 0; raises `UserError`."""
         raise NotImplementedError
 
 
@@ -109,25 +148,14 @@ class SelectionConfig(MethodConfig):
 
     steps: int = Field(default=0, ge=0, le=0, description="outer iterations: it has none")
 
-    def select(self, source: Source, counts: Sequence[int], *, streams: Streams, device: torch.device) -> Tensor:
-        """(N, C, H, W) raw pixels, uint8 or float in [0, 1]: `counts[c]` images of each class c, class-major."""
+    def select(self, context: Context) -> Tensor:
+        """(N, C, H, W) raw pixels, uint8 or float in [0, 1]: `context.counts[c]` of each class c, class-major."""
         raise NotImplementedError
 
-    def build(
-        self,
-        *,
-        source: Source,
-        size: Size,
-        artefacts: Mapping[str, Artefact],
-        streams: Streams,
-        device: torch.device,
-    ) -> FinishedDistiller:
+    def build(self, context: Context) -> FinishedDistiller:
         """Select; raises `UserError` where a class has too few images."""
-        from dd_core.selection import real_set
-
-        counts = size.per_class(len(source.classes))
-        images = self.select(source, counts, streams=streams, device=device)
-        return FinishedDistiller(real_set(source, images, counts, self.recipe))
+        images = self.select(context)
+        return FinishedDistiller(selection.real_set(context.source, images, context.counts, self.recipe))
 
 
 class FinishedDistiller:

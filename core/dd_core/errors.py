@@ -4,13 +4,51 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+# around an option in the text of an error; whoever wraps that text in another keeps them
+_BEGIN, _END = "\x02", "\x03"
+_OPTIONS = re.compile(f"{_BEGIN}([\\w.]+)(?:=([^{_END}]*))?{_END}")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option, by the name and the value that Python has for it, within the text of an error.
+
+    The engine does not know who asked: a command line writes `--image-size 64`, a scenario `image_size=64`.
+    """
+
+    name: str
+    value: object = None
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f"={self.value!r}"
+        return f"{_BEGIN}{self.name}{value}{_END}"
+
+
+def in_python(name: str, value: str | None) -> str:
+    """An option as an argument of a Python function."""
+    return name if value is None else f"{name}={value}"
 
 
 class DDError(Exception):
     """A failure with one clear line for the user and an exit code for the shell."""
 
     exit_code = 1
+
+    @property
+    def text(self) -> str:
+        """The line with its options marked, for an error that says more: `raise UserError(f"{path}: {error.text}")`."""
+        return self.args[0] if self.args else ""
+
+    def spelled(self, spell: Callable[[str, str | None], str]) -> str:
+        """The line; `spell` writes an option, given its name and the `repr` of its value or None."""
+        return _OPTIONS.sub(lambda match: spell(match[1], match[2]), self.text)
+
+    def __str__(self) -> str:
+        return self.spelled(in_python)
 
 
 class UserError(DDError):
@@ -40,7 +78,7 @@ class Interrupted(DDError):
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int]]:
         # an exception is unpickled (out of a worker process) by calling its class with `args`: the message alone
-        return type(self), (str(self), self.exit_code - 128)
+        return type(self), (self.text, self.exit_code - 128)
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

@@ -76,17 +76,17 @@ class WhiteningSpec(ArtefactSpec):
     """The whitening of the images of a fingerprint."""
 
     kind: ClassVar[str] = "whitening"
+    digested: ClassVar[frozenset[str]] = frozenset({"epsilon"})
 
     source: str = Field(description="fingerprint of the real images")
-    image_shape: tuple[int, int, int]
-    epsilon: float = Field(default=EPSILON, gt=0, description="added to each variance, pixels in [0, 1]")
+    image_shape: tuple[int, int, int] = Field(description="channels, height and width of the real images")
+    epsilon: float = Field(
+        default=EPSILON, gt=0, description="number that is added to every variance, of pixels in [0, 1]"
+    )
 
-    def wanted(self, resources: Any) -> Any:
-        """The images of the fingerprint; raises `UserError` where they are not at hand."""
-        found = resources.sources.get(self.source) if isinstance(resources, Resources) else None
-        if found is None:
-            raise UserError(f"whitening is of images with the fingerprint {self.source[:12]}..., not at hand")
-        return Resources({self.source: found}, resources.device)
+    def sources(self) -> dict[str, str]:
+        """The real images."""
+        return {self.source: ""}
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """Fit it; on the CPU, whatever the device."""

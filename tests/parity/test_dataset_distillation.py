@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dd_core.distilled import Size
+from dd_core.distiller import Context
 from dd_core.errors import UserError
 from dd_core.images import normalise
 from dd_core.methods import method
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 def _unrolling(*, ipc: int = 2, **options) -> DatasetDistillationDistiller:
     defaults = {"steps": 8, "blocks": 2, "epochs": 2, "batch_real": 20, "recipe": {"network": "convnet-2-w8"}}
     config = method("dataset-distillation", **{**defaults, **options})
-    return config.build(source=blobs(), size=Size(ipc=ipc), artefacts={}, streams=Streams(5), device=CPU)
+    return config.build(Context(blobs(), Size(ipc=ipc), Streams(5), CPU))
 
 
 def _outer_loss(unrolling: DatasetDistillationDistiller, draw: int) -> float:

@@ -7,10 +7,12 @@ import torch
 
 from dd_core import augment, networks
 from dd_core.distilled import Size
+from dd_core.distiller import Context
 from dd_core.errors import UserError
 from dd_core.images import normalise
 from dd_core.methods import method
-from dd_core.methods.dm import distiller as dm
+from dd_core.methods.dm import planning
+from dd_core.methods.dm.distiller import DMDistiller
 from dd_core.runner import distill
 from dd_core.streams import Streams
 from dd_core.system.footprint import peak_bytes
@@ -33,10 +35,10 @@ def _distiller(
         "dm", steps=3, batch_real=batch_real, augmentation=augmentation, recipe={"network": network}, **options
     )
     source = blobs(channels=3, per_class=per_class)
-    return config.build(source=source, size=Size(ipc=2), artefacts={}, streams=Streams(seed), device=CPU)
+    return config.build(Context(source, Size(ipc=2), Streams(seed), CPU))
 
 
-def _plain_loss(distiller: dm.DMDistiller, pixels: torch.Tensor, index: int) -> torch.Tensor:
+def _plain_loss(distiller: DMDistiller, pixels: torch.Tensor, index: int) -> torch.Tensor:
     """Equation 7, one class and one image at a time."""
     source, streams = distiller.source, distiller.streams
     network = networks.for_source("convnet-2-w16", source, seed=streams.seed, stream="network", step=index)
@@ -83,7 +85,7 @@ def test_the_update_is_sgd_with_momentum():
 def test_classes_are_grouped_without_changing_the_gradient(monkeypatch: pytest.MonkeyPatch):
     whole = _distiller(batch_real=12)
     whole.step(0)
-    monkeypatch.setattr(dm, "IMAGES_AT_ONCE", 12)
+    monkeypatch.setattr(planning, "IMAGES_AT_ONCE", 12)
     grouped = _distiller(batch_real=12)
     assert len(grouped._class_groups()) == 3
     grouped.step(0)
@@ -144,7 +146,7 @@ def test_a_step_takes_no_more_than_its_budget_for_any_number_of_images():
 def test_synthetic_images_keep_to_the_budget_too():
     config = method("dm", steps=1, batch_real=2, batch_bytes=200_000, recipe={"network": "convnet-2-w16"})
     source = blobs(channels=3, per_class=60)
-    distiller = config.build(source=source, size=Size(ipc=50), artefacts={}, streams=Streams(0), device=CPU)
+    distiller = config.build(Context(source, Size(ipc=50), Streams(0), CPU))
     costs = distiller.plan.costs
     # beside a part: the pixels' gradient, parts of it to be added up, and the weights
     assert peak_bytes(lambda: distiller.step(0)) < 200_000 + 6 * distiller.pixels.nbytes < 50 * costs.synthetic

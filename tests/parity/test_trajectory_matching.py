@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dd_core import artefacts, augment, networks, zca
-from dd_core.artefacts import Artefact, Resources
+from dd_core.artefacts import Artefact, ArtefactSpec
 from dd_core.distilled import Size
+from dd_core.distiller import Context, MethodConfig
 from dd_core.errors import Diverged, UserError
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
@@ -49,10 +51,12 @@ def matching(
         "gradient": "full",
     }
     config = method(name, **{**defaults, **options})
-    (spec,) = config.needs(source)
-    experts = artefacts.get(spec, resources=Resources.of([source], device="cpu"))
-    needed = {spec.digest(): experts}
-    return config.build(source=source, size=Size(ipc=ipc), artefacts=needed, streams=Streams(5), device=CPU), experts
+    context = Context.gather(config, source, Size(ipc=ipc), seed=5, device=CPU)
+    return config.build(context), context.artefacts["experts"]
+
+
+def needs(config: MethodConfig) -> Mapping[str, ArtefactSpec]:
+    return config.needs(BLOBS, size=Size(ipc=1), seed=0)
 
 
 def expert_at(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int) -> tuple[Tensor, int]:
@@ -123,7 +127,7 @@ def test_ranges_share_experts_that_keep_all_epochs_and_students_start_in_the_sam
         a, b = few._pair(index), whole._pair(index)
         assert all(torch.equal(x, y) for pair in zip(a, b, strict=True) for x, y in zip(*pair, strict=True))
     other = method("mtt", **{**options, "last_epoch": 7, "keep": "all", "experts": 3, "recipe": {"network": NETWORK}})
-    assert other.needs(BLOBS) == whole.config.needs(BLOBS)
+    assert needs(other) == needs(whole.config)
 
 
 def test_experts_start_as_the_recipe_says_that_networks_do():
@@ -193,8 +197,8 @@ def test_pixels_and_rate_are_moved_by_sgd_with_momentum():
 def test_ftd_has_flat_experts_and_tesla_its_gradient():
     assert method("ftd").training.sharpness is not None
     assert method("mtt").training.sharpness is None
-    assert method("ftd").needs(BLOBS)[0].digest() != method("mtt").needs(BLOBS)[0].digest()
-    assert method("tesla").needs(BLOBS) == method("mtt").needs(BLOBS)
+    assert needs(method("ftd"))["experts"].digest() != needs(method("mtt"))["experts"].digest()
+    assert needs(method("tesla")) == needs(method("mtt"))
     assert (method("tesla").gradient, method("mtt").gradient) == ("tesla", "auto")
 
 
@@ -491,10 +495,10 @@ def test_whitened_experts_students_and_sets_see_the_same_pixels():
     raw = BLOBS.images.float().flatten(1) / 255
     match = (torch.tensor(ds.raw()).flatten(1)[:, None] - raw[None]).norm(dim=2).min(1).values
     assert match.max() < 1e-3, "it starts from real images, whitened"
-    plain, seen = config.model_copy(update={"zca": False}).needs(BLOBS), config.needs(BLOBS)
-    assert len(seen) == 2
-    assert plain[0].digest() != seen[1].digest()
-    rows = trajectory(artefacts.get(seen[1]), 0)
+    plain, whitened = needs(config.model_copy(update={"zca": False})), needs(config)
+    assert (plain.keys(), whitened.keys()) == ({"experts"}, {"experts", "whitening"})
+    assert plain["experts"].digest() != whitened["experts"].digest()
+    rows = trajectory(artefacts.get(whitened["experts"]), 0)
     model = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=0)
     nn.utils.vector_to_parameters(rows[-1].clone(), model.parameters())
     assert accuracy(model, BLOBS, ds.input_form(), device=CPU) == 1.0

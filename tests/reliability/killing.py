@@ -27,7 +27,7 @@ import dd_core.networks  # noqa: F401  (likewise)
 from dd_core import artefacts
 from dd_core.artefacts import ArtefactSpec, Progress, Tensors
 from dd_core.distilled import DistilledSet, Size
-from dd_core.distiller import MethodConfig
+from dd_core.distiller import Context, MethodConfig
 from dd_core.errors import DDError
 from dd_core.methods import decode_method
 from dd_core.runner import RunOptions, distill
@@ -136,8 +136,8 @@ class Patient(MethodConfig):
     begun: str
     go: str
 
-    def build(self, *, source: Any, size: Any, artefacts: Any, streams: Any, device: Any) -> Waiting:
-        return Waiting(self, source, size.per_class(len(source.classes)))
+    def build(self, context: Context) -> Waiting:
+        return Waiting(self, context.source, context.counts)
 
 
 class Waiting:

@@ -416,11 +416,12 @@ class Fixed(SelectionConfig):
 
     name = "fixed"
 
-    def select(self, source, counts, *, streams, device):
+    def select(self, context):
+        source = context.source
         return torch.stack([source.take(members).float().mean(0) / 255 for members in indices_by_class(source)])
 
-    def build(self, **given):
-        made = super().build(**given)
+    def build(self, context):
+        made = super().build(context)
         return FinishedDistiller(replace(made.export(), manifest=particular(made.export().manifest)))
 
 

@@ -148,7 +148,7 @@ def test_the_rate_falls_in_the_middle_where_asked(tmp_path: Path):
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="experts are to be trained on images with the fingerprint"):
+    with pytest.raises(UserError, match="making experts needs images with the fingerprint"):
         artefacts.get(spec(), resources=Resources.of([blobs(per_class=5)]), cache=tmp_path)
     with pytest.raises(Diverged, match="loss of an expert"):
         made(tmp_path, learning_rate=1e30)

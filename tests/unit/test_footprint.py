@@ -12,6 +12,7 @@ from torch import nn
 
 from dd_core import networks, training
 from dd_core.distilled import Size
+from dd_core.distiller import Context
 from dd_core.images import PIXEL_BYTES, InputForm, channel_stats, pixel_batch
 from dd_core.methods import method
 from dd_core.methods.trajectory_matching import opinions as matching
@@ -243,6 +244,6 @@ def test_the_estimate_of_dataset_distillation_covers_its_step(gradient: str):
     window = {"window": 2} if gradient == "truncated" else {}
     options = {"steps": 1, "epochs": 6, "gradient": gradient, "recipe": {"network": "convnet-1-w16-nonorm"}, **window}
     config, source, size = method("dataset-distillation", **options), blobs(side=16, per_class=40), Size(ipc=5)
-    distiller = config.build(source=source, size=size, artefacts={}, streams=Streams(0), device=CPU)
+    distiller = config.build(Context(source, size, Streams(0), CPU))
     measured = footprint.peak_bytes(lambda: distiller.step(0))
     assert 0.8 < config.footprint(source, size, CPU).bytes / measured < 2.5

@@ -44,12 +44,14 @@ LIGHT = [
     "dd_core.datasets",
     "dd_core.methods",
     "dd_core.methods.average",
-    "dd_core.methods.dataset_distillation.distiller",
-    "dd_core.methods.dm.distiller",
+    "dd_core.selection",
+    "dd_core.methods.dataset_distillation.config",
+    "dd_core.methods.dm.config",
     "dd_core.methods.herding",
     "dd_core.methods.k_means",
-    "dd_core.methods.optimized.distiller",
+    "dd_core.methods.optimized.config",
     "dd_core.methods.random",
+    "dd_core.methods.trajectory_matching.config",
 ]
 ASK = """
 import importlib, json, sys

@@ -10,6 +10,7 @@ import torch
 
 from dd_core.datasets import load
 from dd_core.distilled import DistilledSet, Size
+from dd_core.distiller import Context
 from dd_core.images import LabelledImages
 from dd_core.methods import method
 from dd_core.methods.optimized.distiller import OptimizedDistiller
@@ -29,7 +30,7 @@ def train() -> LabelledImages:
 
 def search(train: LabelledImages, *, seed: int = 0, **options: object) -> OptimizedDistiller:
     config = method("optimized", steps=DRAWS, networks=2, batch_real=len(train), recipe=RECIPE, **options)
-    made = config.build(source=train, size=Size(ipc=1), artefacts={}, streams=Streams(seed), device=resolve("cpu"))
+    made = config.build(Context(train, Size(ipc=1), Streams(seed), resolve("cpu")))
     assert isinstance(made, OptimizedDistiller)
     return made
 
@@ -97,6 +98,6 @@ def test_every_draw_is_scored_on_the_same_images_of_the_source(train: LabelledIm
 
 def test_the_batch_bounds_the_images_that_score(train: LabelledImages):
     config = method("optimized", batch_real=7, recipe=RECIPE)
-    made = config.build(source=train, size=Size(ipc=1), artefacts={}, streams=Streams(0), device=resolve("cpu"))
+    made = config.build(Context(train, Size(ipc=1), Streams(0), resolve("cpu")))
     assert isinstance(made, OptimizedDistiller)
     assert len(made.real) == 7

@@ -10,6 +10,7 @@ import torch
 
 from dd_apps import scenario
 from dd_apps.distillation import DistillScenario
+from dd_core.distilled import Size
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method, method
 from dd_core.methods.trajectory_matching.config import MTTConfig
@@ -142,9 +143,10 @@ def experts_of(name: str) -> tuple[ExpertsSpec, int]:
     source = LabelledImages(
         torch.zeros(classes, *shape, dtype=torch.uint8), labels, tuple(map(str, labels)), "a source"
     )
-    *whitening, experts = preset(name)[1].needs(source)
+    needs = preset(name)[1].needs(source, size=Size(ipc=1), seed=0)
+    experts = needs["experts"]
     assert isinstance(experts, ExpertsSpec)
-    return experts, sum(isinstance(one, WhiteningSpec) for one in whitening)
+    return experts, sum(isinstance(spec, WhiteningSpec) for spec in needs.values())
 
 
 def header(name: str) -> list[str]:

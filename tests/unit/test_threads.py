@@ -48,8 +48,9 @@ source = Noting(*(getattr(blobs(), name) for name in ("images", "labels", "class
 small = {"network": "convnet-1-w4"}
 dm = method("dm", steps=2, batch_real=4, recipe=small)
 start = {"start": "fixed-pretrained", "pretraining": {"epochs": 1}}
-pool, = method("dataset-distillation", **start, recipe=small).needs(source)
-experts, = method("mtt", experts=1, last_epoch=1, expert_epochs=1, recipe=small).needs(source)
+what = {"size": Size(ipc=1), "seed": 0}
+pool, = method("dataset-distillation", **start, recipe=small).needs(source, **what).values()
+experts, = method("mtt", experts=1, last_epoch=1, expert_epochs=1, recipe=small).needs(source, **what).values()
 resources = artefacts.Resources.of([source], device="cpu")
 many = torch.randint(0, 256, (3000, 1, 4, 4), generator=generator(0, "many"), dtype=torch.uint8)
 fit = KMeans.fit

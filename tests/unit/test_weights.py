@@ -12,6 +12,7 @@ import torch
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, Resources
 from dd_core.distilled import DistilledSet, Size
+from dd_core.distiller import Context
 from dd_core.errors import Diverged, OutOfResources, UserError
 from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
@@ -156,15 +157,6 @@ def test_a_pool_grows_and_keeps_the_networks_that_it_has(tmp_path: Path):
     assert large.content != small.content
 
 
-def test_only_the_images_that_are_meant_travel_to_the_jobs():
-    other = _other_blobs()
-    weights = StartingPool(distribution="default", count=1, pretraining=HOW)
-    spec = spec_of(Recipe(network=NETWORK), BLOBS.image_shape, 3, weights)
-    assert list(spec.wanted(Resources.of([other, BLOBS])).sources) == [BLOBS.fingerprint()]
-    plain = spec_of(Recipe(network=NETWORK), BLOBS.image_shape, 3, StartingPool(distribution="default", count=1))
-    assert plain.wanted(Resources.of([other, BLOBS])) is None
-
-
 def test_the_digest_is_of_the_weights_and_not_of_their_file(tmp_path: Path):
     pool = _pool(count=1, cache=tmp_path)
     state = {name: value.numpy() for name, value in _network(pool, 0).state_dict().items()}
@@ -200,8 +192,7 @@ def test_a_set_for_one_network_names_it_by_digest_and_is_trained_on_it_alone():
 
 def test_what_is_optimised_for_one_network_is_how_that_network_ends():
     config = method("dataset-distillation", start="fixed", **{**START, "batch_real": 36, "steps": 1})
-    needed = {spec.digest(): artefacts.get(spec) for spec in config.needs(BLOBS)}
-    unrolling = config.build(source=BLOBS, size=Size(ipc=1), artefacts=needed, streams=Streams(0), device=CPU)
+    unrolling = config.build(Context.gather(config, BLOBS, Size(ipc=1), seed=0, device=CPU))
     model = train(unrolling.export())
     inputs = (BLOBS.images.float() / 255 - unrolling.mean[0]) / unrolling.std[0]
     expected = torch.nn.functional.cross_entropy(model(inputs), BLOBS.labels).item()
@@ -232,7 +223,7 @@ def test_pretrained_weights_that_are_gone_are_made_again_from_the_images():
     ds = distill(config, BLOBS, Size(ipc=1))
     before = train(ds).state_dict()
     artefacts.prune(everything=True)
-    with pytest.raises(UserError, match="pre-trained on images of 'blobs' with the fingerprint"):
+    with pytest.raises(UserError, match="needs the images of 'blobs' with the fingerprint"):
         train(ds)
     after = train(ds, pretrain_on=BLOBS).state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -296,8 +287,8 @@ def test_pretrained_networks_of_the_set_are_held_out_from_those_that_it_is_score
     pool = of_recipe(recipe, BLOBS.image_shape, 3, count=4, pretrain_on=BLOBS)
     assert pool is not None
     assert len(pool) == 4
-    (trained_on,) = config.needs(BLOBS)
-    ours, theirs = artefacts.get(trained_on).part(0)[0], pool.part(0)[0]
+    trained_on = config.needs(BLOBS, size=Size(ipc=1), seed=0)
+    ours, theirs = artefacts.get(trained_on["starting weights"]).part(0)[0], pool.part(0)[0]
     assert not np.array_equal(ours["t0"], theirs["t0"])
     with pytest.raises(UserError, match="not at hand"):
         of_recipe(recipe, BLOBS.image_shape, 3, count=5)
@@ -306,11 +297,10 @@ def test_pretrained_networks_of_the_set_are_held_out_from_those_that_it_is_score
 def test_a_pool_draws_its_networks_by_the_seed_and_uses_all_of_them():
     options = {**START, "start": "random-pretrained", "pool": 3, "pretraining": {"epochs": 1}}
     config = method("dataset-distillation", **options)
-    needed = {spec.digest(): artefacts.get(spec, resources=Resources.of([BLOBS])) for spec in config.needs(BLOBS)}
-    (pool,) = needed.values()
+    pool = Context.gather(config, BLOBS, Size(ipc=1), seed=0, device=CPU).artefacts["starting weights"]
 
     def drawn(seed: int) -> list[int]:
-        unrolling = config.build(source=BLOBS, size=Size(ipc=1), artefacts=needed, streams=Streams(seed), device=CPU)
+        unrolling = config.build(Context.gather(config, BLOBS, Size(ipc=1), seed=seed, device=CPU))
         heads = [_network(pool, index).state_dict()["classifier.weight"] for index in range(3)]
         found = [unrolling._network(draw).state_dict()["classifier.weight"] for draw in range(20)]
         return [next(i for i, head in enumerate(heads) if torch.equal(head, one)) for one in found]
@@ -336,7 +326,7 @@ def test_networks_can_be_adapted_from_other_images():
 
 def test_an_attack_asks_for_the_other_class_and_leaves_the_rest():
     config = method("dataset-distillation", attack=("blob 2", "blob 0"), **START)
-    unrolling = config.build(source=BLOBS, size=Size(ipc=1), artefacts={}, streams=Streams(0), device=CPU)
+    unrolling = config.build(Context(BLOBS, Size(ipc=1), Streams(0), CPU))
     expected = BLOBS.labels.clone()
     expected[BLOBS.labels == 2] = 0
     assert torch.equal(unrolling.goals, expected)
@@ -346,7 +336,7 @@ def test_an_attack_asks_for_the_other_class_and_leaves_the_rest():
     for target, message in (("blob 3", "unknown class 'blob 3'; did you mean"), ("blob 0", "name two classes")):
         wrong = method("dataset-distillation", attack=("blob 0", target), **START)
         with pytest.raises(UserError, match=message):
-            wrong.build(source=BLOBS, size=Size(ipc=1), artefacts={}, streams=Streams(0), device=CPU)
+            wrong.build(Context(BLOBS, Size(ipc=1), Streams(0), CPU))
 
 
 def test_loading_weights_of_another_network_is_an_error():

@@ -14,14 +14,14 @@ from dd_core.errors import UserError, unknown_name
 METHODS = {
     "average": "dd_core.methods.average:AverageConfig",
     "datm": "dd_core.methods.trajectory_matching.config:DATMConfig",
-    "dataset-distillation": "dd_core.methods.dataset_distillation.distiller:DatasetDistillationConfig",
-    "dm": "dd_core.methods.dm.distiller:DMConfig",
+    "dataset-distillation": "dd_core.methods.dataset_distillation.config:DatasetDistillationConfig",
+    "dm": "dd_core.methods.dm.config:DMConfig",
     "ftd": "dd_core.methods.trajectory_matching.config:FTDConfig",
     "herding": "dd_core.methods.herding:HerdingConfig",
     "k-means": "dd_core.methods.k_means:KMeansConfig",
     "m-datm": "dd_core.methods.trajectory_matching.config:MDATMConfig",
     "mtt": "dd_core.methods.trajectory_matching.config:MTTConfig",
-    "optimized": "dd_core.methods.optimized.distiller:OptimizedConfig",
+    "optimized": "dd_core.methods.optimized.config:OptimizedConfig",
     "random": "dd_core.methods.random:RandomConfig",
     "tesla": "dd_core.methods.trajectory_matching.config:TESLAConfig",
 }

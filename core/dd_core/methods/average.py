@@ -5,17 +5,13 @@ With several images a class, the class is dealt at random into that many groups 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from dd_core.distiller import SelectionConfig
+from dd_core import selection
+from dd_core.distiller import Context, SelectionConfig
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-    from dd_core.images import Source
-    from dd_core.streams import Streams
 
 
 class AverageConfig(SelectionConfig):
@@ -23,15 +19,6 @@ class AverageConfig(SelectionConfig):
 
     name: ClassVar[str] = "average"
 
-    def select(self, source: Source, counts: Sequence[int], *, streams: Streams, device: torch.device) -> Tensor:
+    def select(self, context: Context) -> Tensor:
         """Average; raises `UserError` where a class has fewer images than groups."""
-        import torch
-
-        from dd_core.selection import averages, members_of
-
-        means: list[Tensor] = []
-        for index, members in enumerate(members_of(source, counts)):
-            order = torch.randperm(len(members), generator=streams.generator("groups", index))
-            groups = torch.arange(len(members)) % counts[index]
-            means.append(averages(source, members[order], groups, counts[index]))
-        return torch.cat(means)
+        return selection.group_averages(context.source, context.counts, streams=context.streams)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dd_core.distiller import SelectionConfig
+from dd_core import networks, selection
+from dd_core.distiller import Context, SelectionConfig
 from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from dd_core.distilled import Size
     from dd_core.images import Source
-    from dd_core.streams import Streams
 
 
 class HerdingConfig(SelectionConfig):
@@ -27,48 +26,22 @@ class HerdingConfig(SelectionConfig):
 
     features: Literal["pixels", "random-network"] = Field(
         default="pixels",
-        description="space whose mean is followed (phi): pixels, or the recipe's network at its initialisation",
+        description="space in which picks follow the class mean (phi): pixels, or the features of the recipe's network "
+        "at its initialisation",
     )
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
         """Of pixels: the largest class as bytes and as float32, whose square distances are taken a part at a time."""
-        from dd_core.selection import largest_class
+        if self.features != "pixels":
+            return Footprint(0)
+        images = selection.largest_class(source)
+        return Footprint(5 * prod(source.image_shape) * images, ("number of images in the largest class",))
 
-        each = 5 * prod(source.image_shape) if self.features == "pixels" else 0
-        return Footprint(each * largest_class(source), ("number of images in the largest class",) if each else ())
-
-    def select(self, source: Source, counts: Sequence[int], *, streams: Streams, device: torch.device) -> Tensor:
+    def select(self, context: Context) -> Tensor:
         """Pick; raises `UserError` where a class is too small."""
-        import torch
-
-        from dd_core.selection import herd, members_of
-
-        describe = self._describer(source, streams=streams, device=device)
-        picks = [
-            members[herd(describe(members), counts[index])] for index, members in enumerate(members_of(source, counts))
-        ]
-        return source.take(torch.cat(picks))
-
-    def _describer(self, source: Source, *, streams: Streams, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """A function from rows of `source` to (n, D) features on the CPU."""
-        import torch
-
-        from dd_core import networks
-        from dd_core.images import channel_stats, normalise
-        from dd_core.system.footprint import prediction_batch
-
+        source, counts = context.source, context.counts
         if self.features == "pixels":
-            return lambda rows: source.take(rows).flatten(1).float().div_(255)
-        mean, std = channel_stats(source)
-        network = networks.for_source(self.recipe.network, source, seed=streams.seed).to(device).eval()
-
-        def embed(images: Tensor) -> Tensor:
-            return networks.embed(network, normalise(images, mean, std))
-
-        size = prediction_batch(embed, source.image_shape, device, most=1024)
-
-        @torch.no_grad()
-        def describe(rows: Tensor) -> Tensor:
-            return torch.cat([embed(source.take(part).to(device)).cpu() for part in rows.split(size)])
-
-        return describe
+            return source.take(selection.herded_indices(source, counts, selection.pixel_features(source)))
+        network = networks.for_source(self.recipe.network, source, seed=context.streams.seed).to(context.device).eval()
+        features = selection.network_features(source, network, device=context.device)
+        return source.take(selection.herded_indices(source, counts, features))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
-from dd_core.distiller import SelectionConfig
+from dd_core import selection
+from dd_core.distiller import Context, SelectionConfig
 from dd_core.system.budget import Footprint
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from dd_core.distilled import Size
     from dd_core.images import Source
-    from dd_core.streams import Streams
 
 
 class KMeansConfig(SelectionConfig):
@@ -25,21 +24,9 @@ class KMeansConfig(SelectionConfig):
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
         """The largest class as bytes and as float64: the algorithm wants all the points at once."""
-        from dd_core.selection import largest_class
+        images = selection.largest_class(source)
+        return Footprint(9 * prod(source.image_shape) * images, ("number of images in the largest class",))
 
-        return Footprint(
-            9 * prod(source.image_shape) * largest_class(source), ("number of images in the largest class",)
-        )
-
-    def select(self, source: Source, counts: Sequence[int], *, streams: Streams, device: torch.device) -> Tensor:
+    def select(self, context: Context) -> Tensor:
         """Cluster; raises `UserError` where a class has fewer images than clusters."""
-        import torch
-
-        from dd_core.selection import k_means, members_of
-
-        return torch.cat(
-            [
-                k_means(source.take(members), counts[index], seed=streams.child("k-means", index).seed)
-                for index, members in enumerate(members_of(source, counts))
-            ]
-        )
+        return selection.cluster_centres(context.source, context.counts, streams=context.streams)

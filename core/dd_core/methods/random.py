@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from dd_core.distiller import SelectionConfig
+from dd_core import selection
+from dd_core.distiller import Context, SelectionConfig
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-    from dd_core.images import Source
-    from dd_core.streams import Streams
 
 
 class RandomConfig(SelectionConfig):
@@ -20,8 +16,7 @@ class RandomConfig(SelectionConfig):
 
     name: ClassVar[str] = "random"
 
-    def select(self, source: Source, counts: Sequence[int], *, streams: Streams, device: torch.device) -> Tensor:
+    def select(self, context: Context) -> Tensor:
         """Draw; raises `UserError` where a class is too small."""
-        from dd_core.selection import random_indices
-
-        return source.take(random_indices(source, counts, streams=streams, stream="random"))
+        source, counts = context.source, context.counts
+        return source.take(selection.random_indices(source, counts, streams=context.streams, stream="random"))

@@ -15,15 +15,12 @@ from typing import Any
 
 import torch
 
-from dd_core import artefacts as artefact_store
 from dd_core import surroundings
-from dd_core.artefacts import Artefact
 from dd_core.distilled import DistilledSet, Environment, Provenance, Size
-from dd_core.distiller import Distiller, MethodConfig
+from dd_core.distiller import Context, Distiller, MethodConfig
 from dd_core.errors import DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
 from dd_core.images import Source
 from dd_core.runner.folder import Checkpoint, Identity, RunFolder
-from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
@@ -104,12 +101,13 @@ class _Run:
         )
 
     def in_memory(self) -> DistilledSet:
-        artefacts = self._artefacts()
-        distiller = self._build(artefacts)
+        context = self._context()
+        distiller = self._build(context)
         with self.options.reporter.stage(self.config.name, total=self.config.steps) as stage:
             for index in range(self.config.steps):
                 stage.advance(_guarded(distiller, index, kept="nothing was written"))
-        return self._with_provenance(distiller.export(), (devices.environment(self.device),), artefacts)
+        environments = (devices.environment(self.device),)
+        return self._with_provenance(distiller.export(), environments, _contents(context))
 
     def in_folder(self, folder: RunFolder) -> DistilledSet:
         fresh = self.options.fresh
@@ -118,42 +116,43 @@ class _Run:
             return finished
         checkpoint = Checkpoint() if fresh else folder.latest(self.identity, self.options.reporter.message)
         environments = self._environments(checkpoint)
-        artefacts = self._artefacts()
-        contents = _contents(artefacts)
+        context = self._context()
+        contents = _contents(context)
         if checkpoint.state is not None and checkpoint.artefacts != contents:
             raise UserError(
                 f"{folder.path}: the run began with other artefacts (starting weights, say) than are made here now; "
                 "bring back the cache that it began with, or --fresh starts over"
             )
-        distiller = self._build(artefacts)
+        distiller = self._build(context)
         if fresh:  # only now: a run that cannot begin discards nothing
             folder.discard()
         if checkpoint.state is not None:
             _take_up(distiller, checkpoint.state, folder)
             self.options.reporter.message(f"resumed at step {checkpoint.step} of {self.config.steps}")
         self._loop(distiller, folder, replace(checkpoint, environments=environments, artefacts=contents))
-        ds = self._with_provenance(distiller.export(), environments, artefacts)
+        ds = self._with_provenance(distiller.export(), environments, contents)
         folder.finish(ds, seconds=checkpoint.seconds + self._seconds(), device=self.device)
         return ds
 
-    def _artefacts(self) -> dict[str, Artefact]:
-        """What the method needs, found or made, by the digest of its spec."""
+    def _context(self) -> Context:
+        """What the method is built from, its artefacts found or made."""
         self.config.check(self.source, self.size)
         if (line := shortage(self.config.footprint(self.source, self.size, self.device), self.device)) is not None:
             self.options.reporter.message(f"warning: {line}")
-        sources = (self.source,) if self.pretrain_on is None else (self.source, self.pretrain_on)
-        resources = artefact_store.Resources.of(sources, device=self.options.device)
-        workers, say = self.options.workers, self.options.reporter.message
-        return {
-            spec.digest(): artefact_store.get(spec, resources=resources, workers=workers, say=say)
-            for spec in self.config.needs(self.source)
-        }
+        return Context.gather(
+            self.config,
+            self.source,
+            self.size,
+            seed=self.seed,
+            device=self.device,
+            others=() if self.pretrain_on is None else (self.pretrain_on,),
+            workers=self.options.workers,
+            say=self.options.reporter.message,
+        )
 
-    def _build(self, artefacts: Mapping[str, Artefact]) -> Distiller:
+    def _build(self, context: Context) -> Distiller:
         with _memory_guard("while preparing the run"):
-            return self.config.build(
-                source=self.source, size=self.size, artefacts=artefacts, streams=Streams(self.seed), device=self.device
-            )
+            return self.config.build(context)
 
     def _environments(self, checkpoint: Checkpoint) -> tuple[Environment, ...]:
         """The environments of all parts of the run; a change is allowed, said, and recorded."""
@@ -201,20 +200,20 @@ class _Run:
         return time.monotonic() - self.begun
 
     def _with_provenance(
-        self, ds: DistilledSet, environments: tuple[Environment, ...], artefacts: Mapping[str, Artefact]
+        self, ds: DistilledSet, environments: tuple[Environment, ...], contents: tuple[str, ...]
     ) -> DistilledSet:
         provenance = Provenance(
             **self.identity.fields(),
             source_images=len(self.source),
-            artefacts=_contents(artefacts),
+            artefacts=contents,
             environments=environments,
         )
         return replace(ds, manifest=ds.manifest.model_copy(update={"provenance": provenance}))
 
 
-def _contents(artefacts: Mapping[str, Artefact]) -> tuple[str, ...]:
+def _contents(context: Context) -> tuple[str, ...]:
     """Digests of what the artefacts hold, not of what they were made from: another torch may make others."""
-    return tuple(sorted(one.content for one in artefacts.values()))
+    return tuple(sorted({artefact.content for artefact in context.artefacts.values()}))
 
 
 def _take_up(distiller: Distiller, state: Mapping[str, Any], folder: RunFolder) -> None:

@@ -9,14 +9,33 @@ from dd_core.lazy import names_of
 if TYPE_CHECKING:
     from dd_core.selection.selecting import (
         averages,
+        cluster_centres,
+        group_averages,
         herd,
+        herded_indices,
         k_means,
         labels_of,
         largest_class,
         members_of,
+        network_features,
+        pixel_features,
         random_indices,
         real_set,
     )
 
-__all__ = ["averages", "herd", "k_means", "labels_of", "largest_class", "members_of", "random_indices", "real_set"]
+__all__ = [
+    "averages",
+    "cluster_centres",
+    "group_averages",
+    "herd",
+    "herded_indices",
+    "k_means",
+    "labels_of",
+    "largest_class",
+    "members_of",
+    "network_features",
+    "pixel_features",
+    "random_indices",
+    "real_set",
+]
 __getattr__ = names_of(__name__, dict.fromkeys(__all__, "selecting"))

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
 
+from dd_core import networks
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import UserError
-from dd_core.images import PIXEL_BYTES, Source, called, channel_stats, indices_by_class, pixel_batch, require_labels
+from dd_core.images import (
+    PIXEL_BYTES,
+    Source,
+    called,
+    channel_stats,
+    indices_by_class,
+    normalise,
+    pixel_batch,
+    require_labels,
+)
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
+from dd_core.system.footprint import prediction_batch
 
 if TYPE_CHECKING:
     import numpy as np
+
+Features = Callable[[Int64[Tensor, " n"]], Float[Tensor, "n D"]]  # of the images of some rows of a source, on the CPU
 
 
 def members_of(source: Source, counts: Sequence[int]) -> list[Int64[Tensor, " n"]]:
@@ -69,6 +83,51 @@ def herd(features: Float[Tensor, "n D"], count: int) -> Int64[Tensor, " k"]:
     return torch.tensor(picks)
 
 
+def herded_indices(source: Source, counts: Sequence[int], features: Features) -> Int64[Tensor, " n"]:
+    """Class-major indices of `counts[c]` images of each class c, picked by `herd` among the class's `features`.
+
+    Raises `UserError` for a class with fewer images.
+    """
+    picks = [
+        members[herd(features(members), counts[index])] for index, members in enumerate(members_of(source, counts))
+    ]
+    return torch.cat(picks)
+
+
+def pixel_features(source: Source) -> Features:
+    """The pixels of images, in [0, 1]."""
+    return lambda rows: source.take(rows).flatten(1).float().div_(255)
+
+
+def network_features(source: Source, network: nn.Module, *, device: torch.device) -> Features:
+    """What `network`, which is on `device`, embeds images as; they are normalised by the statistics of `source`."""
+    mean, std = channel_stats(source)
+
+    def embed(images: Tensor) -> Tensor:
+        return networks.embed(network, normalise(images, mean, std))
+
+    size = prediction_batch(embed, source.image_shape, device, most=1024)
+
+    @torch.no_grad()
+    def features(rows: Tensor) -> Tensor:
+        return torch.cat([embed(source.take(part).to(device)).cpu() for part in rows.split(size)])
+
+    return features
+
+
+def group_averages(source: Source, counts: Sequence[int], *, streams: Streams) -> Float[Tensor, "N C H W"]:
+    """The mean images, pixels in [0, 1], of the `counts[c]` groups that each class c is dealt to at random.
+
+    Raises `UserError` for a class with fewer images than groups.
+    """
+    means: list[Tensor] = []
+    for index, members in enumerate(members_of(source, counts)):
+        order = torch.randperm(len(members), generator=streams.generator("groups", index))
+        groups = torch.arange(len(members)) % counts[index]
+        means.append(averages(source, members[order], groups, counts[index]))
+    return torch.cat(means)
+
+
 def averages(
     source: Source, rows: Int64[Tensor, " n"], groups: Int64[Tensor, " n"], count: int
 ) -> Float[Tensor, "k C H W"]:
@@ -81,10 +140,21 @@ def averages(
     return (sums.double() / (sizes * 255)).float()
 
 
+def cluster_centres(source: Source, counts: Sequence[int], *, streams: Streams) -> Float[Tensor, "N C H W"]:
+    """The centres, pixels in [0, 1], of `counts[c]` clusters of each class c.
+
+    Raises `UserError` for a class with fewer images than clusters.
+    """
+    centres = [
+        k_means(source.take(members), counts[index], seed=streams.child("k-means", index).seed)
+        for index, members in enumerate(members_of(source, counts))
+    ]
+    return torch.cat(centres)
+
+
 def k_means(images: UInt8[Tensor, "n C H W"], count: int, *, seed: int) -> Float[Tensor, "k C H W"]:
     """Centres of k-means++ and Lloyd's algorithm in pixel space (scikit-learn), in [0, 1]."""
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
+    from sklearn.cluster import KMeans  # takes a second to import, and only this method uses it
 
     points: np.ndarray = images.flatten(1).double().div_(255).numpy()
     # one thread: partial sums of several threads differ in the last bits

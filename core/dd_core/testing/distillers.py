@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 import torch
 
-from dd_core import artefacts, store, surroundings
+from dd_core import store, surroundings
 from dd_core.config import canonical, decode
 from dd_core.distilled import DistilledSet, Size
-from dd_core.distiller import Distiller, MethodConfig
+from dd_core.distiller import Context, Distiller, MethodConfig
 from dd_core.errors import Diverged, UserError
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method
 from dd_core.runner import RunOptions, distill
-from dd_core.streams import Streams, generator
+from dd_core.streams import generator
 from dd_core.system.device import resolve
 
 CPU = RunOptions(device="cpu")  # where equal bytes are promised
@@ -202,11 +202,7 @@ class DistillerConformance:
 
     def _distiller(self, config: MethodConfig | None = None) -> Distiller:
         source, config = blobs(), config or self.config
-        resources = artefacts.Resources.of([source], device="cpu")
-        needed = {spec.digest(): artefacts.get(spec, resources=resources) for spec in config.needs(source)}
-        return config.build(
-            source=source, size=Size(ipc=2), artefacts=needed, streams=Streams(3), device=resolve("cpu")
-        )
+        return config.build(Context.gather(config, source, Size(ipc=2), seed=3, device=resolve("cpu")))
 
 
 def _all_steps(distiller: Distiller, steps: int) -> None:

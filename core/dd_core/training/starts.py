@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
-from dd_core.config import canonical, digest, plain
+from dd_core.config import canonical
 from dd_core.errors import UserError
 from dd_core.images import Source
 from dd_core.recipe import Pretraining, Recipe, StartingPool
@@ -29,33 +30,26 @@ class StartingWeightsSpec(ArtefactSpec):
     """A pool of networks for images (C, H, W): part i holds the state of network i."""
 
     kind: ClassVar[str] = "starting-weights"
+    source_option: ClassVar[str] = "pretrain_on"
 
-    network: str
-    image_shape: tuple[int, int, int]
-    classes: int
-    weights: StartingPool
+    network: str = Field(description="name of the network")
+    image_shape: tuple[int, int, int] = Field(description="channels, height and width of the images that it takes")
+    classes: int = Field(description="number of classes that it tells apart")
+    weights: StartingPool = Field(description="the pool of networks: how many, from which draws, how pre-trained")
 
-    def digest(self) -> str:
-        """sha256 of all that determines network i, which the size of the pool does not."""
-        whole = plain(self)
-        return digest({"kind": self.kind, "spec": {**whole, "weights": {**whole["weights"], "count": None}}})
+    def determining(self) -> dict[str, Any]:
+        """All that determines network i, which the size of the pool does not."""
+        fields = super().determining()
+        return {**fields, "weights": {**fields["weights"], "count": None}}
+
+    def sources(self) -> dict[str, str]:
+        """The images to pre-train on, if any."""
+        pretraining = self.weights.pretraining
+        return {} if pretraining is None else {pretraining.source: pretraining.name}
 
     def parts(self) -> int:
         """One network a part."""
         return self.weights.count
-
-    def wanted(self, resources: Any) -> Any:
-        """The images to pre-train on, if any."""
-        how = self.weights.pretraining
-        if how is None:
-            return None
-        found = resources.sources.get(how.source) if isinstance(resources, Resources) else None
-        if found is None:
-            raise UserError(
-                f"networks are to be pre-trained on images of '{how.name or 'unknown'}' with the fingerprint "
-                f"{how.source[:12]}..., which are not at hand; give them as pretrain_on (--pretrain-on)"
-            )
-        return Resources({how.source: found}, resources.device)
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """Draw network `index` from its own stream, and pre-train it, in one thread, if the pool is of such.

@@ -22,16 +22,15 @@ This file says what can be set; `trajectories` is the loop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dd_core.augment.names import Strategy, resolve_strategy
+from dd_core.artefacts import ArtefactSpec
+from dd_core.augment.names import Strategy
 from dd_core.distilled import Size
-from dd_core.distiller import MethodConfig
-from dd_core.errors import UserError
+from dd_core.distiller import Context, MethodConfig
+from dd_core.methods import trajectory_matching
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
 from dd_core.recipe import DISTRIBUTIONS, Recipe
 from dd_core.system.budget import Footprint
@@ -39,10 +38,10 @@ from dd_core.system.budget import Footprint
 if TYPE_CHECKING:
     import torch
 
-    from dd_core.artefacts import Artefact, ArtefactSpec
     from dd_core.images import Source
     from dd_core.methods.trajectory_matching.distiller import TrajectoryMatchingDistiller
-    from dd_core.streams import Streams
+
+EXPERTS = "experts"  # role of the experts among the artefacts
 
 
 class MTTConfig(MethodConfig):
@@ -152,55 +151,14 @@ class MTTConfig(MethodConfig):
         """The last epoch of an expert that a student is compared with."""
         return self.last_epoch - 1 + self.expert_epochs
 
-    def needs(self, source: Source) -> tuple[ArtefactSpec, ...]:
-        """The whitening, and the experts: epochs that are matched, and the last one where it is asked about images."""
-        from dd_core import zca
-        from dd_core.methods.trajectory_matching.experts import ExpertsSpec
-
-        asked, whole = self.soft_labels or self.initial == "right", self.keep == "all"
-        # experts whose last epochs nobody looks at are the same for any number of them
-        epochs = self.training.epochs if asked or whole or self.training.decay else self.matched
-        strategy = resolve_strategy(self.training.augmentation, source.name)
-        whitening = (zca.spec_of(source),) if self.zca else ()
-        return (
-            *whitening,
-            ExpertsSpec(
-                source=source.fingerprint(),
-                network=self.recipe.network,
-                initialisation=self.recipe.initialisation,
-                image_shape=source.image_shape,
-                classes=len(source.classes),
-                count=self.experts,
-                seed=self.experts_seed,
-                zca=self.zca,
-                statistics=self.statistics,
-                training=self.training.model_copy(update={"epochs": epochs, "augmentation": strategy}),
-                first=0 if whole else self.first_epoch,
-                last=epochs if whole else self.matched,
-                final=asked or whole,
-            ),
-        )
+    def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:
+        """The experts, and the whitening that they see images through."""
+        experts = trajectory_matching.experts_spec(self, source)
+        return {EXPERTS: experts, **experts.needs()}
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """An expert's step of training, or a student's steps with their gradient."""
-        from dd_core.training.estimates import training_bytes, unrolled_bytes
-
-        shape, classes = source.image_shape, len(source.classes)
-        how, images = self.training, sum(size.per_class(classes))
-        strategy = resolve_strategy(how.augmentation, source.name)
-        recipe = self.recipe.model_copy(update={"batch_size": how.batch_size, "augmentation": strategy})
-        expert = training_bytes(recipe, shape, classes, len(source), device)
-        student = unrolled_bytes(
-            recipe.model_copy(update={"augmentation": resolve_strategy(self.augmentation, source.name)}),
-            shape,
-            classes,
-            images=min(self.batch_syn or images, images),
-            steps=(self.window if self.gradient == "truncated" else None) or self.syn_steps,
-            mode="adjoint" if self.gradient == "auto" else self.gradient,
-            device=device,
-        )
-        setting = "training.batch_size" if expert > student else "batch_syn"
-        return Footprint(max(expert, student) + 16 * images * prod(shape), (setting,))
+        """The bytes of an expert's step of training, or of a student's steps with their gradient."""
+        return trajectory_matching.footprint(self, source, size, device)
 
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` before experts are trained for nothing.
@@ -208,36 +166,12 @@ class MTTConfig(MethodConfig):
         Where a class has too few images to start from, for images too large to be whitened, and for a network whose
         outputs depend on more than its arguments.
         """
-        from dd_core import zca
-        from dd_core.selection import members_of
-        from dd_core.training import require_pure
+        trajectory_matching.check_source(self, source, size)
 
-        members_of(source, size.per_class(len(source.classes)))
-        require_pure(self.recipe, source.image_shape, len(source.classes), method=self.name)
-        if self.zca:
-            zca.check_source(source)
-        elif self.statistics == "imagenet" and source.image_shape[0] != 3:
-            raise UserError(f"statistics 'imagenet' are of 3 channels, and {source.name} has {source.image_shape[0]}")
-
-    def build(
-        self,
-        *,
-        source: Source,
-        size: Size,
-        artefacts: Mapping[str, Artefact],
-        streams: Streams,
-        device: torch.device,
-    ) -> TrajectoryMatchingDistiller:
+    def build(self, context: Context) -> TrajectoryMatchingDistiller:
         """Start from real images; raises what `check` raises."""
-        from dd_core.methods.trajectory_matching.distiller import TrajectoryMatchingDistiller
-        from dd_core.methods.trajectory_matching.experts import form_of
-
-        self.check(source, size)
-        *whitening, experts = (artefacts[spec.digest()] for spec in self.needs(source))
-        form = form_of(source, self.statistics, *whitening)
-        return TrajectoryMatchingDistiller(
-            self, source, size=size, form=form, experts=experts, streams=streams, device=device
-        )
+        self.check(context.source, context.size)
+        return trajectory_matching.TrajectoryMatchingDistiller(self, context)
 
 
 FLAT = Training(augmentation="auto", sharpness=Sharpness())

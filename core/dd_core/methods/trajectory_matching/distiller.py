@@ -1,13 +1,13 @@
-"""The loop of matching training trajectories, for every method of `methods/trajectory_matching.py`.
+"""The loop of matching training trajectories, for every method of `config`.
 
-Its docstring has the mathematics and its configs the words; `unroll` differentiates, `experts` has the trajectories and
-`matching` what experts say of real images.
+The docstring of `config` has the mathematics, and its configs the words; `unroll` differentiates, `experts` has the
+trajectories, and `opinions` what experts say of real images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +15,13 @@ from torch import Tensor
 
 from dd_core import augment, selection, training, unroll
 from dd_core.augment.names import resolve_strategy
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distiller import Context
 from dd_core.errors import Diverged, require_finite
-from dd_core.images import InputForm, Source
-from dd_core.methods.trajectory_matching import opinions as matching
-from dd_core.methods.trajectory_matching.experts import held
-from dd_core.streams import Streams
+from dd_core.methods.trajectory_matching import opinions
+from dd_core.methods.trajectory_matching.config import EXPERTS, MTTConfig
+from dd_core.methods.trajectory_matching.experts import WHITENING, form_of, trajectories_in_memory
 from dd_core.unroll import Mode, Step, Tensors
-
-if TYPE_CHECKING:
-    from dd_core.artefacts import Artefact
-    from dd_core.methods.trajectory_matching.config import MTTConfig
 
 LABEL_MOMENTUM = 0.9  # of the soft labels' SGD (DATM's code)
 AVERAGED = 0.95  # decay of the mean loss that `range_below` looks at
@@ -35,27 +31,19 @@ UNMATCHED = 1.0  # what that mean begins with: the loss of a student that goes n
 class TrajectoryMatchingDistiller:
     """Pixels, the student's learning rate and soft labels under way."""
 
-    def __init__(
-        self,
-        config: MTTConfig,
-        source: Source,
-        *,
-        size: Size,
-        form: InputForm,
-        experts: Artefact,
-        streams: Streams,
-        device: torch.device,
-    ) -> None:
-        self.config, self.source, self.form, self.experts = config, source, form, experts
-        self.streams, self.device = streams, device
-        self.counts = size.per_class(len(source.classes))
+    def __init__(self, config: MTTConfig, context: Context) -> None:
+        source, streams, device = context.source, context.streams, context.device
+        self.config, self.source, self.streams, self.device = config, source, streams, device
+        self.experts = context.artefacts[EXPERTS]
+        self.form = form = form_of(source, config.statistics, context.artefacts.get(WHITENING))
+        self.counts = context.counts
         self.labels = selection.labels_of(self.counts)
         self.members = selection.members_of(source, self.counts)
         self.strategy = resolve_strategy(config.augmentation, source.name)
         # its weights come from the experts: it says how an image becomes logits
         model = training.initialised(config.recipe, source.image_shape, len(self.counts), streams=streams)
         self.network = model.to(device).eval()
-        self._trajectory = held(experts)
+        self._trajectory = trajectories_in_memory(self.experts)
         start = self._initial_indices()
         self.pixels = form(source.take(start).to(device)).requires_grad_()
         self.average = None if config.ema is None else self.pixels.detach().clone()
@@ -148,7 +136,7 @@ class TrajectoryMatchingDistiller:
         return self._parameters(rows[t]), self._parameters(rows[t + self.config.expert_epochs])
 
     def _parameters(self, flat: Tensor) -> Tensors:
-        return matching.parameters_of(self.network, flat.to(self.device))
+        return opinions.parameters_of(self.network, flat.to(self.device))
 
     # --- the inner loop -------------------------------------------------------------------------------------------
 
@@ -179,7 +167,7 @@ class TrajectoryMatchingDistiller:
         with torch.no_grad():
             for parameter, value in zip(self.network.parameters(), start, strict=True):
                 parameter.copy_(value)
-        measure = matching.feature_distance if config.also == "features" else matching.gradient_distance
+        measure = opinions.feature_distance if config.also == "features" else opinions.gradient_distance
         total, gradients = 0.0, list[Tensor]()
         for label, own in enumerate(self.pixels.detach().split(list(self.counts))):  # a class at a time: less memory
             images = own.clone().requires_grad_()
@@ -214,18 +202,18 @@ class TrajectoryMatchingDistiller:
             return selection.random_indices(self.source, self.counts, streams=self.streams, stream="initial-images")
 
         def right(expert: int) -> Tensor:
-            return matching.right_of(self.network, self._trajectory(expert)[-1], self.source, self.form, self.device)
+            return opinions.right_of(self.network, self._trajectory(expert)[-1], self.source, self.form, self.device)
 
-        return matching.right_indices(self.source, self.counts, right, len(self.experts), streams=self.streams)
+        return opinions.right_indices(self.source, self.counts, right, len(self.experts), streams=self.streams)
 
     def _mean_logits(self) -> Tensor:
         """(N, K) mean logits of the experts that are right about an initial image, at their last epoch."""
         pixels = self.pixels.detach()
         each = [
-            matching.logits_of(self.network, self._trajectory(expert)[-1], pixels)
+            opinions.logits_of(self.network, self._trajectory(expert)[-1], pixels)
             for expert in range(len(self.experts))
         ]
-        return matching.mean_logits(torch.stack(each), self.labels.to(self.device))
+        return opinions.mean_logits(torch.stack(each), self.labels.to(self.device))
 
     # --- state ------------------------------------------------------------------------------------------------------
 

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dd_core import augment, training, zca
-from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
-from dd_core.config import digest, plain
+from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
 from dd_core.distilled import IMAGENET
 from dd_core.errors import UserError, require_finite
 from dd_core.images import InputForm, Source, require_labels
@@ -36,8 +35,9 @@ from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.threads import computing
 
+WHITENING = "whitening"  # role of the whitening among the artefacts of experts and students
 SAVE_SECONDS = 30.0  # between two records of an expert under way
-HELD_SHARE = 0.25  # of the memory that is free, for trajectories that are kept there while they are matched
+MEMORY_SHARE = 0.25  # of the memory that is free, for trajectories that are kept there while they are matched
 SAVING_SHARE = 0.05  # of the time, at most, for records of an expert under way
 
 
@@ -45,20 +45,29 @@ class ExpertsSpec(ArtefactSpec):
     """`count` experts for images (C, H, W); expert i is the same among any number of them."""
 
     kind: ClassVar[str] = "experts"
+    digested: ClassVar[frozenset[str]] = frozenset(
+        {"initialisation", "seed", "zca", "statistics", "first", "last", "final"}
+    )
 
     source: str = Field(description="fingerprint of the real images")
-    network: str
-    initialisation: str = Field(default="default", description="what the first weights are drawn from")
-    image_shape: tuple[int, int, int]
-    classes: int
-    count: int = Field(ge=1)
-    seed: int = Field(default=0, ge=0)
-    zca: bool = Field(default=False, description="whether images are whitened")
-    statistics: Literal["data", "imagenet"] = Field(default="data", description="mean and std of the normalisation")
-    training: Training
-    first: int = Field(default=0, ge=0, description="first epoch whose weights are kept; 0 is the initial weights")
-    last: int | None = Field(default=None, ge=0, description="last epoch that is kept; none: that of the training")
-    final: bool = Field(default=False, description="train on to the last epoch, and keep its weights too")
+    network: str = Field(description="name of the experts' network")
+    initialisation: str = Field(default="default", description="distribution that the first weights are drawn from")
+    image_shape: tuple[int, int, int] = Field(description="channels, height and width of the real images")
+    classes: int = Field(description="number of classes of the real images")
+    count: int = Field(ge=1, description="number of experts")
+    seed: int = Field(default=0, ge=0, description="seed of first weights, orders and augmentations")
+    zca: bool = Field(default=False, description="whether images are whitened (ZCA)")
+    statistics: Literal["data", "imagenet"] = Field(
+        default="data", description="mean and std that images are normalised with, where they are not whitened"
+    )
+    training: Training = Field(description="how an expert is trained")
+    first: int = Field(default=0, ge=0, description="first epoch whose weights are kept; 0: the initial weights")
+    last: int | None = Field(
+        default=None, ge=0, description="last epoch of the range whose weights are kept; none: that of the training"
+    )
+    final: bool = Field(
+        default=False, description="whether training goes on to its last epoch, whose weights are then kept too"
+    )
 
     @model_validator(mode="after")
     def _range_is_one(self) -> ExpertsSpec:
@@ -82,22 +91,23 @@ class ExpertsSpec(ArtefactSpec):
         """Whether the weights after `epoch` epochs are kept."""
         return self.first <= epoch <= self.kept_to or epoch == self.end
 
-    def digest(self) -> str:
-        """sha256 of all that determines expert i."""
-        return digest({"kind": self.kind, "spec": {**plain(self), "count": None}})
+    def determining(self) -> dict[str, Any]:
+        """All that determines expert i, which their number does not."""
+        return {**super().determining(), "count": None}
+
+    def needs(self) -> dict[str, ArtefactSpec]:
+        """The whitening that experts see images through, where they see them whitened."""
+        if not self.zca:
+            return {}
+        return {WHITENING: zca.WhiteningSpec(source=self.source, image_shape=self.image_shape)}
+
+    def sources(self) -> dict[str, str]:
+        """The real images."""
+        return {self.source: ""}
 
     def parts(self) -> int:
         """One expert a part."""
         return self.count
-
-    def wanted(self, resources: Any) -> Any:
-        """The images of the fingerprint; raises `UserError` where they are not at hand."""
-        found = resources.sources.get(self.source) if isinstance(resources, Resources) else None
-        if found is None:
-            raise UserError(
-                f"experts are to be trained on images with the fingerprint {self.source[:12]}..., not at hand"
-            )
-        return Resources({self.source: found}, resources.device)
 
     def nbytes(self) -> int:
         """Bytes that the kept weights of all experts take on disk."""
@@ -108,7 +118,8 @@ class ExpertsSpec(ArtefactSpec):
         """What so many experts take on disk, and of time, going by a few steps of one."""
         source, device = resources.sources[self.source], devices.resolve(resources.device)
         with computing(1):
-            expert = _Expert(self, source, Streams(self.seed).child("cost"), device)
+            form = form_of(source, self.statistics, resources.artefacts.get(WHITENING))
+            expert = _Expert(self, source, form, Streams(self.seed).child("cost"), device)
             each = expert.seconds_a_step()
         steps = self.end * math.ceil(len(source) / self.training.batch_size)
         minutes = max(1, round(parts * steps * each / 60))
@@ -135,7 +146,9 @@ class ExpertsSpec(ArtefactSpec):
         """Train expert `index` in one thread, and keep its flat weights (epochs, P); goes on after a kill."""
         device = devices.resolve(resources.device)
         with computing(1):
-            expert = _Expert(self, resources.sources[self.source], Streams(self.seed).child("expert", index), device)
+            source = resources.sources[self.source]
+            form = form_of(source, self.statistics, resources.artefacts.get(WHITENING))
+            expert = _Expert(self, source, form, Streams(self.seed).child("expert", index), device)
             expert.load_state_dict(progress.load())
             saved, wait = time.monotonic(), SAVE_SECONDS
             while expert.epoch < self.end:
@@ -153,9 +166,9 @@ def trajectory(experts: Artefact, index: int) -> Float[Tensor, "epochs P"]:
     return _unpacked(tensors["t0"], facts["dtype"])
 
 
-def held(experts: Artefact) -> Callable[[int], Float[Tensor, "epochs P"]]:
+def trajectories_in_memory(experts: Artefact) -> Callable[[int], Float[Tensor, "epochs P"]]:
     """`trajectory` of these experts, of which as many are kept in memory as fit into a share of it."""
-    fit = int(HELD_SHARE * devices.free_memory_bytes(torch.device("cpu"))) // trajectory(experts, 0).nbytes
+    fit = int(MEMORY_SHARE * devices.free_memory_bytes(torch.device("cpu"))) // trajectory(experts, 0).nbytes
     return lru_cache(maxsize=max(1, fit))(lambda index: trajectory(experts, index))
 
 
@@ -169,12 +182,14 @@ def form_of(source: Source, statistics: str, whitening: Artefact | None = None) 
 class _Expert:
     """One expert under way."""
 
-    def __init__(self, spec: ExpertsSpec, source: Source, streams: Streams, device: torch.device) -> None:
+    def __init__(
+        self, spec: ExpertsSpec, source: Source, form: InputForm, streams: Streams, device: torch.device
+    ) -> None:
         if source.image_shape != spec.image_shape or len(source.classes) != spec.classes:
             raise UserError(f"experts are for other images than those of {source.name}")
         self.spec, self.how, self.source, self.streams, self.device = spec, spec.training, source, streams, device
         self.labels = require_labels(source).to(device)
-        self.form = InputForm.of(source, zca.of(source)) if spec.zca else form_of(source, spec.statistics)
+        self.form = form
         recipe = Recipe(network=spec.network, initialisation=spec.initialisation)
         self.model = training.initialised(recipe, spec.image_shape, spec.classes, streams=streams).to(device).train()
         how = self.how

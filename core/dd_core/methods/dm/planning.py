@@ -1,0 +1,102 @@
+"""What a step of distribution matching takes: how many images go through the network together, and their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dd_core import augment, networks, selection
+from dd_core.augment.names import parse_strategy, resolve_strategy
+from dd_core.distilled import Size
+from dd_core.errors import UserError
+from dd_core.images import Source
+from dd_core.methods.dm.config import DMConfig
+from dd_core.streams import generator
+from dd_core.system.budget import Footprint
+from dd_core.system.footprint import bytes_an_image, images_at_once
+
+IMAGES_AT_ONCE = 1024  # of the classes that are embedded together: more is no faster
+
+
+class Images(NamedTuple):
+    """A number for real images, and one for synthetic images."""
+
+    real: int
+    synthetic: int
+
+
+class Plan(NamedTuple):
+    """The images of the largest class, the bytes that one takes in the network, and how many go through it at once."""
+
+    largest: Images
+    costs: Images
+    at_once: Images
+
+    @property
+    def classes(self) -> int:
+        """How many whole classes go through the network at once; 1 where not even one does."""
+        fit = (most // images for most, images in zip(self.at_once, self.largest, strict=True))
+        return max(1, min(IMAGES_AT_ONCE // max(self.largest), *fit))
+
+
+def plan(config: DMConfig, source: Source, counts: Sequence[int], device: torch.device) -> Plan:
+    """How many images may go through the network together: as `batch_bytes` says, or a whole class."""
+    real = max(len(members) for members in selection.members_of(source, counts))
+    largest = Images(min(config.batch_real, real), max(counts))
+    costs = _bytes_an_image(config, source, device)
+    if networks.mixes_images(networks.for_source(config.recipe.network, source, seed=0)):
+        return Plan(largest, costs, largest)
+    most = max(IMAGES_AT_ONCE, *largest)
+    return Plan(largest, costs, Images(*(images_at_once(cost, budget=config.batch_bytes, most=most) for cost in costs)))
+
+
+def footprint(config: DMConfig, source: Source, size: Size, device: torch.device) -> Footprint:
+    """One batch of the larger kind, and four copies of the set: pixels, gradient, momentum and update."""
+    counts = size.per_class(len(source.classes))
+    largest, costs, at_once = sizes = plan(config, source, counts, device)
+    classes = min(sizes.classes, len(counts))
+    batches = [min(classes * count, most) * cost for count, most, cost in zip(largest, at_once, costs, strict=True)]
+    whole = "batch_real" if batches[0] >= batches[1] else "number of images per class"
+    setting = whole if at_once == largest else "batch_bytes"
+    return Footprint(max(batches) + 16 * sum(counts) * prod(source.image_shape), (setting,))
+
+
+def check_network(config: DMConfig, source: Source, size: Size) -> None:
+    """Raise `UserError` for a network with batch norm that cannot take the single image of a class."""
+    counts = size.per_class(len(source.classes))
+    fewest = min(config.batch_real, *counts, *(len(members) for members in selection.members_of(source, counts)))
+    network = networks.for_source(config.recipe.network, source, seed=0)
+    if fewest > 1 or not networks.mixes_images(network):
+        return
+    try:
+        with torch.no_grad():
+            networks.embed(network, torch.zeros(1, *source.image_shape))
+    except ValueError:
+        raise UserError(
+            f"recipe.network: '{config.recipe.network}' has a batch norm, and sees one image of a class alone, of "
+            "which it leaves a single pixel to normalise; ask for 2 images of each class, or take a network "
+            "without batch norm"
+        ) from None
+
+
+def _bytes_an_image(config: DMConfig, source: Source, device: torch.device) -> Images:
+    """Bytes that a real image takes on its way through the network, and a synthetic one with its gradient."""
+    network = networks.for_source(config.recipe.network, source, seed=0).to(device).requires_grad_(False)
+    kinds = parse_strategy(resolve_strategy(config.augmentation, source.name)) or ("none",)
+
+    def embed(images: Tensor, *, gradient: bool) -> None:
+        pixels = inputs = images.float().requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient):
+            for kind in kinds:
+                inputs = augment.dsa(pixels, kind, generator=generator(0, "footprint"), siamese=True)
+            features = networks.embed(network, inputs)
+            if gradient:
+                features.sum().backward()
+
+    each = (partial(embed, gradient=gradient) for gradient in (False, True))
+    return Images(*(bytes_an_image(function, source.image_shape, device) for function in each))

@@ -1,0 +1,59 @@
+"""`optimized`: the best of many random draws of real images, by their accuracy on *training* images.
+
+A baseline of Wang, Zhu, Torralba and Efros, Dataset Distillation (2018): draw many random sets, train a few networks on
+each, and keep the best 20 %. The paper reports the mean over those that are kept; here one of them, drawn by the
+seed, is the set, so that its expected score is the paper's figure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from dd_core.artefacts import ArtefactSpec
+from dd_core.distilled import Size
+from dd_core.distiller import Context, MethodConfig
+from dd_core.methods import optimized
+from dd_core.recipe import Recipe
+from dd_core.system.budget import Footprint
+
+if TYPE_CHECKING:
+    import torch
+
+    from dd_core.images import Source
+    from dd_core.methods.optimized.distiller import OptimizedDistiller
+
+POOL = "starting weights"  # role of the networks that score a set, where the recipe's are pre-trained or one network
+
+
+class OptimizedConfig(MethodConfig):
+    """Random real images whose networks do best on training images; uint8, as they are."""
+
+    name: ClassVar[str] = "optimized"
+
+    steps: int = Field(default=50, ge=0, description="random sets that are drawn and scored, one in a step")
+    networks: int = Field(default=3, ge=1, description="networks that score a set, the same for all (the paper has 20)")
+    keep: float = Field(
+        default=0.2, gt=0, le=1, description="share of sets that are kept, at least one; the seed draws among them"
+    )
+    batch_real: int = Field(default=1024, ge=1, description="training images that a set is scored on, one draw for all")
+    recipe: Recipe = Field(
+        default=Recipe(network="convnet-1-w64-nonorm", initialisation="xavier"),
+        description="how to train on a set, while they are scored and afterwards",
+    )
+
+    def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:
+        """The networks that score a set, where the recipe's are pre-trained or one particular network."""
+        if self.recipe.weights is None:
+            return {}
+        count = 1 if self.recipe.for_one_network else self.networks
+        return {POOL: optimized.pool_spec(self, source, self.recipe.weights.model_copy(update={"count": count}))}
+
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """The bytes of one network that trains on a draw or is scored, and of the images of both."""
+        return optimized.footprint(self, source, size, device)
+
+    def build(self, context: Context) -> OptimizedDistiller:
+        """Draw the images to score on; raises `UserError` where a class is too small."""
+        return optimized.OptimizedDistiller(self, context)

@@ -1,0 +1,72 @@
+"""What trajectory matching needs before it begins: its experts, checks, and the bytes that a run takes."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+
+from dd_core import selection, training, zca
+from dd_core.augment.names import resolve_strategy
+from dd_core.distilled import Size
+from dd_core.errors import UserError
+from dd_core.images import Source
+from dd_core.methods.trajectory_matching.config import MTTConfig
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec
+from dd_core.system.budget import Footprint
+from dd_core.training.estimates import training_bytes, unrolled_bytes
+
+
+def experts_spec(config: MTTConfig, source: Source) -> ExpertsSpec:
+    """The experts of which the matched epochs are kept, and the last one where it is asked about images."""
+    if config.zca:
+        zca.check_source(source)
+    asked, whole = config.soft_labels or config.initial == "right", config.keep == "all"
+    # experts whose last epochs nobody looks at are the same for any number of them
+    epochs = config.training.epochs if asked or whole or config.training.decay else config.matched
+    strategy = resolve_strategy(config.training.augmentation, source.name)
+    return ExpertsSpec(
+        source=source.fingerprint(),
+        network=config.recipe.network,
+        initialisation=config.recipe.initialisation,
+        image_shape=source.image_shape,
+        classes=len(source.classes),
+        count=config.experts,
+        seed=config.experts_seed,
+        zca=config.zca,
+        statistics=config.statistics,
+        training=config.training.model_copy(update={"epochs": epochs, "augmentation": strategy}),
+        first=0 if whole else config.first_epoch,
+        last=epochs if whole else config.matched,
+        final=asked or whole,
+    )
+
+
+def footprint(config: MTTConfig, source: Source, size: Size, device: torch.device) -> Footprint:
+    """An expert's step of training, or a student's steps with their gradient."""
+    shape, classes = source.image_shape, len(source.classes)
+    images = sum(size.per_class(classes))
+    strategy = resolve_strategy(config.training.augmentation, source.name)
+    recipe = config.recipe.model_copy(update={"batch_size": config.training.batch_size, "augmentation": strategy})
+    expert = training_bytes(recipe, shape, classes, len(source), device)
+    student = unrolled_bytes(
+        recipe.model_copy(update={"augmentation": resolve_strategy(config.augmentation, source.name)}),
+        shape,
+        classes,
+        images=min(config.batch_syn or images, images),
+        steps=(config.window if config.gradient == "truncated" else None) or config.syn_steps,
+        mode="adjoint" if config.gradient == "auto" else config.gradient,
+        device=device,
+    )
+    setting = "training.batch_size" if expert > student else "batch_syn"
+    return Footprint(max(expert, student) + 16 * images * prod(shape), (setting,))
+
+
+def check_source(config: MTTConfig, source: Source, size: Size) -> None:
+    """Raise `UserError` for what `config.check` names."""
+    selection.members_of(source, size.per_class(len(source.classes)))
+    training.require_pure(config.recipe, source.image_shape, len(source.classes), method=config.name)
+    if config.zca:
+        zca.check_source(source)
+    elif config.statistics == "imagenet" and source.image_shape[0] != 3:
+        raise UserError(f"statistics 'imagenet' are of 3 channels, and {source.name} has {source.image_shape[0]}")

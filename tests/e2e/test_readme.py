@@ -1,4 +1,4 @@
-"""The snippets of README and CONTRIBUTING do what they say."""
+"""The snippets of the README do what they say. Those of CONTRIBUTING have a file of their own."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from dd_core import store
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.recipe import Recipe
-from dd_core.testing import DistillerConformance
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,21 +109,6 @@ def test_the_table_of_methods_is_the_table_of_methods():
     rows = re.findall(r"^\| (`.*?) \|.*\| (works|not yet) \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     stated = {name: state for names, state in rows for name in re.findall(r"`(.*?)`", names)}
     assert {name for name, state in stated.items() if state == "works"} == set(METHODS)
-
-
-def test_the_method_of_contributing_passes_the_kit(tmp_path: Path):
-    scope: dict[str, Any] = {"__name__": "median"}
-    exec(compile(_blocks("CONTRIBUTING.md", "python")[0], "CONTRIBUTING.md", "exec"), scope)
-
-    class TestMedian(DistillerConformance):
-        config = scope["Median"]()
-        draws = False
-
-    kit = TestMedian()
-    kit.test_makes_a_set_of_the_size_and_shape_asked_for(3, Size(ipc=2))
-    kit.test_the_same_seed_gives_the_same_bytes_and_another_seed_other_images(tmp_path)
-    kit.test_too_many_images_are_refused()
-    kit.test_every_option_has_a_meaning_and_survives_json()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "REPRODUCIBILITY.md", "CHANGELOG.md"])

@@ -89,7 +89,7 @@ def test_a_signal_outside_the_loop_is_answered_in_one_line(server: Server, tmp_p
     assert process.pid is not None
     os.kill(process.pid, number)
     assert ended(process) == CODES[signal.Signals(number)]
-    line = f"interrupted; to start again: dd-apps evaluate '{out}' --nets 1000 --json"
+    line = f"interrupted; to go on: dd-apps evaluate '{out}' --nets 1000 --json"
     assert stderr.read_text().splitlines()[-1] == f"error: {line}"
     assert json.loads(stdout.read_text()) == {"error": line, "exit_code": CODES[signal.Signals(number)]}
 

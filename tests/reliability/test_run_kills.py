@@ -114,7 +114,7 @@ def test_sigterm_ends_the_workers_too():
     stopped.wait(60)
     require_no_orphans(stopped)
     out, err = stopped.communicate()
-    line = f"interrupted; to start again: dd-apps {' '.join(words)}"
+    line = f"interrupted; to go on: dd-apps {' '.join(words)}"
     assert (stopped.returncode, json.loads(out)) == (143, {"error": line, "exit_code": 143})
     # joblib's resource tracker, a process of its own, may still write its warning after our line
     assert err.splitlines().count(f"error: {line}") == 1

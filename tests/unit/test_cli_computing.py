@@ -248,6 +248,18 @@ def test_neighbours_are_scored_without_a_network(call, call_json):
     assert "networks" not in out + err
 
 
+def test_evaluate_goes_on_from_the_scores_that_are_kept_and_fresh_starts_over(call, call_json):
+    call_json("distill", "random", "--data", "digits", "--ipc", 1, "--out", "a.safetensors", *QUICK)
+    first = call_json("evaluate", "a.safetensors", "--nets", 2)
+    *_, record = Path("cache/scores").iterdir()
+    record.unlink()
+    code, out, err = call("evaluate", "a.safetensors", "--nets", 2, "--json")
+    assert (code, json.loads(out)) == (0, first)
+    assert "convnet-1-w8 on the set and on real images: 3 of 4 are kept from an earlier call" in err
+    assert "kept from an earlier call" in call("evaluate", "a.safetensors", "--nets", 2)[2]
+    assert "kept from an earlier call" not in call("evaluate", "a.safetensors", "--nets", 2, "--fresh")[2]
+
+
 def test_a_set_from_a_folder_needs_its_folder(folders: Path, call, call_json, refused):
     data = f"folder:{folders / 'one'}"
     call_json("distill", "random", "--data", data, "--ipc", 1, "--out", "a.safetensors", *QUICK)
@@ -471,6 +483,7 @@ def test_running_out_of_memory_is_no_bug(call_json, refused, monkeypatch: pytest
 def test_a_finished_run_is_shown_again_and_not_computed_again(mine: str, call, call_json):
     first = call_json("run", mine)
     files = {path: path.stat().st_mtime_ns for path in Path("runs/mine").iterdir()}
+    assert len([*Path("runs/mine/work/scores").iterdir()]) == 4, "two kinds of network, each with a twin"
     code, out, err = call("run", mine, "--json")
     assert (code, json.loads(out)) == (0, first)
     assert "runs/mine: complete already; --fresh runs it again" in err

@@ -1,4 +1,4 @@
-"""Conformance kits: what every method, network and artefact must pass, ours and other packages'. They need pytest.
+"""Conformance kits: what every method, network, artefact and protocol must pass, ours and other packages'. They need pytest.
 
 A kit is a class to inherit from in a test; `blobs` is a small source of images that is made here, not downloaded.
 """
@@ -8,5 +8,6 @@ from __future__ import annotations
 from dd_core.testing.artefacts import ArtefactConformance
 from dd_core.testing.distillers import CPU, DistillerConformance, blobs
 from dd_core.testing.networks import NetworkConformance
+from dd_core.testing.protocols import ProtocolConformance
 
-__all__ = ["CPU", "ArtefactConformance", "DistillerConformance", "NetworkConformance", "blobs"]
+__all__ = ["CPU", "ArtefactConformance", "DistillerConformance", "NetworkConformance", "ProtocolConformance", "blobs"]

@@ -1,0 +1,77 @@
+"""The random-real twin: which images, and who labels them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dd_core.distilled import DistilledSet, Size
+from dd_core.evaluation import evaluate, twins
+from dd_core.evaluation.twins import HardLabels, Targets
+from dd_core.images import Source, normalise
+from dd_core.methods import method
+from dd_core.runner import distill
+from dd_core.streams import Streams
+from dd_core.testing import blobs
+from dd_core.training import TrainingData, accuracy, fit
+
+SOURCE = blobs(per_class=20)
+RECIPE = {"network": "convnet-1-w8", "epochs": 8, "learning_rate": 0.05}
+
+
+class Teacher:
+    """Soft labels by brightness: an image of class c is c in one part and the next class in another."""
+
+    def __call__(self, source: Source, rows: torch.Tensor) -> Targets:
+        labels = source.labels[rows]
+        share = source.take(rows).float().mean((1, 2, 3), keepdim=False)[:, None] / 255
+        one_hot = torch.eye(3)
+        return Targets(labels, share * one_hot[labels] + (1 - share) * one_hot[(labels + 1) % 3])
+
+
+@pytest.fixture(scope="module")
+def ds() -> DistilledSet:
+    return distill(method("random", recipe=RECIPE), SOURCE, Size(counts=(3, 1, 2)), seed=4)
+
+
+def test_a_twin_has_as_many_images_of_each_class_each_once_as_a_network_is_fed_them(ds: DistilledSet):
+    twin = twins.draw(ds, SOURCE, labeller=HardLabels(), streams=Streams(1), index=0)
+    assert twin.labels.tolist() == [0, 0, 0, 1, 2, 2]
+    pixels = ds.manifest.pixels
+    real = normalise(SOURCE.images, pixels.mean, pixels.std)
+    rows = [next(row for row in range(len(real)) if torch.equal(real[row], image)) for image in twin.inputs]
+    assert SOURCE.labels[rows].tolist() == twin.labels.tolist()
+    assert len(set(rows)) == 6
+    other = twins.draw(ds, SOURCE, labeller=HardLabels(), streams=Streams(1), index=1)
+    assert not torch.equal(other.inputs, twin.inputs)
+
+
+def test_hard_labels_are_the_sources_and_an_attacked_class_has_the_label_of_its_target():
+    rows = torch.arange(6)
+    labels, probabilities = HardLabels()(SOURCE, rows)
+    assert (labels.tolist(), probabilities) == (SOURCE.labels[rows].tolist(), None)
+    attacked = HardLabels((1, 2))(SOURCE, rows).labels
+    assert attacked.tolist() == [2 if label == 1 else label for label in SOURCE.labels[rows].tolist()]
+
+
+def test_whoever_labelled_the_set_labels_the_twin_it_is_trained_on(ds: DistilledSet):
+    """Scores of twins with a teacher's soft labels, against networks trained on them here by hand."""
+    noisy = blobs(per_class=40)
+    result = evaluate(ds, train=SOURCE, test=noisy, nets=2, seed=5, device="cpu", labeller=Teacher())
+    streams, cpu = Streams(5), torch.device("cpu")
+    expected = []
+    for index in range(2):
+        twin = twins.draw(ds, SOURCE, labeller=HardLabels(), streams=streams, index=index)
+        one_hot, share = torch.eye(3)[twin.labels], _raw(ds, twin.inputs).mean((1, 2, 3))[:, None]
+        soft = share * one_hot + (1 - share) * one_hot.roll(1, dims=1)
+        data, seed = TrainingData(twin.inputs, twin.labels, soft, 3), streams.child("network", index).seed
+        model = fit(data, "convnet-1-w8", ds.manifest.recipe, streams=Streams(seed), device=cpu)
+        expected.append(accuracy(model, noisy, ds.input_form(), device=cpu))
+    assert result.random_real.per_network == tuple(expected)
+    hard = evaluate(ds, train=SOURCE, test=noisy, nets=2, seed=5, device="cpu")
+    assert hard.random_real != result.random_real
+    assert hard.accuracy == result.accuracy, "the set keeps the labels that it has"
+
+
+def _raw(ds: DistilledSet, inputs: torch.Tensor) -> torch.Tensor:
+    return inputs * ds.manifest.pixels.std[0] + ds.manifest.pixels.mean[0]

@@ -21,8 +21,9 @@ from dd_core import augment
 from dd_core.distilled import Size
 from dd_core.images import LabelledImages, Source
 from dd_core.methods import method
+from dd_core.methods.trajectory_matching.expert import Expert
 from dd_core.methods.trajectory_matching.expert_training import Sharpness
-from dd_core.methods.trajectory_matching.experts import ExpertsSpec, _Expert, form_of
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec
 from dd_core.streams import Streams
 
 Weights = dict[str, Tensor]
@@ -50,10 +51,10 @@ class Resident(LabelledImages):
 class Batches:
     """The mini-batches of an expert's first epoch, over and over, and what draws their transforms."""
 
-    def __init__(self, expert: _Expert) -> None:
-        order = torch.randperm(len(expert.source), generator=expert.streams.generator("order", 0))
-        self.all = [part for part in order.split(expert.how.batch_size) if len(part) == expert.how.batch_size]
-        self.transforms = expert.streams.generator("augmentation", 0)
+    def __init__(self, expert: Expert) -> None:
+        size = expert.training.batch_size
+        self.all = [rows for rows in expert.loop.mini_batches() if len(rows) == size]
+        self.transforms = expert.loop.streams.generator("augmentation", 0)
 
     def rows(self, index: int) -> Tensor:
         """The images of step `index`."""
@@ -63,7 +64,7 @@ class Batches:
 class InTurn:
     """Experts of the engine, of which each in turn takes a step; with `streams` on a CUDA stream of its own."""
 
-    def __init__(self, several: Sequence[_Expert], *, streams: bool = False) -> None:
+    def __init__(self, several: Sequence[Expert], *, streams: bool = False) -> None:
         self.experts = several
         self.batches = [Batches(expert) for expert in several]
         self.streams = [torch.cuda.Stream() for _ in several] if streams else [None for _ in several]
@@ -74,39 +75,40 @@ class InTurn:
         """Step `index` of every expert."""
         for expert, batches, stream in zip(self.experts, self.batches, self.streams, strict=True):
             with torch.cuda.stream(stream) if stream else nullcontext():
-                expert._step(batches.rows(index), batches.transforms)
+                expert.loop.step(batches.rows(index))
 
     def weights(self) -> Tensor:
         """(E, P), flat."""
-        return torch.stack([nn.utils.parameters_to_vector(one.model.parameters()).detach() for one in self.experts])
+        return torch.stack(
+            [nn.utils.parameters_to_vector(expert.loop.model.parameters()).detach() for expert in self.experts]
+        )
 
 
 class AtOnce:
     """The same experts in one: `vmap` over stacked weights, which makes grouped convolutions of theirs."""
 
-    def __init__(self, several: Sequence[_Expert]) -> None:
+    def __init__(self, several: Sequence[Expert]) -> None:
         self.experts = several
         self.batches = [Batches(expert) for expert in several]
-        each = [dict(expert.model.named_parameters()) for expert in several]
+        each = [dict(expert.loop.model.named_parameters()) for expert in several]
         self.theta: Weights = {name: torch.stack([one[name].detach() for one in each]) for name in each[0]}
-        self.gradient = vmap(gradient_of(several[0].model, several[0].how.sharpness))
+        self.gradient = vmap(gradient_of(several[0].loop.model, several[0].training.sharpness))
 
     def step(self, index: int) -> None:
         """Step `index` of every expert."""
         pairs = [self._batch(*both, index) for both in zip(self.experts, self.batches, strict=True)]
         images, labels = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        gradients, rate = self.gradient(self.theta, images, labels), self.experts[0].how.learning_rate
+        gradients, rate = self.gradient(self.theta, images, labels), self.experts[0].training.learning_rate
         self.theta = {name: one - rate * gradients[name] for name, one in self.theta.items()}
 
     def weights(self) -> Tensor:
         """(E, P), flat."""
         return torch.cat([one.flatten(1) for one in self.theta.values()], dim=1)
 
-    def _batch(self, expert: _Expert, batches: Batches, index: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, expert: Expert, batches: Batches, index: int) -> tuple[Tensor, Tensor]:
         rows = batches.rows(index)
-        images = expert.form(expert.source.take(rows).to(expert.device))
-        images = augment.dsa(images, expert.how.augmentation, generator=batches.transforms)
-        return images, expert.labels[rows.to(expert.device)]
+        images, labels = expert.loop.lessons.batch(rows, epoch=0, index=index)
+        return augment.dsa(images, expert.training.augmentation, generator=batches.transforms), labels
 
 
 def gradient_of(model: nn.Module, sharpness: Sharpness | None) -> Callable[[Weights, Tensor, Tensor], Weights]:
@@ -146,11 +148,9 @@ def measured(source: LabelledImages, scale: Scale, device: torch.device) -> Iter
 def ways(spec: ExpertsSpec, source: Source, resident: Source, scale: Scale, device: torch.device) -> Record:
     """Experts a minute, one after another and several at once, going by a few steps of each."""
 
-    def made(count: int, images: Source) -> list[_Expert]:
-        form = form_of(images, spec.statistics)
-        return [
-            _Expert(spec, images, form, Streams(spec.seed).child("expert", index), device) for index in range(count)
-        ]
+    def made(count: int, images: Source) -> list[Expert]:
+        streams = [Streams(spec.seed).child("expert", index) for index in range(count)]
+        return [spec.expert(images, streams=own, device=device) for own in streams]
 
     def chunk(way: InTurn | AtOnce) -> None:
         for index in range(scale.chunk):

@@ -91,8 +91,7 @@ def expert_epoch(*, network: str, real: int, sharpness: Record | None, cache: Pa
         training=how,
         last=0,  # no later epoch's weights are kept
     )
-    form = experts.form_of(source, spec.statistics)
-    expert = experts._Expert(spec, source, form, Streams(0), torch.device("cpu"))
+    expert = spec.expert(source, streams=Streams(0), device=torch.device("cpu"))
     return {"epoch": expert.train_epoch}
 
 

@@ -1,13 +1,13 @@
 """How to train on a set: what a method means a network to go through, from its first weights to its last epoch.
 
-A field that was added later is written only where it differs from its default: files of earlier versions mean what they
-meant, and a set that does not use the field has the bytes that it always had.
+A field that joins a released `Recipe` is written only where it differs from its default. So files of earlier versions
+mean what they meant, and a set that does not use the field keeps the bytes that it always had.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,25 +17,35 @@ from dd_core.networks.names import family
 
 DISTRIBUTIONS = ("default", "xavier")  # of freshly initialised weights
 
+LossName = Literal["cross-entropy", "kl", "kl-t2", "mse"]
+Optimiser = Literal["sgd", "adam", "adamw"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+BETAS = (0.9, 0.999)  # Kingma and Ba 2015
+
 
 class ScheduledStep(Config):
     """One step of a learned training order: which block of images, and the learning rate for it."""
 
-    epoch: int = Field(ge=0)
-    step: int = Field(ge=0, description="block of images, class-major within it")
-    learning_rate: float = Field(gt=0)
+    epoch: int = Field(ge=0, description="pass over the blocks that the step belongs to, from 0")
+    step: int = Field(ge=0, description="block of images that the step learns from, class-major within the block")
+    learning_rate: float = Field(gt=0, description="learning rate of this one step")
 
 
 class Pretraining(Config):
     """How networks are trained on real images before they meet the set: Adam (0.5, 0.999), halved rate."""
 
     source: str = Field(
-        default="", description="fingerprint of those images; none: the ones distilled. `--pretrain-on` fills it in"
+        default="", description="fingerprint of the images to pre-train on; empty: the images that are distilled"
     )
-    name: str = Field(default="", description="what those images are called; filled in with the fingerprint")
+    name: str = Field(
+        default="", description="name of the images to pre-train on; filled in together with their fingerprint"
+    )
     epochs: int = Field(default=10, ge=1, description="passes over the images (paper: 40 for MNIST on LeNet)")
-    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam (paper: 2e-4 for LeNet, else 1e-3)")
-    decay_every: int = Field(default=5, ge=1, description="epochs between halvings of that rate")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="initial learning rate of Adam (paper: 2e-4 for LeNet, else 1e-3)"
+    )
+    decay_every: int = Field(default=5, ge=1, description="epochs after which the learning rate is halved, each time")
     batch_size: int = Field(default=128, ge=1, description="images in a mini-batch")
 
 
@@ -45,39 +55,70 @@ class StartingPool(Config):
     Network i is the same in a pool of any size.
     """
 
-    distribution: Literal["default", "xavier"] = Field(description="what the networks are drawn from")
-    count: int = Field(ge=1, description="networks")
-    seed: int = Field(default=0, ge=0, description="of the draws")
-    held_out: bool = Field(default=False, description="other draws, for evaluation")
-    pretraining: Pretraining | None = Field(default=None, description="none: the weights are as they were drawn")
+    distribution: Literal["default", "xavier"] = Field(description="distribution that the first weights are drawn from")
+    count: int = Field(ge=1, description="networks in the pool")
+    seed: int = Field(default=0, ge=0, description="seed of the draws")
+    held_out: bool = Field(
+        default=False, description="draw networks for evaluation, which no method has seen while it distilled"
+    )
+    pretraining: Pretraining | None = Field(
+        default=None, description="how the networks are pre-trained; none: their weights stay as they were drawn"
+    )
 
 
 class Recipe(Config):
     """How to train on the set, as its method meant it."""
 
     network: str = Field(default="convnet", description="network that the set was distilled with; `list networks`")
-    optimiser: Literal["sgd", "adamw"] = Field(default="sgd", description="what updates the weights")
-    learning_rate: float = Field(default=0.01, gt=0, description="of the optimiser")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser")
+    optimiser: Optimiser = Field(default="sgd", description="optimiser that updates the weights")
+    learning_rate: float = Field(default=0.01, gt=0, description="learning rate of the optimiser")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; Adam and AdamW have betas instead")
+    betas: tuple[Beta, Beta] = Field(
+        default=BETAS,
+        exclude_if=lambda betas: betas == BETAS,
+        description="decay rates of Adam's and AdamW's two moving averages (beta_1, beta_2)",
+    )
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of the optimiser; decoupled in AdamW")
     schedule: Literal["constant", "step", "cosine"] = Field(
-        default="step", description="step: times 0.1 after half of the epochs; cosine: to zero"
+        default="step",
+        description="course of the learning rate: constant; step: times 0.1 after half of the epochs; cosine: to zero",
+    )
+    warmup: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda epochs: epochs == 0,
+        description="epochs of linear warm-up, in which the learning rate rises to its full value; 0: no warm-up",
     )
     epochs: int = Field(default=300, ge=1, description="passes over the set")
     batch_size: int = Field(default=256, ge=1, description="images in a mini-batch")
-    augmentation: Strategy = Field(default="none", description="DSA strategy, kinds joined by _; auto: see `dm`")
+    augmentation: Strategy = Field(
+        default="none",
+        description="DSA strategy, kinds joined by _; auto: all six kinds, without flip where the images are digits",
+    )
     align_corners: bool = Field(
         default=True, description="how DSA's scale and rotate place pixels; the ECCV-2024 challenge has it off"
     )
-    temperature: float = Field(default=1.0, gt=0, description="of soft targets")
+    loss: LossName = Field(
+        default="cross-entropy",
+        exclude_if=lambda loss: loss == "cross-entropy",
+        description="what is minimised: cross-entropy with labels or soft targets; kl: divergence from soft targets; "
+        "kl-t2: kl times the squared temperature; mse: mean squared error to logits or features",
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="temperature (T) of soft targets and of the logits that learn from them"
+    )
     initialisation: str = Field(
         default="default",
         description="where a network starts: 'default' or 'xavier' distribution, 'pretrained' as `weights` says, "
         "or the very weights by their digest sha256:...",
     )
-    weights: StartingPool | None = Field(default=None, description="what pretrained or particular weights are made of")
+    weights: StartingPool | None = Field(
+        default=None, description="what pre-trained or particular weights are made of; none: weights are drawn afresh"
+    )
     steps: tuple[ScheduledStep, ...] = Field(
-        default=(), description="learned order and rates; where given, plain SGD over it replaces the epochs"
+        default=(),
+        description="learned order of training steps, each with its own learning rate; where given, plain SGD follows "
+        "it instead of optimiser, schedule and epochs",
     )
 
     @model_validator(mode="after")
@@ -89,7 +130,7 @@ class Recipe(Config):
 
     @property
     def for_one_network(self) -> bool:
-        """Whether it holds for one particular network only (the paper's fixed initialisation)."""
+        """Whether the recipe holds for one particular network only (the paper's fixed initialisation)."""
         return self.initialisation.startswith("sha256:")
 
     @field_validator("network")
@@ -99,11 +140,12 @@ class Recipe(Config):
 
     @field_validator("initialisation")
     @classmethod
-    def _initialisation_is_known(cls, where: str) -> str:
-        if where not in (*DISTRIBUTIONS, "pretrained") and not re.fullmatch("sha256:[0-9a-f]{64}", where):
+    def _initialisation_is_known(cls, initialisation: str) -> str:
+        named = (*DISTRIBUTIONS, "pretrained")
+        if initialisation not in named and not re.fullmatch("sha256:[0-9a-f]{64}", initialisation):
             raise ValueError("'default', 'xavier', 'pretrained', or 'sha256:' and 64 digits of particular weights")
-        return where
+        return initialisation
 
     def for_source(self, name: str) -> Recipe:
-        """With `auto` spelled out for a source, as a set must carry it."""
+        """The recipe with the augmentation `auto` spelled out for a source, as a set must carry it."""
         return self.model_copy(update={"augmentation": resolve_strategy(self.augmentation, name)})

@@ -93,8 +93,12 @@ class PlainSGD:
 class PlainAdam:
     """Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (Loshchilov and Hutter 2019, algorithm 2)."""
 
-    def __init__(self, model: nn.Module, *, betas: tuple[float, float] = (0.9, 0.999), decay: float = 0.0) -> None:
-        self.weights, self.betas, self.decay, self.steps = list(model.parameters()), betas, decay, 0
+    def __init__(
+        self, model: nn.Module, *, betas: tuple[float, float] = (0.9, 0.999), decay: float = 0.0, coupled: bool = False
+    ) -> None:
+        """`coupled`: the decay is part of the gradient, as in Adam without W."""
+        self.weights, self.betas, self.steps = list(model.parameters()), betas, 0
+        self.decay, self.penalty = (0.0, decay) if coupled else (decay, 0.0)
         self.moments = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in self.weights]
 
     @torch.no_grad()
@@ -102,6 +106,7 @@ class PlainAdam:
         self.steps += 1
         one, two = self.betas
         for weight, gradient, (first, second) in zip(self.weights, gradients, self.moments, strict=True):
+            gradient = gradient + self.penalty * weight
             first.mul_(one).add_((1 - one) * gradient)
             second.mul_(two).add_((1 - two) * gradient**2)
             root = (second / (1 - two**self.steps)).sqrt() + 1e-8
@@ -124,7 +129,10 @@ def rates(recipe: Recipe) -> list[float]:
     `step` is DC's evaluation (Zhao et al. 2021, `utils.evaluate_synset`): with `Epoch = epochs - 1` there, the rate
     falls after epoch `Epoch // 2 + 1`, counted from 0.
     """
-    n, rate = recipe.epochs, recipe.learning_rate
+    n, rate, rising = recipe.epochs, recipe.learning_rate, recipe.warmup
+    if rising:  # to the full rate in equal steps, and from there as without
+        later = recipe.model_copy(update={"warmup": 0, "epochs": n - rising})
+        return [rate * (epoch + 1) / (rising + 1) for epoch in range(rising)] + rates(later)
     if recipe.schedule == "cosine":
         return [rate * (1 + math.cos(math.pi * epoch / n)) / 2 for epoch in range(n)]
     late = (n - 1) // 2 + 1 if recipe.schedule == "step" else n
@@ -138,21 +146,21 @@ def reference_fit(ds: DistilledSet, *, seed: int) -> nn.Module:
     model = networks.build(recipe.network, in_channels=channels, classes=3, image_size=(height, width), seed=seed)
     model.train()
     inputs, optimiser, before = reference_inputs(ds), None, None
-    with streams.seeded("training"):
-        for epoch, rate in enumerate(rates(recipe)):
-            if optimiser is None or (recipe.schedule == "step" and rate != before):
-                optimiser = (  # a new one at the drop: no momentum is left
-                    PlainSGD(model, momentum=recipe.momentum, decay=recipe.weight_decay)
-                    if recipe.optimiser == "sgd"
-                    else PlainAdam(model, decay=recipe.weight_decay)
-                )
-            transforms, before = streams.generator("augmentation", epoch), rate
-            for rows in mini_batches(len(ds), recipe.batch_size, streams, epoch):
-                seen = augment.dsa(
-                    inputs[rows], recipe.augmentation, generator=transforms, align_corners=recipe.align_corners
-                )
+    for epoch, rate in enumerate(rates(recipe)):
+        if optimiser is None or (recipe.schedule == "step" and rate != before):
+            optimiser = (  # a new one at the drop: no momentum is left
+                PlainSGD(model, momentum=recipe.momentum, decay=recipe.weight_decay)
+                if recipe.optimiser == "sgd"
+                else PlainAdam(model, betas=recipe.betas, decay=recipe.weight_decay, coupled=recipe.optimiser == "adam")
+            )
+        transforms, before = streams.generator("augmentation", epoch), rate
+        for step, rows in enumerate(mini_batches(len(ds), recipe.batch_size, streams, epoch)):
+            seen = augment.dsa(
+                inputs[rows], recipe.augmentation, generator=transforms, align_corners=recipe.align_corners
+            )
+            with streams.child("training", epoch).seeded("step", step):  # dropout
                 loss = reference_loss(model(seen), ds, rows, recipe.temperature)
-                optimiser.step(gradients_of(loss, model), rate)
+            optimiser.step(gradients_of(loss, model), rate)
     return model
 
 
@@ -178,6 +186,10 @@ def require_equal(ours: nn.Module, theirs: nn.Module, *, start: nn.Module | None
         ({"momentum": 0.5, "schedule": "cosine"}, "none"),
         ({"optimiser": "adamw", "weight_decay": 0.3, "schedule": "step", "epochs": 7}, "none"),
         ({"optimiser": "adamw", "weight_decay": 0.0, "schedule": "cosine"}, "none"),
+        ({"optimiser": "adamw", "betas": (0.5, 0.9), "schedule": "constant"}, "none"),
+        ({"optimiser": "adam", "betas": (0.5, 0.9), "weight_decay": 0.1, "schedule": "constant"}, "none"),
+        ({"warmup": 2, "schedule": "constant"}, "none"),
+        ({"warmup": 2, "schedule": "cosine", "epochs": 5}, "none"),
         ({"temperature": 2.0, "schedule": "constant"}, "logits"),
         ({"temperature": 2.0, "schedule": "constant"}, "probabilities"),
         ({"temperature": 2.0, "schedule": "constant"}, "none"),
@@ -208,7 +220,9 @@ def test_dropout_is_on_and_drawn_by_the_seed():
     recipe = Recipe(network="torchvision:squeezenet1_1", epochs=1, batch_size=6, learning_rate=1e-3, weight_decay=0.0)
     ds = small_set(recipe, channels=3, size=(32, 32))
     torch.manual_seed(1)
+    before = torch.get_rng_state()
     ours = training.train(ds, seed=SEED, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
     require_equal(ours, reference_fit(ds, seed=SEED))
 
 
@@ -286,7 +300,12 @@ def test_an_expert_is_trained_as_its_training_says(how: dict[str, Any], tmp_path
                 values = dict(zip(dict(model.named_parameters()), theta, strict=True))
                 return cross_entropy(torch.func.functional_call(model, values, (seen,)), targets[batch])
 
-            loss, gradients = flat_gradient(loss_at, tuple(model.parameters()), settings.sharpness)
+            theta = tuple(model.parameters())
+            if settings.sharpness is None:
+                loss = loss_at(theta)
+                gradients = torch.autograd.grad(loss, theta)
+            else:
+                loss, gradients = flat_gradient(loss_at, theta, sharpness=settings.sharpness)
             optimiser.step(gradients, 0.005 if settings.decay and epoch > settings.epochs // 2 else 0.05)
             total += loss.item() * len(batch)
         flat = nn.utils.parameters_to_vector(model.parameters())

@@ -21,7 +21,7 @@ from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.system.parallel import Workers
 from dd_core.testing import blobs
-from dd_core.training import accuracy, load_weights, train
+from dd_core.training import accuracy, load_weights, starts, train
 from dd_core.training.starts import identity_of, of_recipe, spec_of, weights_digest
 
 CPU = torch.device("cpu")
@@ -235,12 +235,12 @@ def test_a_run_does_not_go_on_from_other_weights(tmp_path: Path, monkeypatch: py
     with pytest.raises(OutOfResources):
         distill(config, BLOBS, Size(ipc=1), out=out, options=RunOptions(device="cpu", time_limit=0.0))
     artefacts.prune(everything=True)
-    real = training.pretrain
-    monkeypatch.setattr(training, "pretrain", lambda *a, **k: 0.0)  # as another torch would, it makes other weights
+    real = starts.pretrain
+    monkeypatch.setattr(starts, "pretrain", lambda *a, **k: 0.0)  # as another torch would, it makes other weights
     with pytest.raises(UserError, match="the run began with other artefacts"):
         distill(config, BLOBS, Size(ipc=1), out=out, options=RunOptions(device="cpu"))
     artefacts.prune(everything=True)
-    monkeypatch.setattr(training, "pretrain", real)
+    monkeypatch.setattr(starts, "pretrain", real)
     resumed = distill(config, BLOBS, Size(ipc=1), out=out, options=RunOptions(device="cpu"))
     whole = distill(config, BLOBS, Size(ipc=1), options=RunOptions(device="cpu"))
     assert np.array_equal(resumed.images, whole.images)

@@ -7,29 +7,56 @@ from typing import TYPE_CHECKING
 from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
-    from dd_core.training.fitting import (
+    from dd_core.training.fitting import fit, train
+    from dd_core.training.initial import for_network, initialised, load_weights, require_pure, require_startable
+    from dd_core.training.lessons import (
+        Lessons,
+        RealLessons,
+        RegressionData,
         TrainingData,
-        accuracy,
         block_rows,
-        fit,
-        for_network,
-        initialised,
-        load_weights,
-        predictions,
-        pretrain,
-        require_pure,
-        require_startable,
-        train,
+        lessons_of,
         training_data,
     )
+    from dd_core.training.loop import Loop
+    from dd_core.training.predicting import accuracy, predictions
+    from dd_core.training.pretraining import pretrain
+    from dd_core.training.settings import Settings
 
+_HOME = {
+    "Lessons": "lessons",
+    "Loop": "loop",
+    "RealLessons": "lessons",
+    "RegressionData": "lessons",
+    "Settings": "settings",
+    "TrainingData": "lessons",
+    "accuracy": "predicting",
+    "block_rows": "lessons",
+    "fit": "fitting",
+    "for_network": "initial",
+    "initialised": "initial",
+    "lessons_of": "lessons",
+    "load_weights": "initial",
+    "predictions": "predicting",
+    "pretrain": "pretraining",
+    "require_pure": "initial",
+    "require_startable": "initial",
+    "train": "fitting",
+    "training_data": "lessons",
+}
 __all__ = [
+    "Lessons",
+    "Loop",
+    "RealLessons",
+    "RegressionData",
+    "Settings",
     "TrainingData",
     "accuracy",
     "block_rows",
     "fit",
     "for_network",
     "initialised",
+    "lessons_of",
     "load_weights",
     "predictions",
     "pretrain",
@@ -38,21 +65,4 @@ __all__ = [
     "train",
     "training_data",
 ]
-__getattr__ = names_of(
-    __name__,
-    {
-        "TrainingData": "fitting",
-        "accuracy": "fitting",
-        "block_rows": "fitting",
-        "fit": "fitting",
-        "for_network": "fitting",
-        "initialised": "fitting",
-        "load_weights": "fitting",
-        "predictions": "fitting",
-        "pretrain": "fitting",
-        "require_pure": "fitting",
-        "require_startable": "fitting",
-        "train": "fitting",
-        "training_data": "fitting",
-    },
-)
+__getattr__ = names_of(__name__, _HOME)

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dd_core import augment, training, unroll
+from dd_core import augment, unroll
 from dd_core.augment.names import parse_strategy
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams, generator
 from dd_core.system.budget import Footprint
 from dd_core.system.footprint import bytes_an_image, images_at_once
+from dd_core.training.initial import initialised
 from dd_core.unroll import Mode, Tensors
 
 _COPIES = 4  # of the weights: themselves, gradients, and what an optimiser keeps of each and makes at a step
@@ -109,7 +110,7 @@ def _augmented(inputs: Tensor, strategy: str) -> Tensor:
 def _model(recipe: Recipe, image_shape: Shape, classes: int, device: torch.device) -> nn.Module:
     """The recipe's network, wherever its weights come from, in training mode."""
     drawn = recipe.model_copy(update={"initialisation": "default", "weights": None})
-    return training.initialised(drawn, image_shape, classes, streams=Streams(0)).to(device).train()
+    return initialised(drawn, image_shape, classes, streams=Streams(0)).to(device).train()
 
 
 def _weight_bytes(model: nn.Module) -> int:

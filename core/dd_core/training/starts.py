@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from dd_core import artefacts, training
+from dd_core import artefacts
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
 from dd_core.config import canonical
 from dd_core.errors import UserError
@@ -24,6 +24,8 @@ from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.parallel import Workers
 from dd_core.system.threads import computing
+from dd_core.training.initial import initialised
+from dd_core.training.pretraining import pretrain
 
 
 class StartingWeightsSpec(ArtefactSpec):
@@ -59,13 +61,13 @@ class StartingWeightsSpec(ArtefactSpec):
         weights = self.weights
         streams = Streams(weights.seed).child("held-out" if weights.held_out else "starting-weights", index)
         recipe = Recipe(network=self.network, initialisation=weights.distribution)
-        model = training.initialised(recipe, self.image_shape, self.classes, streams=streams)
+        model = initialised(recipe, self.image_shape, self.classes, streams=streams)
         facts: dict[str, Any] = {}
         if weights.pretraining is not None:
             source = self._images(resources.sources[weights.pretraining.source])
             device = devices.resolve(resources.device)
             with computing(1):
-                facts["loss"] = training.pretrain(model, source, weights.pretraining, streams=streams, device=device)
+                facts["loss"] = pretrain(model, source, weights.pretraining, streams=streams, device=device)
             facts["device"] = devices.environment(device).device
         state = {name: value.numpy() for name, value in model.cpu().state_dict().items()}
         tensors = {f"t{position}": value for position, value in enumerate(state.values())}

@@ -17,19 +17,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field, model_validator
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from dd_core import augment, training, zca
+from dd_core import training, zca
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
 from dd_core.distilled import IMAGENET
-from dd_core.errors import UserError, require_finite
-from dd_core.images import InputForm, Source, require_labels
+from dd_core.errors import UserError
+from dd_core.images import InputForm, Source
+from dd_core.methods.trajectory_matching.expert import Expert, unpacked
 from dd_core.methods.trajectory_matching.expert_training import Training
-from dd_core.methods.trajectory_matching.gsam import Gradients, flat_gradient
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
@@ -118,9 +116,8 @@ class ExpertsSpec(ArtefactSpec):
         """What so many experts take on disk, and of time, going by a few steps of one."""
         source, device = resources.sources[self.source], devices.resolve(resources.device)
         with computing(1):
-            form = form_of(source, self.statistics, resources.artefacts.get(WHITENING))
-            expert = _Expert(self, source, form, Streams(self.seed).child("cost"), device)
-            each = expert.seconds_a_step()
+            whitening, streams = resources.artefacts.get(WHITENING), Streams(self.seed).child("cost")
+            each = self.expert(source, whitening, streams=streams, device=device).seconds_a_step()
         steps = self.end * math.ceil(len(source) / self.training.batch_size)
         minutes = max(1, round(parts * steps * each / 60))
         return (
@@ -146,12 +143,12 @@ class ExpertsSpec(ArtefactSpec):
         """Train expert `index` in one thread, and keep its flat weights (epochs, P); goes on after a kill."""
         device = devices.resolve(resources.device)
         with computing(1):
-            source = resources.sources[self.source]
-            form = form_of(source, self.statistics, resources.artefacts.get(WHITENING))
-            expert = _Expert(self, source, form, Streams(self.seed).child("expert", index), device)
+            source, whitening = resources.sources[self.source], resources.artefacts.get(WHITENING)
+            streams = Streams(self.seed).child("expert", index)
+            expert = self.expert(source, whitening, streams=streams, device=device)
             expert.load_state_dict(progress.load())
             saved, wait = time.monotonic(), SAVE_SECONDS
-            while expert.epoch < self.end:
+            while expert.epochs < self.end:
                 expert.train_epoch()
                 if (begun := time.monotonic()) - saved >= wait:
                     progress.save(expert.state_dict())
@@ -159,11 +156,26 @@ class ExpertsSpec(ArtefactSpec):
                     wait = max(SAVE_SECONDS, (saved - begun) / SAVING_SHARE)
         return {"t0": np.stack(expert.kept)}, {"losses": expert.losses, "dtype": self.training.dtype}
 
+    def expert(
+        self, source: Source, whitening: Artefact | None = None, *, streams: Streams, device: torch.device
+    ) -> Expert:
+        """An expert before its first epoch; `whitening` is that of `needs`.
+
+        Raises `UserError` for images of another form.
+        """
+        if source.image_shape != self.image_shape or len(source.classes) != self.classes:
+            raise UserError(f"experts are for other images than those of {source.name}")
+        form = form_of(source, self.statistics, whitening)
+        recipe = Recipe(network=self.network, initialisation=self.initialisation)
+        model = training.initialised(recipe, self.image_shape, self.classes, streams=streams)
+        lessons = training.RealLessons(source, form)
+        return Expert(model, lessons, self.training, keeps=self.keeps, streams=streams, device=device)
+
 
 def trajectory(experts: Artefact, index: int) -> Float[Tensor, "epochs P"]:
     """The kept weights of expert `index`, flat, in the order of `network.parameters()`; the last epoch's at the end."""
     tensors, facts = experts.part(index)
-    return _unpacked(tensors["t0"], facts["dtype"])
+    return unpacked(tensors["t0"], facts["dtype"])
 
 
 def trajectories_in_memory(experts: Artefact) -> Callable[[int], Float[Tensor, "epochs P"]]:
@@ -177,101 +189,3 @@ def form_of(source: Source, statistics: str, whitening: Artefact | None = None) 
     if whitening is not None:
         return InputForm.of(source, zca.whitening_in(whitening))
     return InputForm(*IMAGENET) if statistics == "imagenet" else InputForm.of(source)
-
-
-class _Expert:
-    """One expert under way."""
-
-    def __init__(
-        self, spec: ExpertsSpec, source: Source, form: InputForm, streams: Streams, device: torch.device
-    ) -> None:
-        if source.image_shape != spec.image_shape or len(source.classes) != spec.classes:
-            raise UserError(f"experts are for other images than those of {source.name}")
-        self.spec, self.how, self.source, self.streams, self.device = spec, spec.training, source, streams, device
-        self.labels = require_labels(source).to(device)
-        self.form = form
-        recipe = Recipe(network=spec.network, initialisation=spec.initialisation)
-        self.model = training.initialised(recipe, spec.image_shape, spec.classes, streams=streams).to(device).train()
-        how = self.how
-        self.optimiser = torch.optim.SGD(
-            self.model.parameters(), lr=how.learning_rate, momentum=how.momentum, weight_decay=how.weight_decay
-        )
-        self.epoch, self.losses, self.kept = 0, list[float](), list[np.ndarray]()
-        self._keep()
-
-    def train_epoch(self) -> None:
-        """One pass over the real images."""
-        how, total = self.how, torch.zeros((), device=self.device)
-        late = how.decay and self.epoch > how.epochs // 2
-        self.optimiser.param_groups[0]["lr"] = how.learning_rate * (0.1 if late else 1.0)
-        order = torch.randperm(len(self.source), generator=self.streams.generator("order", self.epoch))
-        transforms = self.streams.generator("augmentation", self.epoch)
-        with self.streams.seeded("training", self.epoch):
-            for rows in order.split(how.batch_size):
-                total += self._step(rows, transforms) * len(rows)
-        loss = total.item() / len(self.source)
-        require_finite(**{"loss of an expert": loss})
-        self.losses.append(loss)
-        self.epoch += 1
-        self._keep()
-
-    def seconds_a_step(self, steps: int = 3) -> float:
-        """How long a step takes, by `steps` of them after one more; the weights move."""
-        rows = torch.arange(min(self.how.batch_size, len(self.source)))
-        transforms, times = self.streams.generator("augmentation"), list[float]()
-        for _ in range(steps + 1):
-            begun = time.monotonic()
-            self._step(rows, transforms).item()
-            times.append(time.monotonic() - begun)
-        return sum(times[1:]) / steps
-
-    def _step(self, rows: Tensor, transforms: torch.Generator) -> Tensor:
-        """One step of SGD on a mini-batch; the loss before it."""
-        images = self.form(self.source.take(rows).to(self.device))
-        images = augment.dsa(images, self.how.augmentation, generator=transforms)
-        labels = self.labels[rows.to(self.device)]
-        parameters = dict(self.model.named_parameters())
-
-        def loss_at(theta: Gradients) -> Tensor:
-            values = dict(zip(parameters, theta, strict=True))
-            return F.cross_entropy(functional_call(self.model, values, (images,)), labels)
-
-        theta = tuple(parameters.values())
-        loss, gradients = flat_gradient(loss_at, theta, self.how.sharpness)
-        for parameter, gradient in zip(theta, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimiser.step()
-        return loss
-
-    def _keep(self) -> None:
-        if self.spec.keeps(self.epoch):
-            flat = nn.utils.parameters_to_vector(self.model.parameters()).detach().cpu()
-            self.kept.append(_packed(flat, self.how.dtype))
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on."""
-        return {
-            "epoch": self.epoch,
-            "losses": self.losses,
-            "kept": self.kept,
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Go on from `state`; from the beginning without one."""
-        if state is None:
-            return
-        self.epoch, self.losses, self.kept = state["epoch"], list(state["losses"]), list(state["kept"])
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-
-
-def _packed(flat: Tensor, dtype: str) -> np.ndarray:
-    """Weights as numpy holds them: numpy has no bfloat16, so its bits are kept as int16."""
-    return flat.numpy().copy() if dtype == "float32" else flat.bfloat16().view(torch.int16).numpy().copy()
-
-
-def _unpacked(kept: np.ndarray, dtype: str) -> Tensor:
-    stored = torch.tensor(kept)
-    return stored if dtype == "float32" else stored.view(torch.bfloat16).float()

@@ -13,9 +13,9 @@ Gradients = tuple[Tensor, ...]
 
 
 def flat_gradient(
-    loss_at: Callable[[Gradients], Tensor], theta: Gradients, sharpness: Sharpness | None
+    loss_at: Callable[[Gradients], Tensor], theta: Gradients, *, sharpness: Sharpness
 ) -> tuple[Tensor, Gradients]:
-    """(loss, gradient) at `theta`, or with `sharpness` the gradient that a step towards flatness takes.
+    """(loss at `theta`, the gradient that a step towards flatness takes there).
 
     g is the gradient at theta, e = rho theta^2 g / || |theta| g || the worst step nearby (ASAM, equation 9), g_p the
     gradient at theta + e, and alpha times the part of g that is orthogonal to g_p is taken away from g_p (GSAM,
@@ -23,16 +23,14 @@ def flat_gradient(
     """
     loss = loss_at(theta)
     g = torch.autograd.grad(loss, theta)
-    if sharpness is None:
-        return loss.detach(), g
     with torch.no_grad():
-        scale = sharpness.rho / (_norm(tuple(one.abs() * part for one, part in zip(theta, g, strict=True))) + 1e-12)
-        worst = tuple(one + scale * one.square() * part for one, part in zip(theta, g, strict=True))
-    worst = tuple(one.requires_grad_() for one in worst)
+        scale = sharpness.rho / (_norm(tuple(w.abs() * part for w, part in zip(theta, g, strict=True))) + 1e-12)
+        worst = tuple(w + scale * w.square() * part for w, part in zip(theta, g, strict=True))
+    worst = tuple(w.requires_grad_() for w in worst)
     g_p = torch.autograd.grad(loss_at(worst), worst)
     along = sum((a * b).sum() for a, b in zip(g, g_p, strict=True)) / (_norm(g_p).square() + 1e-12)
     return loss.detach(), tuple(b - sharpness.alpha * (a - along * b) for a, b in zip(g, g_p, strict=True))
 
 
 def _norm(tensors: Gradients) -> Tensor:
-    return torch.stack([one.norm() for one in tensors]).norm()
+    return torch.stack([tensor.norm() for tensor in tensors]).norm()

@@ -1,0 +1,92 @@
+"""Networks before their first step: drawn as a recipe says, or with the weights of a pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from dd_core import networks
+from dd_core.distilled import DistilledSet, pretraining_problems
+from dd_core.errors import UserError
+from dd_core.recipe import Recipe
+from dd_core.streams import Streams
+
+if TYPE_CHECKING:
+    from dd_core.artefacts import Artefact
+
+
+def initialised(
+    recipe: Recipe,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    streams: Streams,
+    start: Artefact | None = None,
+    index: int = 0,
+) -> nn.Module:
+    """The recipe's network on the CPU: network `index` of `start` if that is given, else drawn as the recipe says.
+
+    Raises `UserError` where the recipe is for weights that are not given.
+    """
+    channels, height, width = image_shape
+    model = networks.build(
+        recipe.network, in_channels=channels, classes=classes, image_size=(height, width), seed=streams.seed
+    )
+    if start is not None:
+        return load_weights(model, start, index)
+    if recipe.initialisation == "xavier":
+        networks.initialise_xavier(model, generator=streams.generator("xavier"))
+    elif recipe.initialisation != "default":
+        raise UserError(f"this set is for networks that start from weights '{recipe.initialisation[:19]}', not given")
+    return model
+
+
+def load_weights(model: nn.Module, pool: Artefact, index: int) -> nn.Module:
+    """`model` with the weights of network `index` of a pool (`starts.StartingWeightsSpec`)."""
+    tensors, facts = pool.part(index)
+    state = {name: torch.tensor(tensors[f"t{position}"]) for position, name in enumerate(facts["names"])}
+    model.load_state_dict(state)
+    return model
+
+
+def for_network(recipe: Recipe, network: str | None) -> Recipe:
+    """The recipe with another network; raises `UserError` where it holds for one particular network only."""
+    if network is None or network == recipe.network:
+        return recipe
+    _require_any_network(recipe, network)
+    return recipe.model_copy(update={"network": network})
+
+
+def for_module(recipe: Recipe, module: nn.Module) -> Recipe:
+    """The recipe for a module with weights of its own; raises `UserError` where it holds for one particular network."""
+    _require_any_network(recipe, type(module).__name__)
+    return recipe.model_copy(update={"initialisation": "default", "weights": None})
+
+
+def _require_any_network(recipe: Recipe, network: str) -> None:
+    if recipe.for_one_network:
+        raise UserError(
+            f"this set is for one network, a {recipe.network} that starts from the weights "
+            f"{recipe.initialisation[:19]}..., and for no {network}"
+        )
+
+
+def require_startable(ds: DistilledSet, recipe: Recipe) -> None:
+    """Raise `UserError` where networks cannot start as `recipe` says and be trained on `ds`: it may be whitened."""
+    if ds.whitening is not None:
+        for problem in pretraining_problems(recipe):
+            raise UserError(f"the set is whitened: {problem}")
+
+
+def require_pure(recipe: Recipe, image_shape: tuple[int, int, int], classes: int, *, method: str) -> None:
+    """Raise `UserError` for a network whose outputs depend on more than images and weights: it cannot be unrolled."""
+    model = initialised(recipe, image_shape, classes, streams=Streams(0))
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind.startswith(("Drop", "BatchNorm")):
+            raise UserError(
+                f"recipe.network: '{recipe.network}' has a {kind}, whose output depends on more than images and "
+                f"weights; {method} needs a network without, such as lenet or convnet-2"
+            )

@@ -1,0 +1,127 @@
+"""How a loop trains: optimiser, course of the learning rate, order, views and loss.
+
+A recipe says it for a set; experts and pre-training have forms of their own. All of them become `Settings`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dd_core.recipe import BETAS, LossName, Recipe, ScheduledStep
+
+Schedule = Literal["constant", "step", "cosine", "halving", "decay"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a loop needs to know beside model, lessons and streams.
+
+    schedule: `step` and `decay` multiply the rate by 0.1 in the second half, `step` with a new optimiser; `halving`
+    multiplies it by 0.5 every `halve_every` epochs; `cosine` takes it to zero. warmup: epochs of linear warm-up.
+    steps: a learned order, which replaces epochs, rates and mini-batches; every step then counts as an epoch.
+    autocast: whether forward passes compute in bfloat16 where torch deems it safe. loss_called: what an error calls
+    the loss; check_every: epochs between two looks at whether it is finite (0: never), each of which waits for a GPU.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    optimiser: Literal["sgd", "adam", "adamw", "descent"] = "sgd"
+    momentum: float = 0.0
+    betas: tuple[float, float] = BETAS
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    halve_every: int = 1
+    warmup: int = 0
+    augmentation: str = "none"
+    align_corners: bool = True
+    loss: LossName = "cross-entropy"
+    temperature: float = 1.0
+    steps: tuple[ScheduledStep, ...] = ()
+    autocast: bool = False
+    loss_called: str = "training loss"
+    check_every: int = 1
+
+    @staticmethod
+    def of(recipe: Recipe) -> Settings:
+        """The settings of a recipe; by a learned order it is plain gradient descent without augmentation."""
+        if recipe.steps:
+            return Settings(
+                learning_rate=recipe.steps[0].learning_rate,
+                epochs=len(recipe.steps),
+                batch_size=recipe.batch_size,
+                optimiser="descent",
+                loss=recipe.loss,
+                temperature=recipe.temperature,
+                steps=recipe.steps,
+                check_every=0,
+            )
+        return Settings(
+            learning_rate=recipe.learning_rate,
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            optimiser=recipe.optimiser,
+            momentum=recipe.momentum,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            schedule=recipe.schedule,
+            warmup=recipe.warmup,
+            augmentation=recipe.augmentation,
+            align_corners=recipe.align_corners,
+            loss=recipe.loss,
+            temperature=recipe.temperature,
+            check_every=50,
+        )
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate in an epoch, counted from 0."""
+        if self.steps:
+            return self.steps[epoch].learning_rate
+        if epoch < self.warmup:
+            return self.learning_rate * (epoch + 1) / (self.warmup + 1)
+        if self.schedule == "cosine":
+            angle = math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)
+            return self.learning_rate * 0.5 * (1 + math.cos(angle))
+        if self.schedule == "halving":
+            return self.learning_rate * 0.5 ** (epoch // self.halve_every)
+        late = {"step": epoch >= self._drop, "decay": epoch > self.epochs // 2}
+        return self.learning_rate * (0.1 if late.get(self.schedule, False) else 1.0)
+
+    def restarts(self, epoch: int) -> bool:
+        """Whether an epoch begins with a new optimiser, as the MTT family's evaluation has it: momentum starts over."""
+        return self.schedule == "step" and epoch == self._drop
+
+    @property
+    def _drop(self) -> int:
+        return (self.epochs - 1) // 2 + 2
+
+    def optimiser_of(self, parameters: Iterable[Tensor], *, rate: float) -> torch.optim.Optimizer:
+        """A new optimiser of the parameters."""
+        if self.optimiser == "descent":
+            return PlainDescent(parameters, rate=rate)
+        if self.optimiser == "sgd":
+            return torch.optim.SGD(parameters, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        kind = torch.optim.AdamW if self.optimiser == "adamw" else torch.optim.Adam
+        return kind(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+
+
+class PlainDescent(torch.optim.Optimizer):
+    """w <- w - rate g, as the inner step of distillation computes it: torch's SGD may fuse the two operations."""
+
+    def __init__(self, parameters: Iterable[Tensor], *, rate: float) -> None:
+        super().__init__(parameters, {"lr": rate})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step along the gradients that the parameters hold."""
+        del closure
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter -= group["lr"] * parameter.grad

@@ -189,7 +189,8 @@ def test_the_recipes_of_datm_and_the_challenge_are_theirs():
         protocols.load("challenge-2024").recipe(one, source_name="mnist")
 
 
-SGD = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256}
+LABELS = {"loss": "cross-entropy", "warmup": 0}
+SGD = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256, **LABELS}
 DSA = {"schedule": "step", "epochs": 1001, "augmentation": "color_crop_cutout_scale_rotate"}
 DESCENT = {"momentum": 0.0, "weight_decay": 0.0, "batch_size": 10**9, "schedule": "constant", "augmentation": "none"}
 
@@ -207,7 +208,7 @@ DESCENT = {"momentum": 0.0, "weight_decay": 0.0, "batch_size": 10**9, "schedule"
             "challenge-2024",
             {**SGD, **DSA, "network": "convnet-3", "align_corners": False, "temperature": 1.0},
         ),
-        ("wang-grid", {"optimiser": "sgd", **DESCENT}),
+        ("wang-grid", {"optimiser": "sgd", **DESCENT, **LABELS}),
     ],
 )
 def test_a_protocol_changes_the_set_s_recipe_in_these_fields_alone(protocol: str, changes: dict[str, object]):
@@ -222,6 +223,8 @@ def test_a_protocol_changes_the_set_s_recipe_in_these_fields_alone(protocol: str
         batch_size=9,
         augmentation="crop",
         temperature=4.0,
+        loss="kl",
+        warmup=3,
     )
     assert protocols.load(protocol).recipe(own, source_name="digits") == own.model_copy(update=changes)
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from dd_core.evaluation.protocol import EvaluationProtocol
 
-SGD: dict[str, Any] = {"optimiser": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256}
+LABELS: dict[str, Any] = {"loss": "cross-entropy", "warmup": 0}  # as every published evaluation here has it
+SGD: dict[str, Any] = {"optimiser": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256, **LABELS}
 LONG: dict[str, Any] = {"schedule": "step", "epochs": 1001, "augmentation": "auto", "steps": ()}
 RATE = 0.01
 

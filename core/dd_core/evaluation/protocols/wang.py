@@ -35,6 +35,8 @@ class WangGridProtocol(EvaluationProtocol):
         "schedule": "constant",
         "augmentation": "none",
         "steps": (),
+        "loss": "cross-entropy",
+        "warmup": 0,
     }
     grid: ClassVar[Mapping[str, Sequence[int | float]]] = {
         "learning_rate": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),

@@ -13,19 +13,31 @@ from dd_core.config import Config
 class Sharpness(Config):
     """A step that seeks flat minima: the gradient at the worst point nearby (GSAM with ASAM's neighbourhood)."""
 
-    rho: float = Field(default=0.01, gt=0, description="radius of the neighbourhood (rho)")
-    alpha: float = Field(default=0.3, ge=0, description="weight of the surrogate gap (alpha); FTD has 0.3 or 1")
+    rho: float = Field(
+        default=0.01, gt=0, description="radius of the neighbourhood in which the worst point is sought (rho)"
+    )
+    alpha: float = Field(default=0.3, ge=0, description="weight of GSAM's surrogate gap (alpha); FTD has 0.3 or 1")
 
 
 class Training(Config):
     """How an expert is trained: SGD at a constant rate, mini-batches under DSA."""
 
-    epochs: int = Field(default=50, ge=1, description="epochs of an expert; DATM has 100")
-    learning_rate: float = Field(default=0.01, gt=0, description="of SGD")
-    momentum: float = Field(default=0.0, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=0.0, ge=0, description="of SGD")
-    decay: bool = Field(default=False, description="rate x0.1 from the middle epoch on")
-    batch_size: int = Field(default=256, ge=1, description="real images in a mini-batch")
-    augmentation: Strategy = Field(default="none", description="DSA strategy; auto: all, without flip for digits")
-    sharpness: Sharpness | None = Field(default=None, description="flat experts; none: plain SGD")
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the weights as they are kept")
+    epochs: int = Field(default=50, ge=1, description="epochs that an expert is trained for; DATM has 100")
+    learning_rate: float = Field(default=0.01, gt=0, description="learning rate of the experts' SGD")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of the experts' SGD")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of the experts' SGD")
+    decay: bool = Field(
+        default=False, description="multiply the experts' learning rate by 0.1 in the epochs past the middle one"
+    )
+    batch_size: int = Field(default=256, ge=1, description="real images in a mini-batch of an expert's training")
+    augmentation: Strategy = Field(
+        default="none",
+        description="DSA strategy of the experts' training, kinds joined by _; auto: all six kinds, without flip where "
+        "the images are digits",
+    )
+    sharpness: Sharpness | None = Field(
+        default=None, description="train experts towards flat minima by GSAM with these settings; none: plain SGD"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="precision in which the experts' weights are kept on disk"
+    )

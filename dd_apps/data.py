@@ -11,7 +11,7 @@ from pydantic import Field
 from dd_apps.task import TaskScenario
 from dd_core import datasets
 from dd_core.distilled import DistilledSet
-from dd_core.errors import UserError
+from dd_core.errors import Option, UserError
 from dd_core.system.parallel import Workers
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def data_of(ds: DistilledSet, given: str | None, *, skip_corrupt: bool) -> Data:
         return Data(given, size, skip_corrupt)
     if made is None or made.source == "folder":
         origin = "does not say what it was made from" if made is None else "was made from a folder"
-        raise UserError(f"the set {origin}; name the real images: --data folder:PATH")
+        raise UserError(f"the set {origin}; name the real images: {Option('data', 'folder:PATH')}")
     return Data(made.source, size, skip_corrupt)
 
 

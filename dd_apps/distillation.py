@@ -47,7 +47,7 @@ class DistillScenario(DataScenario):
             if config.starts == "one" and self.start is None and {*self.networks} - {config.recipe.network}:
                 raise UserError(f"networks: the set is for one {config.recipe.network}, and for no other network")
         except UserError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(error.text) from None
         return self
 
     @property

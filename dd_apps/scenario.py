@@ -8,19 +8,19 @@ scenario asks for them.
 from __future__ import annotations
 
 import importlib
-import re
 import shlex
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dd_apps.task import Outcome, TaskScenario
 from dd_core.config import decode, plain
-from dd_core.errors import UserError, unknown_name
+from dd_core.errors import Option, UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.store import disk_errors
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dd_core.runner import RunOptions
 
 _SUFFIX = ".toml"
+NO_IDENTITY = ("workers",)  # keys that no result depends on
 TASKS = {
     "continual": "dd_apps.continual.config:ContinualScenario",
     "distill": "dd_apps.distillation:DistillScenario",
@@ -61,8 +62,13 @@ class Scenario:
         return getattr(self.values, "workers", None)
 
     def plain(self) -> dict[str, Any]:
-        """Everything that determines its results, for JSON."""
+        """The task and every value, for JSON."""
         return {"task": self.task, **plain(self.values)}
+
+
+def identity_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of `Scenario.plain`, those that determine the results."""
+    return {name: value for name, value in values.items() if name not in NO_IDENTITY}
 
 
 def load(wanted: str, *, overrides: Sequence[str] = ()) -> Scenario:
@@ -118,13 +124,17 @@ def run(scenario: Scenario, *, folder: Path, options: RunOptions) -> Outcome:
     try:
         return scenario.values.run(folder, options)
     except UserError as error:
-        raise UserError(_in_keys(str(error))) from error
+        raise UserError(error.spelled(partial(_as_key, type(scenario.values).model_fields))) from error
 
 
-def _in_keys(advice: str) -> str:
-    """The engine's advice names options of other verbs; here they are keys of the scenario."""
-    advice = advice.replace("--skip-corrupt", "--set skip_corrupt=true")
-    return re.sub(r"--image-size (\d+)", r"--set image_size=\1", advice)
+def _as_key(keys: Container[str], option: Option) -> str:
+    """An option of an error's text as a key of the scenario, where it is one; else it stays for whoever runs it."""
+    if option.name not in keys or option.name in NO_IDENTITY:
+        return str(option)
+    if option.value is None:
+        return option.name
+    value = str(option.value).lower() if isinstance(option.value, bool) else option.value  # as TOML has it
+    return f"--set {option.name}={value}"
 
 
 # --- finding and reading -------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class StudyScenario(DataScenario):
             check_names(protocol=self.protocol, networks=[self.network] if self.network else [])
             decode_method(self.method)
         except UserError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(error.text) from None
         return self
 
     @property

@@ -155,7 +155,7 @@ class Artefact:
         try:
             tensors, body = store.read_container(path, store.ARTEFACT)
         except UserError as error:
-            raise UserError(f"{error}; remove {self.folder}, and it is made anew") from None
+            raise UserError(f"{error.text}; remove {self.folder}, and it is made anew") from None
         if (body["artefact"], body["index"]) != (self.digest, index):
             raise UserError(f"{path}: is not the part that its name says; remove {self.folder}, and it is made anew")
         return tensors, body["facts"]

@@ -49,7 +49,7 @@ def checked(value: str, check: Callable[[str], object]) -> str:
     try:
         check(value)
     except UserError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(error.text) from None
     return value
 
 

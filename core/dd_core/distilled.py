@@ -205,7 +205,7 @@ class DistilledSet:
     @surroundings.own()
     def inputs(self) -> torch.Tensor:
         """(N, C, H, W) float32 tensor, exactly what a network is to be fed."""
-        import torch
+        import torch  # a set is read and verified without torch
 
         if self.manifest.pixels.space != "raw":
             return torch.from_numpy(self.images.astype(np.float32))
@@ -216,19 +216,18 @@ class DistilledSet:
 
     def input_form(self) -> InputForm:
         """What makes of real images (uint8, on any device) the inputs of a network that is trained on the set."""
-        from dd_core.images import InputForm
+        from dd_core.images import InputForm  # loads torch, without which a set is read and verified
 
         return InputForm(self.manifest.pixels.mean, self.manifest.pixels.std, self.whitening)
 
     @surroundings.own()
     def as_dataset(self) -> TensorDataset:
         """A torch `Dataset` of (network input[, label][, target]), normalised or whitened as the set says."""
-        import torch
-        from torch.utils.data import TensorDataset
+        import torch.utils.data  # a set is read and verified without torch
 
         parts = [self.inputs()]
         parts += [torch.tensor(array) for array in (self.labels, self.targets) if array is not None]
-        return TensorDataset(*parts)
+        return torch.utils.data.TensorDataset(*parts)
 
     @surroundings.own()
     def quantised(self) -> DistilledSet:

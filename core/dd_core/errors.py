@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import math
 import re
@@ -15,40 +16,52 @@ _OPTIONS = re.compile(f"{_BEGIN}([\\w.]+)(?:=([^{_END}]*))?{_END}")
 
 @dataclass(frozen=True)
 class Option:
-    """An option, by the name and the value that Python has for it, within the text of an error.
+    """An option within the text of an error, by its name in Python, and the value that is advised for it, if any.
 
-    The engine does not know who asked: a command line writes `--image-size 64`, a scenario `image_size=64`.
+    The engine does not know who asked, so it writes a mark that the asker's `DDError.spelled` replaces: a command line
+    by `--image-size 64`, a scenario by `image_size=64`.
     """
 
     name: str
-    value: object = None
+    value: bool | int | float | str | None = None
 
     def __str__(self) -> str:
         value = "" if self.value is None else f"={self.value!r}"
         return f"{_BEGIN}{self.name}{value}{_END}"
 
 
-def in_python(name: str, value: str | None) -> str:
-    """An option as an argument of a Python function."""
-    return name if value is None else f"{name}={value}"
+OUT = Option("out")  # where a result goes
+FRESH = Option("fresh", True)  # replace what an earlier run left
+
+
+def in_python(option: Option) -> str:
+    """An option as an argument of a function: `image_size=64`."""
+    return option.name if option.value is None else f"{option.name}={option.value!r}"
 
 
 class DDError(Exception):
-    """A failure with one clear line for the user and an exit code for the shell."""
+    """A failure with one clear line for the user and an exit code for the shell.
+
+    `str` gives the line with its options as arguments of Python functions.
+    """
 
     exit_code = 1
 
     @property
     def text(self) -> str:
-        """The line with its options marked, for an error that says more: `raise UserError(f"{path}: {error.text}")`."""
+        """The line with its options marked, for another error that repeats it: `UserError(f"{path}: {error.text}")`."""
         return self.args[0] if self.args else ""
 
-    def spelled(self, spell: Callable[[str, str | None], str]) -> str:
-        """The line; `spell` writes an option, given its name and the `repr` of its value or None."""
-        return _OPTIONS.sub(lambda match: spell(match[1], match[2]), self.text)
+    def spelled(self, spell: Callable[[Option], str]) -> str:
+        """The line with each option as `spell` writes it."""
+        return _OPTIONS.sub(lambda mark: spell(_option(mark[1], mark[2])), self.text)
 
     def __str__(self) -> str:
         return self.spelled(in_python)
+
+
+def _option(name: str, value: str | None) -> Option:
+    return Option(name) if value is None else Option(name, ast.literal_eval(value))
 
 
 class UserError(DDError):

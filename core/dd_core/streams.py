@@ -24,7 +24,7 @@ def counter(seed: int, stream: str, step: int) -> int:
 
 def generator(seed: int, stream: str, step: int = 0) -> torch.Generator:
     """A CPU generator for `stream` at `step`; draw on the CPU and move, so that every device agrees."""
-    import torch
+    import torch  # `counter` names streams for who has no torch
 
     return torch.Generator().manual_seed(counter(seed, stream, step))
 
@@ -35,7 +35,7 @@ def seeded(seed: int, stream: str, step: int = 0) -> Iterator[None]:
 
     The global state is put back at the end, on the CPU and on any accelerator.
     """
-    import torch
+    import torch  # see `generator`
 
     with torch.random.fork_rng():
         torch.manual_seed(counter(seed, stream, step))

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from dd_core import surroundings
 from dd_core.errors import UserError
@@ -74,8 +75,6 @@ class Whitening:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """numpy's linear algebra in one thread: the partial sums of several differ in the last bits."""
-    from threadpoolctl import threadpool_limits
-
     with threadpool_limits(1, user_api="blas"):
         yield
 

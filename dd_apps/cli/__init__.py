@@ -19,6 +19,7 @@ from types import FrameType
 
 import typer
 
+from dd_apps.cli.options import as_flag
 from dd_apps.cli.terminal import Answer, Page, Session, stdout_kept_clean
 from dd_apps.cli.verbs import application
 from dd_apps.report.tables import printable
@@ -68,7 +69,7 @@ def _explained(error: BaseException, session: Session) -> Answer:
     if (number := _signal_behind(error)) is not None:
         return _interrupted(session, number)
     if isinstance(error, DDError):
-        return _failure(str(error), error.exit_code)
+        return _failure(error.spelled(as_flag), error.exit_code)
     if hasattr(error, "format_message"):  # typer's usage errors, which have no public common class
         return _failure(_usage(error), 2)
     if (reason := _exhausted(error)) is not None:
@@ -110,7 +111,7 @@ def _sigterm_raises() -> Iterator[None]:
 def _interrupted(session: Session, number: signal.Signals) -> Answer:
     then = "to go on" if session.verb in _RESUMABLE else "to start again"
     error = Interrupted(f"interrupted; {then}: {session.resume_command()}", number)
-    return _failure(str(error), error.exit_code)
+    return _failure(error.spelled(as_flag), error.exit_code)
 
 
 def _exhausted(error: BaseException) -> str | None:

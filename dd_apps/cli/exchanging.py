@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +17,9 @@ from dd_core import datasets, exchange, store
 from dd_core.config import decode, plain
 from dd_core.distilled import DistilledSet, Pixels
 from dd_core.errors import UserError, unknown_name
-from dd_core.exchange import MttFiles
-from dd_core.exchange.torch_tensors import read_bytes
+
+if TYPE_CHECKING:
+    from dd_core.exchange import MttFiles
 
 _NAMED_FILES = 5
 
@@ -190,10 +191,10 @@ def _files(path: Path | None, images: Path | None, labels: Path | None, rate: Pa
     """Those in a folder, or those named one by one."""
     if path is None and images is not None and labels is not None:
         beside = images.with_name(exchange.SIDECAR)
-        return MttFiles(images, labels, rate, beside if beside.exists() else None)
+        return exchange.MttFiles(images, labels, rate, beside if beside.exists() else None)
     if path is None or images is not None or labels is not None or rate is not None:
         raise UserError("which files? Give the PATH of their folder, or --images and --labels (and --lr), not both")
-    return MttFiles.of(path)
+    return exchange.MttFiles.of(path)
 
 
 def _classes(data: str | None, given: str | None) -> tuple[str, ...] | None:
@@ -207,9 +208,9 @@ def _classes(data: str | None, given: str | None) -> tuple[str, ...] | None:
         names = given.split(",")
     else:
         try:
-            names = read_bytes(Path(given), store.SET.header_bytes).decode().rstrip().split("\n")
+            names = exchange.read_bytes(Path(given), store.SET.header_bytes).decode().rstrip().split("\n")
         except UserError as error:
-            raise UserError(f"--classes {error}; {expected}") from None
+            raise UserError(f"--classes {error.text}; {expected}") from None
         except UnicodeDecodeError:
             raise UserError(f"--classes {given}: is no UTF-8 text; {expected}") from None
     stripped = tuple(name.strip() for name in names)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dd_apps.cli.terminal import Session
+from dd_core.errors import Option
 from dd_core.system.parallel import Workers, check_engine
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ PretrainOn = Annotated[
 ]
 ImageSize = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Resize images to this side.")]
 SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.")]
+
+
+def as_flag(option: Option) -> str:
+    """An option of an error's text as it is typed: `--image-size 64`, `--fresh`, `--set recipe.epochs=3`."""
+    if "." in option.name:
+        return f"--set {option.name}={option.value}"
+    flag = f"--{option.name.replace('_', '-')}"
+    return flag if option.value is None or option.value is True else f"{flag} {option.value}"
 
 
 def workers_of(engine: str, count: int | None, threads: int) -> Workers | None:

@@ -136,7 +136,8 @@ def _refuse_mixture(folder: Path, loaded: Scenario, *, fresh: bool) -> None:
         return
     if not (folder / _IDENTITY).exists():
         raise UserError(f"{folder}: holds other files ({', '.join(others[:3])}); give an empty folder as --out")
-    changes = difference(store.read_json(folder / _IDENTITY), loaded.plain())
+    there, asked = (scenario.identity_of(values) for values in (store.read_json(folder / _IDENTITY), loaded.plain()))
+    changes = difference(there, asked)
     if changes and not fresh:
         raise UserError(
             f"{folder}: holds results of other settings ({'; '.join(changes)}); "

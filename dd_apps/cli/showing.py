@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dd_apps.cli.options import Json, SetFile
+from dd_apps.cli.options import Json, SetFile, as_flag
 from dd_apps.cli.terminal import Answer, Page, Session
 from dd_apps.report.tables import human_bytes
 from dd_core import store
@@ -41,7 +41,7 @@ def verify(context: typer.Context, file: SetFile, *, as_json: Json = False) -> A
     except DDError as error:
         if not session.json:
             raise
-        failed = {"ok": False, "error": str(error), "exit_code": error.exit_code}
+        failed = {"ok": False, "error": error.spelled(as_flag), "exit_code": error.exit_code}
         return Answer(failed, lambda page: None, exit_code=error.exit_code)
     sha256 = store.file_sha256(file)
     fields = {"ok": True, "path": str(file), "sha256": sha256, **_overview(ds)}

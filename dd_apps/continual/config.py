@@ -97,7 +97,7 @@ class ContinualScenario(DataScenario):
         try:
             self._check_methods()
         except UserError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(error.text) from None
         if DISTILLED in self.rows and self.method["name"] in self.rows:
             raise ValueError(f"rows: '{self.method['name']}' is the row 'distilled' already")
         return self

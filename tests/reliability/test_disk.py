@@ -215,7 +215,7 @@ def test_a_changed_setting_is_refused_key_by_key(tmp_path: Path, sha256: str, *,
     before = contents(tmp_path)
     with pytest.raises(UserError, match=expected) as caught:
         run(out, **CHANGES[expected])
-    assert one_line(caught.value).endswith("use another --out, or --fresh to start over")
+    assert one_line(caught.value).endswith("use another out, or fresh=True to start over")
     assert contents(tmp_path) == before
     run(out)
     assert store.file_sha256(out) == sha256
@@ -235,7 +235,7 @@ def test_fresh_starts_over(tmp_path: Path, sha256: str):
 def test_an_unreadable_result_is_refused_and_replaced_only_when_asked(tmp_path: Path, sha256: str, content: bytes):
     out = tmp_path / "set.safetensors"
     out.write_bytes(content)
-    with pytest.raises(UserError, match=r"not a readable dd-apps.set file.*or --fresh to replace it") as caught:
+    with pytest.raises(UserError, match=r"not a readable dd-apps.set file.*or fresh=True to replace it") as caught:
         run(out)
     one_line(caught.value)
     assert out.read_bytes() == content

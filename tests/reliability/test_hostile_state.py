@@ -176,7 +176,7 @@ def test_a_state_of_another_version_of_the_method_is_one_line(stopped: Path, sta
     for path in checkpoints(stopped):
         store.write_state(path, state, store.read_state(path)[1])
     before = [path.read_bytes() for path in checkpoints(stopped)]
-    with pytest.raises(UserError, match=r"its checkpoint does not fit the method .*--fresh starts over") as caught:
+    with pytest.raises(UserError, match=r"its checkpoint does not fit the method .*fresh=True starts over") as caught:
         run(stopped)
     assert str(caught.value).isprintable()
     assert [path.read_bytes() for path in checkpoints(stopped)] == before

@@ -11,7 +11,7 @@ from filelock import FileLock
 from dd_core import artefacts, store
 from dd_core.artefacts import ArtefactSpec, Resources
 from dd_core.config import digest
-from dd_core.datasets.folders import FolderPixelsSpec
+from dd_core.datasets.folder_pixels import FolderPixelsSpec
 from dd_core.errors import UserError
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec

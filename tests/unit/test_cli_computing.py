@@ -529,6 +529,22 @@ def test_threads_leave_the_scenarios_workers_alone(call, monkeypatch: pytest.Mon
     ]
 
 
+def test_a_folder_goes_on_with_any_number_of_workers(call, monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+
+    def note(loaded: scenario.Scenario, *, folder: Path, options: Any) -> None:
+        asked.append(loaded.workers or 0)
+        raise UserError("seen")
+
+    monkeypatch.setattr(scenario, "run", note)
+    for count in (3, 1):
+        call("run", "quickstart", "--set", f"workers={count}")
+    assert asked == [3, 1]
+    assert store.read_json(Path("runs/quickstart/scenario.json"))["workers"] == 1
+    assert "orders: " in call("run", "quickstart", "--set", "orders=9")[2]
+    assert asked == [3, 1]
+
+
 @pytest.mark.parametrize("task", ["distill", "continual"])
 def test_a_scenario_can_leave_out_corrupt_images(task: str, folders: Path, tmp_path: Path, call_json, refused):
     shutil.copytree(folders / "one", tmp_path / "with one bad")

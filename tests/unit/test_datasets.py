@@ -128,7 +128,7 @@ def test_wrong_splits_and_sizes_are_refused() -> None:
         datasets.load("digits", split="tset")
     with pytest.raises(UserError, match="at least 1, not 0"):
         datasets.load("digits", image_size=0)
-    with pytest.raises(UserError, match=r"digits at --image-size 200 is 0.1 GiB, above the limit of 0.0 GiB"):
+    with pytest.raises(UserError, match=r"digits at image_size=200 is 0.1 GiB, above the limit of 0.0 GiB"):
         datasets.load("digits", image_size=200, memory_limit=10**6)
 
 

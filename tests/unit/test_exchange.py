@@ -251,7 +251,7 @@ def test_learned_steps_leave_no_single_rate(tmp_path: Path):
         "the learned order and rates of 2 steps",
     )
     made.write()
-    with pytest.raises(UserError, match=f"no {RATE} is beside it.*--lr FILE.pt, or --set recipe.learning_rate"):
+    with pytest.raises(UserError, match=f"no {RATE} is beside it.*lr='FILE.pt', or recipe.learning_rate=0.01"):
         exchange.import_mtt(MttFiles.of(tmp_path))
     back = exchange.import_mtt(MttFiles.of(tmp_path), recipe={"learning_rate": 0.5})
     assert back.manifest.recipe.learning_rate == 0.5
@@ -277,10 +277,10 @@ def test_what_the_files_do_not_say_is_asked_for(tmp_path: Path):
     (tmp_path / SIDECAR).unlink()
     files = MttFiles.of(tmp_path)
     with pytest.raises(
-        UserError, match=r"images_best.pt: does not say .* right by chance only; .*--like NAME: cifar10 "
+        UserError, match=r"images_best.pt: does not say .* right by chance only; .*like='NAME': cifar10 "
     ):
         exchange.import_mtt(files, classes=CLASSES)
-    with pytest.raises(UserError, match=r"labels_best.pt: says no names of classes; give --data NAME.*--classes"):
+    with pytest.raises(UserError, match=r"labels_best.pt: says no names of classes; give data='NAME'.*classes='a,b,c'"):
         exchange.import_mtt(files, pixels=NORMALISED)
     with pytest.raises(UserError, match="labels run to 2, and 4 classes are named"):
         exchange.import_mtt(files, pixels=NORMALISED, classes=(*CLASSES, "dog"))
@@ -326,7 +326,7 @@ def test_what_contradicts_the_sidecar_is_refused(given: dict[str, Any], problem:
     with pytest.raises(UserError) as caught:
         exchange.import_mtt(MttFiles.of(tmp_path), **given)
     assert f"{SIDECAR}: {problem}" in str(caught.value)
-    assert str(caught.value).endswith("; leave the option out, or give --override if the file is wrong")
+    assert str(caught.value).endswith("; leave the option out, or give override=True if the file is wrong")
 
 
 def test_numbers_that_are_given_may_be_rounded_and_count(tmp_path: Path):
@@ -361,9 +361,9 @@ def test_a_sidecar_that_cannot_be_used_is_refused(change: Any, line: str, tmp_pa
 def test_labels_and_logits_are_told_apart(tmp_path: Path):
     exchange.export_mtt(a_set(), tmp_path / "hard").write()
     exchange.export_mtt(a_set(logits=True), tmp_path / "soft").write()
-    with pytest.raises(UserError, match=r"float32 \(6, 3\), not int64 \(N,\); for logits: --format datm"):
+    with pytest.raises(UserError, match=r"float32 \(6, 3\), not int64 \(N,\); for logits: format='datm'"):
         exchange.import_mtt(MttFiles.of(tmp_path / "soft"))
-    with pytest.raises(UserError, match=r"int64 \(6,\), not float32 \(N, K\); for hard labels: --format mtt"):
+    with pytest.raises(UserError, match=r"int64 \(6,\), not float32 \(N, K\); for hard labels: format='mtt'"):
         exchange.import_mtt(MttFiles.of(tmp_path / "hard"), soft=True)
     torch.save(torch.zeros(5, dtype=torch.int64), tmp_path / "hard" / LABELS)
     with pytest.raises(UserError, match=r"images_best.pt: .*labels are int64 \(5,\), not int64 \(6,\)"):
@@ -494,7 +494,7 @@ def test_the_same_again_changes_nothing_and_another_set_is_refused(form: str, tm
     contents = {path: path.read_bytes() for path in before if path.is_file()}
     exchange.EXPORTS[form](a_set(), out).write()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    with pytest.raises(UserError, match="something else is there; use another --out, or --fresh to replace it"):
+    with pytest.raises(UserError, match="something else is there; use another out, or fresh=True to replace it"):
         exchange.EXPORTS[form](other, out).write()
     assert {path: path.read_bytes() for path in contents} == contents
     exchange.EXPORTS[form](other, out).write(fresh=True)
@@ -531,7 +531,7 @@ def test_a_submission_goes_beside_the_other_one(tmp_path: Path):
 
 def test_a_file_is_no_folder(tmp_path: Path):
     (tmp_path / "out").write_bytes(b"")
-    with pytest.raises(UserError, match="is a file; --out is a folder for this format"):
+    with pytest.raises(UserError, match="is a file; for this format out is a folder"):
         exchange.export_mtt(a_set(), tmp_path / "out").write()
 
 

@@ -120,7 +120,7 @@ def test_another_run_in_its_place_is_refused_key_by_key(tmp_path, finished: bool
     with pytest.raises(UserError) as caught:
         _run(out, config=changed, seed=1)
     assert "(config.recipe.epochs: 1000 -> 5; config.steps: 6 -> 7; seed: 0 -> 1)" in str(caught.value)
-    assert "use another --out, or --fresh to start over" in str(caught.value)
+    assert "use another out, or fresh=True to start over" in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
     _, notes = _run(out, config=changed, seed=1, fresh=True)
     assert notes.steps == list(range(7))

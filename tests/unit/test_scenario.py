@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from dd_apps import scenario
+from dd_apps.cli.options import as_flag
+from dd_apps.distillation import DistillScenario
 from dd_core.config import canonical
-from dd_core.errors import UserError
+from dd_core.errors import Option, UserError
+from dd_core.runner import RunOptions
 
 GOOD = """# What it shows
 task = "distill"
@@ -221,3 +224,34 @@ def test_every_shipped_scenario_has_a_title_of_one_line(name: str):
 def test_a_file_without_a_comment_has_no_summary(tmp_path: Path):
     (tmp_path / "mine.toml").write_text('task = "distill"\n')
     assert scenario.summary(tmp_path / "mine.toml") == ""
+
+
+# --- options in errors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        (Option("image_size", 6), "such as --set image_size=6"),
+        (Option("skip_corrupt", True), "such as --set skip_corrupt=true"),
+        (Option("pretrain_on"), "such as pretrain_on"),
+        (Option("workers", 1), "such as --workers 1"),
+        (Option("fresh", True), "such as --fresh"),
+    ],
+)
+def test_an_option_that_is_a_key_of_the_scenario_is_spelled_as_one(
+    mine: Path, monkeypatch: pytest.MonkeyPatch, option: Option, line: str
+):
+    def refuse(*_: object) -> None:
+        raise UserError(f"such as {option}")
+
+    monkeypatch.setattr(DistillScenario, "run", refuse)
+    with pytest.raises(UserError) as caught:
+        scenario.run(scenario.load(str(mine)), folder=mine.parent, options=RunOptions())
+    assert caught.value.spelled(as_flag) == line
+
+
+def test_how_many_jobs_run_at_the_same_time_is_no_part_of_what_a_scenario_is():
+    few, many = (scenario.load("quickstart", overrides=[f"workers={count}"]).plain() for count in (1, 5))
+    assert (few["workers"], many["workers"]) == (1, 5)
+    assert scenario.identity_of(few) == scenario.identity_of(many) == {k: v for k, v in few.items() if k != "workers"}

@@ -33,7 +33,7 @@ from dd_core.datasets.folder_names import (
     subfolders,
     visible_files,
 )
-from dd_core.errors import DDError, UserError
+from dd_core.errors import DDError, Option, UserError
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers
 
@@ -122,7 +122,7 @@ class Surveyor:
             self.say(f"left out {many} unreadable {noun}: {where}: {problems[first]}")
             return
         more = f" (and {many - 1} more like it)" if many > 1 else ""
-        advice = "repair it, remove it, or leave it out with --skip-corrupt"
+        advice = f"repair it, remove it, or leave it out with {Option('skip_corrupt', True)}"
         raise UserError(f"folder:{self.path}: {where}: {problems[first]}{more}; {advice}")
 
 

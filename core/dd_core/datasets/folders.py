@@ -10,33 +10,25 @@ labels and classes the same is the fingerprint of the source, whether its images
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-import PIL
+import torch
 
-from dd_core import artefacts
-from dd_core.artefacts import ArtefactSpec, Progress, Tensors
-from dd_core.config import digest
-from dd_core.datasets import decoding, folder_layout
-from dd_core.datasets.decoding import Header, ImageFile, decode_file, quiet
-from dd_core.datasets.folder_index import Say, Survey, Surveyor, local
+from dd_core.datasets import folder_layout
+from dd_core.datasets.decoding import Header
+from dd_core.datasets.folder_index import Say, Survey, Surveyor
 from dd_core.datasets.folder_names import class_name, printable
 from dd_core.datasets.folder_notes import notes, refuse_lost_drawings
-from dd_core.errors import UserError
-from dd_core.system import parallel
+from dd_core.datasets.folder_pixels import parts_of
+from dd_core.datasets.streaming import LoadedFolder, StreamedFolder
+from dd_core.errors import Option, UserError
+from dd_core.images import Source, split_indices
 from dd_core.system.parallel import Workers
 
-if TYPE_CHECKING:
-    from dd_core.datasets.streaming import LoadedFolder, StreamedFolder
-    from dd_core.images import Source
-
 _HELD_OUT = 0.2  # of each class, where there is no test folder
-_PART_BYTES = 16 << 20
 
 
 def load(
@@ -78,20 +70,11 @@ def load(
     return in_memory(source, workers=workers, progress=progress)
 
 
-def class_names(path: Path) -> tuple[str, ...]:
-    """The names of the classes, by the class folders alone: no image is opened. Raises `UserError` as `load` does."""
-    return tuple(printable(name) for name in folder_layout.find(path).classes)
-
-
 def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> LoadedFolder:
     """The same images in memory, through the cache; raises `UserError` for a file that changed meanwhile."""
-    import torch
-
-    from dd_core.datasets.streaming import LoadedFolder
-
     images = np.empty((len(source), *source.image_shape), dtype=np.uint8)
     start = 0
-    for pixels in _parts(source, workers=workers, progress=progress):
+    for pixels in parts_of(source, workers=workers, progress=progress):
         images[start : start + len(pixels)] = pixels
         start += len(pixels)
     pixels = torch.from_numpy(images)
@@ -110,8 +93,6 @@ def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> Loa
 
 def _side(whole: StreamedFolder, split: str, say: Say) -> StreamedFolder:
     """The split asked for; the source's origin says what is held out."""
-    from dd_core.images import split_indices
-
     rest, held_out = split_indices(whole, _HELD_OUT, seed=0)
     split_line = f"{len(held_out):,} of {len(whole):,} images, a fifth of each class, are held out as the test split"
     say(split_line)
@@ -133,107 +114,14 @@ def _common_size(path: Path, headers: Iterable[Header]) -> tuple[int, int]:
     if len(sizes) > 1:
         raise UserError(
             f"folder:{path} has images of {len(sizes)} sizes, from {width} x {height} to {largest_width} x "
-            f"{largest_height} pixels; give one for all, such as --image-size {min(width, height)}"
+            f"{largest_height} pixels; give one for all, such as {Option('image_size', min(width, height))}"
         )
     return height, width
 
 
 def _streamed(path: Path, survey: Survey, classes: tuple[str, ...], shape: tuple[int, int, int]) -> StreamedFolder:
-    import torch
-
-    from dd_core.datasets.streaming import StreamedFolder
-
     position = {name: index for index, name in enumerate(classes)}
     labels = torch.tensor([position[class_name(file.name.partition("/")[0])] for file in survey.files])
     names = tuple(printable(name) for name in classes)
     origin = f"folder:{printable(str(path))}"
     return StreamedFolder(survey.folder, tuple(survey.files), labels, names, shape, origin=origin)
-
-
-# --- the pixels ---------------------------------------------------------------------------------------------
-
-
-class Files(NamedTuple):
-    """Where the pixels of a `FolderPixelsSpec` come from."""
-
-    folder: Path
-    files: tuple[ImageFile, ...]
-
-
-class FolderPixelsSpec(ArtefactSpec):
-    """The decoded images of a list of files, in that order."""
-
-    kind: ClassVar[str] = "folder"
-    uses_torch: ClassVar[bool] = False
-
-    fingerprint: str
-    shape: tuple[int, int, int]
-    count: int
-    part_size: int
-    pillow: str
-    decoding: int
-
-    def parts(self) -> int:
-        """Parts of `part_size` images; the last may be smaller."""
-        return -(-self.count // self.part_size)
-
-    def make_part(self, index: int, *, resources: Files, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Decode one part."""
-        return {"images": _decode_part(_Part(self, index, resources))}, {}
-
-
-def pixels_of(source: StreamedFolder) -> FolderPixelsSpec:
-    """The artefact that holds all the pixels of `source`."""
-    return FolderPixelsSpec(
-        fingerprint=digest(source.files),
-        shape=source.image_shape,
-        count=len(source),
-        part_size=max(1, min(4096, _PART_BYTES * len(source) // source.nbytes)),
-        pillow=PIL.__version__,
-        decoding=decoding.VERSION,
-    )
-
-
-@dataclass(frozen=True)
-class _Part:
-    spec: FolderPixelsSpec
-    index: int
-    source: Files
-
-
-def _decode_part(part: _Part) -> np.ndarray:
-    folder, files = part.source
-    start = part.index * part.spec.part_size
-    with quiet():
-        wanted = files[start : start + part.spec.part_size]
-        return np.stack([decode_file(folder, file, shape=part.spec.shape) for file in wanted])
-
-
-def _parts(source: StreamedFolder, *, workers: Workers, progress: Say) -> Iterator[np.ndarray]:
-    """The pixels part by part: from the cache, or decoded here where the cache is of no use."""
-    spec, files = pixels_of(source), Files(source.folder, source.files)
-    workers = local(workers, spec.parts())
-    try:
-        cached = artefacts.get(spec, resources=files, workers=workers)
-    except UserError as error:
-        if _is_writable(artefacts.cache_folder()):
-            raise
-        progress(f"{error}: decoding without a cache")
-        jobs = (_Part(spec, index, files) for index in range(spec.parts()))
-        yield from parallel.run(_decode_part, jobs, workers=workers, uses_torch=False)
-        return
-    for index in range(spec.parts()):
-        try:
-            yield cached.part(index)[0]["images"]
-        except UserError as error:
-            progress(f"{error}; decoding these images again")
-            yield _decode_part(_Part(spec, index, files))
-
-
-def _is_writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False

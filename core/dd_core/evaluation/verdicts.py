@@ -85,6 +85,6 @@ def _verdict(ours: Sequence[float], theirs: Sequence[float], *, variance: float)
 
 def _two_sided(t: float, *, freedom: int) -> float:
     """The chance of a larger |t| under Student's distribution."""
-    from scipy import stats
+    from scipy import stats  # takes a second to import, and few who import this ask for a verdict
 
     return float(2 * stats.t.sf(abs(t), freedom))

@@ -1,24 +1,17 @@
-"""Sets as other projects store them, and theirs as sets."""
+"""Sets as other projects store them, and theirs as sets. What only names the formats loads no torch."""
 
 from __future__ import annotations
 
-from dd_core.exchange.formats import (
-    EXPORTS,
-    IMAGES,
-    IMPORTS,
-    LABELS,
-    RATE,
-    SIDECAR,
-    STATISTICS,
-    MttFiles,
-    export_challenge,
-    export_mtt,
-    export_png,
-    import_challenge,
-    import_mtt,
-    pixels_like,
-    write_files,
-)
+from typing import TYPE_CHECKING
+
+from dd_core.lazy import names_of
+
+if TYPE_CHECKING:
+    from dd_core.exchange.challenge import export_challenge, import_challenge
+    from dd_core.exchange.formats import IMPORTS, STATISTICS, pixels_like, read_bytes, write_files
+    from dd_core.exchange.mtt_files import IMAGES, LABELS, RATE, SIDECAR, MttFiles, export_mtt, import_mtt
+    from dd_core.exchange.pictures import export_png
+    from dd_core.exchange.table import EXPORTS
 
 __all__ = [
     "EXPORTS",
@@ -35,5 +28,27 @@ __all__ = [
     "import_challenge",
     "import_mtt",
     "pixels_like",
+    "read_bytes",
     "write_files",
 ]
+__getattr__ = names_of(
+    __name__,
+    {
+        "EXPORTS": "table",
+        "IMAGES": "mtt_files",
+        "IMPORTS": "formats",
+        "LABELS": "mtt_files",
+        "MttFiles": "mtt_files",
+        "RATE": "mtt_files",
+        "SIDECAR": "mtt_files",
+        "STATISTICS": "formats",
+        "export_challenge": "challenge",
+        "export_mtt": "mtt_files",
+        "export_png": "pictures",
+        "import_challenge": "challenge",
+        "import_mtt": "mtt_files",
+        "pixels_like": "formats",
+        "read_bytes": "formats",
+        "write_files": "formats",
+    },
+)

@@ -7,20 +7,17 @@ names in its pickle and the sizes that it claims are looked at first, and nothin
 from __future__ import annotations
 
 import pickletools
-import stat
 import zipfile
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from dd_core import store
 from dd_core.errors import UserError
+from dd_core.exchange.formats import read_bytes
 from dd_core.store.headers import Refused
-
-if TYPE_CHECKING:
-    import torch
 
 _FILE_BYTES = store.SET.file_bytes // 2  # so that images with their logits fit into the file of a set
 _RECORDS = 16  # torch.save writes seven for a tensor
@@ -37,8 +34,6 @@ _SHAPES = {0: "()", 1: "(N,)", 2: "(N, K)", 4: "(N, C, H, W)"}
 
 def tensor_bytes(array: np.ndarray | np.generic) -> bytes:
     """The bytes of a file that holds `array` as a plain tensor."""
-    import torch
-
     buffer = BytesIO()
     torch.save(torch.tensor(array), buffer)
     return buffer.getvalue()
@@ -72,20 +67,7 @@ def read_tensor(path: Path, *dtypes: str, dims: int, advice: str = "") -> np.nda
     return array
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """A whole file of somebody else's, of at most `limit` bytes; raises `UserError`."""
-    with store.disk_errors(path):
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for somebody to write to it
-            raise UserError(f"{path}: is no regular file")
-        if (size := path.stat().st_size) > limit:
-            raise UserError(f"{path}: has {size:,} bytes, and {limit:,} is the limit")
-        with open(path, "rb") as file:
-            return file.read(limit)
-
-
 def _loaded(data: bytes, place: str) -> torch.Tensor:
-    import torch
-
     found = torch.load(BytesIO(data), map_location=place, weights_only=True)
     if not isinstance(found, torch.Tensor):
         raise Refused(f"it is a {type(found).__name__}")

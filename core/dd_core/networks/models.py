@@ -254,7 +254,7 @@ def _from_library(name: str, *, in_channels: int, classes: int, image_size: tupl
 
 def _from_timm(model: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
     try:
-        import timm
+        import timm  # an extra
     except ImportError as error:
         raise UserError(f"network 'timm:{model}' needs timm: pip install 'dd-apps[transfer]'") from error
     _check_known("timm", model, timm.list_models())
@@ -270,7 +270,7 @@ def _from_timm(model: str, *, in_channels: int, classes: int, image_size: tuple[
 
 
 def _from_torchvision(model: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
-    from torchvision import models
+    from torchvision import models  # takes seconds to import, and our own networks do without
 
     _check_known("torchvision", model, models.list_models(module=models))
     options: dict[str, Any] = {"num_classes": classes}

@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue
 from dd_core import store
 from dd_core.config import Config, decode, difference, plain
 from dd_core.distilled import DistilledSet, Environment, Size
-from dd_core.errors import UserError
+from dd_core.errors import FRESH, OUT, UserError
 from dd_core.system import device as devices
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class RunFolder:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise UserError(
-                    f"{folder.path}: another run is at work here; wait for it, or use another --out"
+                    f"{folder.path}: another run is at work here; wait for it, or use another {OUT}"
                 ) from None
         try:
             folder.prepare()
@@ -115,10 +115,10 @@ class RunFolder:
         try:
             ds = store.read_set(self.out)
         except UserError as error:
-            raise UserError(f"{error}; use another --out, or --fresh to replace it") from None
+            raise UserError(f"{error.text}; use another {OUT}, or {FRESH} to replace it") from None
         made = ds.manifest.provenance
         if made is None:
-            raise UserError(f"{self.out}: a set that no run made is there; use another --out, or --fresh to replace it")
+            raise UserError(f"{self.out}: a set that no run made is there; use another {OUT}, or {FRESH} to replace it")
         theirs = {name: plain(getattr(made, name)) for name in Identity.model_fields}
         self._refuse_difference(self.out, theirs, identity)
         self._drop_checkpoints()
@@ -144,7 +144,7 @@ class RunFolder:
         if changes:
             raise UserError(
                 f"{where}: holds a run with other settings ({'; '.join(changes)}); "
-                "use another --out, or --fresh to start over"
+                f"use another {OUT}, or {FRESH} to start over"
             )
 
     def save(self, checkpoint: Checkpoint, identity: Identity) -> None:

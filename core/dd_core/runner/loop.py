@@ -18,7 +18,7 @@ import torch
 from dd_core import surroundings
 from dd_core.distilled import DistilledSet, Environment, Provenance, Size
 from dd_core.distiller import Context, Distiller, MethodConfig
-from dd_core.errors import DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
+from dd_core.errors import FRESH, DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
 from dd_core.images import Source
 from dd_core.runner.folder import Checkpoint, Identity, RunFolder
 from dd_core.system import device as devices
@@ -121,7 +121,7 @@ class _Run:
         if checkpoint.state is not None and checkpoint.artefacts != contents:
             raise UserError(
                 f"{folder.path}: the run began with other artefacts (starting weights, say) than are made here now; "
-                "bring back the cache that it began with, or --fresh starts over"
+                f"bring back the cache that it began with, or {FRESH} starts over"
             )
         distiller = self._build(context)
         if fresh:  # only now: a run that cannot begin discards nothing
@@ -223,7 +223,7 @@ def _take_up(distiller: Distiller, state: Mapping[str, Any], folder: RunFolder) 
             distiller.load_state_dict(state)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{folder.path}: its checkpoint does not fit the method ({type(error).__name__}); --fresh starts over"
+            f"{folder.path}: its checkpoint does not fit the method ({type(error).__name__}); {FRESH} starts over"
         ) from error
 
 
@@ -234,7 +234,7 @@ def _guarded(distiller: Distiller, index: int, *, kept: str) -> Mapping[str, flo
             metrics = distiller.step(index)
         require_finite(**metrics)
     except Diverged as error:
-        raise Diverged(f"step {index}: {error}; {kept}; a smaller learning rate is the usual remedy") from None
+        raise Diverged(f"step {index}: {error.text}; {kept}; a smaller learning rate is the usual remedy") from None
     return metrics
 
 

@@ -252,7 +252,7 @@ def parse_set(file: BinaryIO, *, name: str, file_bytes: int = SET.file_bytes) ->
             whitening = None if offset is None or matrix is None else Whitening(offset, matrix)
             return DistilledSet(tensors["images"], tensors.get("labels"), manifest, tensors.get("targets"), whitening)
         except UserError as error:
-            raise UserError(f"{name}: {error}") from None
+            raise UserError(f"{name}: {error.text}") from None
 
 
 def file_sha256(path: Path) -> str:

@@ -48,7 +48,7 @@ def from_tree(tree: Any, tensors: dict[str, np.ndarray]) -> Any:
     if kind == "array":
         return tensors.pop(f"t{value}")
     if kind == "tensor":
-        import torch
+        import torch  # states without tensors are read without torch
 
         array = tensors.pop(f"t{value}")
         array.flags.writeable = True

@@ -15,7 +15,7 @@ def computing(threads: int) -> Iterator[None]:
 
     The number of threads is put back at the end.
     """
-    import torch
+    import torch  # processes whose jobs do without torch import this module too
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -23,7 +23,7 @@ def test_mixed_sizes_need_an_image_size(root: Path) -> None:
     put_classes(root / "train", count=2)
     put_classes(root / "test", count=1)
     put(root / "train/cat/wide.png", picture(5, size=(40, 10)))
-    with pytest.raises(UserError, match=r"images of 2 sizes, from 6 x 6 to 40 x 10 pixels.*--image-size 6$"):
+    with pytest.raises(UserError, match=r"images of 2 sizes, from 6 x 6 to 40 x 10 pixels.*image_size=6$"):
         load(root)
     assert load(root, image_size=8).image_shape == (3, 8, 8)
 
@@ -69,7 +69,7 @@ def test_a_truncated_image_is_named(root: Path) -> None:
     put_classes(root)
     put(root / "dog/cut.jpg", picture(1, size=(6, 6)))
     truncate(root / "dog/cut.jpg", to=0.95)
-    with pytest.raises(UserError, match=r"my images: dog/cut.jpg: .*truncated.*--skip-corrupt$") as caught:
+    with pytest.raises(UserError, match=r"my images: dog/cut.jpg: .*truncated.*skip_corrupt=True$") as caught:
         load(root)
     assert "\n" not in str(caught.value)
 

@@ -16,7 +16,7 @@ import torch
 from image_trees import ONE, load, picture, pixels, put, put_classes, spoil
 
 from dd_core import artefacts
-from dd_core.datasets import decoding, folders
+from dd_core.datasets import decoding, folder_pixels, folders
 from dd_core.datasets.streaming import StreamedFolder
 from dd_core.errors import UserError
 from dd_core.system.parallel import Engine, Workers
@@ -130,8 +130,8 @@ def test_an_interrupted_making_goes_on_where_it_stopped(root: Path, cache: Path)
     put_classes(root)
     source = load(root, memory_limit=0)
     assert isinstance(source, StreamedFolder)
-    spec = folders.pixels_of(source).model_copy(update={"part_size": 3})
-    files = folders.Files(source.folder, source.files)
+    spec = folder_pixels.pixels_of(source).model_copy(update={"part_size": 3})
+    files = folder_pixels.Files(source.folder, source.files)
     sixth = root / source.files[5].name
     data = sixth.read_bytes()
     sixth.unlink()
@@ -171,10 +171,10 @@ def test_processes_give_the_same_as_one(root: Path, monkeypatch: pytest.MonkeyPa
     assert load(root, workers=Workers(count=2)).fingerprint() == alone.fingerprint()
     streamed = load(root, memory_limit=0)
     assert isinstance(streamed, StreamedFolder)
-    spec = folders.pixels_of(streamed).model_copy(update={"part_size": 240})
+    spec = folder_pixels.pixels_of(streamed).model_copy(update={"part_size": 240})
     spoil(root)
     with pytest.raises(UserError, match="content changed"):
-        artefacts.get(spec, resources=folders.Files(streamed.folder, streamed.files), workers=Workers(count=2))
+        artefacts.get(spec, resources=folder_pixels.Files(streamed.folder, streamed.files), workers=Workers(count=2))
 
 
 @pytest.mark.parametrize("engine", ["ray", "dask"])
@@ -189,14 +189,14 @@ def test_a_cluster_is_not_asked_for_files_of_this_machine(
             put(root / name / f"{number:03}.png", picture(1000 * index + number, size=(2, 2)))
     source = load(root, memory_limit=0, workers=Workers(count=2, engine=engine))
     assert isinstance(source, StreamedFolder)
-    monkeypatch.setattr(folders, "_PART_BYTES", 240 * 12)  # two parts
+    monkeypatch.setattr(folder_pixels, "_PART_BYTES", 240 * 12)  # two parts
     loaded = folders.in_memory(source, workers=Workers(count=2, engine=engine), progress=lambda _: None)
     assert torch.equal(pixels(loaded), pixels(source))
 
 
 def test_workers_do_not_import_torch() -> None:
     """It takes seconds, and decoding needs none of it."""
-    code = "import sys, dd_core.datasets.folders, dd_core.datasets; sys.exit('torch' in sys.modules)"
+    code = "import sys, dd_core.datasets.folder_pixels, dd_core.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -216,6 +216,6 @@ def test_pixels_cached_by_another_decoding_are_not_used(root: Path) -> None:
     put_classes(root)
     source = load(root, memory_limit=0)
     assert isinstance(source, StreamedFolder)
-    spec = folders.pixels_of(source)
+    spec = folder_pixels.pixels_of(source)
     assert spec.decoding == decoding.VERSION
     assert spec.digest() != spec.model_copy(update={"decoding": spec.decoding - 1}).digest()

@@ -9,38 +9,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Literal, TypeVar, cast, get_args
+from typing import TypeVar, cast
 
-from pydantic import Field
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from dd_core import surroundings
-from dd_core.config import Config
-from dd_core.errors import OutOfResources, UserError, unknown_name
+from dd_core.errors import Option, OutOfResources, UserError
+from dd_core.system.parallel.workers import Workers
 from dd_core.system.signals import Signals
 from dd_core.system.threads import computing
 
-Engine = Literal["processes", "ray", "dask"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _WATCH = "parent-watch"
 _WATCH_SECONDS = 0.5
-
-
-class Workers(Config):
-    """Who runs independent jobs. `threads` can change the last bits of a result, `count` and `engine` cannot."""
-
-    count: int = Field(default=1, ge=1, description="jobs at the same time")
-    engine: Engine = Field(default="processes", description="what runs them")
-    threads: int = Field(default=1, ge=1, description="CPU threads of each job")
-
-
-def check_engine(name: str) -> Engine:
-    """`name` as an engine; raises `UserError` for an unknown one."""
-    for engine in get_args(Engine):
-        if name == engine:
-            return engine
-    raise unknown_name("engine for --parallel", name, get_args(Engine))
 
 
 def run(
@@ -55,8 +39,6 @@ def run(
     A job runs in this process where there is one local worker. Raises what a job raises. Jobs without torch
     say so: to set torch's thread count a worker imports torch, which takes seconds.
     """
-    import joblib
-
     workers = workers or Workers()
     threads = workers.threads if uses_torch else None
     if workers.engine == "processes" and workers.count == 1:
@@ -81,12 +63,12 @@ def run(
 @contextmanager
 def _lost_workers() -> Iterator[None]:
     """A worker that the system killed is, nearly always, memory that ran out."""
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
     try:
         yield
     except TerminatedWorkerError:
-        raise OutOfResources("a worker process was killed, most likely for memory; fewer --workers need less") from None
+        raise OutOfResources(
+            f"a worker process was killed, most likely for memory; fewer {Option('workers')} need less"
+        ) from None
 
 
 def _in_worker(function: Callable[[Job], Result], job: Job, threads: int | None, parent: int | None) -> Result:
@@ -117,8 +99,6 @@ def _with_threads(function: Callable[[Job], Result], job: Job, threads: int | No
 
 
 def _backend(workers: Workers):
-    import joblib
-
     if workers.engine == "ray":
         return _ray(workers)
     if workers.engine == "dask":
@@ -131,20 +111,17 @@ def _backend(workers: Workers):
 @contextmanager
 def _ray(workers: Workers) -> Iterator[None]:
     """Ray's own joblib backend, on the cluster of RAY_ADDRESS or on a local Ray started for the occasion."""
-    import joblib
-
     try:
-        import ray
-        from ray.util.joblib import register_ray
+        import ray.util.joblib  # an extra
     except ImportError:
-        raise UserError("--parallel ray needs Ray: pip install 'dd-apps[ray]'") from None
+        raise UserError(f"{Option('parallel', 'ray')} needs Ray: pip install 'dd-apps[ray]'") from None
     ours = not ray.is_initialized()
     if ours and "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
     elif ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(num_cpus=workers.count, include_dashboard=False, log_to_driver=False)
-    register_ray()
+    ray.util.joblib.register_ray()
     try:
         with joblib.parallel_config(backend="ray"):
             yield
@@ -156,12 +133,10 @@ def _ray(workers: Workers) -> Iterator[None]:
 @contextmanager
 def _dask(workers: Workers) -> Iterator[None]:
     """Dask's joblib backend, on the current client or on local processes started for the occasion."""
-    import joblib
-
     try:
-        from distributed import Client, LocalCluster, default_client
+        from distributed import Client, LocalCluster, default_client  # an extra
     except ImportError:
-        raise UserError("--parallel dask needs Dask: pip install 'dd-apps[dask]'") from None
+        raise UserError(f"{Option('parallel', 'dask')} needs Dask: pip install 'dd-apps[dask]'") from None
     with ExitStack() as ours:
         try:
             default_client()

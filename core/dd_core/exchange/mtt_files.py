@@ -1,0 +1,200 @@
+"""MTT (Cazenavette et al. 2022) and its family: images, labels or logits, a learned rate; a tensor in a file each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dd_core import store, surroundings
+from dd_core.config import Config, decode, plain
+from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.errors import Option, UserError
+from dd_core.exchange.formats import (
+    STATISTICS,
+    Export,
+    changed_recipe,
+    checked_set,
+    labels_of,
+    losses_of,
+    read_bytes,
+    recipe_of_format,
+)
+from dd_core.exchange.torch_tensors import read_tensor, tensor_bytes
+
+IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
+SIDECAR = "normalisation.json"  # ours, beside those of the MTT family
+
+
+class _Sidecar(Config):
+    """What `normalisation.json` says."""
+
+    space: Literal["raw", "normalised", "whitened"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MttFiles:
+    """The files of one set of the MTT family."""
+
+    images: Path
+    labels: Path
+    rate: Path | None = None
+    sidecar: Path | None = None
+
+    @staticmethod
+    def of(folder: Path) -> MttFiles:
+        """Those that a run leaves as its best; raises `UserError` where `folder` is none."""
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: not a folder with {IMAGES} and {LABELS}; for other names: {Option('images')} and "
+                f"{Option('labels')}"
+            )
+        rate, sidecar = (folder / name if (folder / name).exists() else None for name in (RATE, SIDECAR))
+        return MttFiles(folder / IMAGES, folder / LABELS, rate, sidecar)
+
+
+@surroundings.own()
+def export_mtt(ds: DistilledSet, folder: Path) -> Export:
+    """`images_best.pt` (what a network is fed), `labels_best.pt` (labels, or logits) and `lr_best.pt`.
+
+    Beside them `normalisation.json` says what they do not: what the pixels are, and the names of the classes. Raises
+    `UserError` for targets that are no logits.
+    """
+    labels, targets, recipe = labels_of(ds, "mtt"), ds.targets, ds.manifest.recipe
+    if ds.manifest.targets not in ("none", "logits"):
+        raise UserError(f"the MTT family stores labels or logits, and this set's targets are '{ds.manifest.targets}'")
+    whitened = ds.whitening is not None
+    said = _Sidecar(
+        space="whitened" if whitened else "normalised",
+        mean=ds.manifest.pixels.mean,
+        std=ds.manifest.pixels.std,
+        classes=ds.classes,
+    )
+    files = {
+        IMAGES: tensor_bytes(ds.inputs().numpy()),
+        LABELS: tensor_bytes(labels if targets is None else targets.astype(np.float32)),
+        SIDECAR: (json.dumps(plain(said), indent=2) + "\n").encode(),
+    }
+    lost = ["the whitening: the images are whitened, and the matrix is in none of these files"] if whitened else []
+    if targets is not None and (other := int((targets.argmax(1) != labels).sum())):
+        lost.append(f"{other} hard labels: the largest logit of those images is another class's")
+    if recipe.steps:
+        lost.append(f"one learning rate for all: {RATE} is not written")
+    else:
+        files[RATE] = tensor_bytes(np.float32(recipe.learning_rate))
+    form = "mtt" if targets is None else "datm"
+    return Export(folder, files, (*lost, *losses_of(ds, form, "such a script", rate=recipe.learning_rate)))
+
+
+@surroundings.own()
+def import_mtt(
+    files: MttFiles,
+    *,
+    pixels: Pixels | None = None,
+    classes: Sequence[str] | None = None,
+    override: bool = False,
+    soft: bool = False,
+    source: str = "",
+    recipe: Mapping[str, Any] | None = None,
+) -> DistilledSet:
+    """A set of the MTT family; `soft`: its labels are logits, as DATM learns them.
+
+    What `pixels` and `classes` leave open, the sidecar (`normalisation.json`) must say. With `override` they count
+    where the sidecar says otherwise. The recipe is the family's evaluation at the learned rate, for images called
+    `source` (digits are not mirrored), with the values of `recipe` in place of its own. Raises `UserError` for what is
+    not said, for what contradicts the sidecar, and for files that are not what they should be.
+    """
+    said = None if files.sidecar is None else _sidecar(files.sidecar)
+    if said is not None and not override:
+        for problem in _contradictions(said, pixels, classes):
+            raise UserError(
+                f"{files.sidecar}: {problem}; leave the option out, or give {Option('override', True)} if the file is "
+                "wrong"
+            )
+    pixels = pixels or _pixels_said(files, said)
+    if classes is None and said is None:
+        raise UserError(
+            f"{files.labels}: says no names of classes; give {Option('data', 'NAME')}, whose classes they are, or "
+            f"{Option('classes', 'a,b,c')}"
+        )
+    given = dict(recipe or {})
+    if "learning_rate" not in given:
+        given["learning_rate"] = _rate(files)
+    own = recipe_of_format("datm" if soft else "mtt", source=source)
+    images = read_tensor(files.images, "float32", dims=4)
+    labels, logits = _read_labels(files.labels, soft=soft)
+    if classes is not None and logits is None and labels.max() != len(classes) - 1:
+        raise UserError(f"{files.labels}: labels run to {labels.max()}, and {len(classes)} classes are named")
+    manifest = Manifest(
+        classes=tuple(classes) if classes is not None else said.classes if said is not None else (),
+        pixels=pixels,
+        targets="logits" if soft else "none",
+        recipe=changed_recipe(own, given, source),
+    )
+    return checked_set(files.images, images, labels, manifest, logits)
+
+
+def _sidecar(path: Path) -> _Sidecar:
+    try:
+        found = json.loads(read_bytes(path, store.SET.header_bytes))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    return decode(_Sidecar, found, where=str(path))
+
+
+def _contradictions(said: _Sidecar, pixels: Pixels | None, classes: Sequence[str] | None) -> Iterator[str]:
+    """Where what is given differs from what the sidecar says, in words; numbers may be rounded to three places."""
+    if classes is not None and tuple(classes) != said.classes:
+        pairs = zip_longest(said.classes, classes, fillvalue="nothing")
+        index, theirs, given = next((index, *pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
+        yield f"says that class {index} is '{theirs}', and the names that are given have '{given}' there"
+    if pixels is None:
+        return
+    if pixels.space != said.space:
+        yield f"says that the pixels are {said.space}, and they are given as {pixels.space}"
+    for name, theirs, given in (("mean", said.mean, pixels.mean), ("std", said.std, pixels.std)):
+        if len(theirs) != len(given) or not np.allclose(theirs, given, rtol=0, atol=1e-3):
+            yield f"says {name} {_listed(theirs)}, and {_listed(given)} is given"
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _pixels_said(files: MttFiles, said: _Sidecar | None) -> Pixels:
+    if said is None:
+        known = ", ".join(f"{name} ({one.meaning})" for name, one in STATISTICS.items())
+        raise UserError(
+            f"{files.images}: does not say what its pixels were normalised with, and with another mean and std a "
+            f"network is right by chance only; give {Option('mean')} and {Option('std')}, or "
+            f"{Option('like', 'NAME')}: {known}"
+        )
+    if said.space == "whitened":
+        raise UserError(f"{files.sidecar}: the images are whitened (ZCA), and the matrix is in none of the files")
+    return decode(Pixels, said.model_dump(mode="json", exclude={"classes"}), where=str(files.sidecar))
+
+
+def _rate(files: MttFiles) -> float:
+    if files.rate is None:
+        raise UserError(
+            f"{files.images}: no {RATE} is beside it, and a set is good at the learning rate that was learned with it; "
+            f"give {Option('lr', 'FILE.pt')}, or {Option('recipe.learning_rate', 0.01)}"
+        )
+    rate = read_tensor(files.rate, "float32", "float64", dims=0)
+    return float(str(rate[()]))  # the shortest number that is this float32: 0.01, and not 0.009999999776
+
+
+def _read_labels(path: Path, *, soft: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """(labels, logits if `soft`)."""
+    if not soft:
+        return read_tensor(path, "int64", dims=1, advice=f"for logits: {Option('format', 'datm')}"), None
+    logits = read_tensor(path, "float32", dims=2, advice=f"for hard labels: {Option('format', 'mtt')}")
+    return logits.argmax(1), logits

@@ -1,0 +1,89 @@
+"""Torch's settings that change a number. Loaded only where torch is: where nobody imported it, nobody set it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any
+
+import torch
+
+from dd_core.surroundings.settings import Setting, attribute, value_or
+
+_KINDS = ("cpu", "cuda", "mps", "xpu")  # that torch has an autocast for
+
+
+def contexts() -> tuple[AbstractContextManager[Any], ...]:
+    """What torch offers a context manager for and nothing else."""
+    # without inference mode gradients are on; without torch functions nothing is placed on a default device
+    return torch.inference_mode(False), torch._C.DisableTorchFunction()  # pyright: ignore[reportPrivateUsage] (torch's guide to extending it names it)
+
+
+@cache
+def settings() -> tuple[Setting, ...]:
+    """Torch's settings that change a number, the ones that others follow before those."""
+    return (
+        *(_autocast(kind) for kind in _KINDS),
+        Setting(torch.get_default_dtype, torch.set_default_dtype, (torch.float32,)),
+        # 0: off, 1: warn, 2: raise where an operation has no deterministic form
+        Setting(torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, (0,)),
+        Setting(
+            lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+            lambda values: torch.set_anomaly_enabled(*values),
+            ((False, True), (False, False)),
+        ),
+        Setting(_flushes_denormals, torch.set_flush_denormal, (False,)),
+        *_kernel_settings(),
+    )
+
+
+def _autocast(kind: str) -> Setting:
+    return Setting(
+        lambda: torch.is_autocast_enabled(kind), lambda value: torch.set_autocast_enabled(kind, value), (False,)
+    )
+
+
+def _flushes_denormals() -> bool:
+    """Whether this thread takes the smallest floats for zero, which torch sets and does not tell."""
+    return sys.float_info.min * 0.5 == 0.0
+
+
+def _kernel_settings() -> tuple[Setting, ...]:
+    """Which kernels compute float32, and how precisely."""
+    backends = torch.backends
+    return (
+        Setting(
+            value_or("highest", torch.get_float32_matmul_precision), torch.set_float32_matmul_precision, ("highest",)
+        ),
+        attribute(backends.cudnn, "allow_tf32", True),
+        attribute(backends.cudnn, "enabled", True),
+        attribute(backends.cudnn, "benchmark", False),
+        attribute(backends.cudnn, "deterministic", False),
+        *(
+            attribute(backends.mkldnn, name, value)
+            for name, value in {"enabled": True, "deterministic": False}.items()
+            if hasattr(backends.mkldnn, name)
+        ),
+        Setting(torch._C._get_nnpack_enabled, backends.nnpack.set_flags, (True,)),  # pyright: ignore[reportPrivateUsage] (nothing else tells)
+        *(attribute(holder, "fp32_precision", *values) for holder, values in _precisions()),
+    )
+
+
+def _precisions() -> list[tuple[Any, tuple[str, ...]]]:
+    """Objects whose `fp32_precision` says how float32 is computed (torch 2.9 and later), each with torch's defaults.
+
+    One that others inherit from comes before those.
+    """
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return []
+    exact = ("none", "ieee")
+    return [
+        (backends, exact),
+        (backends.cudnn, exact),
+        (backends.cuda.matmul, exact),
+        (backends.cudnn.conv, ("tf32",)),
+        (backends.cudnn.rnn, ("tf32",)),
+        *((getattr(backends.mkldnn, part), exact) for part in ("matmul", "conv", "rnn")),
+    ]

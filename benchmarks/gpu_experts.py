@@ -23,7 +23,7 @@ from dd_core.images import LabelledImages, Source
 from dd_core.methods import method
 from dd_core.methods.trajectory_matching.expert import Expert
 from dd_core.methods.trajectory_matching.expert_training import Sharpness
-from dd_core.methods.trajectory_matching.experts import ExpertsSpec
+from dd_core.methods.trajectory_matching.experts import ExpertsSpec, form_of
 from dd_core.streams import Streams
 
 Weights = dict[str, Tensor]
@@ -149,8 +149,9 @@ def ways(spec: ExpertsSpec, source: Source, resident: Source, scale: Scale, devi
     """Experts a minute, one after another and several at once, going by a few steps of each."""
 
     def made(count: int, images: Source) -> list[Expert]:
+        form = form_of(images, spec.statistics)
         streams = [Streams(spec.seed).child("expert", index) for index in range(count)]
-        return [spec.expert(images, streams=own, device=device) for own in streams]
+        return [spec.expert(images, form, streams=own, device=device) for own in streams]
 
     def chunk(way: InTurn | AtOnce) -> None:
         for index in range(scale.chunk):

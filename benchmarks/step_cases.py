@@ -91,7 +91,8 @@ def expert_epoch(*, network: str, real: int, sharpness: Record | None, cache: Pa
         training=how,
         last=0,  # no later epoch's weights are kept
     )
-    expert = spec.expert(source, streams=Streams(0), device=torch.device("cpu"))
+    form = experts.form_of(source, spec.statistics)
+    expert = spec.expert(source, form, streams=Streams(0), device=torch.device("cpu"))
     return {"epoch": expert.train_epoch}
 
 

@@ -116,8 +116,9 @@ class ExpertsSpec(ArtefactSpec):
         """What so many experts take on disk, and of time, going by a few steps of one."""
         source, device = resources.sources[self.source], devices.resolve(resources.device)
         with computing(1):
-            whitening, streams = resources.artefacts.get(WHITENING), Streams(self.seed).child("cost")
-            each = self.expert(source, whitening, streams=streams, device=device).seconds_a_step()
+            form = form_of(source, self.statistics, resources.artefacts.get(WHITENING))
+            expert = self.expert(source, form, streams=Streams(self.seed).child("cost"), device=device)
+            each = expert.seconds_a_step()
         steps = self.end * math.ceil(len(source) / self.training.batch_size)
         minutes = max(1, round(parts * steps * each / 60))
         return (
@@ -143,9 +144,9 @@ class ExpertsSpec(ArtefactSpec):
         """Train expert `index` in one thread, and keep its flat weights (epochs, P); goes on after a kill."""
         device = devices.resolve(resources.device)
         with computing(1):
-            source, whitening = resources.sources[self.source], resources.artefacts.get(WHITENING)
-            streams = Streams(self.seed).child("expert", index)
-            expert = self.expert(source, whitening, streams=streams, device=device)
+            source, streams = resources.sources[self.source], Streams(self.seed).child("expert", index)
+            form = form_of(source, self.statistics, resources.artefacts.get(WHITENING))
+            expert = self.expert(source, form, streams=streams, device=device)
             expert.load_state_dict(progress.load())
             saved, wait = time.monotonic(), SAVE_SECONDS
             while expert.epochs < self.end:
@@ -156,16 +157,10 @@ class ExpertsSpec(ArtefactSpec):
                     wait = max(SAVE_SECONDS, (saved - begun) / SAVING_SHARE)
         return {"t0": np.stack(expert.kept)}, {"losses": expert.losses, "dtype": self.training.dtype}
 
-    def expert(
-        self, source: Source, whitening: Artefact | None = None, *, streams: Streams, device: torch.device
-    ) -> Expert:
-        """An expert before its first epoch; `whitening` is that of `needs`.
-
-        Raises `UserError` for images of another form.
-        """
+    def expert(self, source: Source, form: InputForm, *, streams: Streams, device: torch.device) -> Expert:
+        """An expert before its first epoch, fed as `form` says; raises `UserError` for images of another shape."""
         if source.image_shape != self.image_shape or len(source.classes) != self.classes:
             raise UserError(f"experts are for other images than those of {source.name}")
-        form = form_of(source, self.statistics, whitening)
         recipe = Recipe(network=self.network, initialisation=self.initialisation)
         model = training.initialised(recipe, self.image_shape, self.classes, streams=streams)
         lessons = training.RealLessons(source, form)

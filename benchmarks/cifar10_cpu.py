@@ -46,6 +46,7 @@ from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Messages
 
 NAME = "cifar10-cpu"
 PROTOCOL = "mtt-1000"
@@ -161,7 +162,8 @@ def make_experts(options: argparse.Namespace, train: Source, workers: Workers) -
     for name, kind in (("mtt", "SGD"), ("ftd", "GSAM")):
         begun = time.monotonic()
         spec = configure(name, options).needs(train, size=Size(ipc=1), seed=0)["experts"]
-        found = artefacts.get(spec, resources=Resources.of([train], device="cpu"), workers=workers, say=print)
+        resources = Resources.of([train], device="cpu")
+        found = artefacts.get(spec, resources=resources, workers=workers, reporter=Messages(print))
         losses = [told["losses"] for _, told in found]
         record = {"what": "experts", "name": kind, "minutes": minutes(begun), "losses": losses}
         write(options, {**record, "spec": spec.model_dump(mode="json")})

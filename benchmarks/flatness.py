@@ -59,6 +59,7 @@ from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Messages
 
 NAME = "flatness"
 NETWORK = "convnet-w32"
@@ -162,7 +163,7 @@ def experts_of(kind: str, train: Source, options: argparse.Namespace, workers: W
     """Experts to distil from, and after them as many to measure on: trained, or found."""
     spec = configure(kind, options).needs(train, size=Size(ipc=1), seed=0)["experts"]
     spec = spec.model_copy(update={"count": 2 * options.experts})
-    return artefacts.get(spec, resources=Resources.of([train], device="cpu"), workers=workers, say=print)
+    return artefacts.get(spec, resources=Resources.of([train], device="cpu"), workers=workers, reporter=Messages(print))
 
 
 def spec_of(kind: str, train: Source, options: argparse.Namespace) -> dict[str, Any]:

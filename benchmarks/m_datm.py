@@ -43,6 +43,7 @@ from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Messages
 from dd_core.system.threads import computing
 
 RESULTS = Path(__file__).parent / "results" / "m_datm.jsonl"
@@ -118,7 +119,7 @@ def main() -> None:
     for variant in variants(options)[:1]:  # its experts serve all
         spec = configure(variant, options).needs(train, size=Size(ipc=1), seed=0)["experts"]
         resources = artefacts.Resources.of([train], device=options.device)
-        artefacts.get(spec, resources=resources, workers=workers, say=print)
+        artefacts.get(spec, resources=resources, workers=workers, reporter=Messages(print))
     pairs = [(variant, seed) for variant in variants(options) for seed in range(options.seeds)]
     jobs = [Job(variant, seed, HARD, options) for variant, seed in pairs]
     records: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from dd_core.config import Config, digest, plain
 from dd_core.errors import Option, UserError
 from dd_core.system import parallel
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Reporter, Silent
 
 if TYPE_CHECKING:
     from dd_core.images import Source
@@ -52,6 +53,8 @@ class ArtefactSpec(Config):
     digested: ClassVar[frozenset[str]] = frozenset()  # fields that are in the digest at their default too
     source_option: ClassVar[str] = ""  # the option by which a user gives the images of `sources`, where there is one
     uses_torch: ClassVar[bool] = True  # False spares the jobs that make parts the import
+    verb: ClassVar[str] = "making"  # how the making is told: "training 3 experts"
+    noun: ClassVar[str] = ""  # what one part is called: "expert", and several are experts; none: "part of" the kind
 
     def digest(self) -> str:
         """sha256 of kind, fields and versions."""
@@ -174,9 +177,9 @@ def get(
     resources: Any = None,
     workers: Workers | None = None,
     cache: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    reporter: Reporter | None = None,
 ) -> Artefact:
-    """The artefact of `spec`: found, or made (missing parts only) and then found; `say` hears of the making.
+    """The artefact of `spec`: found, or made (missing parts only) and then found; `reporter` hears of the making.
 
     What it needs is found or made first. Two processes that want the same artefact take turns. Raises `UserError` where
     `resources` lack images that it is made from, and what `make_part` raises.
@@ -192,18 +195,18 @@ def get(
         if missing:
             sources = _sources_of(spec, resources)  # a lack of them is told before anything is made
             needed = {
-                role: get(need, resources=resources, workers=workers, cache=cache, say=say)
+                role: get(need, resources=resources, workers=workers, cache=cache, reporter=reporter)
                 for role, need in spec.needs().items()
             }
             inputs = resources
             if sources or needed or isinstance(resources, Resources):  # these alone are sent to the jobs
                 inputs = Resources(sources, resources.device if isinstance(resources, Resources) else "auto", needed)
-            _make_parts(spec, missing, folder, inputs, workers=workers, say=say)
+            _make_parts(spec, missing, folder, inputs, workers=workers, reporter=reporter)
         _complete(spec, folder)
     made = _find(spec, folder)
     assert made is not None
-    if say is not None and (outcome := spec.outcome(made)):
-        say(f"  {outcome}")
+    if reporter is not None and (outcome := spec.outcome(made)):
+        reporter.message(f"  {outcome}")
     return made
 
 
@@ -227,15 +230,31 @@ def _make_parts(
     inputs: Any,
     *,
     workers: Workers | None,
-    say: Callable[[str], None] | None,
+    reporter: Reporter | None,
 ) -> None:
-    if say is not None:
-        say(f"making {spec.kind}: {len(missing)} of {spec.parts()} parts, kept for later runs")
+    total, noun = spec.parts(), spec.noun or f"part of {spec.kind}"
+    if reporter is not None:
+        reporter.message(_plan(spec.verb, noun, missing=len(missing), total=total))
         if cost := spec.cost(inputs, len(missing)):
-            say(f"  {cost}")
+            reporter.message(f"  {cost}")
     jobs = [_PartJob(spec, index, folder, inputs) for index in missing]
-    for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
-        pass
+    with (reporter or Silent()).stage(_several(noun), total=total, first=total - len(missing)) as stage:
+        for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
+            stage.advance()
+
+
+def _plan(verb: str, noun: str, *, missing: int, total: int) -> str:
+    """What is about to be made and what is there already, on one line."""
+    if total == 1:
+        return f"{verb} 1 {noun}, which is kept for later runs"
+    made = total - missing
+    them = noun if missing == 1 else _several(noun)
+    return f"{verb} {missing}{' more' if made else ''} {them} ({made} of {total} are in the cache); kept for later runs"
+
+
+def _several(noun: str) -> str:
+    first, space, rest = noun.partition(" ")
+    return f"{first}s{space}{rest}"
 
 
 def _part_path(folder: Path, index: int) -> Path:

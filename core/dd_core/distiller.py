@@ -20,7 +20,7 @@ computing a gradient and using it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -36,6 +36,7 @@ from dd_core.recipe import DISTRIBUTIONS, Recipe
 from dd_core.streams import Streams
 from dd_core.system.budget import Footprint
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Reporter
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,7 @@ class Context:
         others: Iterable[Source] = (),
         workers: Workers | None = None,
         cache: Path | None = None,
-        say: Callable[[str], None] | None = None,
+        reporter: Reporter | None = None,
     ) -> Context:
         """The context of a run, with every artefact that the method needs, found or made.
 
@@ -73,7 +74,7 @@ class Context:
         """
         resources = Resources.of((source, *others), device=str(device))
         made = {
-            role: artefacts.get(spec, resources=resources, workers=workers, cache=cache, say=say)
+            role: artefacts.get(spec, resources=resources, workers=workers, cache=cache, reporter=reporter)
             for role, spec in config.needs(source, size=size, seed=seed).items()
         }
         return Context(source, size, Streams(seed), device, made)

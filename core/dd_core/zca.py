@@ -9,7 +9,7 @@ normalised then, which a set says by mean 0 and std 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import Field
 from dd_core import artefacts
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
 from dd_core.errors import UserError
+from dd_core.system.reporter import Reporter
 from dd_core.whitening import LARGEST, Whitening, one_thread
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class WhiteningSpec(ArtefactSpec):
     """The whitening of the images of a fingerprint."""
 
     kind: ClassVar[str] = "whitening"
+    verb: ClassVar[str] = "fitting"
+    noun: ClassVar[str] = "whitening"
     digested: ClassVar[frozenset[str]] = frozenset({"epsilon"})
 
     source: str = Field(description="fingerprint of the real images")
@@ -106,7 +109,7 @@ def whitening_in(artefact: Artefact) -> Whitening:
     return Whitening(tensors["zca_offset"], tensors["zca_matrix"])
 
 
-def of(source: Source, *, epsilon: float = EPSILON, say: Callable[[str], None] | None = None) -> Whitening:
+def of(source: Source, *, epsilon: float = EPSILON, reporter: Reporter | None = None) -> Whitening:
     """The whitening of `source` from the cache, fitted if it is not there; raises what `fit` raises."""
     spec = spec_of(source, epsilon=epsilon)
-    return whitening_in(artefacts.get(spec, resources=Resources.of([source]), say=say))
+    return whitening_in(artefacts.get(spec, resources=Resources.of([source]), reporter=reporter))

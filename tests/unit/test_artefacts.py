@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from dd_core.methods.trajectory_matching.expert_training import Sharpness, Train
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec
 from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Messages, Silent
 from dd_core.testing import blobs
 from dd_core.training.starts import StartingWeightsSpec, spec_of
 from dd_core.zca import WhiteningSpec
@@ -236,13 +238,13 @@ BOTH = Resources.of([OTHERS, BLOBS], device="cpu")
 def test_what_an_artefact_needs_is_made_first_and_handed_to_its_parts(tmp_path):
     said: list[str] = []
     spec = Share(source=BLOBS.fingerprint())
-    made = artefacts.get(spec, resources=BOTH, cache=tmp_path, say=said.append)
+    made = artefacts.get(spec, resources=BOTH, cache=tmp_path, reporter=Messages(said.append))
     sums = BLOBS.images.sum((1, 2, 3)).double()
     assert made.part(0)[0]["share"].tolist() == pytest.approx((sums / sums.sum()).tolist())
     kinds = sorted(row["kind"] for row in artefacts.listing(tmp_path))
     assert kinds == ["brightness", "share"]
     said.clear()
-    assert artefacts.get(spec, cache=tmp_path, say=said.append).content == made.content
+    assert artefacts.get(spec, cache=tmp_path, reporter=Messages(said.append)).content == made.content
     assert said == [], "it is found, and nothing is made"
 
 
@@ -285,3 +287,44 @@ def test_whitened_experts_are_made_from_the_whitening():
     assert POOL.sources() == {}
     pretrained = spec_of(Recipe(network="lenet"), (1, 28, 28), 10, PRETRAINED)
     assert pretrained.sources() == {SOURCE: "mnist"}
+
+
+def test_what_is_made_and_what_is_there_is_told_with_a_stage_for_the_parts(tmp_path):
+    class Listener(Silent):
+        @contextmanager
+        def stage(self, name, *, total, first=0):
+            heard.append(f"stage {name}: {first} of {total}")
+            yield self
+
+        def advance(self, metrics=None):
+            heard.append("advance")
+
+        def message(self, text):
+            heard.append(text)
+
+    class Growing(Squares):
+        def digest(self) -> str:
+            return digest("squares")
+
+    class Counted(Squares):
+        verb = "counting"
+        noun = "square of side"
+
+    heard: list[str] = []
+    for count in (1, 3, 4):
+        artefacts.get(Growing(count=count), resources=tmp_path / "log", cache=tmp_path, reporter=Listener())
+    assert heard == [
+        "making 1 part of squares, which is kept for later runs",
+        "stage parts of squares: 0 of 1",
+        "advance",
+        "making 2 more parts of squares (1 of 3 are in the cache); kept for later runs",
+        "stage parts of squares: 1 of 3",
+        "advance",
+        "advance",
+        "making 1 more part of squares (3 of 4 are in the cache); kept for later runs",
+        "stage parts of squares: 3 of 4",
+        "advance",
+    ]
+    heard.clear()
+    artefacts.get(Counted(count=2), resources=tmp_path / "log", cache=tmp_path / "other", reporter=Listener())
+    assert heard[0] == "counting 2 squares of side (0 of 2 are in the cache); kept for later runs"

@@ -308,7 +308,7 @@ def test_networks_pretrained_on_other_images_are_adapted(folders: Path, call, ca
     words = ["distill", "dataset-distillation", "--data", data, "--ipc", 1, "--pretrain-on", other, *PRETRAINED]
     code, out, err = call(*words, "--out", "a.safetensors")
     assert code == 0
-    assert "making starting-weights: 2 of 2 parts, kept for later runs" in err
+    assert "making 2 networks to start from (0 of 2 are in the cache); kept for later runs" in err
     (line,) = [line for line in out.splitlines() if line.startswith("next")]
     evaluate = shlex.split(line.split(";")[1])
     assert evaluate[1:] == ["evaluate", "a.safetensors", "--data", data, "--pretrain-on", other]

@@ -22,6 +22,7 @@ from dd_core.methods.trajectory_matching.gsam import Gradients, flat_gradient
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Messages
 from dd_core.testing import blobs
 
 NETWORK = "convnet-1-w4"
@@ -85,14 +86,18 @@ def test_the_last_epoch_is_kept_beside_the_range_where_asked(tmp_path: Path):
 
 def test_what_experts_take_is_said_before_they_are_made_and_what_they_learned_after(tmp_path: Path):
     said: list[str] = []
-    found = artefacts.get(spec(count=2, epochs=4, last=2, final=True), resources=HERE, cache=tmp_path, say=said.append)
+    found = artefacts.get(
+        spec(count=2, epochs=4, last=2, final=True), resources=HERE, cache=tmp_path, reporter=Messages(said.append)
+    )
     assert said[1] == "  4 epochs each, 0 MB on disk, about 1 minute in one process"
     first, second = found.part(0)[1]["losses"][:2]
     assert said[2:] == [
         f"  the first one's mean loss: {first:.2f} in epoch 1, {second:.2f} in epoch 2, the last of the range "
         "(chance: 1.10)"
     ]
-    artefacts.get(spec(count=2, epochs=4, last=2, final=True), resources=HERE, cache=tmp_path, say=said.append)
+    artefacts.get(
+        spec(count=2, epochs=4, last=2, final=True), resources=HERE, cache=tmp_path, reporter=Messages(said.append)
+    )
     assert len(said) == 3
 
 

@@ -13,7 +13,7 @@ from dd_core import store
 from dd_core.distilled import Size
 from dd_core.errors import OutOfResources, UserError
 from dd_core.methods import method
-from dd_core.runner import RunOptions, distill
+from dd_core.runner import RunOptions, Silent, distill
 from dd_core.testing import blobs
 
 DM = method("dm", steps=6, batch_real=8, recipe={"network": "convnet-2-w16"})
@@ -161,6 +161,40 @@ def test_a_time_limit_ends_a_run_that_can_be_resumed(tmp_path):
     assert caught.value.exit_code == 4
     _, notes = _run(out)
     assert notes.steps == [1, 2, 3, 4, 5]
+
+
+def test_a_time_limit_holds_while_starting_weights_are_made_and_those_that_are_there_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
+    out, given = tmp_path / "set.safetensors", {"start": "random-pretrained", "pool": 3, "pretraining": {"epochs": 1}}
+    recipe = {"network": "convnet-1-w4", "initialisation": "xavier"}
+    config = method("dataset-distillation", steps=1, epochs=1, recipe=recipe, **given)
+    listener = Listener()
+    with pytest.raises(OutOfResources) as caught:
+        _run(out, config=config, time_limit=0.0, resume_command="dd-apps distill again", reporter=listener)
+    assert str(caught.value) == (
+        "the time limit of 0 s is reached; stopped after 1 of 3 networks to start from; to go on: dd-apps distill again"
+    )
+    assert listener.messages == ["making 3 networks to start from (0 of 3 are in the cache); kept for later runs"]
+    listener = Listener()
+    _run(out, config=config, reporter=listener)
+    assert listener.stages == [("networks to start from", 1, 3), ("dataset-distillation", 0, 1)]
+    assert listener.messages == ["making 2 more networks to start from (1 of 3 are in the cache); kept for later runs"]
+
+
+class Listener(Silent):
+    """A reporter that keeps the stages and the messages that it hears."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.stages: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def stage(self, name: str, *, total: int, first: int = 0) -> Iterator[Listener]:
+        self.stages.append((name, first, total))
+        yield self
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,7 @@ def test_pretrained_weights_that_are_gone_are_made_again_from_the_images():
 def test_a_run_does_not_go_on_from_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     options = {**START, "steps": 6, "start": "random-pretrained", "pool": 2, "pretraining": {"epochs": 1}}
     config, out = method("dataset-distillation", **options), tmp_path / "set.safetensors"
+    distill(config, BLOBS, Size(ipc=1), options=RunOptions(device="cpu"))  # the weights are there when the time begins
     with pytest.raises(OutOfResources):
         distill(config, BLOBS, Size(ipc=1), out=out, options=RunOptions(device="cpu", time_limit=0.0))
     artefacts.prune(everything=True)

@@ -28,6 +28,7 @@ from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.selection import labels_of, random_indices
 from dd_core.streams import Streams
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Messages
 from dd_core.testing import blobs
 from dd_core.training import TrainingData, fit, train
 from dd_core.whitening import LARGEST, Whitening
@@ -140,9 +141,9 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(digits: LabelledImages):
 
 def test_a_whitening_is_fitted_once_and_found_again(digits: LabelledImages, whitening: Whitening, cache: Path):
     said: list[str] = []
-    first = zca.of(digits, say=said.append)
+    first = zca.of(digits, reporter=Messages(said.append))
     files = {path: path.stat().st_mtime_ns for path in cache.rglob("part-*")}
-    again = zca.of(digits, say=said.append)
+    again = zca.of(digits, reporter=Messages(said.append))
     assert len(files) == len(said) == 1
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("part-*")} == files
     for found in (first, again):

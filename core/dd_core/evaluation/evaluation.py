@@ -169,6 +169,7 @@ def _prepare(
             pretrain_on=pretrain_on or images_to_pretrain_on(recipe, train),
             device=device,
             workers=workers,
+            reporter=execution.reporter,
         )
     real, validation = validation_split(train, Streams(seed)) if chooses else (train, None)
     labeller = labeller or HardLabels(attacked(ds))

@@ -21,6 +21,7 @@ from dd_core.distiller import Context, Distiller, MethodConfig
 from dd_core.errors import FRESH, DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
 from dd_core.images import Source
 from dd_core.runner.folder import Checkpoint, Identity, RunFolder
+from dd_core.runner.limits import TimedReporter
 from dd_core.system import device as devices
 from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
@@ -101,7 +102,7 @@ class _Run:
         )
 
     def in_memory(self) -> DistilledSet:
-        context = self._context()
+        context = self._context(self.options.reporter)
         distiller = self._build(context)
         with self.options.reporter.stage(self.config.name, total=self.config.steps) as stage:
             for index in range(self.config.steps):
@@ -116,7 +117,7 @@ class _Run:
             return finished
         checkpoint = Checkpoint() if fresh else folder.latest(self.identity, self.options.reporter.message)
         environments = self._environments(checkpoint)
-        context = self._context()
+        context = self._context(TimedReporter(self.options.reporter, self._check_time))
         contents = _contents(context)
         if checkpoint.state is not None and checkpoint.artefacts != contents:
             raise UserError(
@@ -134,7 +135,7 @@ class _Run:
         folder.finish(ds, seconds=checkpoint.seconds + self._seconds(), device=self.device)
         return ds
 
-    def _context(self) -> Context:
+    def _context(self, reporter: Reporter) -> Context:
         """What the method is built from, its artefacts found or made."""
         self.config.check(self.source, self.size)
         if (line := shortage(self.config.footprint(self.source, self.size, self.device), self.device)) is not None:
@@ -147,7 +148,7 @@ class _Run:
             device=self.device,
             others=() if self.pretrain_on is None else (self.pretrain_on,),
             workers=self.options.workers,
-            say=self.options.reporter.message,
+            reporter=reporter,
         )
 
     def _build(self, context: Context) -> Distiller:
@@ -178,8 +179,7 @@ class _Run:
                 )
                 folder.log(index, metrics)
                 stage.advance(metrics)
-                late = options.time_limit is not None and self._seconds() >= options.time_limit
-                stop = signals.received is not None or late
+                stop = signals.received is not None or self._late()
                 if index + 1 == total:
                     break
                 if stop or time.monotonic() - saved_at >= options.checkpoint_seconds:
@@ -188,10 +188,18 @@ class _Run:
                     folder.save(at, self.identity)
                     saved, saved_at = index + 1, time.monotonic()
                 if stop:
-                    raise self._stopped(index + 1, signals.received)
+                    raise self._stopped(f"step {index + 1} of {total}", signals.received)
 
-    def _stopped(self, step: int, signal_number: int | None) -> DDError:
-        where = f"stopped after step {step} of {self.config.steps}; to go on: {self.options.resume_command}"
+    def _late(self) -> bool:
+        return self.options.time_limit is not None and self._seconds() >= self.options.time_limit
+
+    def _check_time(self, done: str) -> None:
+        """Raise where the time is over, with what is done by then in words."""
+        if self._late():
+            raise self._stopped(done, None)
+
+    def _stopped(self, done: str, signal_number: int | None) -> DDError:
+        where = f"stopped after {done}; to go on: {self.options.resume_command}"
         if signal_number is None:
             return OutOfResources(f"the time limit of {self.options.time_limit:g} s is reached; {where}")
         return Interrupted(where, signal_number)

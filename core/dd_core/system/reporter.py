@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -44,3 +44,14 @@ class Silent:
 
     def message(self, text: str) -> None:
         """Hear a line for the user."""
+
+
+class Messages(Silent):
+    """A reporter that hands its messages to a function, such as `print`."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+
+    def message(self, text: str) -> None:
+        """Hand on a line for the user."""
+        self._say(text)

@@ -23,6 +23,7 @@ from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Reporter
 from dd_core.system.threads import computing
 from dd_core.training.initial import initialised
 from dd_core.training.pretraining import pretrain
@@ -33,6 +34,7 @@ class StartingWeightsSpec(ArtefactSpec):
 
     kind: ClassVar[str] = "starting-weights"
     source_option: ClassVar[str] = "pretrain_on"
+    noun: ClassVar[str] = "network to start from"
 
     network: str = Field(description="name of the network")
     image_shape: tuple[int, int, int] = Field(description="channels, height and width of the images that it takes")
@@ -115,6 +117,7 @@ def of_recipe(
     pretrain_on: Source | None = None,
     device: str = "auto",
     workers: Workers | None = None,
+    reporter: Reporter | None = None,
 ) -> Artefact | None:
     """Where networks start that a set is scored on; None where they are drawn from a distribution.
 
@@ -132,7 +135,7 @@ def of_recipe(
         weights = weights.model_copy(update={"count": count, "seed": weights.seed + seed, "held_out": True})
     spec = spec_of(recipe, image_shape, classes, weights)
     sources = () if pretrain_on is None else (pretrain_on,)
-    pool = artefacts.get(spec, resources=Resources.of(sources, device=device), workers=workers)
+    pool = artefacts.get(spec, resources=Resources.of(sources, device=device), workers=workers, reporter=reporter)
     if recipe.for_one_network and recipe.initialisation != (found := identity_of(pool)):
         raise UserError(
             f"the set is for a network with the weights {recipe.initialisation[:19]}..., and those made here, by this "

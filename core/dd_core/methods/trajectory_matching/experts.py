@@ -43,6 +43,8 @@ class ExpertsSpec(ArtefactSpec):
     """`count` experts for images (C, H, W); expert i is the same among any number of them."""
 
     kind: ClassVar[str] = "experts"
+    verb: ClassVar[str] = "training"
+    noun: ClassVar[str] = "expert"
     digested: ClassVar[frozenset[str]] = frozenset(
         {"initialisation", "seed", "zca", "statistics", "first", "last", "final"}
     )

@@ -13,7 +13,7 @@ UV_BUILT := $(if $(UV_ON_PATH),,.uv/bin/uv)
 BENCHES := bench-kill bench-hostile bench-tiny bench-digits bench-quickstart bench-quickstart-choice bench-unroll bench-memory bench-photos bench-mnist bench-cifar10-wang bench-trajectories bench-m-datm bench-cifar10-cpu bench-flatness bench-ftd-subset bench-gpu bench-steps bench-kernels bench-nothing-moved bench-mutations
 
 .DEFAULT_GOAL := install
-.PHONY: install quickstart test check lock build clean tables $(BENCHES)
+.PHONY: install quickstart test check lock build clean tables rooms $(BENCHES)
 
 install: .venv/installed-project
 
@@ -40,6 +40,10 @@ build: install
 
 $(BENCHES): bench-%: install
 	.venv/bin/python benchmarks/$(subst -,_,$*).py $(BENCH_ARGS)
+
+# Rooms, arrows, circles, long files and late imports, counted; tests/unit/test_rooms.py holds them to their limits.
+rooms: install
+	.venv/bin/python benchmarks/rooms.py
 
 # The blocks of REPRODUCIBILITY.md that have a record, from benchmarks/results/*.jsonl.
 tables: install

@@ -1,7 +1,7 @@
 """Whether two checkouts compute the same, to the bit, on the same machine.
 
     git worktree add DIR COMMIT
-    python benchmarks/nothing_moved.py --old DIR [PART ...]      # appends to benchmarks/results/nothing_moved.jsonl
+    python benchmarks/nothing_moved.py --old DIR [PART|CASE ...] # appends to benchmarks/results/nothing_moved.jsonl
 
 `--old` is a checkout of another commit; the new one is that where this file lies. A PART is one of
 
@@ -12,9 +12,10 @@
 - `continual-small`: both tables of class-incremental learning, with few epochs;
 - `quickstart`: both tables of the quickstart, which takes two minutes a side;
 
-none: all. `moved_cases.py` has the cases. Modules and names of Python may differ between the checkouts: a case is a few
-command lines (`dd-apps ...`), each in a process with that side's code on PYTHONPATH, one thread, and a folder and an
-empty cache of the case. Both sides run the files that lie here, with the packages of the new side's environment.
+none: all. `moved_cases.py` has the cases; one alone, by its name, runs with the sets that it scores. Modules and names
+of Python may differ between the checkouts: a case is a few command lines (`dd-apps ...`), each in a process with that
+side's code on PYTHONPATH, one thread, and a folder and an empty cache of the case. Both sides run the files that lie
+here, with the packages of the new side's environment.
 
 Compared are the arrays and manifests of sets, logged losses, the tensors of artefacts, trained weights, and the figures
 of `--json` and results.json. Not compared are seconds, machines, versions, sentences, the digests that name artefacts,
@@ -155,13 +156,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; none: all")
+    parser.add_argument("named", nargs="*", metavar="PART|CASE", help=f"{', '.join(PARTS)}, or a case; none: all")
     parser.add_argument("--old", type=Path, metavar="DIR", help="a checkout of another commit")
-    options = parser.parse_args()
-    for part in options.parts:
-        if part not in PARTS:
-            parser.error(f"unknown part '{part}' (known: {', '.join(PARTS)})")
-    return options
+    return parser.parse_args()
 
 
 def run(options: argparse.Namespace) -> int:
@@ -170,7 +167,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--old DIR is missing: a checkout of another commit (git worktree add DIR COMMIT)")
     checkouts = {"old": options.old.resolve(), "new": NEW}
     commits = {side: commit(checkout, ("core", "dd_apps")) for side, checkout in checkouts.items()}
-    cases = [case for case in CASES if case.part in (options.parts or PARTS)]
+    cases = chosen(options.named)
     begun, started = now(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nothing-moved-") as root, ExitStack() as stack:
         sides = [Side(name, checkout, Path(root) / name) for name, checkout in checkouts.items()]
@@ -183,10 +180,21 @@ def run(options: argparse.Namespace) -> int:
     found = {"commits": commits, "seconds": round(time.monotonic() - started), "cases": verdicts}
     words = Counter(each["word"] for each in verdicts.values())
     told = facts("nothing-moved", {"old": "DIR"}, run=begun, data="digits of scikit-learn, and noise")
-    told["command"] = told["command"].replace("BENCH_ARGS='", f"BENCH_ARGS='{' '.join([*options.parts, ''])}", 1)
+    told["command"] = told["command"].replace("BENCH_ARGS='", f"BENCH_ARGS='{' '.join([*options.named, ''])}", 1)
     append(RESULTS / "nothing_moved.jsonl", {**told, "words": words, **found})
     print("\n".join([*table(cases, verdicts), f"{', '.join(f'{n} {word}' for word, n in words.items())}"]))
     return int(any(each["counts"] for each in verdicts.values()))
+
+
+def chosen(named: Sequence[str]) -> list[Case]:
+    """The cases of these names and parts, and those whose sets they score; raises `UserError` for what is none."""
+    for name in named:
+        if not any(name in (case.part, case.name) for case in CASES):
+            raise UserError(f"unknown part or case '{name}' (parts: {', '.join(PARTS)})")
+    wanted = {case.name for case in CASES if not named or {case.part, case.name} & {*named}}
+    made = {case: {Path(word).parent.name for words in case.commands for word in words} for case in CASES}
+    wanted |= {name for case, names in made.items() if case.name in wanted for name in names}
+    return [case for case in CASES if case.name in wanted]
 
 
 def compared(case: Case, sides: Sequence[Side]) -> Record:

@@ -140,12 +140,16 @@ def test_a_pixel_of_a_set_and_a_loss_are_read(side: ModuleType, verdict, tmp_pat
     ]
 
 
-def test_parts_and_checkouts_that_are_none_are_refused(
-    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    monkeypatch.setattr("sys.argv", ["nothing_moved.py", "set"])
-    with pytest.raises(SystemExit):
-        bench.parse()
+def test_a_case_is_run_with_the_sets_that_it_scores(bench: ModuleType):
+    assert [case.name for case in bench.chosen(["knn", "dm"])] == ["dm", "plain-set", "knn"]
+    assert [case.name for case in bench.chosen(["trained"])] == ["plain-set", "soft-set", "trained"]
+    assert {case.part for case in bench.chosen(["experts"])} == {"experts"}
+    assert bench.chosen([]) == list(bench.CASES)
+    with pytest.raises(UserError, match=r"unknown part or case 'set' \(parts: sets, experts"):
+        bench.chosen(["set"])
+
+
+def test_a_folder_that_is_no_checkout_is_refused(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("sys.argv", ["nothing_moved.py", "--old", str(tmp_path), "sets"])
     with pytest.raises(UserError, match="no checkout of this project"):
         bench.run(bench.parse())

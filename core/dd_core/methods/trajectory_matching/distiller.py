@@ -6,8 +6,8 @@ trajectories, and `opinions` what experts say of real images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,29 @@ from dd_core.errors import Diverged, require_finite
 from dd_core.methods.trajectory_matching import opinions
 from dd_core.methods.trajectory_matching.config import EXPERTS, MTTConfig
 from dd_core.methods.trajectory_matching.experts import WHITENING, form_of, trajectories_in_memory
-from dd_core.unroll import Mode, Step, Tensors
+from dd_core.unroll import Mode, Step, Tensors, Unrolled
 
 LABEL_MOMENTUM = 0.9  # of the soft labels' SGD (DATM's code)
 AVERAGED = 0.95  # decay of the mean loss that `range_below` looks at
 UNMATCHED = 1.0  # what that mean begins with: the loss of a student that goes nowhere
+
+
+class Pair(NamedTuple):
+    """Weights of an expert: where a student starts (expert_t), and where it should arrive (expert_{t+M})."""
+
+    start: Tensors
+    target: Tensors
+
+
+def relative_distance(pair: Pair) -> Callable[[Tensors], Tensor]:
+    """Equation 2: the squared distance of a student's last weights to the target, in units of the start's."""
+    whole = squared_distance(pair.start, pair.target)
+    return lambda final: squared_distance(final, pair.target) / whole
+
+
+def squared_distance(one: Tensors, other: Tensors) -> Tensor:
+    """A scalar: the squared distance of two networks' weights."""
+    return sum((a - b).square().sum() for a, b in zip(one, other, strict=True))  # pyright: ignore[reportReturnType]
 
 
 class TrajectoryMatchingDistiller:
@@ -67,45 +85,58 @@ class TrajectoryMatchingDistiller:
 
     def step(self, index: int) -> dict[str, float]:
         """One student beside one expert, one step of all that is learned (none where the loss is too high)."""
-        config = self.config
-        start, target = self._pair(index)
-        inner, learned = self._inner(index), tuple(one.detach() for one in self.learned)
-        if self.mode is None:
-            self.mode = unroll.choose_mode(inner, config.syn_steps, start, learned)
-        whole = sum((a - b).square().sum() for a, b in zip(start, target, strict=True))
-
-        def distance(final: Tensors) -> Tensor:
-            return sum((a - b).square().sum() for a, b in zip(final, target, strict=True)) / whole  # pyright: ignore[reportReturnType]
-
-        found = unroll.unroll(inner, config.syn_steps, start, learned, distance, mode=self.mode, window=config.window)
-        report = {"loss": found.loss.item(), "rate": self.rate.item()}
-        if config.cosine_every and index % config.cosine_every == 0:
-            exact = unroll.unroll(inner, config.syn_steps, start, learned, distance, mode="adjoint")
-            report["cosine"] = unroll.cosine(found, exact)[0]
-        for leaf, gradient in zip(self.learned, found.learned, strict=True):
+        pair = self._pair(index)
+        result, report = self._unrolled(index, pair)
+        for leaf, gradient in zip(self.learned, result.learned, strict=True):
             leaf.grad = gradient
-        assert self.pixels.grad is not None
-        if config.also is not None:
-            report[config.also] = self._add_distance(index, start)
-        require_finite(
-            loss=report["loss"],
-            gradient=self.pixels.grad.norm().item(),
-            **{"gradient of the rate": found.learned[1].item()},
-            **({} if self.soft is None else {"gradient of the labels": found.learned[2].norm().item()}),
-        )
-        taken = config.threshold is None or report["loss"] <= config.threshold
-        if taken:
-            self.optimiser.step()
-        if self.average is not None:
-            self.average.lerp_(self.pixels.detach(), 1 - (config.ema or 0.0))
-        if self.rate.item() <= 0:
-            raise Diverged(f"the student's learning rate became {self.rate.item():.2g}")
-        if config.threshold is not None:
+        if self.config.also is not None:
+            report[self.config.also] = self._add_distance(index, pair.start)
+        self._require_finite(report["loss"])
+        taken = self._update(report["loss"])
+        if self.config.threshold is not None:
             report["taken"] = float(taken)
-        if config.range_start is not None:
+        if self.config.range_start is not None:
             report["range"] = float(self._range_end(index))
             self._move_range(report["loss"])
         return report
+
+    def _unrolled(self, index: int, pair: Pair) -> tuple[Unrolled, dict[str, float]]:
+        """Loss and gradients of a student's inner steps, and what to log of them."""
+        config, inner, distance = self.config, self._inner(index), relative_distance(pair)
+        learned = tuple(leaf.detach() for leaf in self.learned)
+        if self.mode is None:
+            self.mode = unroll.choose_mode(inner, config.syn_steps, pair.start, learned)
+        result = unroll.unroll(
+            inner, config.syn_steps, pair.start, learned, distance, mode=self.mode, window=config.window
+        )
+        report = {"loss": result.loss.item(), "rate": self.rate.item()}
+        if config.cosine_every and index % config.cosine_every == 0:
+            exact = unroll.unroll(inner, config.syn_steps, pair.start, learned, distance, mode="adjoint")
+            report["cosine"] = unroll.cosine(result, exact)[0]
+        return result, report
+
+    def _require_finite(self, loss: float) -> None:
+        """Raise `Diverged` before a loss or a gradient that is not finite is used."""
+        pixels, rate, *soft = (leaf.grad for leaf in self.learned)
+        assert pixels is not None
+        assert rate is not None
+        require_finite(
+            loss=loss,
+            gradient=pixels.norm().item(),
+            **{"gradient of the rate": rate.item()},
+            **{"gradient of the labels": gradient.norm().item() for gradient in soft if gradient is not None},
+        )
+
+    def _update(self, loss: float) -> bool:
+        """One step of SGD, unless the loss is above the threshold; returns whether it was taken."""
+        taken = self.config.threshold is None or loss <= self.config.threshold
+        if taken:
+            self.optimiser.step()
+        if self.average is not None:
+            self.average.lerp_(self.pixels.detach(), 1 - (self.config.ema or 0.0))
+        if self.rate.item() <= 0:
+            raise Diverged(f"the student's learning rate became {self.rate.item():.2g}")
+        return taken
 
     # --- where students start and arrive ------------------------------------------------------------------------
 
@@ -125,7 +156,7 @@ class TrajectoryMatchingDistiller:
         if self.mean_loss < self.config.range_below and self.reach < self.config.last_epoch:
             self.reach, self.mean_loss = self.reach + 1, UNMATCHED
 
-    def _pair(self, index: int) -> tuple[Tensors, Tensors]:
+    def _pair(self, index: int) -> Pair:
         """(expert_t, expert_{t+M}) as parameters: experts in shuffled order, t uniform in [T-, T)."""
         turn, place = divmod(index, len(self.experts))
         order = torch.randperm(len(self.experts), generator=self.streams.generator("experts", turn))
@@ -133,7 +164,7 @@ class TrajectoryMatchingDistiller:
         choices = self._range_end(index) - self.config.first_epoch
         t = int(torch.randint(choices, (), generator=self.streams.generator("epoch", index)))
         t += self.config.first_epoch if self.config.keep == "all" else 0  # row 0 is the first epoch that is kept
-        return self._parameters(rows[t]), self._parameters(rows[t + self.config.expert_epochs])
+        return Pair(self._parameters(rows[t]), self._parameters(rows[t + self.config.expert_epochs]))
 
     def _parameters(self, flat: Tensor) -> Tensors:
         return opinions.parameters_of(self.network, flat.to(self.device))
@@ -220,7 +251,7 @@ class TrajectoryMatchingDistiller:
     def state_dict(self) -> dict[str, Any]:
         """All that is learned, momentum, the gradient mode that `auto` chose, and how far the range has grown."""
         return {
-            "learned": [one.detach().clone() for one in self.learned],
+            "learned": [leaf.detach().clone() for leaf in self.learned],
             "average": None if self.average is None else self.average.clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
@@ -231,8 +262,8 @@ class TrajectoryMatchingDistiller:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state."""
         with torch.no_grad():
-            for one, value in zip(self.learned, state["learned"], strict=True):
-                one.copy_(value)
+            for leaf, value in zip(self.learned, state["learned"], strict=True):
+                leaf.copy_(value)
             if self.average is not None:
                 self.average.copy_(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -97,8 +97,8 @@ def gradient_distance(network: nn.Module, real: Tensor, syn: Tensor, label: int)
 
     1 - cosine over each output's weights, summed over outputs and layers; biases and norms do not count.
     """
-    target, found = _gradients(network, real, label, create_graph=False), _gradients(network, syn, label)
-    pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(target, found, strict=True) if a.ndim > 1]
+    target, gradients = _gradients(network, real, label, create_graph=False), _gradients(network, syn, label)
+    pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(target, gradients, strict=True) if a.ndim > 1]
     return torch.stack([(1 - F.cosine_similarity(a, b, dim=1, eps=1e-6)).sum() for a, b in pairs]).sum()
 
 

@@ -15,19 +15,39 @@ from dd_core import artefacts, store
 
 Networks = Annotated[
     list[str],
-    typer.Option("--network", default_factory=list, show_default=False, help="Network to train, not the set's own."),
+    typer.Option(
+        "--network",
+        default_factory=list,
+        show_default=False,
+        help="Network to train instead of the set's own; the option may be repeated.",
+    ),
 ]
 Nets = Annotated[
-    int, typer.Option(min=1, metavar="K", help="Fresh networks of each kind, and as many twins; one gives no verdict.")
+    int,
+    typer.Option(
+        min=1,
+        metavar="K",
+        help="Fresh networks that are trained on the set, and as many on random real images; one gives no verdict.",
+    ),
 ]
 Protocol = Annotated[str, typer.Option(help="How networks are trained on the set; see `dd-apps list protocols`.")]
 StartAt = Annotated[
     str | None,
-    typer.Option("--start", metavar="WHERE", help="Where networks start instead: default, xavier or pretrained."),
+    typer.Option(
+        "--start",
+        metavar="WHERE",
+        help="Weights that networks start from, other than the set means: default, xavier or pretrained.",
+    ),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Train every network again, whatever scores are kept.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Train every network again, also those whose scores are kept in the cache.")
+]
 Data = Annotated[
-    str | None, typer.Option(metavar="NAME|folder:PATH", help="Where the set came from, unless the set says so.")
+    str | None,
+    typer.Option(
+        metavar="NAME|folder:PATH",
+        help="Real images to draw twins from and to test on; by default those that the set says it was made from.",
+    ),
 ]
 
 

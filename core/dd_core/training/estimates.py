@@ -74,8 +74,8 @@ def unrolled_bytes(
     model = _model(recipe, image_shape, classes, device)
     theta = tuple(parameter.detach() for parameter in model.parameters())
 
-    def through(count: int, way: Mode) -> Callable[[Tensor], object]:
-        return lambda pixels: _unrolled(model, theta, pixels.float(), recipe.augmentation, steps=count, mode=way)
+    def through(count: int, mode: Mode) -> Callable[[Tensor], object]:
+        return lambda pixels: _unrolled(model, theta, pixels.float(), recipe.augmentation, steps=count, mode=mode)
 
     weights = _weight_bytes(model)
     if mode in ("adjoint", "tesla"):

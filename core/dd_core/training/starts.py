@@ -136,25 +136,25 @@ def of_recipe(
     spec = spec_of(recipe, image_shape, classes, weights)
     sources = () if pretrain_on is None else (pretrain_on,)
     pool = artefacts.get(spec, resources=Resources.of(sources, device=device), workers=workers, reporter=reporter)
-    if recipe.for_one_network and recipe.initialisation != (found := identity_of(pool)):
+    if recipe.for_one_network and recipe.initialisation != (identity := identity_of(pool)):
         raise UserError(
             f"the set is for a network with the weights {recipe.initialisation[:19]}..., and those made here, by this "
-            f"torch on this device, are {found[:19]}...; copy {pool.folder} from where it was distilled"
+            f"torch on this device, are {identity[:19]}...; copy {pool.folder} from where it was distilled"
         )
     return pool
 
 
 def _check_meant(weights: StartingPool | None, given: Source) -> None:
-    how = None if weights is None else weights.pretraining
-    if how is None:
+    pretraining = None if weights is None else weights.pretraining
+    if pretraining is None:
         raise UserError(f"no network is pre-trained here; leave out the images of '{given.name}' to pre-train on")
-    if how.source != given.fingerprint():
+    if pretraining.source != given.fingerprint():
         raise UserError(
-            f"the set is for networks pre-trained on '{how.name}' (fingerprint {how.source[:12]}...), and not on "
-            f"'{given.name}' ({given.fingerprint()[:12]}...)"
+            f"the set is for networks pre-trained on '{pretraining.name}' (fingerprint {pretraining.source[:12]}...), "
+            f"and not on '{given.name}' ({given.fingerprint()[:12]}...)"
         )
 
 
-def pretrained_on(source: Source, how: Pretraining) -> Pretraining:
-    """`how`, on the images of `source`."""
-    return how.model_copy(update={"source": source.fingerprint(), "name": source.name})
+def pretrained_on(source: Source, pretraining: Pretraining) -> Pretraining:
+    """`pretraining` on the images of `source`."""
+    return pretraining.model_copy(update={"source": source.fingerprint(), "name": source.name})

@@ -112,7 +112,9 @@ class MethodConfig(Config):
     name: ClassVar[str]
 
     steps: int = Field(default=0, ge=0, description="outer iterations")
-    recipe: Recipe = Field(default=Recipe(), description="how to train on the set, and the network it is for")
+    recipe: Recipe = Field(
+        default=Recipe(), description="how networks train on the set, and the network that it is for"
+    )
 
     def needs(self, source: Source, *, size: Size, seed: int) -> Mapping[str, ArtefactSpec]:
         """The artefacts that `build` finds in its context, by role ("experts", say); the runner finds or makes them."""
@@ -147,7 +149,7 @@ class MethodConfig(Config):
 class SelectionConfig(MethodConfig):
     """A method without a loop: it chooses or averages real images, class by class."""
 
-    steps: int = Field(default=0, ge=0, le=0, description="outer iterations: it has none")
+    steps: int = Field(default=0, ge=0, le=0, description="outer iterations; this method has none")
 
     def select(self, context: Context) -> Tensor:
         """(N, C, H, W) raw pixels, uint8 or float in [0, 1]: `context.counts[c]` of each class c, class-major."""

@@ -32,15 +32,20 @@ class OptimizedConfig(MethodConfig):
 
     name: ClassVar[str] = "optimized"
 
-    steps: int = Field(default=50, ge=0, description="random sets that are drawn and scored, one in a step")
-    networks: int = Field(default=3, ge=1, description="networks that score a set, the same for all (the paper has 20)")
-    keep: float = Field(
-        default=0.2, gt=0, le=1, description="share of sets that are kept, at least one; the seed draws among them"
+    steps: int = Field(default=50, ge=0, description="random sets that are drawn and scored, one in an outer iteration")
+    networks: int = Field(
+        default=3, ge=1, description="networks that train on each set to score it, the same for all sets (paper: 20)"
     )
-    batch_real: int = Field(default=1024, ge=1, description="training images that a set is scored on, one draw for all")
+    keep: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="share of the sets, the best ones, among which the seed draws the result; at least one set",
+    )
+    batch_real: int = Field(default=1024, ge=1, description="training images that every set is scored on")
     recipe: Recipe = Field(
         default=Recipe(network="convnet-1-w64-nonorm", initialisation="xavier"),
-        description="how to train on a set, while they are scored and afterwards",
+        description="how networks train on a set, while sets are scored and afterwards",
     )
 
     def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:

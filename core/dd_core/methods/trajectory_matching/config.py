@@ -17,7 +17,7 @@ student's learning rate, is what networks are to be trained with on the set. The
   and has a rate of its own: hard labels, alpha as it is, and a narrow range of easy epochs;
 - `tesla` (Cui et al. 2023): an approximate gradient, in memory that does not grow with N.
 
-This file says what can be set; `trajectories` is the loop.
+This file says what can be set; `distiller` is the loop.
 """
 
 from __future__ import annotations
@@ -49,78 +49,119 @@ class MTTConfig(MethodConfig):
 
     name: ClassVar[str] = "mtt"
 
-    steps: int = Field(default=300, ge=0, description="outer iterations (paper: 5000; DATM 10000)")
-    syn_steps: int = Field(default=20, ge=1, description="inner steps of a student (N)")
-    expert_epochs: int = Field(default=2, ge=1, description="epochs of an expert that they are to make up for (M)")
-    first_epoch: int = Field(default=0, ge=0, description="first epoch that a student starts from (T-)")
+    steps: int = Field(default=300, ge=0, description="outer iterations (paper: 5000; DATM: 10000)")
+    syn_steps: int = Field(default=20, ge=1, description="steps of a student on the synthetic images (N)")
+    expert_epochs: int = Field(
+        default=2, ge=1, description="epochs of an expert that a student's steps are to make up for (M)"
+    )
+    first_epoch: int = Field(default=0, ge=0, description="first epoch of an expert that a student may start from (T-)")
     last_epoch: int = Field(
-        default=10, ge=1, description="end of the epochs that a student starts from (T+), not among them"
+        default=10, ge=1, description="end, not included, of the epochs of an expert that a student may start from (T+)"
     )
     range_start: int | None = Field(
-        default=None, ge=1, description="that end at first, which then grows to last_epoch (T_0); none: no growth"
+        default=None,
+        ge=1,
+        description="initial end of the start-epoch range (T_0); grows to last_epoch; none: last_epoch from the "
+        "beginning",
     )
-    range_growth: int = Field(default=100, ge=1, description="outer iterations until it has grown")
+    range_growth: int = Field(
+        default=100,
+        ge=1,
+        description="outer iterations in which the end of the start-epoch range grows from range_start to last_epoch",
+    )
     range_below: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="it grows by an epoch whenever the mean loss of late (1 at first) falls below this, not by "
-        "iterations",
+        description="running mean of the loss below which the start-epoch range grows by an epoch, whereupon the "
+        "mean begins at 1 again; none: the range grows with the outer iterations, see range_growth",
     )
     threshold: float | None = Field(
-        default=None, gt=0, description="loss above which no step is taken (DATM: 1); none: all are"
+        default=None,
+        gt=0,
+        description="loss above which an outer iteration takes no step (DATM: 1); none: all iterations take one",
     )
     initial: Literal["random", "right"] = Field(
-        default="random", description="real images to start from: random ones, or such as an expert gets right"
+        default="random",
+        description="real images that the set starts from: random ones, or random ones that an expert classifies "
+        "rightly",
     )
     soft_labels: bool = Field(
-        default=False, description="learn soft labels too, from the mean logits of the experts that are right"
+        default=False,
+        description="learn soft labels beside the pixels; each starts as the mean logits of the experts that "
+        "classify its image rightly",
     )
-    lr_label: float = Field(default=0.5, ge=0, description="SGD's rate for the soft labels' logits (lr_y)")
-    batch_syn: int | None = Field(default=None, ge=1, description="synthetic images in an inner step; none: all")
-    lr_img: float = Field(default=100.0, gt=0, description="SGD's rate for the pixels")
-    lr_lr: float = Field(default=1e-7, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it")
-    momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of both")
+    lr_label: float = Field(default=0.5, ge=0, description="learning rate of SGD on the soft labels' logits (lr_y)")
+    batch_syn: int | None = Field(
+        default=None, ge=1, description="synthetic images in a student's mini-batch; none: all of them"
+    )
+    lr_img: float = Field(default=100.0, gt=0, description="learning rate of SGD on the pixels")
+    lr_lr: float = Field(
+        default=1e-7, ge=0, description="learning rate of SGD on the student's learning rate; 0 leaves it as it is"
+    )
+    momentum: float = Field(
+        default=0.5, ge=0, lt=1, description="momentum of SGD on the pixels and on the student's learning rate"
+    )
     ema: float | None = Field(
         default=None,
         ge=0,
         lt=1,
-        description="decay of the average of the pixels that the set is made of; none: the last",
+        description="decay of a moving average of the pixels over the outer iterations, which becomes the set; none: "
+        "the last pixels become the set",
     )
     lr_student: float = Field(default=0.005, gt=0, description="initial learning rate of a student (alpha)")
     zca: bool = Field(
-        default=False, description="whiten the pixels (ZCA fitted on the real images), for experts, students and set"
+        default=False,
+        description="whiten images (ZCA fitted on the real images) for experts, students and the set",
     )
     statistics: Literal["data", "imagenet"] = Field(
-        default="data", description="mean and std that pixels are normalised with, unless they are whitened"
+        default="data",
+        description="mean and std that images are normalised with: of the real images, or ImageNet's; whitened "
+        "images are not normalised",
     )
-    augmentation: Strategy = Field(default="auto", description="DSA strategy (A); auto: all, without flip for digits")
+    augmentation: Strategy = Field(
+        default="auto",
+        description="DSA strategy that a student's mini-batches are augmented with (A); auto: all transforms, "
+        "without flip for digits",
+    )
     gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
-        default="auto", description="how to differentiate through the steps, see `unroll`; auto: full while it fits"
+        default="auto",
+        description="how the distance is differentiated through a student's steps: full keeps every step's graph, "
+        "adjoint computes the steps again, truncated looks at the last `window` steps only, tesla approximates the "
+        "gradient in constant memory; auto: full while it fits into memory, else adjoint",
     )
-    window: int | None = Field(default=None, ge=1, description="last steps that 'truncated' looks at")
+    window: int | None = Field(
+        default=None, ge=1, description="last steps of a student that gradient 'truncated' differentiates through"
+    )
     cosine_every: int = Field(
         default=0,
         ge=0,
-        description="outer iterations between logs of the cosine of the pixels' gradient to the exact one; 0: none",
+        description="outer iterations between two logs of the cosine between the pixels' gradient and the exact one; "
+        "0: no such log",
     )
     also: Literal["features", "gradients"] | None = Field(
         default=None,
-        description="a distance of synthetic to real images that is added, at the weights where the student starts: of "
-        "the classes' mean features (DM), or of their gradients (DC)",
+        description="second distance that is minimised, between synthetic and real images of each class at the "
+        "weights where a student starts: of mean features (DM) or of gradients (DC); none: no second distance",
     )
-    also_weight: float = Field(default=0.1, gt=0, description="weight of that distance")
-    batch_real: int = Field(default=64, ge=1, description="real images of each class in that distance")
-    experts: int = Field(default=10, ge=1, description="experts (paper: 100)")
-    experts_seed: int = Field(default=0, ge=0, description="seed of the experts")
+    also_weight: float = Field(default=0.1, gt=0, description="weight of the second distance that `also` names")
+    batch_real: int = Field(
+        default=64, ge=1, description="real images of each class in the second distance that `also` names"
+    )
+    experts: int = Field(default=10, ge=1, description="number of experts (paper: 100)")
+    experts_seed: int = Field(
+        default=0, ge=0, description="seed of the experts: of their first weights, orders and augmentations"
+    )
     keep: Literal["matched", "all"] = Field(
         default="matched",
-        description="epochs of the experts that are kept: what is matched, or all of them, which other ranges share",
+        description="epochs of an expert whose weights are kept in the cache: those that are matched, or all, so "
+        "that runs with other start-epoch ranges find them",
     )
     training: Training = Field(default=Training(augmentation="auto"), description="how experts are trained")
     recipe: Recipe = Field(
         default=Recipe(epochs=1001, augmentation="auto"),
-        description="how to train on the set, but for the learned rate, and the network",
+        description="how networks train on the set, and the network of experts and students; the learned rate is "
+        "filled in",
     )
 
     @model_validator(mode="after")
@@ -186,9 +227,10 @@ class FTDConfig(MTTConfig):
         default=0.98,
         ge=0,
         lt=1,
-        description="decay of the average of the pixels that the set is made of (paper: 0.999 to 0.9999, 5000 steps)",
+        description="decay of a moving average of the pixels over the outer iterations, which becomes the set "
+        "(paper: 0.999 to 0.9999 in 5000 iterations); none: the last pixels become the set",
     )
-    training: Training = Field(default=FLAT, description="how experts are trained: by GSAM")
+    training: Training = Field(default=FLAT, description="how experts are trained: towards flat minima, by GSAM")
 
 
 class DATMConfig(MTTConfig):
@@ -199,18 +241,28 @@ class DATMConfig(MTTConfig):
     range_start: int | None = Field(
         default=5,
         ge=1,
-        description="end of the epochs that a student starts from at first (T_0), which grows to last_epoch",
+        description="initial end of the start-epoch range (T_0); grows to last_epoch; none: last_epoch from the "
+        "beginning",
     )
-    threshold: float | None = Field(default=1.0, gt=0, description="loss above which no step is taken; none: all are")
+    threshold: float | None = Field(
+        default=1.0,
+        gt=0,
+        description="loss above which an outer iteration takes no step; none: all iterations take one",
+    )
     initial: Literal["random", "right"] = Field(
-        default="right", description="real images to start from: random ones, or such as an expert gets right"
+        default="right",
+        description="real images that the set starts from: random ones, or random ones that an expert classifies "
+        "rightly",
     )
     soft_labels: bool = Field(
-        default=True, description="learn soft labels too, from the mean logits of the experts that are right"
+        default=True,
+        description="learn soft labels beside the pixels; each starts as the mean logits of the experts that "
+        "classify its image rightly",
     )
     training: Training = Field(
         default=FLAT.model_copy(update={"epochs": 20}),
-        description="how experts are trained: by GSAM; the last epoch says which images are right, and soft labels",
+        description="how experts are trained: towards flat minima, by GSAM; the weights of the last epoch choose the "
+        "images that the set starts from, and make the soft labels",
     )
 
 
@@ -219,21 +271,31 @@ class MDATMConfig(DATMConfig):
 
     name: ClassVar[str] = "m-datm"
 
-    syn_steps: int = Field(default=5, ge=1, description="inner steps of a student (N)")
+    syn_steps: int = Field(default=5, ge=1, description="steps of a student on the synthetic images (N)")
     last_epoch: int = Field(
-        default=5, ge=1, description="end of the epochs that a student starts from (T+), not among them; a narrow range"
+        default=5,
+        ge=1,
+        description="end, not included, of the epochs of an expert that a student may start from (T+); a narrow "
+        "range of easy epochs",
     )
     range_start: int | None = Field(
-        default=None, ge=1, description="that end at first, which then grows to last_epoch (T_0); none: no growth"
+        default=None,
+        ge=1,
+        description="initial end of the start-epoch range (T_0); grows to last_epoch; none: last_epoch from the "
+        "beginning",
     )
     soft_labels: bool = Field(
-        default=False, description="learn soft labels too, which the challenge's evaluator would not get to see"
+        default=False,
+        description="learn soft labels beside the pixels, which the challenge's evaluator, who labels images by "
+        "their place, does not see",
     )
     lr_lr: float = Field(
-        default=0.0, ge=0, description="SGD's rate for the student's learning rate; 0 leaves it, at the evaluator's"
+        default=0.0,
+        ge=0,
+        description="learning rate of SGD on the student's learning rate; 0 leaves it at the challenge evaluator's",
     )
     lr_student: float = Field(
-        default=0.01, gt=0, description="learning rate of a student (alpha); the challenge's evaluator has 0.01"
+        default=0.01, gt=0, description="learning rate of a student (alpha); the challenge's evaluator has 0.01 too"
     )
 
 
@@ -243,5 +305,8 @@ class TESLAConfig(MTTConfig):
     name: ClassVar[str] = "tesla"
 
     gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
-        default="tesla", description="how to differentiate through the steps, see `unroll`"
+        default="tesla",
+        description="how the distance is differentiated through a student's steps: full keeps every step's graph, "
+        "adjoint computes the steps again, truncated looks at the last `window` steps only, tesla approximates the "
+        "gradient in constant memory; auto: full while it fits into memory, else adjoint",
     )

@@ -117,15 +117,9 @@ class TrajectoryMatchingDistiller:
 
     def _require_finite(self, loss: float) -> None:
         """Raise `Diverged` before a loss or a gradient that is not finite is used."""
-        pixels, rate, *soft = (leaf.grad for leaf in self.learned)
-        assert pixels is not None
-        assert rate is not None
-        require_finite(
-            loss=loss,
-            gradient=pixels.norm().item(),
-            **{"gradient of the rate": rate.item()},
-            **{"gradient of the labels": gradient.norm().item() for gradient in soft if gradient is not None},
-        )
+        names = ("gradient", "gradient of the rate", "gradient of the labels")  # in the order of `learned`
+        norms = [0.0 if leaf.grad is None else leaf.grad.norm().item() for leaf in self.learned]
+        require_finite(loss=loss, **dict(zip(names, norms, strict=False)))
 
     def _update(self, loss: float) -> bool:
         """One step of SGD, unless the loss is above the threshold; returns whether it was taken."""

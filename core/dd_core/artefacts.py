@@ -45,7 +45,8 @@ class ArtefactSpec(Config):
     """Everything that determines an artefact. Subclasses add fields, set `kind`, and make one part at a time.
 
     A field that is added later gets a default under which artefacts of before are the same: at its default it is not in
-    the digest, and they are found.
+    the digest, and they are found. A config within a spec is in the digest as it is written, so that a field added to
+    it is left out at its default by `exclude_if`.
     """
 
     kind: ClassVar[str]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from dd_core import training
+from dd_core import training, zca
 from dd_core.config import Config
 from dd_core.distilled import DistilledSet, Size
 from dd_core.evaluation import Evaluation, evaluate
@@ -96,14 +96,14 @@ def test_only_the_networks_that_are_missing_are_trained_and_the_result_is_the_sa
 
 def test_with_fresh_every_network_is_trained_again(ds, trained, tmp_path: Path):
     result = scored(ds, keep=tmp_path)
-    for record in tmp_path.iterdir():
-        content = json.loads(record.read_text())
-        record.write_text(json.dumps({**content, "score": {}}))
     trained.clear()
     assert scored(ds, keep=tmp_path, fresh=True) == result
     assert len(trained) == 6
+    for record in tmp_path.iterdir():
+        record.unlink()
+    assert scored(ds, keep=tmp_path, fresh=True) == result
     trained.clear()
-    assert scored(ds, keep=tmp_path) == result, "what fresh found is kept"
+    assert scored(ds, keep=tmp_path) == result, "what is computed with fresh is kept"
     assert trained == []
 
 
@@ -212,7 +212,7 @@ def test_a_digest_is_of_what_a_value_holds():
     images = torch.arange(6.0).view(2, 3)
     assert digest_of(images) == digest_of(images.clone().numpy())
     assert len({digest_of(value) for value in (images, images.view(3, 2), images.double(), images + 1, None)}) == 5
-    form, other = InputForm((0.5,), (0.2,)), InputForm((0.5,), (0.25,))
+    form, other = (InputForm.of(SOURCE, zca.fit(SOURCE, epsilon=epsilon)) for epsilon in (0.1, 0.2))
     before = digest_of(form)
     form(SOURCE.images[:1])
     assert digest_of(form) == before != digest_of(other)

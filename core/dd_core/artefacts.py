@@ -186,11 +186,11 @@ def get(
     `resources` lack images that it is made from, and what `make_part` raises.
     """
     folder = (cache or cache_folder()) / "artefacts" / spec.kind / spec.digest()
-    if (found := _find(spec, folder)) is not None:
-        return found
+    if (artefact := _find(spec, folder)) is not None:
+        return artefact
     with _locked(folder):
-        if (found := _find(spec, folder)) is not None:
-            return found
+        if (artefact := _find(spec, folder)) is not None:
+            return artefact
         store.remove_leftovers(folder)
         missing = [i for i in range(spec.parts()) if not _part_path(folder, i).exists()]
         if missing:

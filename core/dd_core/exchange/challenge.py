@@ -52,7 +52,7 @@ def export_challenge(ds: DistilledSet, folder: Path) -> Export:
     """
     labels = labels_of(ds, "challenge")
     shape = ds.images.shape[1:]
-    theirs = next((one for one in _CHALLENGES if (one.classes, one.shape[1:]) == (len(ds.classes), shape)), None)
+    theirs = next((data for data in _CHALLENGES if (data.classes, data.shape[1:]) == (len(ds.classes), shape)), None)
     if theirs is None:
         raise UserError(
             "the challenge takes 100 classes of 3x32x32 images (CIFAR-100) or 200 of 3x64x64 (Tiny ImageNet), and this "
@@ -82,15 +82,15 @@ def import_challenge(path: Path, *, classes: Sequence[str], recipe: Mapping[str,
     The recipe is the evaluator's, with the values of `recipe` in place of its own. Raises `UserError` for another file.
     """
     if os.path.isdir(path):
-        there = [path / one.file for one in _CHALLENGES if (path / one.file).exists()]
+        there = [path / data.file for data in _CHALLENGES if (path / data.file).exists()]
         if len(there) != 1:
-            names = " and ".join(one.file for one in _CHALLENGES)
+            names = " and ".join(data.file for data in _CHALLENGES)
             raise UserError(f"{path}: has {'both' if there else 'neither'} of {names}; name the file")
         (path,) = there
     images = read_tensor(path, "float32", dims=4)
-    theirs = next((one for one in _CHALLENGES if one.shape == images.shape), None)
+    theirs = next((data for data in _CHALLENGES if data.shape == images.shape), None)
     if theirs is None:
-        shapes = " or ".join(str(one.shape) for one in _CHALLENGES)
+        shapes = " or ".join(str(data.shape) for data in _CHALLENGES)
         raise UserError(f"{path}: a submission is {shapes}, and this is {images.shape}")
     if len(classes) != theirs.classes:
         raise UserError(f"{path}: holds {theirs.classes} classes, and {len(classes)} are named")

@@ -79,9 +79,9 @@ class Export:
                 raise UserError(f"{self.folder}: is a file; for this format {OUT} is a folder")
         paths = {self.folder / name: data for name, data in self.files.items()}
         if self.alone:
-            found = (path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+            entries = (path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
             with store.disk_errors(self.folder):
-                other = next((path for path in found if path not in paths), None)
+                other = next((path for path in entries if path not in paths), None)
             if other is not None:
                 raise UserError(f"{other}: is none of this set's files, and would seem to be; use another {OUT}")
         write_files(paths, fresh=fresh)
@@ -114,16 +114,16 @@ def labels_of(ds: DistilledSet, form: str) -> np.ndarray:
 
 
 def losses_of(
-    ds: DistilledSet, form: str, who: str, *, rate: float = 0.01, networks: Sequence[str] = ("convnet",)
+    ds: DistilledSet, form: str, trainer: str, *, rate: float = 0.01, networks: Sequence[str] = ("convnet",)
 ) -> list[str]:
-    """What somebody who trains as the format's scripts do does not learn of a set, in words."""
+    """What `trainer`, who trains as the format's scripts do, does not learn of a set, in words."""
     ours = ds.manifest.recipe
     theirs = recipe_of_format(form).model_copy(update={"learning_rate": rate})
     if ours.network in networks:
         theirs = theirs.model_copy(update={"network": ours.network})
     lost = [f"the learned order and rates of {len(ours.steps)} steps"] if ours.steps else []
     if changes := difference(plain(ours.model_copy(update={"steps": ()})), plain(theirs)):
-        lost.append(f"the recipe: {who} trains in its own way ({'; '.join(changes)})")
+        lost.append(f"the recipe: {trainer} trains in its own way ({'; '.join(changes)})")
     return lost + losses_of_all(ds)
 
 

@@ -72,7 +72,7 @@ def export_mtt(ds: DistilledSet, folder: Path) -> Export:
     if ds.manifest.targets not in ("none", "logits"):
         raise UserError(f"the MTT family stores labels or logits, and this set's targets are '{ds.manifest.targets}'")
     whitened = ds.whitening is not None
-    said = _Sidecar(
+    sidecar = _Sidecar(
         space="whitened" if whitened else "normalised",
         mean=ds.manifest.pixels.mean,
         std=ds.manifest.pixels.std,
@@ -81,7 +81,7 @@ def export_mtt(ds: DistilledSet, folder: Path) -> Export:
     files = {
         IMAGES: tensor_bytes(ds.inputs().numpy()),
         LABELS: tensor_bytes(labels if targets is None else targets.astype(np.float32)),
-        SIDECAR: (json.dumps(plain(said), indent=2) + "\n").encode(),
+        SIDECAR: (json.dumps(plain(sidecar), indent=2) + "\n").encode(),
     }
     lost = ["the whitening: the images are whitened, and the matrix is in none of these files"] if whitened else []
     if targets is not None and (other := int((targets.argmax(1) != labels).sum())):
@@ -112,15 +112,15 @@ def import_mtt(
     `source` (digits are not mirrored), with the values of `recipe` in place of its own. Raises `UserError` for what is
     not said, for what contradicts the sidecar, and for files that are not what they should be.
     """
-    said = None if files.sidecar is None else _sidecar(files.sidecar)
-    if said is not None and not override:
-        for problem in _contradictions(said, pixels, classes):
+    sidecar = None if files.sidecar is None else _read_sidecar(files.sidecar)
+    if sidecar is not None and not override:
+        for problem in _contradictions(sidecar, pixels, classes):
             raise UserError(
                 f"{files.sidecar}: {problem}; leave the option out, or give {Option('override', True)} if the file is "
                 "wrong"
             )
-    pixels = pixels or _pixels_said(files, said)
-    if classes is None and said is None:
+    pixels = pixels or _pixels_of(files, sidecar)
+    if classes is None and sidecar is None:
         raise UserError(
             f"{files.labels}: says no names of classes; give {Option('data', 'NAME')}, whose classes they are, or "
             f"{Option('classes', 'a,b,c')}"
@@ -134,7 +134,7 @@ def import_mtt(
     if classes is not None and logits is None and labels.max() != len(classes) - 1:
         raise UserError(f"{files.labels}: labels run to {labels.max()}, and {len(classes)} classes are named")
     manifest = Manifest(
-        classes=tuple(classes) if classes is not None else said.classes if said is not None else (),
+        classes=tuple(classes) if classes is not None else sidecar.classes if sidecar is not None else (),
         pixels=pixels,
         targets="logits" if soft else "none",
         recipe=changed_recipe(own, given, source),
@@ -142,25 +142,25 @@ def import_mtt(
     return checked_set(files.images, images, labels, manifest, logits)
 
 
-def _sidecar(path: Path) -> _Sidecar:
+def _read_sidecar(path: Path) -> _Sidecar:
     try:
-        found = json.loads(read_bytes(path, store.SET.header_bytes))
+        content = json.loads(read_bytes(path, store.SET.header_bytes))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
-    return decode(_Sidecar, found, where=str(path))
+    return decode(_Sidecar, content, where=str(path))
 
 
-def _contradictions(said: _Sidecar, pixels: Pixels | None, classes: Sequence[str] | None) -> Iterator[str]:
+def _contradictions(sidecar: _Sidecar, pixels: Pixels | None, classes: Sequence[str] | None) -> Iterator[str]:
     """Where what is given differs from what the sidecar says, in words; numbers may be rounded to three places."""
-    if classes is not None and tuple(classes) != said.classes:
-        pairs = zip_longest(said.classes, classes, fillvalue="nothing")
+    if classes is not None and tuple(classes) != sidecar.classes:
+        pairs = zip_longest(sidecar.classes, classes, fillvalue="nothing")
         index, theirs, given = next((index, *pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
         yield f"says that class {index} is '{theirs}', and the names that are given have '{given}' there"
     if pixels is None:
         return
-    if pixels.space != said.space:
-        yield f"says that the pixels are {said.space}, and they are given as {pixels.space}"
-    for name, theirs, given in (("mean", said.mean, pixels.mean), ("std", said.std, pixels.std)):
+    if pixels.space != sidecar.space:
+        yield f"says that the pixels are {sidecar.space}, and they are given as {pixels.space}"
+    for name, theirs, given in (("mean", sidecar.mean, pixels.mean), ("std", sidecar.std, pixels.std)):
         if len(theirs) != len(given) or not np.allclose(theirs, given, rtol=0, atol=1e-3):
             yield f"says {name} {_listed(theirs)}, and {_listed(given)} is given"
 
@@ -169,17 +169,17 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _pixels_said(files: MttFiles, said: _Sidecar | None) -> Pixels:
-    if said is None:
-        known = ", ".join(f"{name} ({one.meaning})" for name, one in STATISTICS.items())
+def _pixels_of(files: MttFiles, sidecar: _Sidecar | None) -> Pixels:
+    if sidecar is None:
+        known = ", ".join(f"{name} ({statistics.meaning})" for name, statistics in STATISTICS.items())
         raise UserError(
             f"{files.images}: does not say what its pixels were normalised with, and with another mean and std a "
             f"network is right by chance only; give {Option('mean')} and {Option('std')}, or "
             f"{Option('like', 'NAME')}: {known}"
         )
-    if said.space == "whitened":
+    if sidecar.space == "whitened":
         raise UserError(f"{files.sidecar}: the images are whitened (ZCA), and the matrix is in none of the files")
-    return decode(Pixels, said.model_dump(mode="json", exclude={"classes"}), where=str(files.sidecar))
+    return decode(Pixels, sidecar.model_dump(mode="json", exclude={"classes"}), where=str(files.sidecar))
 
 
 def _rate(files: MttFiles) -> float:

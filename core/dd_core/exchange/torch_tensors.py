@@ -50,10 +50,10 @@ def read_tensor(path: Path, *dtypes: str, dims: int, advice: str = "") -> np.nda
         stored = _examined(data)
         # without values first: a shape is a claim, and a stride of zero makes a large tensor of a few bytes
         claimed = _loaded(data, "meta")
-        found = str(claimed.dtype).removeprefix("torch.")
-        if found not in dtypes or claimed.ndim != dims or claimed.numel() == 0:
+        dtype = str(claimed.dtype).removeprefix("torch.")
+        if dtype not in dtypes or claimed.ndim != dims or claimed.numel() == 0:
             then = f"; {advice}" if advice else ""
-            raise Refused(f"it is {found} {tuple(claimed.shape)}, not {' or '.join(dtypes)} {_SHAPES[dims]}{then}")
+            raise Refused(f"it is {dtype} {tuple(claimed.shape)}, not {' or '.join(dtypes)} {_SHAPES[dims]}{then}")
         size = claimed.untyped_storage().nbytes()
         if size != stored or claimed.numel() * claimed.element_size() > stored:
             raise Refused(f"a tensor {tuple(claimed.shape)} is not what its {stored:,} bytes hold")
@@ -68,10 +68,10 @@ def read_tensor(path: Path, *dtypes: str, dims: int, advice: str = "") -> np.nda
 
 
 def _loaded(data: bytes, place: str) -> torch.Tensor:
-    found = torch.load(BytesIO(data), map_location=place, weights_only=True)
-    if not isinstance(found, torch.Tensor):
-        raise Refused(f"it is a {type(found).__name__}")
-    return found
+    content = torch.load(BytesIO(data), map_location=place, weights_only=True)
+    if not isinstance(content, torch.Tensor):
+        raise Refused(f"it is a {type(content).__name__}")
+    return content
 
 
 def _examined(data: bytes) -> int:

@@ -41,9 +41,9 @@ def relative_distance(pair: Pair) -> Callable[[Tensors], Tensor]:
     return lambda final: squared_distance(final, pair.target) / whole
 
 
-def squared_distance(one: Tensors, other: Tensors) -> Tensor:
+def squared_distance(weights: Tensors, others: Tensors) -> Tensor:
     """A scalar: the squared distance of two networks' weights."""
-    return sum((a - b).square().sum() for a, b in zip(one, other, strict=True))  # pyright: ignore[reportReturnType]
+    return sum((a - b).square().sum() for a, b in zip(weights, others, strict=True))  # pyright: ignore[reportReturnType]
 
 
 class TrajectoryMatchingDistiller:

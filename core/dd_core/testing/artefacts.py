@@ -9,8 +9,8 @@ class TestMine(ArtefactConformance):
 
 from __future__ import annotations
 
+import copy
 import json
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,9 +39,9 @@ class ArtefactConformance:
     def test_its_kind_names_a_folder(self):
         assert re.fullmatch(r"[a-z][a-z0-9-]*", self.spec.kind)
 
-    def test_a_spec_survives_json_and_another_process_with_its_digest(self):
+    def test_a_spec_survives_json_and_a_copy_with_its_digest(self):
         assert decode(type(self.spec), json.loads(canonical(self.spec))).digest() == self.spec.digest()
-        assert pickle.loads(pickle.dumps(self.spec)).digest() == self.spec.digest()
+        assert copy.deepcopy(self.spec).digest() == self.spec.digest()
 
     def test_the_images_that_it_names_are_those_that_it_is_made_from(self):
         assert {*self.spec.sources()} <= {source.fingerprint() for source in self.sources}

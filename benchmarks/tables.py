@@ -19,6 +19,7 @@ import blocks_gpu
 import blocks_methods
 import blocks_mnist
 import blocks_speed
+import blocks_tiny
 import blocks_trajectories
 
 DOCUMENT = Path(__file__).parents[1] / "REPRODUCIBILITY.md"
@@ -27,6 +28,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **blocks_mnist.BLOCKS,
     **blocks_trajectories.BLOCKS,
     **blocks_gpu.BLOCKS,
+    **blocks_tiny.BLOCKS,
     **blocks_continual.BLOCKS,
     **blocks_speed.BLOCKS,
 }

@@ -11,12 +11,13 @@ from dd_apps.data import DataScenario, images_a_class, to_pretrain_on
 from dd_apps.report.scores import figures, score_table
 from dd_apps.scoring import SCORES, Scored, Scoring, Start, check_names, score
 from dd_apps.task import Outcome
-from dd_core import runner, surroundings
+from dd_core import runner
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
 from dd_core.evaluation import protocols
 from dd_core.methods import decode_method
 from dd_core.recipe import DISTRIBUTIONS
+from dd_core.system import surroundings
 
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions

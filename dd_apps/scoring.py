@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from dd_core import evaluation, surroundings
+from dd_core import evaluation
 from dd_core.distilled import DistilledSet
 from dd_core.errors import unknown_name
 from dd_core.evaluation import protocols
 from dd_core.networks.names import family
 from dd_core.recipe import DISTRIBUTIONS
+from dd_core.system import surroundings
 from dd_core.system.reporter import Silent
 
 if TYPE_CHECKING:

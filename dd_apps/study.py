@@ -19,10 +19,11 @@ from dd_apps.data import Data, DataScenario, images_a_class
 from dd_apps.report.scores import figures, study_plot, study_table
 from dd_apps.scoring import SCORES, Scoring, check_names, score
 from dd_apps.task import Outcome
-from dd_core import runner, surroundings
+from dd_core import runner
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
 from dd_core.methods import decode_method
+from dd_core.system import surroundings
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from dd_core import store, surroundings
+from dd_core import store
 from dd_core.config import Config, digest, plain
 from dd_core.errors import Option, UserError
-from dd_core.system import parallel
+from dd_core.system import parallel, surroundings
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Reporter, Silent
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, JsonValue, model_serializer, model_validator
 
-from dd_core import surroundings
 from dd_core.config import Config
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe
+from dd_core.system import surroundings
+from dd_core.system.environment import Environment
 from dd_core.whitening import LARGEST, Whitening
 
 if TYPE_CHECKING:
@@ -96,17 +97,6 @@ class Pixels(Config):
     def as_they_are(self) -> bool:
         """Whether `(raw - mean) / std` is raw."""
         return not any(self.mean) and set(self.std) == {1.0}
-
-
-class Environment(Config):
-    """What took part in computing a set and can change its last bits."""
-
-    dd_apps: str
-    python: str
-    torch: str
-    numpy: str
-    device: str
-    threads: int
 
 
 class Provenance(Config):

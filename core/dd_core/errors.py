@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ class Option:
     value: bool | int | float | str | None = None
 
     def __str__(self) -> str:
-        value = "" if self.value is None else f"={self.value!r}"
+        value = "" if self.value is None else f"={json.dumps(self.value)}"
         return f"{_BEGIN}{self.name}{value}{_END}"
 
 
@@ -61,7 +61,7 @@ class DDError(Exception):
 
 
 def _option(name: str, value: str | None) -> Option:
-    return Option(name) if value is None else Option(name, ast.literal_eval(value))
+    return Option(name) if value is None else Option(name, json.loads(value))
 
 
 class UserError(DDError):

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from dd_core import surroundings
 from dd_core.errors import UserError
 from dd_core.streams import generator
+from dd_core.system import surroundings
 from dd_core.whitening import Whitening
 
 PIXEL_BYTES = 64 << 20  # of decoded images that a pass over a source holds at once; no result depends on it

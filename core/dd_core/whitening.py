@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from dd_core import surroundings
 from dd_core.errors import UserError
+from dd_core.system import surroundings
 
 LARGEST = 3 * 32 * 32  # numbers in an image; at 64 pixels a side the matrix would take 604 MB
 

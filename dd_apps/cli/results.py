@@ -18,7 +18,7 @@ from dd_core.errors import UserError
 if TYPE_CHECKING:
     from dd_apps.scenario import Scenario
     from dd_apps.task import Outcome
-    from dd_core.distilled import Environment
+    from dd_core.system.environment import Environment
 
 WORK = "work"
 _FIGURES = "results.json"

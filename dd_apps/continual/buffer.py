@@ -34,7 +34,6 @@ from dd_apps.continual.adapter import (
 )
 from dd_apps.continual.config import for_particular_weights, memory_config
 from dd_apps.continual.labels import batched_with
-from dd_core import surroundings
 from dd_core.distilled import Provenance, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
@@ -43,6 +42,7 @@ from dd_core.recipe import DISTRIBUTIONS
 from dd_core.runner import RunOptions, distill
 from dd_core.store import read_json
 from dd_core.streams import counter
+from dd_core.system import surroundings
 
 
 class ClassImages(ExemplarsBuffer):

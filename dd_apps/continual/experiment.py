@@ -12,13 +12,12 @@ from dd_apps.continual.config import DISTILLED, TABLES, ContinualScenario, Table
 from dd_apps.continual.job import Job, Outcome
 from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
 from dd_apps.continual.standings import Standings, sentence, standings
-from dd_core import surroundings
 from dd_core.distilled import DistilledSet
 from dd_core.distiller import SelectionConfig
 from dd_core.errors import UserError
 from dd_core.methods import decode_method
 from dd_core.runner import Reporter, Silent
-from dd_core.system import parallel
+from dd_core.system import parallel, surroundings
 from dd_core.system.parallel import Workers
 
 REAL = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,5 +23,17 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         code = main([str(word) for word in words])
         captured = capfd.readouterr()
         return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def call_json(call) -> Callable[..., dict[str, Any]]:
+    """Run a command line with --json that succeeds: the object."""
+
+    def run(*words: object) -> dict[str, Any]:
+        code, out, err = call(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
 
     return run

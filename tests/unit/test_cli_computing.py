@@ -16,6 +16,7 @@ from filelock import FileLock
 from PIL import Image
 
 from dd_apps import scenario
+from dd_apps.cli.results import WORK
 from dd_core import store
 from dd_core.errors import UserError
 from dd_core.system.parallel import Workers
@@ -28,18 +29,6 @@ QUICK = ["--set", "recipe.network=convnet-1-w8", "--set", "recipe.epochs=2"]
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def call_json(call) -> Callable[..., dict[str, Any]]:
-    """Run a command line with --json that succeeds: the object."""
-
-    def run(*words: object) -> dict[str, Any]:
-        code, out, err = call(*words, "--json")
-        assert code == 0, err
-        return json.loads(out)
-
-    return run
 
 
 @pytest.fixture
@@ -483,7 +472,7 @@ def test_running_out_of_memory_is_no_bug(call_json, refused, monkeypatch: pytest
 def test_a_finished_run_is_shown_again_and_not_computed_again(mine: str, call, call_json):
     first = call_json("run", mine)
     files = {path: path.stat().st_mtime_ns for path in Path("runs/mine").iterdir()}
-    assert len([*Path("runs/mine/work/scores").iterdir()]) == 4, "two kinds of network, each with a twin"
+    assert len([*(Path("runs") / "mine" / WORK / "scores").iterdir()]) == 4, "two kinds of network, each with a twin"
     code, out, err = call("run", mine, "--json")
     assert (code, json.loads(out)) == (0, first)
     assert "runs/mine: complete already; --fresh runs it again" in err

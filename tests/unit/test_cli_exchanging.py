@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,19 +24,6 @@ CLASSES = tuple("0123456789")
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def call_json(call) -> Callable[..., dict[str, Any]]:
-    """Run a command line with --json that succeeds: the object, which is all that is on stdout."""
-
-    def run(*words: object) -> dict[str, Any]:
-        code, out, err = call(*words, "--json")
-        assert code == 0, err
-        assert out.count("\n") == 1
-        return json.loads(out)
-
-    return run
 
 
 @pytest.fixture

@@ -34,16 +34,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def call_json(call) -> Callable[..., dict[str, Any]]:
-    def run(*words: object) -> dict[str, Any]:
-        code, out, err = call(*words, "--json")
-        assert code == 0, err
-        return json.loads(out)
-
-    return run
-
-
-@pytest.fixture
 def stopped(tmp_path: Path, cache: Path) -> Callable[[str], list[str]]:
     """Put the folder of a stopped run beside `set.safetensors`, and what it began with into the cache."""
 

@@ -26,7 +26,8 @@ ROOMS = [
     ["augment/__init__", "networks/models"],
     ["images"],
     ["whitening"],
-    ["config", "surroundings"],
+    ["system/device", "system/parallel"],
+    ["config"],
     ["errors", "lazy", "streams"],
 ]
 MODULES = [

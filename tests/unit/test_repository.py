@@ -87,9 +87,9 @@ def test_nothing_imports_the_folder_core():
     assert offences(imports_of_core, "core/", "dd_apps/", "benchmarks/", "tests/") == []
 
 
-def test_only_device_and_surroundings_say_cuda():
+def test_only_device_says_cuda():
     sources = [name for name in tracked() if name.startswith(("core/", "dd_apps/")) and name.endswith(".py")]
-    allowed = {"core/dd_core/surroundings/torch_settings.py", "core/dd_core/system/device.py"}
+    allowed = {"core/dd_core/system/device.py"}
     assert {name for name in sources if "cuda" in text_of(name)} <= allowed
 
 

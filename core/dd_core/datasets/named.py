@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dd_core import surroundings
 from dd_core.artefacts import cache_folder
 from dd_core.datasets import folder_layout, torchvision_files
 from dd_core.datasets.folder_names import printable
 from dd_core.errors import Option, UserError, unknown_name
+from dd_core.system import surroundings
 from dd_core.system.parallel import Workers
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from dd_core import surroundings
 from dd_core.config import digest
 from dd_core.datasets.decoding import ImageFile, decode_file, quiet
 from dd_core.images import LabelledImages
+from dd_core.system import surroundings
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from dd_core import surroundings
 from dd_core.artefacts import Artefact
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
@@ -31,6 +30,7 @@ from dd_core.images import Source
 from dd_core.recipe import Recipe, StartingPool
 from dd_core.streams import Streams
 from dd_core.system import device as devices
+from dd_core.system import surroundings
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Reporter, Silent
 from dd_core.training import for_network, require_startable, starts, training_data

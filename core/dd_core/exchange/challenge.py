@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dd_core import surroundings
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import UserError
 from dd_core.exchange.formats import (
@@ -23,6 +22,7 @@ from dd_core.exchange.formats import (
     recipe_of_format,
 )
 from dd_core.exchange.torch_tensors import read_tensor, tensor_bytes
+from dd_core.system import surroundings
 
 
 class _Challenge(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dd_core import store, surroundings
+from dd_core import store
 from dd_core.config import Config, decode, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Option, UserError
@@ -26,6 +26,7 @@ from dd_core.exchange.formats import (
     recipe_of_format,
 )
 from dd_core.exchange.torch_tensors import read_tensor, tensor_bytes
+from dd_core.system import surroundings
 
 IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
 SIDECAR = "normalisation.json"  # ours, beside those of the MTT family

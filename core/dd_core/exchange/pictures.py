@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dd_core import surroundings
 from dd_core.datasets.folder_names import class_name, is_passed_over
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.exchange.formats import Export, labels_of, losses_of_all
+from dd_core.system import surroundings
 
 
 @surroundings.own()

@@ -17,9 +17,10 @@ from pydantic import Field, JsonValue
 
 from dd_core import store
 from dd_core.config import Config, decode, difference, plain
-from dd_core.distilled import DistilledSet, Environment, Size
+from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import FRESH, OUT, UserError
 from dd_core.system import device as devices
+from dd_core.system.environment import Environment
 
 if TYPE_CHECKING:
     import torch

@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 
-from dd_core import surroundings
-from dd_core.distilled import DistilledSet, Environment, Provenance, Size
+from dd_core.distilled import DistilledSet, Provenance, Size
 from dd_core.distiller import Context, Distiller, MethodConfig
 from dd_core.errors import FRESH, DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
 from dd_core.images import Source
 from dd_core.runner.folder import Checkpoint, Identity, RunFolder
 from dd_core.runner.limits import TimedReporter
 from dd_core.system import device as devices
+from dd_core.system import surroundings
+from dd_core.system.environment import Environment
 from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Reporter, Silent

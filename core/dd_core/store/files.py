@@ -28,12 +28,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
-from dd_core import surroundings
 from dd_core.config import canonical, decode, digest
 from dd_core.distilled import DistilledSet, Layout, Manifest, arrays_of, layout_problems
 from dd_core.errors import OutOfResources, UserError
 from dd_core.store.headers import DTYPES, Format, Head, Refused, parse_head
 from dd_core.store.states import from_tree, to_tree
+from dd_core.system import surroundings
 from dd_core.whitening import Whitening
 
 _MEBI, _GIBI = 1 << 20, 1 << 30

@@ -1,4 +1,4 @@
-"""Which device computes, and what is worth recording about it. With `surroundings` the only file that says "cuda"."""
+"""Which device computes, and what is worth recording about it. The only file that says "cuda"."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
-from dd_core.distilled import Environment
 from dd_core.errors import UserError
+from dd_core.system.environment import Environment
+
+KINDS = ("cpu", "cuda", "mps", "xpu")  # that torch has an autocast for
 
 
 def resolve(name: str | None = None) -> torch.device:
@@ -86,6 +88,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def precisions() -> list[tuple[Any, tuple[str, ...]]]:
+    """Objects whose `fp32_precision` says how float32 is computed (torch 2.9 and later), each with torch's defaults.
+
+    One that others inherit from comes before those.
+    """
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return []
+    exact = ("none", "ieee")
+    return [
+        (backends, exact),
+        (backends.cudnn, exact),
+        (backends.cuda.matmul, exact),
+        (backends.cudnn.conv, ("tf32",)),
+        (backends.cudnn.rnn, ("tf32",)),
+        *((getattr(backends.mkldnn, part), exact) for part in ("matmul", "conv", "rnn")),
+    ]
 
 
 def _version(package: str) -> str:

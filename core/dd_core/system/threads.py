@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dd_core import surroundings
-from dd_core.system import memory
+from dd_core.system import memory, surroundings
 
 
 @contextmanager

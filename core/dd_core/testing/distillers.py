@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from dd_core import store, surroundings
+from dd_core import store
 from dd_core.config import canonical, decode
 from dd_core.distilled import DistilledSet, Size
 from dd_core.distiller import Context, Distiller, MethodConfig
@@ -27,6 +27,7 @@ from dd_core.images import LabelledImages
 from dd_core.methods import decode_method
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import generator
+from dd_core.system import surroundings
 from dd_core.system.device import resolve
 
 CPU = RunOptions(device="cpu")  # where equal bytes are promised

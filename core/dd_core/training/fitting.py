@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from dd_core import surroundings
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.images import Source
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
+from dd_core.system import surroundings
 from dd_core.training import starts
 from dd_core.training.initial import for_module, for_network, initialised, require_startable
 from dd_core.training.lessons import Lessons, lessons_of

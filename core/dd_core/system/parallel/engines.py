@@ -14,8 +14,8 @@ from typing import TypeVar, cast
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from dd_core import surroundings
 from dd_core.errors import Option, OutOfResources, UserError
+from dd_core.system import surroundings
 from dd_core.system.parallel.workers import Workers
 from dd_core.system.signals import Signals
 from dd_core.system.threads import computing

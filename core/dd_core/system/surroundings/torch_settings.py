@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from dd_core.surroundings.settings import Setting, attribute, value_or
-
-_KINDS = ("cpu", "cuda", "mps", "xpu")  # that torch has an autocast for
+from dd_core.system import device
+from dd_core.system.surroundings.settings import Setting, attribute, value_or
 
 
 def contexts() -> tuple[AbstractContextManager[Any], ...]:
@@ -24,7 +23,7 @@ def contexts() -> tuple[AbstractContextManager[Any], ...]:
 def settings() -> tuple[Setting, ...]:
     """Torch's settings that change a number, the ones that others follow before those."""
     return (
-        *(_autocast(kind) for kind in _KINDS),
+        *(_autocast(kind) for kind in device.KINDS),
         Setting(torch.get_default_dtype, torch.set_default_dtype, (torch.float32,)),
         # 0: off, 1: warn, 2: raise where an operation has no deterministic form
         Setting(torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, (0,)),
@@ -66,24 +65,5 @@ def _kernel_settings() -> tuple[Setting, ...]:
             if hasattr(backends.mkldnn, name)
         ),
         Setting(torch._C._get_nnpack_enabled, backends.nnpack.set_flags, (True,)),  # pyright: ignore[reportPrivateUsage] (nothing else tells)
-        *(attribute(holder, "fp32_precision", *values) for holder, values in _precisions()),
+        *(attribute(holder, "fp32_precision", *values) for holder, values in device.precisions()),
     )
-
-
-def _precisions() -> list[tuple[Any, tuple[str, ...]]]:
-    """Objects whose `fp32_precision` says how float32 is computed (torch 2.9 and later), each with torch's defaults.
-
-    One that others inherit from comes before those.
-    """
-    backends: Any = torch.backends
-    if not hasattr(backends, "fp32_precision"):
-        return []
-    exact = ("none", "ieee")
-    return [
-        (backends, exact),
-        (backends.cudnn, exact),
-        (backends.cuda.matmul, exact),
-        (backends.cudnn.conv, ("tf32",)),
-        (backends.cudnn.rnn, ("tf32",)),
-        *((getattr(backends.mkldnn, part), exact) for part in ("matmul", "conv", "rnn")),
-    ]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dd_core.surroundings.settings import Setting, attribute
+from dd_core.system.surroundings.settings import Setting, attribute
 
 _PILLOW_PIXELS = 89_478_485  # Pillow's own limit, where it suspects a decompression bomb
 
@@ -37,7 +37,7 @@ def own() -> Iterator[None]:
         stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         stack.enter_context(_warnings_as_warnings())
         if "torch" in sys.modules:
-            from dd_core.surroundings import torch_settings  # torch is there already
+            from dd_core.system.surroundings import torch_settings  # torch is there already
 
             for context in torch_settings.contexts():
                 stack.enter_context(context)

@@ -29,11 +29,12 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 @pytest.fixture
 def call_json(call) -> Callable[..., dict[str, Any]]:
-    """Run a command line with --json that succeeds: the object."""
+    """Run a command line with --json that succeeds: the object, which is all that is on stdout."""
 
     def run(*words: object) -> dict[str, Any]:
         code, out, err = call(*words, "--json")
         assert code == 0, err
+        assert out.count("\n") == 1
         return json.loads(out)
 
     return run

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("DD_APPS_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def call_json(call) -> Callable[..., dict[str, Any]]:
+    """Run a command line with --json: the object, after checking that it is the only thing on stdout."""
+
+    def run(*words: object) -> dict[str, Any]:
+        code, out, _ = call(*words, "--json")
+        assert out.count("\n") == 1
+        found = json.loads(out)
+        assert found.get("exit_code", 0) == code
+        return found
+
+    return run
 
 
 def a_set(*, names: tuple[str, ...] = ("cat", "dog")) -> DistilledSet:

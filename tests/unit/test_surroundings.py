@@ -17,7 +17,6 @@ from torch import nn
 
 import dd_core
 from dd_core import artefacts, exchange
-from dd_core import surroundings as library
 from dd_core.config import Config, canonical, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Size, arrays_of
 from dd_core.errors import UserError
@@ -28,6 +27,7 @@ from dd_core.methods.trajectory_matching.experts import ExpertsSpec, Training
 from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions
 from dd_core.system import parallel
+from dd_core.system import surroundings as library
 from dd_core.testing import blobs
 from dd_core.whitening import Whitening
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from dd_core.streams import Streams, counter, generator, seeded
@@ -27,15 +28,15 @@ def test_names_cannot_run_into_each_other():
     assert Streams(1).child("a").seed != Streams(1).child("b").seed
 
 
-def test_seeded_draws_alike_and_puts_the_global_state_back():
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_seeded_draws_alike_and_puts_the_global_state_back(accelerator: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
     with seeded(0, "init"):
-        one = torch.rand(3)
-    with seeded(0, "init"):
-        same = torch.rand(3)
-    assert torch.equal(one, same)
+        drawn = torch.rand(3)
+    assert torch.equal(drawn, torch.rand(3, generator=generator(0, "init")))
     assert torch.equal(torch.rand(1), expected)
 
 

@@ -6,20 +6,20 @@ training is not bounded by a budget; it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dd_core import augment, unroll
+from dd_core import augment, networks, unroll
 from dd_core.augment.names import parse_strategy
 from dd_core.recipe import Recipe
-from dd_core.streams import Streams, generator
+from dd_core.streams import generator
 from dd_core.system.budget import Footprint
 from dd_core.system.footprint import bytes_an_image, images_at_once
-from dd_core.training.initial import initialised
 from dd_core.unroll import Mode, Tensors
 
 _COPIES = 4  # of the weights: themselves, gradients, and what an optimiser keeps of each and makes at a step
@@ -29,19 +29,13 @@ Shape = tuple[int, int, int]
 
 def image_bytes(recipe: Recipe, image_shape: Shape, classes: int, device: torch.device) -> int:
     """Bytes that each image (C, H, W) of a mini-batch takes in a step of training by `recipe`."""
-    model = _model(recipe, image_shape, classes, device)
-
-    def step(pixels: Tensor) -> None:
-        labels = torch.zeros(len(pixels), dtype=torch.int64, device=device)
-        F.cross_entropy(model(_augmented(pixels.float(), recipe.augmentation)), labels).backward()
-
-    return bytes_an_image(step, image_shape, device)
+    return _step_bytes(_Network(recipe.network, image_shape, classes, device), recipe.augmentation)
 
 
 def training_bytes(recipe: Recipe, image_shape: Shape, classes: int, images: int, device: torch.device) -> int:
     """Bytes that a step of training by `recipe` takes, beside the `images` images (C, H, W) that it learns from."""
     together = images if recipe.steps else min(images, recipe.batch_size)
-    weights = _weight_bytes(_model(recipe, image_shape, classes, device))
+    weights = _weight_bytes(_Network(recipe.network, image_shape, classes, device))
     return together * image_bytes(recipe, image_shape, classes, device) + _COPIES * weights
 
 
@@ -57,9 +51,7 @@ def evaluation(
     device: torch.device,
 ) -> Footprint:
     """`jobs` networks at a time that train on a set of `images` and are tested on `tested`, and `sets` such sets."""
-    model = _model(recipe, image_shape, classes, device).eval()
-    with torch.no_grad():
-        cost = bytes_an_image(lambda pixels: model(pixels.float()), image_shape, device)
+    cost = _test_bytes(_Network(recipe.network, image_shape, classes, device))
     testing = cost * images_at_once(cost, most=min(512, tested))
     step = training_bytes(recipe, image_shape, classes, images, device)
     inputs = 4 * images * prod(image_shape)  # float32
@@ -71,17 +63,72 @@ def unrolled_bytes(
     recipe: Recipe, image_shape: Shape, classes: int, *, images: int, steps: int, mode: Mode, device: torch.device
 ) -> int:
     """Bytes of the gradient through `steps` steps on `images` images each; `truncated`: through the `steps` last."""
-    model = _model(recipe, image_shape, classes, device)
+    network = _Network(recipe.network, image_shape, classes, device)
+    weights = _weight_bytes(network)
+    if mode in ("adjoint", "tesla"):
+        one_step = _unrolled_bytes(network, recipe.augmentation, steps=1, mode="adjoint")
+        return images * one_step + (steps + _COPIES) * weights
+    first, second = (_unrolled_bytes(network, recipe.augmentation, steps=count, mode="full") for count in (1, 2))
+    return images * (first + (steps - 1) * (second - first)) + (2 * steps + _COPIES) * weights
+
+
+# --- measurements: each is made once for a network ---------------------------------------------------------------
+
+
+class _Network(NamedTuple):
+    """What determines the bytes of a network's step, wherever its weights come from."""
+
+    name: str
+    image_shape: Shape
+    classes: int
+    device: torch.device
+
+    def built(self) -> nn.Module:
+        """The network in training mode."""
+        channels, height, width = self.image_shape
+        size = (height, width)
+        model = networks.build(self.name, in_channels=channels, classes=self.classes, image_size=size, seed=0)
+        return model.to(self.device).train()
+
+
+_measured_once = lru_cache(maxsize=64)
+
+
+@_measured_once
+def _weight_bytes(network: _Network) -> int:
+    return sum(parameter.nbytes for parameter in network.built().parameters())
+
+
+@_measured_once
+@torch.no_grad()
+def _test_bytes(network: _Network) -> int:
+    """Bytes of an image on its way through a network that is not trained."""
+    model = network.built().eval()
+    return bytes_an_image(lambda pixels: model(pixels.float()), network.image_shape, network.device)
+
+
+@_measured_once
+def _step_bytes(network: _Network, strategy: str) -> int:
+    """Bytes of an image in a step of training."""
+    model = network.built()
+
+    def step(pixels: Tensor) -> None:
+        labels = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+        F.cross_entropy(model(_augmented(pixels.float(), strategy)), labels).backward()
+
+    return bytes_an_image(step, network.image_shape, network.device)
+
+
+@_measured_once
+def _unrolled_bytes(network: _Network, strategy: str, *, steps: int, mode: Mode) -> int:
+    """Bytes of an image in the gradient through `steps` steps."""
+    model = network.built()
     theta = tuple(parameter.detach() for parameter in model.parameters())
 
-    def through(count: int, mode: Mode) -> Callable[[Tensor], object]:
-        return lambda pixels: _unrolled(model, theta, pixels.float(), recipe.augmentation, steps=count, mode=mode)
+    def through(pixels: Tensor) -> object:
+        return _unrolled(model, theta, pixels.float(), strategy, steps=steps, mode=mode)
 
-    weights = _weight_bytes(model)
-    if mode in ("adjoint", "tesla"):
-        return images * bytes_an_image(through(1, "adjoint"), image_shape, device) + (steps + _COPIES) * weights
-    first, second = (bytes_an_image(through(count, "full"), image_shape, device) for count in (1, 2))
-    return images * (first + (steps - 1) * (second - first)) + (2 * steps + _COPIES) * weights
+    return bytes_an_image(through, network.image_shape, network.device)
 
 
 def _unrolled(
@@ -105,13 +152,3 @@ def _augmented(inputs: Tensor, strategy: str) -> Tensor:
     for kind in parse_strategy(strategy) or ("none",):
         views = augment.dsa(inputs, kind, generator=generator(0, "footprint"))
     return views
-
-
-def _model(recipe: Recipe, image_shape: Shape, classes: int, device: torch.device) -> nn.Module:
-    """The recipe's network, wherever its weights come from, in training mode."""
-    drawn = recipe.model_copy(update={"initialisation": "default", "weights": None})
-    return initialised(drawn, image_shape, classes, streams=Streams(0)).to(device).train()
-
-
-def _weight_bytes(model: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in model.parameters())

@@ -162,8 +162,8 @@ class Loop:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _named_draws(self) -> AbstractContextManager[Any]:
-        # Dropout draws from torch's global generator. To seed it takes as long as a small network's step, so this is
-        # done for networks that draw alone; and at every step, so that a loop can go on from between two of them.
+        # Dropout draws from torch's global generator. With an accelerator, to seed it takes as long as a small
+        # network's step, so only networks that draw are seeded; at every step, to go on from between any two.
         if not self._draws:
             return nullcontext()
         return self.streams.child("training", self.done).seeded("step", len(self._sizes))

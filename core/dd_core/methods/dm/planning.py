@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 from typing import NamedTuple
 
@@ -48,7 +48,8 @@ def plan(config: DMConfig, source: Source, counts: Sequence[int], device: torch.
     """How many images may go through the network together: as `batch_bytes` says, or a whole class."""
     real = max(len(members) for members in selection.members_of(source, counts))
     largest = Images(min(config.batch_real, real), max(counts))
-    costs = _bytes_an_image(config, source, device)
+    strategy = resolve_strategy(config.augmentation, source.name)
+    costs = _bytes_an_image(config.recipe.network, strategy, source.image_shape, len(source.classes), device)
     if networks.mixes_images(networks.for_source(config.recipe.network, source, seed=0)):
         return Plan(largest, costs, largest)
     most = max(IMAGES_AT_ONCE, *largest)
@@ -84,19 +85,23 @@ def check_network(config: DMConfig, source: Source, size: Size) -> None:
         ) from None
 
 
-def _bytes_an_image(config: DMConfig, source: Source, device: torch.device) -> Images:
-    """Bytes that a real image takes on its way through the network, and a synthetic one with its gradient."""
-    network = networks.for_source(config.recipe.network, source, seed=0).to(device).requires_grad_(False)
-    kinds = parse_strategy(resolve_strategy(config.augmentation, source.name)) or ("none",)
+@lru_cache(maxsize=64)  # a run asks twice: before it begins, and for its batches
+def _bytes_an_image(
+    network: str, strategy: str, image_shape: tuple[int, int, int], classes: int, device: torch.device
+) -> Images:
+    """Bytes that a real image takes on its way through `network`, and a synthetic one with its gradient."""
+    channels, height, width = image_shape
+    model = networks.build(network, in_channels=channels, classes=classes, image_size=(height, width), seed=0)
+    model.to(device).requires_grad_(False)
 
     def embed(images: Tensor, *, gradient: bool) -> None:
         pixels = inputs = images.float().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
-            for kind in kinds:
+            for kind in parse_strategy(strategy) or ("none",):
                 inputs = augment.dsa(pixels, kind, generator=generator(0, "footprint"), siamese=True)
-            features = networks.embed(network, inputs)
+            features = networks.embed(model, inputs)
             if gradient:
                 features.sum().backward()
 
     each = (partial(embed, gradient=gradient) for gradient in (False, True))
-    return Images(*(bytes_an_image(function, source.image_shape, device) for function in each))
+    return Images(*(bytes_an_image(function, image_shape, device) for function in each))

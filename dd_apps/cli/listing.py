@@ -36,13 +36,13 @@ def list_(kind: Kind = "", name: Name = None, *, as_json: Json = False) -> Answe
     if kind not in kinds:
         raise unknown_name("kind of list", kind, kinds)
     if name is not None:
-        one = {"name": name, **kinds[kind].one(name)}
-        return Answer(one, lambda page: _show_one(page, one))
+        fields = {"name": name, **kinds[kind].details(name)}
+        return Answer(fields, lambda page: _show_details(page, fields))
     rows = kinds[kind].rows()
     return Answer({kind: rows}, lambda page: page.table(Table(kind, rows)))
 
 
-def _show_one(page: Page, fields: dict[str, Any]) -> None:
+def _show_details(page: Page, fields: dict[str, Any]) -> None:
     """Single values first, then each list of rows as a table."""
     tables = {name: value for name, value in fields.items() if isinstance(value, list)}
     page.facts({name: _text(value) for name, value in fields.items() if name not in tables})
@@ -57,14 +57,14 @@ def _text(value: object) -> str:
 
 class _Kind(Protocol):
     def rows(self) -> list[dict[str, Any]]: ...
-    def one(self, name: str) -> dict[str, Any]: ...
+    def details(self, name: str) -> dict[str, Any]: ...
 
 
 class _Datasets:
     def rows(self) -> list[dict[str, Any]]:
         return [{"name": name, "meaning": meaning} for name, meaning in datasets.DATASETS.items()]
 
-    def one(self, name: str) -> dict[str, Any]:
+    def details(self, name: str) -> dict[str, Any]:
         if name not in datasets.DATASETS:
             raise unknown_name("data set", name, datasets.DATASETS)
         return {"meaning": datasets.DATASETS[name]}
@@ -74,7 +74,7 @@ class _Methods:
     def rows(self) -> list[dict[str, Any]]:
         return [{"name": name, "meaning": self._meaning(name)} for name in methods.names()]
 
-    def one(self, name: str) -> dict[str, Any]:
+    def details(self, name: str) -> dict[str, Any]:
         return {"meaning": self._meaning(name), "settings": settings_of(methods.load(name))}
 
     def _meaning(self, name: str) -> str:
@@ -100,19 +100,19 @@ class _Networks:
     def rows(self) -> list[dict[str, Any]]:
         return [{"name": name, "meaning": meaning} for name, meaning in network_names.available()]
 
-    def one(self, name: str) -> dict[str, Any]:
+    def details(self, name: str) -> dict[str, Any]:
         family = network_names.family(name)
         known = dict(network_names.available())
         meaning = {"meaning": known[name]} if name in known else {}
-        details = asdict(network_names.parse_convnet(name)) if family == "convnet" else {}
-        return {"family": family, **meaning, **details}
+        shape = asdict(network_names.parse_convnet(name)) if family == "convnet" else {}
+        return {"family": family, **meaning, **shape}
 
 
 class _Protocols:
     def rows(self) -> list[dict[str, Any]]:
         return [{"name": name, "meaning": protocols.load(name).description} for name in protocols.names()]
 
-    def one(self, name: str) -> dict[str, Any]:
+    def details(self, name: str) -> dict[str, Any]:
         protocol = protocols.load(name)
         return {"meaning": protocol.description, **protocol.changes, **protocol.grid}
 
@@ -121,7 +121,7 @@ class _Scenarios:
     def rows(self) -> list[dict[str, Any]]:
         return [{"name": name, "meaning": scenario.summary(path)} for name, path in scenario.shipped().items()]
 
-    def one(self, name: str) -> dict[str, Any]:
+    def details(self, name: str) -> dict[str, Any]:
         loaded = scenario.load(name)
         values = [{"key": key, "value": _text(value)} for key, value in plain(loaded.values).items()]
         facts = {"meaning": scenario.summary(loaded.path), "path": str(loaded.path), "task": loaded.task}

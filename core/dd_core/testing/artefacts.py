@@ -65,9 +65,9 @@ class ArtefactConformance:
     def test_a_complete_artefact_is_found_and_not_made_again(self, tmp_path: Path):
         made = self._get(tmp_path)
         before = {path: path.stat().st_mtime_ns for path in made.folder.glob("part-*")}
-        found = artefacts.get(self.spec, cache=tmp_path)  # without images: there is nothing to make
-        assert found.content == made.content
-        assert {path: path.stat().st_mtime_ns for path in found.folder.glob("part-*")} == before
+        again = artefacts.get(self.spec, cache=tmp_path)  # without images: there is nothing to make
+        assert again.content == made.content
+        assert {path: path.stat().st_mtime_ns for path in again.folder.glob("part-*")} == before
 
     def test_an_interrupted_making_goes_on_where_it_stopped(self, tmp_path: Path):
         made = self._get(tmp_path)

@@ -103,8 +103,8 @@ class DistillerConformance:
         assert decode_method({"name": made.method, **made.config}) == self.config
 
     def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_images(self, tmp_path: Path):
-        one, other = (distill(self.config, blobs(), Size(ipc=2), seed=seed, options=CPU) for seed in (0, 1))
-        assert np.array_equal(one.images, other.images) != self.draws
+        first, second = (distill(self.config, blobs(), Size(ipc=2), seed=seed, options=CPU) for seed in (0, 1))
+        assert np.array_equal(first.images, second.images) != self.draws
         sums = [
             _sha256_of(distill(self.config, blobs(), Size(ipc=2), seed=seed, options=CPU), tmp_path / "set.safetensors")
             for seed in (0, 0, 1)
@@ -215,14 +215,14 @@ def _sha256_of(ds: DistilledSet, path: Path) -> str:
     return store.write_set(path, ds)
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
-    return one == other
+def _same(value: Any, other: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return torch.equal(value, other)
+    if isinstance(value, dict):
+        return value.keys() == other.keys() and all(_same(value[key], other[key]) for key in value)
+    if isinstance(value, (list, tuple)):
+        return len(value) == len(other) and all(_same(a, b) for a, b in zip(value, other, strict=True))
+    return value == other
 
 
 def _finite(state: Any) -> bool:

@@ -23,6 +23,7 @@ from dd_core.config import decode, plain
 from dd_core.errors import Option, UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.store import disk_errors
+from dd_core.system import parallel
 
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions
@@ -122,7 +123,8 @@ def _others() -> dict[str, EntryPoint]:
 def run(scenario: Scenario, *, folder: Path, options: RunOptions) -> Outcome:
     """Run it; what can be resumed is kept in `folder`. Raises `UserError` where an extra is not installed."""
     try:
-        return scenario.values.run(folder, options)
+        with parallel.Pool(options.workers):  # one for all that the task computes
+            return scenario.values.run(folder, options)
     except UserError as error:
         raise UserError(error.spelled(partial(_as_key, type(scenario.values).model_fields))) from error
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
 from dd_core.errors import Interrupted, UserError
+from dd_core.system.parallel import slots
 
 
 def uneven(index: int) -> tuple[int, int, float]:
@@ -39,3 +41,23 @@ def endless(folder: Path) -> None:
     (folder / str(os.getpid())).touch()
     while True:
         time.sleep(0.01)
+
+
+def deadly(job: tuple[Path, str]) -> str:
+    """A job that counts its runs in a folder: `bad` kills its process each time, `once` the first time."""
+    folder, name = job
+    runs = len([*folder.glob(f"{name}-*")])
+    (folder / f"{name}-{runs}").touch()
+    if name == "bad" or (name == "once" and not runs):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)  # so that innocent jobs are under way when a process dies
+    return name
+
+
+def slot(job: tuple[Path, Path]) -> tuple[int, int]:
+    """A job that tells its process and its slot, once another process runs its like."""
+    folder, agreed = job
+    (folder / str(os.getpid())).touch()
+    while len([*folder.iterdir()]) < 2:
+        time.sleep(0.01)
+    return os.getpid(), slots.claim(agreed)

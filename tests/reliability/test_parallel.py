@@ -10,17 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs_for_workers import interrupted, pow_of_two, refused, uneven
+from jobs_for_workers import deadly, interrupted, pow_of_two, refused, slot, uneven
 
 from dd_core import artefacts
 from dd_core.distilled import Size
-from dd_core.errors import Interrupted, UserError
+from dd_core.errors import Interrupted, OutOfResources, UserError
 from dd_core.evaluation import evaluate
 from dd_core.methods import method
 from dd_core.recipe import Recipe, StartingPool
 from dd_core.runner import distill
 from dd_core.system import parallel
-from dd_core.system.parallel import Workers
+from dd_core.system.parallel import Pool, Workers, slots
 from dd_core.testing import blobs
 from dd_core.training.starts import spec_of
 
@@ -61,6 +61,31 @@ def raises_what_a_job_raises(workers: Workers) -> None:
     assert (str(stopped.value), stopped.value.exit_code) == ("stopped after step 3; to go on: again", 143)
 
 
+def survives_deaths(workers: Workers, folder: Path) -> None:
+    """A job whose worker dies goes again; one that is lost is told, or ends in one line; the others are right."""
+
+    def runs(name: str) -> int:
+        return len([*(folder / "lost").glob(f"{name}-*")])
+
+    for place in ("once", "lost", "ended"):
+        (folder / place).mkdir()
+    with Pool(workers, uses_torch=False) as pool:
+        jobs = [(folder / "once", name) for name in ("a", "once", "b", "c")]
+        assert list(pool.run(deadly, jobs)) == ["a", "once", "b", "c"]
+        assert len([*(folder / "once").glob("once-*")]) == 2
+        jobs = [(folder / "lost", name) for name in ("a", "bad", "b", "c", "d")]
+        results = pool.run(deadly, jobs, lost=lambda job: f"{job[1]} is lost")
+        assert list(results) == ["a", "bad is lost", "b", "c", "d"]
+        assert 2 <= runs("bad") <= 3
+        assert all(1 <= runs(name) <= 3 for name in "abcd")
+        with pytest.raises(
+            OutOfResources, match=r"^a job's worker process died twice, most likely for memory"
+        ) as caught:
+            list(pool.run(deadly, [(folder / "ended", name) for name in ("bad", "a")]))
+        assert str(caught.value).isprintable()
+        assert list(pool.run(pow_of_two, range(3))) == [1, 2, 4]
+
+
 def test_jobs_come_back_in_order_and_with_the_threads_asked_for(here: dict[str, object]):
     results = here["results"]
     assert isinstance(results, list)
@@ -71,6 +96,31 @@ def test_processes_change_nothing(here: dict[str, object], tmp_path: Path):
     workers = Workers(count=2)
     assert everything(workers, tmp_path) == here
     raises_what_a_job_raises(workers)
+
+
+def test_a_process_that_dies_costs_a_second_run(tmp_path: Path):
+    survives_deaths(Workers(count=2), tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_come_as_they_finish_with_their_positions(count: int):
+    with Pool(Workers(count=count), uses_torch=False) as pool:
+        assert sorted(pool.as_finished(pow_of_two, [3, 1, 2])) == [(0, 8), (1, 2), (2, 4)]
+
+
+def test_workers_that_live_at_the_same_time_have_a_slot_each(tmp_path: Path):
+    with Pool(Workers(count=2), uses_torch=False) as pool:
+        told = set(pool.run(slot, [(tmp_path, slots.folder())] * 4))
+    assert sorted(number for _, number in told) == [0, 1]
+    assert len({process for process, _ in told}) == 2
+
+
+def test_a_dask_worker_that_dies_costs_a_second_run(tmp_path: Path):
+    pytest.importorskip("distributed", reason="needs the extra: pip install 'dd-apps[dask]'")
+    jobs = [(tmp_path, name) for name in ("a", "once", "b")]
+    results = parallel.run(deadly, jobs, workers=Workers(count=2, engine="dask"), uses_torch=False)
+    assert list(results) == ["a", "once", "b"]
+    assert len([*tmp_path.glob("once-*")]) == 2
 
 
 def test_dask_changes_nothing(here: dict[str, object], tmp_path: Path):
@@ -86,8 +136,11 @@ def test_dask_changes_nothing(here: dict[str, object], tmp_path: Path):
 def test_ray_changes_nothing(here: dict[str, object], tmp_path: Path):
     ray = pytest.importorskip("ray", reason="needs the extra: pip install 'dd-apps[ray]'")
     workers = Workers(count=2, engine="ray")
-    squares = list(parallel.run(pow_of_two, range(5), workers=workers, uses_torch=False))
-    assert squares == [1, 2, 4, 8, 16]
+    with Pool(workers, uses_torch=False) as pool:
+        assert list(pool.run(pow_of_two, range(5))) == [1, 2, 4, 8, 16]
+        assert list(parallel.run(pow_of_two, range(2), workers=workers, uses_torch=False)) == [1, 2]
+        assert ray.is_initialized(), "a pool within it leaves its Ray alone"
+        survives_deaths(workers, tmp_path)
     assert not ray.is_initialized(), "the Ray that was started for these jobs is gone"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
@@ -103,7 +156,7 @@ import sys
 from pathlib import Path
 from jobs_for_workers import endless
 from dd_core.system import parallel
-from dd_core.system.parallel import Workers
+from dd_core.system.parallel import Pool, Workers, slots
 list(parallel.run(endless, [Path(sys.argv[1])] * 2, workers=Workers(count=2), uses_torch=False))
 """
 

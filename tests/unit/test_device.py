@@ -52,3 +52,14 @@ def test_peak_memory_is_of_this_process_and_not_of_the_one_that_started_it():
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     assert device.peak_memory_bytes(torch.device("cpu")) > len(held)
     assert 1 << 27 < int(done.stdout) < 1 << 31
+
+
+def test_slots_go_round_the_gpus_and_nothing_happens_without(monkeypatch: pytest.MonkeyPatch):
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", pinned.append)
+    device.pin(1)
+    assert pinned == []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for slot in range(3):
+        device.pin(slot)
+    assert pinned == [0, 1, 0]

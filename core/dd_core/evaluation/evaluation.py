@@ -31,7 +31,7 @@ from dd_core.recipe import Recipe, StartingPool
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import surroundings
-from dd_core.system.parallel import Workers
+from dd_core.system.parallel import Pool, Workers
 from dd_core.system.reporter import Reporter, Silent
 from dd_core.training import for_network, require_startable, starts, training_data
 
@@ -75,22 +75,24 @@ def evaluate(
     stopped, with the same result; with `fresh` it starts over. `reporter` hears of progress, and of memory that will be
     short.
     """
-    bench = _prepare(
-        ds,
-        protocols.load(protocol) if isinstance(protocol, str) else protocol,
-        train=train,
-        test=test,
-        network=network,
-        nets=nets,
-        seed=seed,
-        start=start,
-        pretrain_on=pretrain_on,
-        labeller=labeller,
-        device=device,
-        execution=Execution(workers or Workers(), reporter or Silent(), keep, fresh),
-    )
-    choices = _tune(bench)
-    outcomes = _test(bench, choices)
+    execution = Execution(workers or Workers(), reporter or Silent(), keep, fresh)
+    with Pool(execution.workers):  # one for starting weights, choices and tests
+        bench = _prepare(
+            ds,
+            protocols.load(protocol) if isinstance(protocol, str) else protocol,
+            train=train,
+            test=test,
+            network=network,
+            nets=nets,
+            seed=seed,
+            start=start,
+            pretrain_on=pretrain_on,
+            labeller=labeller,
+            device=device,
+            execution=execution,
+        )
+        choices = _tune(bench)
+        outcomes = _test(bench, choices)
     return _report(bench, choices, outcomes)
 
 

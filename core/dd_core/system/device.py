@@ -39,6 +39,13 @@ def resolve(name: str | None = None) -> torch.device:
     return device
 
 
+def pin(slot: int) -> None:
+    """Have `auto` and `cuda` be GPU number `slot` in this process, counted around; nothing changes without a GPU."""
+    gpus = torch.cuda.device_count()
+    if gpus:
+        torch.cuda.set_device(slot % gpus)
+
+
 def environment(device: torch.device) -> Environment:
     """What can change the last bits of a result computed now, on this device."""
     return Environment(

@@ -1,4 +1,8 @@
-"""Independent jobs through joblib: local processes, Ray or Dask. Results come back in the order of the jobs."""
+"""Independent jobs on worker slots: local processes through joblib, or the tasks of Ray or Dask.
+
+A worker that dies, most likely for memory, costs the jobs that were under way a second run. A job whose worker dies
+again, while nothing else runs, is lost.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,20 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TypeVar, cast
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
 
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from dd_core.errors import Option, OutOfResources, UserError
+from dd_core.errors import Option, OutOfResources
 from dd_core.system import surroundings
+from dd_core.system.parallel import clusters, slots
 from dd_core.system.parallel.workers import Workers
 from dd_core.system.signals import Signals
 from dd_core.system.threads import computing
@@ -25,6 +34,7 @@ Result = TypeVar("Result")
 
 _WATCH = "parent-watch"
 _WATCH_SECONDS = 0.5
+_RETRIES = clusters.RETRIES
 
 
 def run(
@@ -34,48 +44,172 @@ def run(
     workers: Workers | None = None,
     uses_torch: bool = True,
 ) -> Iterator[Result]:
-    """`function` of each job, lazily and in order. Function and jobs must be picklable.
+    """`function` of each job, lazily and in order, on a `Pool` for this one batch. See `Pool.run`."""
+    with Pool(workers, uses_torch=uses_torch) as pool:
+        yield from pool.run(function, jobs)
 
-    A job runs in this process where there is one local worker. Raises what a job raises. Jobs without torch
-    say so: to set torch's thread count a worker imports torch, which takes seconds.
+
+class Pool:
+    """Worker slots that are opened once and take many batches of jobs.
+
+    A Ray or Dask that is started for a pool serves every pool within its block. Jobs without torch say so: to set
+    torch's thread count a worker imports torch, which takes seconds.
     """
-    workers = workers or Workers()
-    threads = workers.threads if uses_torch else None
-    if workers.engine == "processes" and workers.count == 1:
-        for job in jobs:
-            yield _with_threads(function, job, threads)
-        return
-    with _backend(workers):
+
+    def __init__(self, workers: Workers | None = None, *, uses_torch: bool = True) -> None:
+        self.workers = workers or Workers()
+        self._threads = self.workers.threads if uses_torch else None
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Pool:
+        self._opened.enter_context(clusters.opened(self.workers))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
+
+    def run(
+        self,
+        function: Callable[[Job], Result],
+        jobs: Iterable[Job],
+        *,
+        lost: Callable[[Job], Result] | None = None,
+    ) -> Iterator[Result]:
+        """`function` of each job, lazily and in order. Function and jobs must be picklable.
+
+        A job runs in this process where there is one local worker. Raises what a job raises. `lost` gives the result
+        of a job that was lost with its workers; without `lost`, such a job raises `OutOfResources`.
+        """
+        early: dict[int, Result] = {}
+        awaited = 0
+        with closing(self.as_finished(function, jobs, lost=lost)) as results:
+            for index, result in results:
+                early[index] = result
+                while awaited in early:
+                    yield early.pop(awaited)
+                    awaited += 1
+
+    def as_finished(
+        self,
+        function: Callable[[Job], Result],
+        jobs: Iterable[Job],
+        *,
+        lost: Callable[[Job], Result] | None = None,
+    ) -> Generator[tuple[int, Result]]:
+        """The position of each job and its result, as soon as there is one; otherwise as `run`."""
+        if self.workers.engine == "processes" and self.workers.count == 1:
+            return ((index, _with_threads(function, job, self._threads)) for index, job in enumerate(jobs))
+        local = self.workers.engine == "processes"
+        parent, folder = (os.getpid(), slots.folder()) if local else (None, None)
+        call = _Call(function, self._threads, parent, folder)
+        batch = _Batch(call, list(jobs), self.workers, lost or _out_of_memory)
+        return batch.on_processes() if local else batch.on_cluster(clusters.tasks(self.workers))
+
+
+@dataclass(frozen=True)
+class _Call(Generic[Job, Result]):
+    """What a worker does with a job. `threads`: of each job, None without torch; the rest is of local processes alone.
+
+    parent: the process that started the worker; folder: where workers agree on their slots.
+    """
+
+    function: Callable[[Job], Result]
+    threads: int | None
+    parent: int | None = None
+    folder: Path | None = None
+
+    def __call__(self, index: int, job: Job) -> tuple[int, Result]:
+        # joblib runs a job in the parent itself where it may not start processes
+        if self.parent is not None and self.parent != os.getpid():
+            _die_with(self.parent)
+            if self.folder is not None and self.threads is not None:
+                slots.pin(self.folder)
+        return index, _with_threads(self.function, job, self.threads)
+
+
+@dataclass(frozen=True)
+class _Batch(Generic[Job, Result]):
+    """Jobs for worker processes, by their positions."""
+
+    call: _Call[Job, Result]
+    jobs: Sequence[Job]
+    workers: Workers
+    lost: Callable[[Job], Result]
+
+    # --- local processes --------------------------------------------------------------------------------------------
+
+    def on_processes(self) -> Generator[tuple[int, Result]]:
+        """Results as they come; jobs whose worker died go again."""
+        waiting = dict(enumerate(self.jobs))
+        deaths = Counter[int]()
+        while waiting:
+            try:
+                for index, result in self._parallel([*waiting.items()]):
+                    del waiting[index]
+                    yield index, result
+            except TerminatedWorkerError:
+                # jobs begin in order, so that those under way are the first that are not finished
+                suspects = [*islice(waiting, self.workers.count)]
+                deaths.update(suspects)
+                for index in [index for index in suspects if deaths[index] > _RETRIES]:
+                    yield index, self._alone(index)
+                    del waiting[index]
+
+    def _alone(self, index: int) -> Result:
+        """The result of a job while no other runs: if a worker dies now, it was by this job."""
+        try:
+            ((_, result),) = self._parallel([(index, self.jobs[index])])
+        except TerminatedWorkerError:
+            return self.lost(self.jobs[index])
+        return result
+
+    def _parallel(self, jobs: Sequence[tuple[int, Job]]) -> Generator[tuple[int, Result]]:
         # loky is told the thread count too, so that libraries that read it at import start right
-        # Ray's backend cannot hand results over one by one
-        order = "list" if workers.engine == "ray" else "generator"
-        parallel = joblib.Parallel(n_jobs=workers.count, return_as=order)
-        parent = os.getpid() if workers.engine == "processes" else None
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=self.workers.threads):
+            each = cast("Any", 1)  # joblib's types want a str
+            parallel = joblib.Parallel(n_jobs=self.workers.count, return_as="generator_unordered", batch_size=each)
+        # loky replaces a worker that has grown by 300 MB, which training does: nothing is lost, and nobody need know
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
         # a worker whose start is cut short prints a traceback of its own, so a signal waits until they run
-        with Signals() if workers.engine == "processes" else nullcontext() as signals:
-            results = parallel(joblib.delayed(_in_worker)(function, job, threads, parent) for job in jobs)
-        if signals is not None and signals.received is not None:
+        with Signals() as signals:
+            results = parallel(joblib.delayed(self.call)(index, job) for index, job in jobs)
+        if signals.received is not None:
             signal.raise_signal(signals.received)
-        with _lost_workers():
-            yield from cast("Iterator[Result]", results)
+        with closing(cast("Generator[tuple[int, Result]]", results)) as results:
+            yield from results
+
+    # --- clusters ---------------------------------------------------------------------------------------------------
+
+    def on_cluster(self, tasks: clusters.Tasks) -> Generator[tuple[int, Result]]:
+        """Results as they come, of as many tasks at a time as there are workers. Ray and Dask retry by themselves."""
+        jobs, waiting = iter(enumerate(self.jobs)), dict[Any, int]()
+        try:
+            while True:
+                for index, job in islice(jobs, self.workers.count - len(waiting)):
+                    waiting[tasks.submit(self.call, index, job)] = index
+                if not waiting:
+                    return
+                ended = tasks.first([*waiting])
+                index = waiting.pop(ended)
+                try:
+                    yield tasks.result(ended)
+                except clusters.WorkerDied:
+                    yield index, self.lost(self.jobs[index])
+        finally:
+            tasks.cancel([*waiting])
 
 
-@contextmanager
-def _lost_workers() -> Iterator[None]:
-    """A worker that the system killed is, nearly always, memory that ran out."""
-    try:
-        yield
-    except TerminatedWorkerError:
-        raise OutOfResources(
-            f"a worker process was killed, most likely for memory; fewer {Option('workers')} need less"
-        ) from None
+def _out_of_memory(job: object) -> Any:
+    del job
+    raise OutOfResources(
+        f"a job's worker process died twice, most likely for memory; fewer {Option('workers')} need less, and the same "
+        "call again goes on"
+    )
 
 
-def _in_worker(function: Callable[[Job], Result], job: Job, threads: int | None, parent: int | None) -> Result:
-    # joblib runs a job in the parent itself where it may not start processes
-    if parent is not None and parent != os.getpid():
-        _die_with(parent)
-    return _with_threads(function, job, threads)
+def _with_threads(function: Callable[[Job], Result], job: Job, threads: int | None) -> Result:
+    with surroundings.own() if threads is None else computing(threads):
+        return function(job)
 
 
 def _die_with(parent: int) -> None:
@@ -91,58 +225,3 @@ def _die_with(parent: int) -> None:
 
     if all(thread.name != _WATCH for thread in threading.enumerate()):
         threading.Thread(target=watch, name=_WATCH, daemon=True).start()
-
-
-def _with_threads(function: Callable[[Job], Result], job: Job, threads: int | None) -> Result:
-    with surroundings.own() if threads is None else computing(threads):
-        return function(job)
-
-
-def _backend(workers: Workers):
-    if workers.engine == "ray":
-        return _ray(workers)
-    if workers.engine == "dask":
-        return _dask(workers)
-    # loky replaces a worker that has grown by 300 MB, which training does: nothing is lost, and nobody need know
-    warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
-    return joblib.parallel_config(backend="loky", inner_max_num_threads=workers.threads)
-
-
-@contextmanager
-def _ray(workers: Workers) -> Iterator[None]:
-    """Ray's own joblib backend, on the cluster of RAY_ADDRESS or on a local Ray started for the occasion."""
-    try:
-        import ray.util.joblib  # an extra
-    except ImportError:
-        raise UserError(f"{Option('parallel', 'ray')} needs Ray: pip install 'dd-apps[ray]'") from None
-    ours = not ray.is_initialized()
-    if ours and "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    elif ours:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(num_cpus=workers.count, include_dashboard=False, log_to_driver=False)
-    ray.util.joblib.register_ray()
-    try:
-        with joblib.parallel_config(backend="ray"):
-            yield
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-@contextmanager
-def _dask(workers: Workers) -> Iterator[None]:
-    """Dask's joblib backend, on the current client or on local processes started for the occasion."""
-    try:
-        from distributed import Client, LocalCluster, default_client  # an extra
-    except ImportError:
-        raise UserError(f"{Option('parallel', 'dask')} needs Dask: pip install 'dd-apps[dask]'") from None
-    with ExitStack() as ours:
-        try:
-            default_client()
-        except ValueError:
-            # a client does not close a cluster that was given to it
-            local = LocalCluster(n_workers=workers.count, threads_per_worker=1, dashboard_address=":0")
-            ours.enter_context(Client(ours.enter_context(local)))
-        with joblib.parallel_config(backend="dask"):
-            yield

@@ -1,0 +1,17 @@
+"""Zero-cost measures: numbers of an untrained network that predict how well its architecture will do when trained.
+
+`names()` lists them, `measure(name, network, images, labels)` gives one; higher predicts a better architecture.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dd_core.lazy import names_of
+
+if TYPE_CHECKING:
+    from dd_apps.nas.measures.measuring import measure
+    from dd_apps.nas.measures.names import Measure, by_name, names
+
+__all__ = ["Measure", "by_name", "measure", "names"]
+__getattr__ = names_of(__name__, {"Measure": "names", "by_name": "names", "measure": "measuring", "names": "names"})

@@ -1,0 +1,94 @@
+"""One zero-cost measure of a network, which is left as it was."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import torch
+from jaxtyping import Num
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from dd_apps.nas.measures import formulas
+from dd_apps.nas.measures.names import Measure, by_name
+from dd_core import streams
+from dd_core.errors import UserError
+from dd_core.system import surroundings
+
+FORMULAS: dict[str, Any] = {
+    "parameters": formulas.parameters,
+    "flops": formulas.flops,
+    "synflow": formulas.synflow,
+    "jacob_cov": formulas.jacob_cov,
+    "naswot": formulas.naswot,
+    "snip": formulas.snip,
+    "grad_norm": formulas.grad_norm,
+}
+
+
+@surroundings.own()
+def measure(
+    name: str, network: nn.Module, images: Num[Tensor, "N C H W"], labels: Num[Tensor, " labels"] | None = None
+) -> float:
+    """The zero-cost measure `name` of an untrained network; higher predicts a better architecture.
+
+    `images` are inputs of the network, normalised; the literature takes 64, drawn at random, and 128 for `naswot`.
+    `labels` are class indices, for `snip` and `grad_norm`. A copy of the network is measured on its device, all its
+    parameters trainable and in training mode, but for `synflow` and `flops`; what it draws, as dropout does, comes from
+    one fixed stream. `synflow` is the sum itself, no logarithm, and refused where it leaves float64.
+
+    Raises `UserError` where the measure has no finite value for this network and batch, with the reason.
+    """
+    spec = by_name(name)
+    _check(spec, images, labels)
+    duplicate = _copy(network)
+    like = next((each for each in duplicate.parameters() if each.is_floating_point()), images)
+    inputs = {
+        "shape": images.shape[1:],
+        "images": images.detach().to(like.device, like.dtype).clone(),
+        "labels": None if labels is None else labels.to(like.device, torch.long).clone(),
+    }
+    try:
+        with streams.seeded(0, "zero-cost measure"):
+            value = FORMULAS[name](duplicate, *(inputs[need] for need in spec.needs))
+    except UserError as error:
+        raise UserError(f"no {name}: {error.text}") from None
+    if not math.isfinite(value):
+        raise UserError(
+            f"no {name}: it is {value}; the network's weights, outputs or gradients, or the images, overflow"
+        )
+    return value
+
+
+def _check(spec: Measure, images: Tensor, labels: Tensor | None) -> None:
+    if spec.needs_images and not images.is_floating_point():
+        raise UserError(
+            f"no {spec.name}: the images are {images.dtype}; give them normalised, as the network gets them"
+        )
+    if spec.needs_images and not len(images):
+        raise UserError(f"no {spec.name}: there are no images")
+    if not spec.needs_labels:
+        return
+    if labels is None or labels.is_floating_point():
+        raise UserError(f"no {spec.name}: give the labels of the images, as class indices")
+    if len(labels) != len(images):
+        raise UserError(f"no {spec.name}: {len(labels)} labels for {len(images)} images")
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    """A copy in training mode whose parameters can all have gradients."""
+    if any(is_lazy(parameter) for parameter in network.parameters()):
+        raise UserError("the network has lazy layers, whose sizes are not known yet; run it on one batch first")
+    try:
+        duplicate = deepcopy(network).train()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError) as error:  # a tensor that was computed, or something that cannot be copied
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"a {type(network).__name__} is measured on a copy and cannot be copied: {reason}") from error
+    for parameter in duplicate.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_()
+    return duplicate

@@ -11,7 +11,7 @@ from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
     from dd_apps.nas.measures.measuring import measure
-    from dd_apps.nas.measures.names import Measure, by_name, names
+    from dd_apps.nas.measures.table import Measure, by_name, names
 
 __all__ = ["Measure", "by_name", "measure", "names"]
-__getattr__ = names_of(__name__, {"Measure": "names", "by_name": "names", "measure": "measuring", "names": "names"})
+__getattr__ = names_of(__name__, {"Measure": "table", "by_name": "table", "measure": "measuring", "names": "table"})

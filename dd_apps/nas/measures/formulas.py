@@ -184,7 +184,8 @@ def jacob_cov(network: nn.Module, images: Float[Tensor, "N C H W"]) -> float:
     """
     _require_two(images)
     images = images.requires_grad_()
-    (jacobian,) = _gradients(_logits(network, images).sum(), [images])
+    # the network gets a clone, which its first layer may overwrite
+    (jacobian,) = _gradients(_logits(network, images.clone()).sum(), [images])
     rows = jacobian.flatten(1).double()
     if not rows.isfinite().all():
         return math.nan

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dd_apps.nas.measures import formulas
-from dd_apps.nas.measures.names import Measure, by_name
+from dd_apps.nas.measures.table import Measure, by_name
 from dd_core import streams
 from dd_core.errors import UserError
 from dd_core.system import surroundings
@@ -42,39 +42,45 @@ def measure(
     Raises `UserError` where the measure has no finite value for this network and batch, with the reason.
     """
     spec = by_name(name)
-    _check(spec, images, labels)
+    try:
+        value = _value(spec, network, images, labels)
+        if not math.isfinite(value):
+            raise UserError(f"it is {value}, since weights, outputs or gradients of the network overflow")
+    except UserError as error:
+        raise UserError(f"no {name}: {error.text}") from error
+    return value
+
+
+def _value(spec: Measure, network: nn.Module, images: Tensor, labels: Tensor | None) -> float:
+    if spec.needs_images:
+        _check_images(images)
+    if spec.needs_labels:
+        _check_labels(labels, count=len(images))
     duplicate = _copy(network)
     like = next((each for each in duplicate.parameters() if each.is_floating_point()), images)
     inputs = {
         "shape": images.shape[1:],
-        "images": images.detach().to(like.device, like.dtype).clone(),
+        "images": images.detach().to(like.device, like.dtype).clone(),  # a first layer may work in place
         "labels": None if labels is None else labels.to(like.device, torch.long).clone(),
     }
-    try:
-        with streams.seeded(0, "zero-cost measure"):
-            value = FORMULAS[name](duplicate, *(inputs[need] for need in spec.needs))
-    except UserError as error:
-        raise UserError(f"no {name}: {error.text}") from None
-    if not math.isfinite(value):
-        raise UserError(
-            f"no {name}: it is {value}; the network's weights, outputs or gradients, or the images, overflow"
-        )
-    return value
+    with streams.seeded(0, "zero-cost measure"):
+        return FORMULAS[spec.name](duplicate, *(inputs[need] for need in spec.needs))
 
 
-def _check(spec: Measure, images: Tensor, labels: Tensor | None) -> None:
-    if spec.needs_images and not images.is_floating_point():
-        raise UserError(
-            f"no {spec.name}: the images are {images.dtype}; give them normalised, as the network gets them"
-        )
-    if spec.needs_images and not len(images):
-        raise UserError(f"no {spec.name}: there are no images")
-    if not spec.needs_labels:
-        return
+def _check_images(images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise UserError(f"the images are {images.dtype}; give them as floats, normalised as the network is given them")
+    if not len(images):
+        raise UserError("there are no images")
+    if not images.isfinite().all():
+        raise UserError("pixels of the images are not finite")
+
+
+def _check_labels(labels: Tensor | None, *, count: int) -> None:
     if labels is None or labels.is_floating_point():
-        raise UserError(f"no {spec.name}: give the labels of the images, as class indices")
-    if len(labels) != len(images):
-        raise UserError(f"no {spec.name}: {len(labels)} labels for {len(images)} images")
+        raise UserError("give the labels of the images, as class indices")
+    if len(labels) != count:
+        raise UserError(f"{len(labels)} labels for {count} images")
 
 
 def _copy(network: nn.Module) -> nn.Module:

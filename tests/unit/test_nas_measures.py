@@ -26,12 +26,17 @@ def pixels(count: int = 8, step: int = 0) -> Tensor:
     return torch.randn(count, 2, 6, 6, generator=streams.generator(0, "images", step))
 
 
+class Shifted(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + torch.ones(3, dtype=inputs.dtype)
+
+
 def network() -> nn.Sequential:
-    """With all that training changes: running statistics, dropout, steps in place."""
+    """With all that training changes: running statistics, dropout, steps in place, a tensor made on the way."""
     with streams.seeded(0, "network"):
         return nn.Sequential(
             nn.LeakyReLU(0.5, inplace=True), nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.2),
-            nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3),
+            nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3), Shifted(),
         )  # fmt: skip
 
 
@@ -91,11 +96,11 @@ def test_the_network_the_batch_and_torchs_generator_are_left_as_they_were(name: 
     assert torch.equal(labels, LABELS)
     assert all(torch.equal(value, before[key]) for key, value in plain.state_dict().items())
     assert [each.data_ptr() for each in plain.parameters()] == pointers
-    assert [module.training for module in plain] == [True, True, False, True, True, True, True]
+    assert [module.training for module in plain] == [True, True, False, True, True, True, True, True]
     assert [each.requires_grad for each in plain.parameters()] == [False, True, True, True, True, True]
     assert [each.grad is None for each in plain.parameters()] == [True, False, True, True, True, True]
     assert len(plain[6]._forward_pre_hooks) == 1
-    assert [len(module._forward_hooks) for module in plain] == [0] * 7
+    assert [len(module._forward_hooks) for module in plain] == [0] * 8
 
 
 @pytest.mark.parametrize("name", measures.names())
@@ -222,8 +227,11 @@ def test_jacob_cov_refuses_a_saturated_and_a_dead_network():
     with torch.no_grad():
         dead[1].bias.fill_(-1e3)
     assert "8 of 8 images" in refused("jacob_cov", dead)
-    averages = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 3))
-    assert "8 of 8 images" in refused("jacob_cov", averages, pixels()[:, :1])
+    # linear, and alike at every pixel but for rounding
+    with streams.seeded(2, "network"):
+        layers = [nn.Conv2d(channels, 64, 3, padding=1, padding_mode="circular") for channels in (1, 64, 64)]
+        alike = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3))
+    assert "8 of 8 images" in refused("jacob_cov", alike, pixels()[:, :1])
 
 
 def test_naswot_refuses_networks_without_relus_and_images_that_no_relu_tells_apart():

@@ -173,6 +173,7 @@ def _torch_functions() -> Any:
 # --- what differs between images -------------------------------------------------------------------------------------
 
 SMALL = 1e-5  # k of the formula, which keeps the logarithm and the inverse of an eigenvalue of 0 finite
+ROUNDING = 64  # deviations of so many units in the last place are none
 
 
 def jacob_cov(network: nn.Module, images: Float[Tensor, "N C H W"]) -> float:
@@ -189,7 +190,7 @@ def jacob_cov(network: nn.Module, images: Float[Tensor, "N C H W"]) -> float:
     rows = jacobian.flatten(1).double()
     if not rows.isfinite().all():
         return math.nan
-    rounding = torch.finfo(images.dtype).eps * rows.abs().amax(1)
+    rounding = ROUNDING * torch.finfo(images.dtype).eps * rows.abs().amax(1)
     flat = int((rows.std(1) <= rounding).sum())
     if flat:
         raise UserError(
@@ -215,7 +216,8 @@ def naswot(network: nn.Module, images: Float[Tensor, "N C H W"]) -> float:
         raise UserError("the network has no ReLU, leaky ReLU, PReLU or ReLU6, by whose units images are compared")
     if torch.linalg.matrix_rank(codes.agreement, hermitian=True) < len(images):
         raise UserError(
-            f"{codes.units} ReLU units do not tell {len(images)} images apart: dead units, equal images or too many"
+            f"{codes.units} ReLU units do not tell {len(images)} images apart, so that K is singular: units are dead, "
+            "images are equal, or there are more images than units"
         )
     return torch.linalg.slogdet(codes.agreement).logabsdet.item()
 

@@ -144,7 +144,7 @@ def _dask(workers: Workers) -> Iterator[None]:
     """The current Dask client, or local processes started for the occasion."""
     try:
         import dask.config  # an extra
-        from distributed import Client, LocalCluster, default_client
+        from distributed import Client, LocalCluster, default_client  # an extra
     except ImportError:
         raise UserError(f"{Option('parallel', 'dask')} needs Dask: pip install 'dd-apps[dask]'") from None
     with ExitStack() as ours:

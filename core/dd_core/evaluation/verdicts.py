@@ -1,8 +1,9 @@
-"""Whether scores differ by more than their noise: "ahead", "behind" or "no difference", by Student's t at 5 %.
+"""Whether scores differ by more than their noise: "ahead", "behind" or "no difference" at 5 %.
 
 Two questions need two tests. `paired` compares two methods over repetitions that do all of the work again (seeds, class
 orders). `new_draw` compares one distilled set with random sets, of which each network has its own: there the set is the
-same object in every network, so that more networks tell nothing more of whether the set was a lucky draw.
+same object in every network, so that more networks tell nothing more of whether the set was a lucky draw. Both are by
+Student's t; `word` is the verdict where another test gives the p-value.
 """
 
 from __future__ import annotations
@@ -61,6 +62,13 @@ def new_draw(ours: Sequence[float], twins: Sequence[float]) -> Verdict:
     return _verdict(every, twins, variance=1 + 1 / len(twins))
 
 
+def word(difference: float, p: float) -> Word:
+    """What a two-sided p-value says of a difference, which is positive where ours is better."""
+    if p > LEVEL:
+        return "no difference"
+    return "ahead" if difference > 0 else "behind"
+
+
 def _require_pairs(ours: Sequence[float], theirs: Sequence[float]) -> None:
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"{len(ours)} scores against {len(theirs)}; a verdict takes pairs, one at least")
@@ -78,9 +86,7 @@ def _verdict(ours: Sequence[float], theirs: Sequence[float], *, variance: float)
     if max(differences) - min(differences) <= rounding:
         return Verdict("no difference", mean, 1.0, count) if abs(mean) <= rounding else Verdict(None, mean, None, count)
     p = _two_sided(mean / (statistics.stdev(differences) * math.sqrt(variance)), freedom=count - 1)
-    if p > LEVEL:
-        return Verdict("no difference", mean, p, count)
-    return Verdict("ahead" if mean > 0 else "behind", mean, p, count)
+    return Verdict(word(mean, p), mean, p, count)
 
 
 def _two_sided(t: float, *, freedom: int) -> float:

@@ -1,0 +1,127 @@
+"""Statistics of rankings over many weighted samples at once; a bootstrap resample is a row of counts.
+
+B is samples, n architectures. `weights[b, i]` is how often sample b holds architecture i, so that a row of ones is the
+sample of all, and every function gives for row b what its textbook formula gives for the sample written out. More is
+better in `proxy` and in `truth`; both are finite or -inf.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.special import gammaln
+
+Each = Float[ndarray, " n"]
+Weights = Float[ndarray, "B n"]
+Results = Float[ndarray, " B"]
+_ROWS = 512  # of the matrix of pairs that is held at a time
+
+
+def spearman(proxy: Each, truth: Each, weights: Weights) -> Results:
+    """Spearman's rank correlation, equal values with their average rank; 0 where either side has one value only.
+
+    Of N architectures, one with u better and m equal ones (itself among them) has the average rank N - u - (m - 1) / 2,
+    which is (N - m) / 2 - u above the mean rank.
+    """
+    total = weights.sum(1, keepdims=True)
+    a, b = ((total - equal) / 2 - better for better, equal in (_standing(proxy, weights), _standing(truth, weights)))
+    return _ratio((weights * a * b).sum(1), (weights * a * a).sum(1) * (weights * b * b).sum(1))
+
+
+def kendall(proxy: Each, truth: Each, weights: Weights) -> Results:
+    """Kendall's tau-b: concordant minus discordant pairs, over the geometric mean of each side's unequal pairs.
+
+    0 where either side has one value only.
+    """
+    agreement = np.zeros(len(weights))
+    for start in range(0, len(proxy), _ROWS):
+        rows = slice(start, start + _ROWS)
+        signs = _signs(proxy, rows) * _signs(truth, rows)
+        agreement += (weights[:, rows] * (weights @ signs.T)).sum(1)
+    pairs = weights.sum(1) ** 2
+    unequal = (pairs - (weights * _standing(side, weights)[1]).sum(1) for side in (proxy, truth))
+    return _ratio(agreement, np.prod([*unequal], axis=0))
+
+
+def among_best(truth: Each, weights: Weights, k: int) -> Weights:
+    """The weights of the k best by truth, and of all whose truth equals that of the last of them; 0 of all others."""
+    return weights * (_standing(truth, weights)[0] < k)
+
+
+def overlap(proxy: Each, truth: Each, weights: Weights, k: int) -> Results:
+    """The expected share of the truth's k best among the proxy's k best, where chance decides among ties on both sides.
+
+    Of each architecture as many copies are shared as the side with fewer has. Their mean is the sum over c of the
+    chance that the proxy's k best hold c copies at least, times that of the truth's.
+    """
+    sides = [_standing(side, weights) for side in (proxy, truth)]
+    copies = range(1, min(k, int(weights.max())) + 1)
+    both = (np.prod([_at_least(c, better, equal, weights, k) for better, equal in sides], axis=0) for c in copies)
+    return np.sum([part.sum(1) for part in both], axis=0) / k
+
+
+def regret(proxy: Each, truth: Each, weights: Weights, k: int) -> Results:
+    """The best truth minus the expected best truth among the proxy's k best, where chance decides among ties.
+
+    Going down from the best by truth, S_j is the chance that none of the first j is among the proxy's k best. It is 0
+    after one that is so for certain. Of the m tied ones, r of which get a place, c among the first j have none with the
+    chance C(m - c, r) / C(m, r).
+    """
+    order = np.argsort(-truth, kind="stable")
+    truths, counts = truth[order], weights[:, order]
+    better, equal = (part[:, order] for part in _standing(proxy, weights))
+    certain, tied = counts * (better + equal <= k), counts * ((better < k) & (better + equal > k))
+    m, r = tied.sum(1, keepdims=True), k - certain.sum(1, keepdims=True)
+    missed = _none_of(np.cumsum(tied, axis=1), m, r) * (np.cumsum(certain, axis=1) == 0)
+    first = -np.diff(missed, axis=1, prepend=1.0)
+    best = truths[(counts > 0).argmax(1)]
+    return (first * (best[:, None] - truths)).sum(1)
+
+
+def _none_of(c: ndarray, m: ndarray, r: ndarray) -> ndarray:
+    """C(m - c, r) / C(m, r): the chance that r of m, drawn at random, are none of c particular ones; 1 for m = 0."""
+    return np.where((m == 0) | (m - c >= r), np.exp(_log_choose(m - c, r) - _log_choose(m, r)), 0)
+
+
+def _at_least(c: int, better: Weights, equal: Weights, weights: Weights, k: int) -> Weights:
+    """The chance that at least c copies of an architecture are among the k best.
+
+    Of the m that stand on both sides of the k-th place, w of them its copies, r get a place: the hypergeometric
+    distribution, C(w, a) C(m - w, r - a) / C(m, r) for a copies.
+    """
+    chance = ((weights >= c) & (better + equal <= k)).astype(float)
+    tied = (weights >= c) & (better < k) & (better + equal > k)
+    w, m, r = weights[tied], equal[tied], k - better[tied]
+    for a in range(c, int(w.max(initial=0)) + 1):
+        possible = (a <= w) & (a <= r) & (r - a <= m - w)
+        logs = _log_choose(w, a) + _log_choose(m - w, r - a) - _log_choose(m, r)
+        chance[tied] += np.where(possible, np.exp(logs), 0)
+    return chance
+
+
+def _log_choose(n: ndarray, k: ndarray | int) -> ndarray:
+    """log C(n, k), and no matter what where there is no such number."""
+    k = np.clip(k, 0, np.maximum(n, 0))
+    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+
+
+def _standing(side: Each, weights: Weights) -> tuple[Weights, Weights]:
+    """How many of the sample are better than each architecture, and how many are equal to it."""
+    order = np.argsort(-side, kind="stable")
+    starts = np.flatnonzero(np.r_[True, side[order][1:] != side[order][:-1]])
+    level = np.empty(len(side), int)
+    level[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(side)]))
+    equal = np.add.reduceat(weights[:, order], starts, axis=1)
+    better = np.cumsum(equal, axis=1) - equal
+    return better[:, level], equal[:, level]
+
+
+def _signs(side: Each, rows: slice) -> Float[ndarray, "r n"]:
+    """The signs of the differences of some architectures to all."""
+    return (side[rows, None] > side).astype(float) - (side[rows, None] < side)
+
+
+def _ratio(part: Results, square: Results) -> Results:
+    """part / sqrt(square), 0 where square is 0."""
+    return np.divide(part, np.sqrt(square), out=np.zeros_like(part), where=square > 0)

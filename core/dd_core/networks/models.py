@@ -18,7 +18,7 @@ from dd_core import streams
 from dd_core.errors import UserError, nearest
 from dd_core.images import Source
 from dd_core.networks.kernels import AveragePool, Convolution, InstanceNorm
-from dd_core.networks.names import GROUPS, ConvNetSpec, family, others_by_name, parse_convnet, usual_depth
+from dd_core.networks.names import GROUPS, ConvNetSpec, family, first_size, others_by_name, parse_convnet, usual_depth
 
 SMALL_IMAGE = 64  # pixels; up to here an ImageNet network's strided stem would throw most of the image away
 PATCHES = 8  # patches a side that a transformer gets of a small image
@@ -131,10 +131,8 @@ def initialise_xavier(network: nn.Module, *, generator: torch.Generator) -> None
 
 def _convnet(name: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> FeatureNetwork:
     """DEPTH x [3x3 convolution, norm, activation, 2/2 pooling] and one linear layer."""
-    spec, (height, width) = parse_convnet(name), image_size
-    # As in the literature, MNIST's 28 px are padded to 32 by the first convolution.
-    grown = in_channels == 1 and image_size == (28, 28)
-    height, width = (32, 32) if grown else (height, width)
+    spec, (height, width) = parse_convnet(name), first_size(in_channels, image_size)
+    grown = (height, width) != tuple(image_size)
     depth = spec.depth or usual_depth((height, width))
     _check_depth(name, spec, depth=depth, height=height, width=width)
     layers: list[nn.Module] = []

@@ -64,6 +64,19 @@ def usual_depth(image_size: tuple[int, int]) -> int:
     return 2 if side < 28 else max(3, side.bit_length() - 3 + (side.bit_count() > 1))
 
 
+def first_size(in_channels: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) that a ConvNet's first block gives: that of the image, but for MNIST's 28 px.
+
+    As in the literature, those are padded to 32.
+    """
+    return (32, 32) if in_channels == 1 and image_size == (28, 28) else image_size
+
+
+def largest_depth(in_channels: int, image_size: tuple[int, int]) -> int:
+    """How many blocks with pooling a ConvNet has at most: as often as the image can be halved."""
+    return min(first_size(in_channels, image_size)).bit_length() - 1
+
+
 def available() -> list[tuple[str, str]]:
     """Each name, or pattern of names, with its one-line meaning; what `dd-apps list networks` shows."""
     others = others_by_name().items()

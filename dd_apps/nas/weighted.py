@@ -80,8 +80,8 @@ def regret(proxy: Each, truth: Each, weights: Weights, k: int) -> Results:
 
 
 def _none_of(c: ndarray, m: ndarray, r: ndarray) -> ndarray:
-    """C(m - c, r) / C(m, r): the chance that r of m, drawn at random, are none of c particular ones; 1 for m = 0."""
-    return np.where((m == 0) | (m - c >= r), np.exp(_log_choose(m - c, r) - _log_choose(m, r)), 0)
+    """C(m - c, r) / C(m, r): the chance that r of m, drawn at random, are none of c particular ones."""
+    return np.where(m - c >= r, np.exp(_log_choose(m - c, r) - _log_choose(m, r)), 0)
 
 
 def _at_least(c: int, better: Weights, equal: Weights, weights: Weights, k: int) -> Weights:

@@ -34,6 +34,8 @@ LIGHT = [
     "dd_apps.nas",
     "dd_apps.nas.measures",
     "dd_apps.nas.measures.table",
+    "dd_apps.nas.ranking",
+    "dd_apps.nas.truth",
     "dd_core.evaluation.protocols",
     "dd_core.evaluation.protocols.challenge",
     "dd_core.evaluation.protocols.recipes",

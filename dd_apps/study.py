@@ -90,10 +90,9 @@ class StudyScenario(DataScenario):
             {"classes": classes, "label_noise": noise, **figures(evaluation)} for classes, noise, evaluation in places
         ]
         return Outcome(
-            [study_table(places)],
+            [study_table(places), study_plot(places)],
             {cell.name: cell.ds for cell in cells},
             {"evaluations": evaluations},
-            plots={"accuracy": study_plot(places)},
         )
 
 

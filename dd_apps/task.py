@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dd_apps.report.sections import Section
 from dd_apps.report.tables import Table
 from dd_core.config import Config
 from dd_core.distilled import DistilledSet
@@ -28,16 +29,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task found: tables for people, distilled sets to be drawn and kept, and all the figures for JSON.
+    """What a task found: the sections of its report, distilled sets to be drawn and kept, and all figures for JSON.
 
-    `drawn`: what is to be drawn only, such as a memory of real images; `plots`: PNG files by name.
+    `drawn` is what is to be drawn only, such as a memory of real images.
     """
 
-    tables: Sequence[Table]
+    sections: Sequence[Section]
     sets: Mapping[str, DistilledSet]
     details: Mapping[str, Any]
     drawn: Mapping[str, DistilledSet] = field(default_factory=dict)
-    plots: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> list[Table]:
+        """The sections that are tables."""
+        return [section for section in self.sections if isinstance(section, Table)]
 
 
 class TaskScenario(Config):

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import pytest
 
 from dd_apps import scenario as scenarios
-from dd_apps.report.tables import markdown
+from dd_apps.report.page import html_page, markdown_page
 from dd_apps.task import Outcome, TaskScenario
 from dd_core.config import canonical, decode, describe, plain
 from dd_core.errors import UserError
@@ -76,13 +76,14 @@ class TaskConformance:
     def test_the_outcome_can_be_reported_and_written(self, values: TaskScenario, tmp_path: Path):
         outcome = values.run(tmp_path / "work", RunOptions(device="cpu", threads=1))
         assert outcome.tables
-        for table in outcome.tables:
-            assert table.title in markdown(table)
+        assert len({table.title for table in outcome.tables}) == len(outcome.tables), "figures are kept by the title"
+        for page in (markdown_page, html_page):
+            text = page("title", "origin", outcome.sections)
+            assert all(section.title in text for section in outcome.sections)
         canonical(dict(outcome.details))  # raises for what JSON cannot hold, NaN and infinities among them
         assert all(ds.manifest.provenance is not None for ds in outcome.sets.values()), (
             "a kept set says how it was made"
         )
-        assert all(content.startswith(b"\x89PNG") for content in outcome.plots.values())
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:
@@ -95,4 +96,5 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
         for table in outcome.tables
     }
     sets = {name: hashlib.sha256(set_bytes(ds)).hexdigest() for name, ds in outcome.sets.items()}
-    return {"tables": tables, "sets": sets, "plots": sorted(outcome.plots)}
+    others = sorted(section.title for section in outcome.sections)
+    return {"tables": tables, "sets": sets, "sections": others}

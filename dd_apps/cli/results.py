@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dd_apps.report.page import html_page, markdown_page
 from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import machine
-from dd_apps.report.tables import Table, markdown, printable
+from dd_apps.report.sections import Picture, Section, Text
+from dd_apps.report.tables import Table, csv_text
 from dd_core import store
 from dd_core.config import plain
 from dd_core.errors import UserError
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 WORK = "work"
 _FIGURES = "results.json"
-_REPORT = "report.md"
+_REPORT, _PAGE = "report.md", "report.html"
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,10 @@ class Cost:
 
 
 def write(folder: Path, loaded: Scenario, outcome: Outcome, cost: Cost) -> Results:
-    """Write figures, sets, pictures and report."""
+    """Write figures, sets, pictures, tables and report."""
     clear(folder)
-    pictures = {f"{name}.png": ds for name, ds in {**outcome.sets, **outcome.drawn}.items()}
-    plots = {f"{name}.png": content for name, content in outcome.plots.items()}
+    sections = [*outcome.sections, *_sheets(outcome), Text("machine", machine(cost.hardware))]
+    files = {**_pictures(sections), **_csv_files(outcome.tables)}
     figures = {
         **outcome.details,
         "scenario": loaded.plain(),
@@ -55,18 +58,39 @@ def write(folder: Path, loaded: Scenario, outcome: Outcome, cost: Cost) -> Resul
         "seconds": round(cost.seconds, 3),
         "hardware": dict(cost.hardware),
         "environment": plain(cost.environment),
-        "files": [_REPORT, *plots, *pictures, *(f"{name}.safetensors" for name in outcome.sets)],
+        "files": [_REPORT, _PAGE, *files, *(f"{name}.safetensors" for name in outcome.sets)],
     }
     # first, because it lists the others: the folder is complete when all of them are there
     store.write_json(folder / _FIGURES, figures)
     for name, ds in outcome.sets.items():
         store.write_set(folder / f"{name}.safetensors", ds)
-    for name, content in plots.items():
+    # of the values alone: what the file says of itself need not be true of what --set made of it
+    title, origin = loaded.values.title, loaded.origin
+    files[_REPORT] = markdown_page(title, origin, sections).encode()
+    files[_PAGE] = html_page(title, origin, sections).encode()
+    for name, content in files.items():
         store.write_bytes(folder / name, content)
-    for name, ds in pictures.items():
-        store.write_bytes(folder / name, png_bytes(contact_sheet(ds)))
-    store.write_bytes(folder / _REPORT, _report(loaded, outcome, list(plots), list(pictures), cost.hardware).encode())
     return _results(folder, figures)
+
+
+def _sheets(outcome: Outcome) -> list[Picture]:
+    every = {**outcome.sets, **outcome.drawn}
+    return [Picture(name, f"images: {name}", png_bytes(contact_sheet(ds))) for name, ds in every.items()]
+
+
+def _pictures(sections: Sequence[Section]) -> dict[str, bytes]:
+    pictures = [section for section in sections if isinstance(section, Picture)]
+    lines = {f"{picture.name}.svg": picture.svg for picture in pictures if picture.svg is not None}
+    return {**{f"{picture.name}.png": picture.png for picture in pictures}, **lines}
+
+
+def _csv_files(tables: Sequence[Table]) -> dict[str, bytes]:
+    """Each table under its title, in letters that every file system takes."""
+    files: dict[str, bytes] = {}
+    for number, table in enumerate(tables, start=1):
+        name = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")[:80] or "table"
+        files[f"{name}.csv" if f"{name}.csv" not in files else f"{name}-{number}.csv"] = csv_text(table).encode()
+    return files
 
 
 def complete(folder: Path, environment: Environment) -> Results | None:
@@ -80,7 +104,7 @@ def complete(folder: Path, environment: Environment) -> Results | None:
 def clear(folder: Path, *, work: bool = False) -> None:
     """Remove what a run wrote into its folder, and with `work` what it would resume from."""
     with store.disk_errors(folder):
-        for path in (*_files(folder, _read(folder)), folder / _REPORT, folder / _FIGURES):
+        for path in (*_files(folder, _read(folder)), folder / _REPORT, folder / _PAGE, folder / _FIGURES):
             path.unlink(missing_ok=True)
         if work and (folder / WORK).exists():
             shutil.rmtree(folder / WORK)
@@ -117,6 +141,7 @@ def _results(folder: Path, figures: Mapping[str, Any]) -> Results:
         "seconds": figures["seconds"],
         "hardware": figures["hardware"],
         "report": str(folder / _REPORT),
+        "page": str(folder / _PAGE),
         "figures": str(folder / _FIGURES),
         "pictures": [str(folder / name) for name in figures["files"] if name.endswith(".png")],
     }
@@ -126,15 +151,3 @@ def _results(folder: Path, figures: Mapping[str, Any]) -> Results:
 def _table(layout: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table:
     ordered = [{column: row[column] for column in layout["columns"] if column in row} for row in rows]
     return Table(layout["title"], ordered, units=layout["units"], notes=layout["notes"])
-
-
-def _report(
-    loaded: Scenario, outcome: Outcome, plots: Sequence[str], pictures: Sequence[str], hardware: Mapping[str, Any]
-) -> str:
-    # of the values alone: what the file says of itself need not be true of what --set made of it
-    parts = [f"# {printable(loaded.values.title)}\n", f"{printable(loaded.origin)}\n"]
-    parts += [markdown(table) for table in outcome.tables]
-    parts += [f"![{Path(name).stem}]({name})\n" for name in plots]
-    parts += [f"## images: {Path(name).stem}\n\n![{Path(name).stem}]({name})\n" for name in pictures]
-    parts.append(f"## machine\n\n{machine(hardware)}\n")
-    return "\n".join(parts)

@@ -103,7 +103,8 @@ def _show(page: Page, finished: Results) -> None:
         page.table(table)
         page.line()
     pictures = ", ".join(fields["pictures"])
-    page.facts({"report": fields["report"], "figures": fields["figures"], "pictures": pictures})
+    facts = {name: fields[name] for name in ("page", "report", "figures")}
+    page.facts({**facts, "pictures": pictures})
     page.line(f"{fields['seconds']:.0f} s on {machine(fields['hardware'])}")
 
 

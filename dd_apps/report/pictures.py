@@ -1,4 +1,4 @@
-"""Contact sheets: the images of a distilled set as one picture, a row for each class. numpy and Pillow only."""
+"""Contact sheets: the images of a distilled set as one picture, a grid for each class. numpy and Pillow only."""
 
 from __future__ import annotations
 
@@ -12,28 +12,41 @@ from dd_core.distilled import DistilledSet
 
 _LARGE = 128  # px: larger images are reduced to it, which bounds the sheet
 _GAP = 2
+_STACKED = 5  # grids that stand on each other before others stand beside them
 _FONT = 14
 _NAME = 24  # letters of a class name
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Block:
+    """The images of a class, which fill lines of `columns`, and the name that stands before them."""
+
     name: str
     tiles: list[Image.Image]
+    columns: int
+
+    @property
+    def lines(self) -> int:
+        return -(-len(self.tiles) // self.columns)
 
 
-def contact_sheet(ds: DistilledSet, *, columns: int = 20, rows: int = 100, side: int = 64) -> Image.Image:
-    """The first `columns` images of each of the first `rows` classes; a last line says what was left out.
+def contact_sheet(
+    ds: DistilledSet, *, columns: int = 20, lines: int = 5, rows: int = 100, side: int = 64
+) -> Image.Image:
+    """A grid for each of the first `rows` classes, of its first images; a last line says what was left out.
 
-    Images smaller than `side` pixels are enlarged towards it, by a whole factor. Pixels outside [0, 1] are clipped.
-    A set without labels is drawn in plain order, and images of neither 1 nor 3 channels as the mean over their
-    channels.
+    A grid has at most `columns` and `lines`. Small grids stand beside each other, as far as `columns` images are wide.
+    Images smaller than `side` pixels are enlarged towards it, by a whole factor. Pixels outside [0, 1] are clipped. A
+    set without labels is one grid, in plain order, and images of neither 1 nor 3 channels are drawn as the mean over
+    their channels.
     """
-    groups = _groups(ds, columns)
-    shown = [_Row(_short(name), _tiles(ds, indices, side)) for name, indices in groups[:rows]]
-    drawn = sum(len(row.tiles) for row in shown)
+    groups = _groups(ds, columns * lines, columns * rows)[:rows]
+    across = min(columns, max(len(indices) for _, indices in groups))
+    blocks = [_Block(_short(name), _tiles(ds, indices, side), across) for name, indices in groups]
+    drawn = sum(len(block.tiles) for block in blocks)
     footer = "" if drawn == len(ds) else f"{drawn} of {len(ds)} images"
-    return _draw(shown, footer)
+    beside = max(1, min(columns // across, -(-len(blocks) // _STACKED)))
+    return _draw([blocks[start : start + beside] for start in range(0, len(blocks), beside)], footer)
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -43,11 +56,11 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _groups(ds: DistilledSet, columns: int) -> list[tuple[str, np.ndarray]]:
-    """(name, indices of its images) of each row; a class without images has no row."""
+def _groups(ds: DistilledSet, of_class: int, of_all: int) -> list[tuple[str, np.ndarray]]:
+    """(name, indices of its images) of each grid; a class without images has none."""
     if ds.labels is None:
-        return [("", np.arange(start, min(start + columns, len(ds)))) for start in range(0, len(ds), columns)]
-    members = [(name, np.flatnonzero(ds.labels == label)[:columns]) for label, name in enumerate(ds.classes)]
+        return [("", np.arange(min(len(ds), of_all)))]
+    members = [(name, np.flatnonzero(ds.labels == label)[:of_class]) for label, name in enumerate(ds.classes)]
     return [(name, indices) for name, indices in members if len(indices)]
 
 
@@ -69,20 +82,24 @@ def _tile(pixels: np.ndarray, small: int) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def _draw(rows: list[_Row], footer: str) -> Image.Image:
-    font = ImageFont.load_default(_FONT)
-    tile = rows[0].tiles[0]
-    margin = _GAP + max(int(font.getlength(row.name)) + 2 * _GAP if row.name else 0 for row in rows)
+def _draw(rows: list[list[_Block]], footer: str) -> Image.Image:
+    font, every = ImageFont.load_default(_FONT), [block for row in rows for block in row]
+    tile = every[0].tiles[0]
+    margin = _GAP + max(int(font.getlength(block.name)) + 2 * _GAP if block.name else 0 for block in every)
     pitch = max(tile.height, _FONT) + _GAP
-    width = margin + max(len(row.tiles) for row in rows) * (tile.width + _GAP)
-    width = max(width, int(font.getlength(footer)) + 2 * _GAP)
-    sheet = Image.new(tile.mode, (width, _GAP + len(rows) * pitch + (2 * _FONT if footer else 0)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, row in enumerate(rows):
-        top = _GAP + index * pitch
-        draw.text((_GAP, top + tile.height // 2), row.name, fill="black", font=font, anchor="lm")
-        for position, image in enumerate(row.tiles):
-            sheet.paste(image, (margin + position * (tile.width + _GAP), top))
+    wide = margin + every[0].columns * (tile.width + _GAP)
+    heights = [max(block.lines for block in row) * pitch for row in rows]
+    width = max(len(rows[0]) * wide, int(font.getlength(footer)) + 2 * _GAP)
+    sheet = Image.new(tile.mode, (width, _GAP + sum(heights) + (2 * _FONT if footer else 0)), "white")
+    draw, top = ImageDraw.Draw(sheet), _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for place, block in enumerate(row):
+            left = place * wide
+            draw.text((left + _GAP, top + tile.height // 2), block.name, fill="black", font=font, anchor="lm")
+            for index, image in enumerate(block.tiles):
+                line, column = divmod(index, block.columns)
+                sheet.paste(image, (left + margin + column * (tile.width + _GAP), top + line * pitch))
+        top += height
     draw.text((_GAP, sheet.height - _FONT), footer, fill="black", font=font, anchor="lm")
     return sheet
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dd_apps.report.sections import Picture
 from dd_apps.report.tables import Table, Unit
 from dd_core.config import plain
 
@@ -91,9 +92,9 @@ def study_table(places: Sequence[Place]) -> Table:
     return Table("accuracy on test images", rows, units=dict.fromkeys(_WHO.values(), "percent"), notes=notes)
 
 
-def study_plot(places: Sequence[Place]) -> bytes:
-    """Accuracy over wrong labels, a colour for each number of classes, random real images dashed; a PNG file."""
-    from dd_apps.report.plots import Curve, curves_png
+def study_plot(places: Sequence[Place]) -> Picture:
+    """Accuracy over wrong labels, a colour for each number of classes, random real images dashed."""
+    from dd_apps.report.plots import Curve, curves
 
     groups: dict[str, list[Curve]] = {}
     for count in dict.fromkeys(classes for classes, _, _ in places):
@@ -107,7 +108,7 @@ def study_plot(places: Sequence[Place]) -> bytes:
             )
             for column in _WHO.values()
         ]
-    return curves_png(groups, x="wrong labels (%)", y="accuracy (%)")
+    return curves("accuracy", groups, title="accuracy", x="wrong labels (%)", y="accuracy (%)")
 
 
 def _pair(evaluation: Evaluation) -> dict[str, Score]:

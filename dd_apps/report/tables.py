@@ -1,7 +1,9 @@
-"""One table of results, three ways: rich for a terminal, Markdown for a report, plain objects for JSON."""
+"""One table of results, in many ways: rich for a terminal, Markdown for a report, CSV, plain objects for JSON."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,6 +98,36 @@ def markdown(table: Table) -> str:
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def csv_text(table: Table) -> str:
+    """The table as CSV, numbers unrounded: percents as percents, and a standard deviation in a column of its own."""
+    columns = [(column, part) for column in table.columns() for part in _parts(table, column)]
+    headings = dict(zip(table.columns(), table.headings(), strict=True))
+    buffer = io.StringIO()
+    lines = csv.writer(buffer, lineterminator="\n")
+    lines.writerow([printable(f"{headings[column]} {part}".strip()) for column, part in columns])
+    for row in table.rows:
+        lines.writerow([_csv_cell(row.get(column), part, table.units.get(column)) for column, part in columns])
+    return buffer.getvalue()
+
+
+def _parts(table: Table, column: str) -> tuple[str, ...]:
+    """What a column is written as: itself, and where it has deviations, these."""
+    spread = any(isinstance(row.get(column), Mapping) for row in table.rows)
+    return ("", "std") if spread else ("",)
+
+
+def _csv_cell(value: object, part: str, unit: Unit | None) -> object:
+    if isinstance(value, Mapping) and "mean" in value:
+        value = value.get("std" if part else "mean")
+    elif part:
+        return ""
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(_csv_cell(each, "", unit)) for each in value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return 100 * value if unit == "percent" else value
+    return "" if value is None else printable(str(value))
 
 
 def rich_table(table: Table) -> RichTable:

@@ -412,9 +412,13 @@ def test_run_leaves_a_folder_of_results(mine: str, call, call_json):
     assert kept["evaluations"][0]["verdict"]["word"] is None
     assert len(store.read_set(folder / "distilled.safetensors")) == 10
     with Image.open(folder / "distilled.png") as image:
-        assert image.height > 10 * 64
+        assert image.height == 5 * 66 + 2  # ten classes of one image, two beside each other
+    page = Path(found["page"]).read_text()
+    assert all(word in page for word in ("average on digits, 1 image a class", "<td>lenet</td>", "data:image/png"))
+    heading, *lines = (folder / "accuracy-on-test-images.csv").read_text().splitlines()
+    assert (heading.split(",")[:2], len(lines)) == (["network", "distilled (%)"], 2)
     out = call("run", mine)[1]
-    assert all(word in out for word in ("lenet", str(folder / "report.md"), "distilled.png"))
+    assert all(word in out for word in ("lenet", str(folder / "report.html"), "distilled.png"))
 
 
 def test_a_report_is_headed_by_the_values_of_the_run(mine: str, call_json):

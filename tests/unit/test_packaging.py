@@ -36,11 +36,11 @@ def test_every_module_is_inside(wheel: zipfile.ZipFile):
     assert {name for name in wheel.namelist() if name.endswith(".py")} == engine | applications
 
 
-def test_every_scenario_is_inside_and_nothing_else(wheel: zipfile.ZipFile):
+def test_every_scenario_and_page_is_inside_and_nothing_else(wheel: zipfile.ZipFile):
     scenarios = {f"dd_apps/_scenarios/{p.parent.name}/{p.name}" for p in (ROOT / "scenarios").glob("*/*.toml")}
     assert scenarios
     others = {name for name in wheel.namelist() if not name.endswith(".py") and ".dist-info/" not in name}
-    assert others == scenarios | {"dd_core/py.typed", "dd_apps/py.typed"}
+    assert others == scenarios | {"dd_core/py.typed", "dd_apps/py.typed", "dd_apps/report/page.html"}
 
 
 def test_the_command_and_the_licence_are_declared(wheel: zipfile.ZipFile):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import io
 import json
+from collections import Counter
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from dd_apps.report.page import html_page, markdown_page
 from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import figures, machine, score_table, study_table, verdict
-from dd_apps.report.tables import Table, human_bytes, markdown, printable, rich_table, text
+from dd_apps.report.sections import Picture, Text
+from dd_apps.report.tables import Table, csv_text, human_bytes, markdown, printable, rich_table, text
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.evaluation import Attack, Evaluation, Score
 from dd_core.recipe import Recipe
@@ -100,11 +106,31 @@ def test_a_class_without_images_has_no_row():
 
 def test_what_does_not_fit_is_left_out_and_counted():
     whole = contact_sheet(a_set(grey(*range(6)), [0, 0, 0, 1, 1, 1]))
-    cut = contact_sheet(a_set(grey(*range(6)), [0, 0, 0, 1, 1, 1]), columns=2, rows=1)
+    cut = contact_sheet(a_set(grey(*range(6)), [0, 0, 0, 1, 1, 1]), columns=2, lines=1, rows=1)
     assert whole.height == 2 * (64 + GAP) + GAP
     assert cut.height > 64 + 2 * GAP  # one row, and a line below it
     assert (np.asarray(cut)[64 + 2 * GAP :] < 128).any()
     assert tiles(cut.crop((0, 0, cut.width, 70)), tile=64, rows=1, columns=2)[0, 1, 0, 0] == 1
+
+
+def test_the_images_of_a_class_fill_lines_one_after_the_other():
+    sheet = contact_sheet(a_set(grey(*range(10, 15)), [0, 0, 0, 1, 1]), columns=2)
+    drawn = tiles(sheet, tile=64, rows=3, columns=2)[:, :, 0, 0]
+    assert drawn.tolist() == [[10, 11], [12, 255], [13, 14]]
+
+
+def test_small_grids_stand_beside_each_other_as_far_as_a_large_one_is_wide():
+    names = tuple("abcdefghijkl")
+    ds = a_set(grey(*range(10, 34)), [label for label in range(12) for _ in range(2)], names=names)
+    wide = np.asarray(contact_sheet(ds))  # 12 grids of 2: in 3 columns
+    left = wide.shape[1] // 3
+    assert wide.shape[0] == 4 * (64 + GAP) + GAP
+    firsts = [
+        wide[GAP + row * (64 + GAP), (column + 1) * left - 2 * (64 + GAP)] for row in range(4) for column in range(3)
+    ]
+    assert firsts == list(range(10, 34, 2))
+    assert contact_sheet(ds, columns=4).width < contact_sheet(ds).width
+    assert contact_sheet(ds, columns=3).height == 12 * (64 + GAP) + GAP
 
 
 def test_large_images_are_reduced_and_middling_ones_are_left_alone():
@@ -138,6 +164,84 @@ def test_equal_sheets_are_equal_png_files():
     data = png_bytes(sheet)
     assert data == png_bytes(contact_sheet(a_set(grey(10, 20), [0, 1])))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(sheet))
+
+
+# --- pages ---------------------------------------------------------------------------------------------------
+
+HOSTILE = '<script>alert("x")</script> & \x1b[31m'
+SECTIONS = [
+    Table(
+        f"scores {HOSTILE}",
+        [{"name": HOSTILE, "accuracy": {"mean": 0.5, "std": 0.25}, "k": [1, 2]}, {"name": "b", "accuracy": None}],
+        units={"accuracy": "percent"},
+        notes=[f"a note {HOSTILE}"],
+    ),
+    Picture("curve", HOSTILE, png=b"\x89PNG...", svg=b"<svg></svg>", note=HOSTILE),
+    Picture("sheet", "sheet", png=b"\x89PNG..."),
+    Text("words", f"text {HOSTILE}"),
+    Text("code", f"a = 1\nb = '{HOSTILE}'\n```", code=True),
+]
+
+
+class _Reader(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.links, self.words = Counter[str](), list[str](), list[str]()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_a_page_shows_every_section_and_nothing_in_it_is_markup():
+    page = _Reader(html_page(f"title {HOSTILE}", HOSTILE, SECTIONS))
+    shown = "".join(page.words)
+    assert page.tags["script"] == 0
+    assert (page.tags["table"], page.tags["img"], page.tags["pre"], page.tags["h2"]) == (1, 2, 1, 5)
+    assert shown.count('<script>alert("x")</script> & \\x1b[31m') == 10  # the title is in the tab too
+    assert "\x1b" not in shown
+    assert {"50.0 ± 25.0", "accuracy (%)", "1 2", "-"} < {*page.words}
+
+
+def test_a_page_needs_no_other_file_and_no_network():
+    text = html_page("title", "origin", SECTIONS)
+    assert [link.partition(",")[0] for link in _Reader(text).links] == [
+        "data:image/svg+xml;base64",
+        "data:image/png;base64",
+    ]
+    assert base64.b64decode(_Reader(text).links[0].partition(",")[2]) == b"<svg></svg>"
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_markdown_has_the_same_sections_and_names_the_pictures_files():
+    text = markdown_page("title", "origin", SECTIONS)
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        f"## {printable(section.title)}" for section in SECTIONS
+    ]
+    assert "![curve](curve.png)" in text
+    assert text.count("```") == 2, "code cannot end its block"
+
+
+def test_a_table_as_csv_has_its_numbers_unrounded_and_deviations_in_a_column():
+    rows = [
+        {"name": 'a "quoted", b', "accuracy": {"mean": 1 / 3, "std": 0.125}, "k": [1, 2], "bytes": 640},
+        {"name": "b", "accuracy": {"mean": 0.25, "std": None}, "bytes": None},
+    ]
+    table = Table("t", rows, units={"accuracy": "percent", "bytes": "bytes"})
+    assert list(csv.reader(io.StringIO(csv_text(table)))) == [
+        ["name", "accuracy (%)", "accuracy (%) std", "k", "bytes"],
+        ['a "quoted", b', str(100 * (1 / 3)), "12.5", "1 2", "640"],
+        ["b", "25.0", "", "", ""],
+    ]
 
 
 # --- scores --------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dd_apps import scenario, study
-from dd_apps.report.plots import Curve, curves_png
+from dd_apps.report.plots import Curve, curves
+from dd_apps.report.sections import Picture
 from dd_apps.study import StudyScenario
 from dd_core.errors import UserError
 from dd_core.runner import RunOptions
@@ -62,19 +63,22 @@ def test_a_run_has_a_table_a_plot_and_the_sets(tmp_path: Path):
     (table,) = outcome.tables
     assert [row["classes"] for row in table.rows] == [2, 3]
     assert {"wrong labels", "distilled", "random real"} < {*table.rows[0]}
-    assert outcome.plots["accuracy"].startswith(b"\x89PNG")
+    assert [section.name for section in outcome.sections if isinstance(section, Picture)] == ["accuracy"]
     assert [*outcome.sets] == ["2-classes-noise-0", "3-classes-noise-0"]
 
 
 def test_a_plot_is_the_same_bytes_each_time_and_another_for_other_values():
-    def plot(mean: float, std: float | None = 0.0) -> bytes:
-        return curves_png(
-            {"a": [Curve([0, 1], [mean, 2], [std, 0]), Curve([0, 1], [1, 1], [0, 0], dashed=True)]}, x="x", y="y"
-        )
+    def plot(mean: float, std: float | None = 0.0) -> Picture:
+        groups = {"a": [Curve([0, 1], [mean, 2], [std, 0]), Curve([0, 1], [1, 1], [0, 0], dashed=True)]}
+        return curves("plot", groups, title="plot", x="x", y="y")
 
     assert plot(1.0) == plot(1.0) != plot(1.5)
     assert plot(1.0) != plot(1.0, 0.5), "deviations are drawn"
     assert plot(1.0, None) != plot(1.0, 0.0), "where none was measured, none is drawn"
+    picture = plot(1.0)
+    assert picture.png.startswith(b"\x89PNG")
+    assert picture.svg is not None
+    assert b"<svg" in picture.svg
 
 
 @pytest.mark.parametrize(

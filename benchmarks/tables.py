@@ -18,6 +18,7 @@ import blocks_continual
 import blocks_gpu
 import blocks_methods
 import blocks_mnist
+import blocks_nas
 import blocks_speed
 import blocks_tiny
 import blocks_trajectories
@@ -30,6 +31,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **blocks_gpu.BLOCKS,
     **blocks_tiny.BLOCKS,
     **blocks_continual.BLOCKS,
+    **blocks_nas.BLOCKS,
     **blocks_speed.BLOCKS,
 }
 _BLOCK = re.compile(r"<!-- table (?P<name>[\w-]+) -->\n(?P<body>.*?)\n?<!-- end -->", re.DOTALL)

@@ -1,0 +1,78 @@
+"""Blocks of REPRODUCIBILITY: architecture search, the zero-cost measures on the cells of NAS-Bench-201.
+
+Every figure is the newest run's. Where a sentence draws a conclusion, the conclusion is computed too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cells import Record, matching, paragraph, records, table, words
+
+
+def run() -> list[Record]:
+    """The records of the newest run."""
+    lines = records("nb201")
+    return matching(lines, run=lines[-1]["run"])
+
+
+def measures() -> list[str]:
+    """A row for each measure, the best correlation first."""
+    proxies = sorted(matching(run(), what="proxy"), key=lambda line: -line["ranking"]["whole"]["spearman"]["value"])
+    header = ["", "Spearman", "published", "Kendall", "Spearman, top fifth", "regret at 1, at 10 (points)"]
+    return table([*header, "no value", "seconds a cell"], map(_row, proxies))
+
+
+def _row(line: Record) -> list[str]:
+    ranking, published = line["ranking"], line["published"]
+    regrets = {choice["k"]: choice["regret"]["value"] for choice in ranking["choices"]}
+    return [
+        f"`{line['name']}`",
+        _interval(ranking["whole"]["spearman"]),
+        "" if published is None else f"{published:.2f}",
+        f"{ranking['whole']['kendall']['value']:.2f}",
+        _interval(ranking["top_fifth"]["spearman"]),
+        f"{regrets[1]:.1f}, {regrets[10]:.1f}",
+        str(ranking["failed"] or ""),
+        f"{line['seconds']:.2f}",
+    ]
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
+
+
+def measures_notes() -> list[str]:
+    """What agrees with what was published, and what is told apart from the reference."""
+    proxies = [line for line in matching(run(), what="proxy") if line["published"] is not None]
+    spearmans = {line["name"]: (line["ranking"]["whole"]["spearman"], line["published"]) for line in proxies}
+    inside = [f"`{name}`" for name, (own, other) in spearmans.items() if own["low"] <= other <= own["high"]]
+    outside = [f"`{name}`" for name in spearmans if f"`{name}`" not in inside]
+    agree = f"The published figure, of all 15,625 cells, lies within the interval for {words(inside)}" if inside else ""
+    else_ = f", and not for {words(outside)}" if outside else ""
+    line = proxies[0]
+    count, hardware = line["ranking"]["architectures"], line["hardware"]
+    busy = ", beside other work that made it slower" if line["load_average"] > hardware["cores"] else ""
+    resamples, chip = line["ranking"]["resamples"], hardware["cpu"]
+    return paragraph(
+        f"{count} cells, in brackets the middle 95 % of {resamples:,} bootstrap resamples of the cells. {agree}"
+        f"{else_}. {_told_apart(top_fifth=False)} {_told_apart(top_fifth=True)} A cell without a value ranks last. "
+        f"One thread of {chip}{busy}; {line['data']}."
+    )
+
+
+def _told_apart(*, top_fifth: bool) -> str:
+    lines = [line for line in matching(run(), what="comparison") if ("@" in line["statistic"]) == top_fifth]
+    where = "Over the top fifth" if top_fifth else "Over all cells"
+    ahead = [f"`{line['first']}`" for line in lines if line["word"] == "ahead"]
+    behind = [f"`{line['first']}`" for line in lines if line["word"] == "behind"]
+    second = lines[0]["second"]
+    if not ahead + behind:
+        return f"{where}, no measure is told apart from `{second}` (paired bootstrap, Holm's correction)."
+    sides = ((ahead, "ahead of"), (behind, "behind"))
+    parts = [f"{words(names)} {'is' if len(names) == 1 else 'are'} {word} `{second}`" for names, word in sides if names]
+    return f"{where}, {' and '.join(parts)} (paired bootstrap, Holm's correction), the others no different."
+
+
+BLOCKS = {"nas-measures": measures, "nas-measures-notes": measures_notes}

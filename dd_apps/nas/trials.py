@@ -1,0 +1,78 @@
+"""One trial of a search as a job for a pool. A worker whose trials need no torch starts without it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dd_core.errors import DDError, Interrupted
+
+TrialFunction = Callable[[dict[str, Any]], float]
+_DIED = "its worker process died twice, most likely for memory"
+_LONGEST_REASON = 200
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial ended with: a value, of which more is better, or the reason of its failure.
+
+    seconds: the trial's own time, 0 where it repeats trial `repeats`, None where its worker died.
+    """
+
+    value: float | None
+    reason: str | None = None
+    seconds: float | None = None
+    repeats: int | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial of a sample whose failure is an outcome, as a job for a pool."""
+
+    trial: TrialFunction
+
+    def __call__(self, sample: dict[str, Any]) -> Outcome:
+        start = time.perf_counter()
+        value, reason = None, None
+        try:
+            value = float(self.trial(sample))
+        except Interrupted:
+            raise
+        except Exception as error:  # a model that cannot be built, one that diverges, one that is too large
+            reason = _reason(error)
+        else:
+            if not math.isfinite(value):
+                value, reason = None, f"its value is {value}"
+        return Outcome(value, reason, time.perf_counter() - start)
+
+
+def died(sample: dict[str, Any]) -> Outcome:
+    """The outcome of a trial that was lost with its workers."""
+    del sample
+    return Outcome(None, _DIED)
+
+
+def key_of(sample: dict[str, Any]) -> str:
+    """A text that equal samples share, which is JSON."""
+    return json.dumps(sample, sort_keys=True, default=repr)
+
+
+def _reason(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, DDError) and line:
+        return line[:_LONGEST_REASON]
+    kind = "out of memory" if _lacks_memory(error) else type(error).__name__
+    return ": ".join(filter(None, [kind, line]))[:_LONGEST_REASON]
+
+
+def _lacks_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from dd_core.system.device import is_out_of_memory  # torch, which this trial has loaded anyway
+
+    return is_out_of_memory(error)

@@ -79,5 +79,5 @@ def _legacy(space: ExecutableModelSpace) -> dict:
             choices[label] = leaf.as_legacy_dict()
         except NotImplementedError:
             kind = type(leaf).__name__
-            raise UserError(f"tpe searches spaces of single choices and numbers, and '{label}' is a {kind}") from None
+            raise UserError(f"tpe searches spaces of single choices, and '{label}' is a {kind}") from None
     return choices

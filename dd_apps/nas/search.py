@@ -31,7 +31,7 @@ from dd_core.system.reporter import Reporter, Silent, Stage
 from nni.nas.nn.pytorch import ModelSpace  # isort: skip (spaces imports nni without its warnings)
 from nni.nas.space import SimplifiedModelSpace  # isort: skip
 
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of a function, which lies elsewhere in the next process
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _JournalLedger(Ledger):
         record = self.records.get(index)
         if record is None:
             return None
-        if key_of(record.sample) != key_of(json.loads(key_of(sample))):
+        if record.sample != _plain(sample):
             assert self.journal is not None
             raise UserError(
                 f"{self.journal.folder}: its trial {index} is of {record.architecture}, and the search comes to "
@@ -96,8 +96,8 @@ class _JournalLedger(Ledger):
     def note(self, index: int, sample: spaces.Sample, outcome: Outcome) -> None:
         """Record a trial that has ended."""
         if self.journal is not None:
-            name, plain_sample = spaces.architecture_of(self.space, sample), json.loads(key_of(sample))
-            self.journal.append({"index": index, "architecture": name, "sample": plain_sample, **asdict(outcome)})
+            name = spaces.architecture_of(self.space, sample)
+            self.journal.append({"index": index, "architecture": name, "sample": _plain(sample), **asdict(outcome)})
         self.stage.advance(None if outcome.value is None else {"value": outcome.value})
 
 
@@ -203,5 +203,10 @@ def _identity(space: ModelSpace) -> dict[str, JsonValue]:
     }
 
 
+def _plain(sample: spaces.Sample) -> dict[str, JsonValue]:
+    """A sample as JSON values."""
+    return json.loads(_ADDRESS.sub("", key_of(sample)))
+
+
 def _text(value: object) -> str:
-    return _ADDRESS.sub("", repr(value))  # where a function lies in memory says nothing
+    return _ADDRESS.sub("", repr(value))

@@ -96,8 +96,10 @@ class PoolExecutionEngine(ExecutionEngine):
         return True
 
     def wait_models(self, *models: ExecutableModelSpace) -> None:
-        """Return when the models, or all, have ended."""
+        """Return when the models, or all, have ended; raises RuntimeError for one that was not submitted."""
         while any(not model.status.completed() for model in models or self.list_models()):
+            if not self._waiting:
+                raise RuntimeError("a model that was not submitted does not end")
             self._advance()
 
     def budget_available(self) -> bool:

@@ -311,6 +311,8 @@ def test_a_strategy_that_does_not_ask_is_stopped():
     space = SimplifiedModelSpace.from_model(TinySpace())
     with pytest.raises(RuntimeError, match="only a frozen model"):
         engine.submit_models(space)
+    with pytest.raises(RuntimeError, match="that was not submitted"):
+        engine.wait_models(space.freeze(BEST))
     model = space.freeze(BEST)
     engine.submit_models(model)
     with pytest.raises(RuntimeError, match="budget of 1 trials is spent"):

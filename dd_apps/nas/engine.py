@@ -128,7 +128,7 @@ class PoolExecutionEngine(ExecutionEngine):
     def _accept(self, submission: Submission) -> None:
         """Look up what is known of a model that was just submitted."""
         index = submission.index
-        self._first.setdefault(str(index) if self.noisy else key_of(submission.sample), index)
+        self._first.setdefault(key_of(submission.sample), index)
         remembered = self._ledger.recall(index, submission.sample)
         if remembered is not None:
             self.outcomes[index] = remembered

@@ -18,11 +18,11 @@ from pydantic import ValidationError
 from search_trials import BEST, Backwards, Counted, uneven, value_of
 
 from dd_apps.nas import spaces
-from dd_apps.nas.engine import PoolExecutionEngine
+from dd_apps.nas.engine import Ledger, PoolExecutionEngine
 from dd_apps.nas.search import Trial, best, search
 from dd_apps.nas.strategies import EvolutionConfig, SearchConfig, TPEConfig
 from dd_apps.nas.streaming import StreamingEngine
-from dd_apps.nas.trials import Attempt
+from dd_apps.nas.trials import Attempt, Outcome
 from dd_core.errors import Diverged, Interrupted, UserError
 from dd_core.streams import counter
 from dd_core.system.parallel import Pool, Workers
@@ -168,6 +168,12 @@ def test_the_best_of_a_small_space_is_found(strategy):
     assert len({*tried}) == len(tried)
     if strategy == "grid":
         assert sorted(tried) == every
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_search_ends_where_nothing_is_left_to_try(strategy):
+    history = search(TinySpace(2), value_of, config(strategy, 20))
+    assert sorted(tuple(trial.sample.values()) for trial in history) == [*product(range(2), repeat=3)]
 
 
 def test_a_space_of_numbers_is_searched_by_all_but_tpe():
@@ -343,6 +349,8 @@ def test_what_the_user_may_not_expect_is_said():
     assert heard.pop() == "tpe learns nothing from its first 20 trials: this search is random"
     search(TinySpace(), value_of, config("random", 5, batch=2), workers=Backwards(3), reporter=Ear())
     assert UserError(heard.pop()).text.startswith("3 workers: only 2 had work, by ")
+    search(TinySpace(), value_of, config(EVOLUTION, 6), reporter=Ear())
+    assert heard.pop() == "evolution learns nothing from its first 6 trials: this search is random"
     search(TinySpace(), value_of, config(EVOLUTION, 7), reporter=Ear())
     search(TinySpace(), value_of, config("tpe", 21), workers=Backwards(4), reporter=Ear())
     assert heard == []
@@ -461,10 +469,26 @@ def test_a_noisy_trial_is_tried_again(kind):
 
 def test_a_failure_that_comes_again_is_the_same_failure():
     engine = run(Script([BEST, BEST]), lambda sample: 1 / 0)
+    assert len(engine.list_models(ModelStatus.Failed)) == 2
     assert [(outcome.reason, outcome.repeats) for _, outcome in engine.trials()] == [
         ("ZeroDivisionError: division by zero", None),
         ("ZeroDivisionError: division by zero", 0),
     ]
+
+
+@pytest.mark.parametrize("kind", [PoolExecutionEngine, StreamingEngine])
+def test_an_outcome_that_is_remembered_is_not_computed(kind):
+    class Memory(Ledger):
+        """Remembers two trials, and not in which order they ended."""
+
+        def recall(self, index: int, sample: dict[str, Any]) -> Outcome | None:
+            return Outcome(5.0) if index in (0, 3) else None
+
+    trial = Counted()
+    engine = run(Script([{"x": x, "y": 1, "z": 2} for x in range(4)]), trial, kind=kind, batch=3, ledger=Memory())
+    assert [outcome.value for _, outcome in engine.trials()] == [5.0, -4.0, -1.0, 5.0]
+    assert [model.metric for model in engine.list_models()] == [5.0, -4.0, -1.0, 5.0]
+    assert trial.calls.total() == 2
 
 
 # --- going on ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,73 @@
+"""What a proxy is, in dd-apps and in NNI."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from dd_apps.nas.proxies.scored import Scored
+from dd_core import streams
+from dd_core.system import memory, surroundings
+
+with warnings.catch_warnings():  # nni 3.0 warns of each module of torch that is newer than it
+    warnings.simplefilter("ignore", RuntimeWarning)
+    import nni
+    from nni.nas.evaluator import Evaluator
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Proxy(Evaluator):
+    """Scores one untrained network. Equal arguments give equal values on one machine with one number of threads.
+
+    It is an evaluator of NNI, which scores the network of each sample with the seed `seed`, its first weights included,
+    and reports the value. A subclass implements `_outcome`.
+
+    name: what tables call the proxy. seed: of the trials that NNI starts. device: where networks are computed.
+    """
+
+    name: str
+    seed: int = 0
+    device: str = "auto"
+
+    @surroundings.own()
+    def score(self, network: nn.Module, *, seed: int) -> Scored:
+        """The score of `network`, which may be trained in place and moved to the proxy's device.
+
+        Torch's global generator is left as it was. Raises `UserError` for a network that has no score here, and
+        `Diverged` where its training or its outputs stop being finite.
+        """
+        begun = time.perf_counter()
+        with memory.kept(), streams.seeded(seed, "proxy"):  # a network may draw at any time
+            outcome = self._outcome(network, seed=seed)
+        return Scored(**outcome, seconds=time.perf_counter() - begun)
+
+    def _outcome(self, network: nn.Module, *, seed: int) -> dict[str, Any]:
+        """The fields of `Scored`, but for the seconds."""
+        raise NotImplementedError
+
+    # --- NNI --------------------------------------------------------------------------------------------------------
+
+    def evaluate(self, model: nn.Module) -> float:
+        """The value of `model`, reported to NNI as the final result of the trial."""
+        value = self.score(model, seed=self.seed).value
+        nni.report_final_result(value)
+        return value
+
+    @surroundings.own()
+    def _execute(self, model: Any) -> float:
+        """NNI's call for a frozen sample: first weights come from the seed, not from where the script's draws are."""
+        with streams.seeded(self.seed, "network"):
+            network = model.executable_model()
+        return self.evaluate(network)
+
+    def extra_repr(self) -> str:
+        """The name alone: NNI logs it with each model."""
+        return repr(self.name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields without what is computed from them once, such as normalised images."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

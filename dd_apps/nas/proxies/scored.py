@@ -1,0 +1,28 @@
+"""What a proxy says of one network, and what that has cost; imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dd_core.config import Config
+
+By = Literal["accuracy", "loss"]
+
+
+class Scored(Config):
+    """The score of one network."""
+
+    value: float = Field(description="what architectures are ranked by; higher predicts a better architecture")
+    accuracy: float | None = Field(
+        default=None, description="fraction of the validation images that the trained network labels rightly"
+    )
+    loss: float | None = Field(
+        default=None, description="mean cross-entropy of the trained network on the validation images, in nats"
+    )
+    seconds: float = Field(ge=0, description="wall-clock seconds from the untrained network to the value")
+    passes: int = Field(
+        ge=0,
+        description="image-passes spent: images that the network was trained on, or measured with, repeats counted",
+    )

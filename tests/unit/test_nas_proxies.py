@@ -17,16 +17,20 @@ from dd_apps.nas import measures, spaces
 from dd_apps.nas.proxies import (
     DistilledProxy,
     EarlyStoppingProxy,
+    Images,
     RealProxy,
     Scored,
     ZeroCostProxy,
     budget,
+    built,
     epochs_within,
     random_part,
     real_subset,
     trained,
 )
+from dd_apps.nas.proxies.config import ProxyConfig
 from dd_core import streams
+from dd_core.config import Config, decode
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, UserError
 from dd_core.evaluation.tuning import validation_split
@@ -495,6 +499,84 @@ def test_measures_that_cannot_be(rest):
     assert ZeroCostProxy(measure="jacob_cov", data=blobs(labelled=False), images=9).score(network(), seed=0).passes == 9
     with pytest.raises(UserError, match=r"^no naswot: the network has no ReLU"):
         ZeroCostProxy(measure="naswot", data=rest).score(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), seed=0)
+
+
+# --- configs -------------------------------------------------------------------------------------------------------
+
+
+class Table(Config):
+    proxies: tuple[ProxyConfig, ...]
+
+
+def decoded(**table: Any) -> Any:
+    return decode(Table, {"proxies": [table]}).proxies[0]
+
+
+def test_the_proxy_of_a_config(ds, rest, validation):
+    images = Images(rest, validation, {"a.safetensors": ds})
+    like = {"like": "a.safetensors", "passes": 30, "by": "loss"}
+    trained_by = {"passes": 30, "by": "loss"}
+    form = ds.input_form()
+    part = random_part(rest, fraction=0.4, seed=2)
+    cases: list[tuple[dict[str, Any], str, Any]] = [
+        (
+            {"kind": "distilled", "set": "a.safetensors", **trained_by},
+            "a.safetensors",
+            DistilledProxy(ds, validation, **trained_by),
+        ),
+        *(
+            (
+                {"kind": kind, "seed": 2, **like},
+                f"{kind}, like a.safetensors",
+                DistilledProxy(real_subset(kind, rest, like=ds, seed=2), validation, **trained_by),
+            )
+            for kind in ("random", "herding", "k-means")
+        ),
+        (
+            {"kind": "part", "fraction": 0.4, "seed": 2, **like},
+            "0.4 of the images",
+            RealProxy(part, validation, recipe=RECIPE, form=form, **trained_by),
+        ),
+        (
+            {"kind": "early-stopping", **like},
+            "early stopping",
+            EarlyStoppingProxy(rest, validation, recipe=RECIPE, form=form, **trained_by),
+        ),
+        (
+            {"kind": "zero-cost", "measure": "snip", "images": 9, "like": "a.safetensors"},
+            "snip",
+            ZeroCostProxy(measure="snip", data=rest, images=9, form=form),
+        ),
+        ({"kind": "zero-cost", "measure": "snip"}, "snip", ZeroCostProxy(measure="snip", data=rest)),
+    ]
+    for table, name, expected in cases:
+        proxy = built(decoded(**table), images, seed=3, device="cpu")
+        assert (proxy.name, proxy.seed, proxy.device) == (name, 3, "cpu")
+        assert type(proxy) is type(expected)
+        assert without_seconds(proxy.score(network(), seed=1)) == without_seconds(expected.score(network(), seed=1))
+        assert built(decoded(**table, name="mine"), images).name == "mine"
+
+
+def test_configs_that_cannot_be(ds, rest, validation):
+    lines = {
+        r"proxies.0.zero-cost.measure: unknown zero-cost measure 'snap'; did you mean 'snip'": {
+            "kind": "zero-cost",
+            "measure": "snap",
+        },
+        "proxies.0.early-stopping.passes: required, but not given": {"kind": "early-stopping", "like": "a"},
+        "proxies.0.random.passes: input should be greater than or equal to 1": {
+            "kind": "random",
+            "like": "a",
+            "passes": 0,
+        },
+        "proxies.0.part.fraction: input should be less than 1": {"kind": "part", "like": "a", "fraction": 1.0},
+    }
+    for line, table in lines.items():
+        with pytest.raises(UserError) as failure:
+            decoded(**table)
+        assert str(failure.value).startswith(line)
+    with pytest.raises(UserError, match=r"^no distilled set 'b' was read for the proxies$"):
+        built(decoded(kind="distilled", set="b"), Images(rest, validation, {"a": ds}))
 
 
 # --- NNI -----------------------------------------------------------------------------------------------------------

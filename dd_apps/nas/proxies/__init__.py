@@ -15,6 +15,8 @@ from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
     from dd_apps.nas.proxies.budget import epochs_within
+    from dd_apps.nas.proxies.building import Images, built
+    from dd_apps.nas.proxies.config import ProxyConfig
     from dd_apps.nas.proxies.proxy import Proxy
     from dd_apps.nas.proxies.scored import By, Scored
     from dd_apps.nas.proxies.subsets import random_part, real_subset
@@ -25,11 +27,14 @@ _HOME = {
     "By": "scored",
     "DistilledProxy": "trained",
     "EarlyStoppingProxy": "trained",
+    "Images": "building",
     "Proxy": "proxy",
+    "ProxyConfig": "config",
     "RealProxy": "trained",
     "Scored": "scored",
     "TrainedProxy": "trained",
     "ZeroCostProxy": "zero_cost",
+    "built": "building",
     "epochs_within": "budget",
     "random_part": "subsets",
     "real_subset": "subsets",
@@ -38,11 +43,14 @@ __all__ = [
     "By",
     "DistilledProxy",
     "EarlyStoppingProxy",
+    "Images",
     "Proxy",
+    "ProxyConfig",
     "RealProxy",
     "Scored",
     "TrainedProxy",
     "ZeroCostProxy",
+    "built",
     "epochs_within",
     "random_part",
     "real_subset",

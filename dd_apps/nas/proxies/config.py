@@ -1,0 +1,118 @@
+"""Proxies as a scenario writes them; imports no torch. `built` makes the proxy of a config.
+
+proxies = [
+  { kind = "distilled", set = "dm-10.safetensors", passes = 3000, by = "loss" },
+  { kind = "random", like = "dm-10.safetensors", passes = 3000, by = "loss" },
+  { kind = "early-stopping", like = "dm-10.safetensors", passes = 3000 },
+  { kind = "zero-cost", measure = "synflow" },
+]
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from dd_apps.nas import measures
+from dd_apps.nas.proxies.scored import By
+from dd_core.config import Config, checked
+
+Passes = Annotated[int, Field(ge=1)]
+
+
+class _ValidatedConfig(Config):
+    by: By = Field(
+        default="accuracy",
+        description="what ranks: accuracy on the validation images, or minus the mean cross-entropy on them (loss)",
+    )
+    name: str = Field(default="", description="what tables call the proxy; empty: its kind and its set")
+
+
+class _TrainedConfig(_ValidatedConfig):
+    passes: Passes | None = Field(
+        default=None,
+        description="budget of image-passes that a network is trained for, in whole epochs; none: the recipe's epochs",
+    )
+
+
+class DistilledConfig(_TrainedConfig):
+    """Train on a distilled set."""
+
+    kind: Literal["distilled"]
+    set: str = Field(description="file of the distilled set that networks are trained on")
+
+    @property
+    def called(self) -> str:
+        """What tables call the proxy."""
+        return self.name or self.set
+
+
+class SubsetConfig(_TrainedConfig):
+    """Train on as many real images as a distilled set has, by its recipe."""
+
+    kind: Literal["random", "herding", "k-means"]
+    like: str = Field(description="file of the distilled set whose size, recipe and normalisation the subset has")
+    seed: int = Field(default=0, ge=0, description="seed by which the subset is selected")
+
+    @property
+    def called(self) -> str:
+        """What tables call the proxy."""
+        return self.name or f"{self.kind}, like {self.like}"
+
+
+class PartConfig(_TrainedConfig):
+    """Train on a random part of the training images, by the recipe of a distilled set."""
+
+    kind: Literal["part"]
+    like: str = Field(description="file of the distilled set whose recipe and normalisation the part takes over")
+    fraction: float = Field(default=0.25, gt=0, lt=1, description="fraction of each class of the training images")
+    seed: int = Field(default=0, ge=0, description="seed by which the part is drawn")
+
+    @property
+    def called(self) -> str:
+        """What tables call the proxy."""
+        return self.name or f"{self.fraction:g} of the images"
+
+
+class EarlyStoppingConfig(_ValidatedConfig):
+    """Train on all training images, by the recipe of a distilled set, and stop early."""
+
+    kind: Literal["early-stopping"]
+    like: str = Field(description="file of the distilled set whose recipe and normalisation the training takes over")
+    passes: Passes = Field(description="image-passes after which training is stopped, exactly")
+
+    @property
+    def called(self) -> str:
+        """What tables call the proxy."""
+        return self.name or "early stopping"
+
+
+class ZeroCostConfig(Config):
+    """Measure the untrained network."""
+
+    kind: Literal["zero-cost"]
+    measure: str = Field(description="zero-cost measure: " + ", ".join(measures.names()))
+    images: int | None = Field(
+        default=None, ge=1, description="training images that a measure is taken on; none: 64, and 128 for naswot"
+    )
+    like: str | None = Field(
+        default=None,
+        description="file of the distilled set whose normalisation the images get; none: that of the training images",
+    )
+    name: str = Field(default="", description="what tables call the proxy; empty: the measure")
+
+    @field_validator("measure")
+    @classmethod
+    def _measure_is_known(cls, name: str) -> str:
+        return checked(name, measures.by_name)
+
+    @property
+    def called(self) -> str:
+        """What tables call the proxy."""
+        return self.name or self.measure
+
+
+ProxyConfig = Annotated[
+    DistilledConfig | SubsetConfig | PartConfig | EarlyStoppingConfig | ZeroCostConfig, Field(discriminator="kind")
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -230,6 +231,26 @@ def test_validation_images_are_normalised_once_for_all_networks(ds, validation):
         proxy.score(network(seed=seed), seed=0)
     assert len(recorder.read) == 1
     assert recorder.taken == []
+
+
+class Slow(InputForm):
+    """Normalises as slowly as a whitening of many images."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.5)
+        return super().__call__(images)
+
+
+def test_the_seconds_of_a_network_are_without_what_all_networks_share(rest, validation):
+    slow = Slow((0.3,), (0.4,))
+    trained_proxy = RealProxy(
+        rest, validation, recipe=RECIPE.model_copy(update={"batch_size": 54}), passes=162, form=slow
+    )
+    for proxy in (trained_proxy, ZeroCostProxy(measure="grad_norm", data=rest, form=slow)):
+        begun = time.perf_counter()
+        scored = proxy.score(network(), seed=0)
+        assert time.perf_counter() - begun > 0.5
+        assert 0 < scored.seconds < 0.5
 
 
 def test_memory_bounds_how_many_images_go_together(ds, validation):

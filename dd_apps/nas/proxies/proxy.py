@@ -40,10 +40,15 @@ class Proxy(Evaluator):
         Torch's global generator is left as it was. Raises `UserError` for a network that has no score here, and
         `Diverged` where its training or its outputs stop being finite.
         """
+        self._prepare(seed)
         begun = time.perf_counter()
         with memory.kept(), streams.seeded(seed, "proxy"):  # a network may draw at any time
             outcome = self._outcome(network, seed=seed)
         return Scored(**outcome, seconds=time.perf_counter() - begun)
+
+    def _prepare(self, seed: int) -> None:
+        """Compute what all networks share, once: it is in no network's seconds."""
+        del seed
 
     def _outcome(self, network: nn.Module, *, seed: int) -> dict[str, Any]:
         """The fields of `Scored`, but for the seconds."""
@@ -57,12 +62,14 @@ class Proxy(Evaluator):
         nni.report_final_result(value)
         return value
 
-    @surroundings.own()
     def _execute(self, model: Any) -> float:
         """NNI's call for a frozen sample: first weights come from the seed, not from where the script's draws are."""
+        return self.evaluate(self._network_of(model))
+
+    @surroundings.own()
+    def _network_of(self, model: Any) -> nn.Module:
         with streams.seeded(self.seed, "network"):
-            network = model.executable_model()
-        return self.evaluate(network)
+            return model.executable_model()
 
     def extra_repr(self) -> str:
         """The name alone: NNI logs it with each model."""

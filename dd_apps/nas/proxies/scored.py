@@ -21,7 +21,7 @@ class Scored(Config):
     loss: float | None = Field(
         default=None, description="mean cross-entropy of the trained network on the validation images, in nats"
     )
-    seconds: float = Field(ge=0, description="wall-clock seconds from the untrained network to the value")
+    seconds: float = Field(ge=0, description="wall-clock seconds from the untrained network to its value")
     passes: int = Field(
         ge=0,
         description="image-passes spent: images that the network was trained on, or measured with, repeats counted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, partial
@@ -17,7 +18,7 @@ from dd_apps.nas.proxies import budget
 from dd_apps.nas.proxies.proxy import Proxy
 from dd_apps.nas.proxies.scored import By
 from dd_core.distilled import DistilledSet
-from dd_core.errors import Option, UserError, require_finite, unknown_name
+from dd_core.errors import Diverged, Option, UserError, require_finite, unknown_name
 from dd_core.images import InputForm, Source, called, pixel_batch, require_labels
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
@@ -90,11 +91,15 @@ class TrainedProxy(Proxy):
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
+    def _prepare(self, seed: int) -> None:
+        _ = self.lessons, self._inputs, self._labels
+
     def _outcome(self, network: nn.Module, *, seed: int) -> dict[str, Any]:
         size = self._batch_size(network)  # first: it finds a network that does not fit
         passes = self._train(network, Streams(seed))
         accuracy, loss = self._validated(network, size)
-        require_finite(**{"validation loss": loss})
+        if not math.isfinite(loss):
+            raise Diverged(f"validation loss is {loss} after training")
         value = accuracy if self.by == "accuracy" else -loss
         return {"value": value, "accuracy": accuracy, "loss": loss, "passes": passes}
 
@@ -245,8 +250,9 @@ class EarlyStoppingProxy(RealProxy):
         loop.run(epochs)
         with streams.seeded("training", epochs):
             for rows in loop.mini_batches():
-                if left:
-                    loop.step(rows[:left])
+                if not left:
+                    break
+                loop.step(rows[:left])
                 left -= min(left, len(rows))
         require_finite(**{"training loss": loop.mean_loss})
         return self.passes

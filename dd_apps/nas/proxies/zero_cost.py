@@ -49,9 +49,12 @@ class ZeroCostProxy(Proxy):
         for field, value in own.items():
             object.__setattr__(self, field, value)
 
+    def _prepare(self, seed: int) -> None:
+        if measures.by_name(self.measure).needs_images:
+            self._mini_batch(seed)
+
     def _outcome(self, network: nn.Module, *, seed: int) -> dict[str, Any]:
-        spec = measures.by_name(self.measure)
-        if not spec.needs_images:
+        if not measures.by_name(self.measure).needs_images:
             black = torch.zeros(1, *self.data.image_shape)  # of which the shape alone matters
             return {"value": measures.measure(self.measure, network.to(self._device), black), "passes": 0}
         inputs, labels = self._mini_batch(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -544,6 +545,37 @@ def test_a_search_that_heard_results_as_they_came_goes_on_in_that_order(tmp_path
     assert trial.calls.total() == 0
 
 
+def test_repeats_are_recorded_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dd_apps.nas.search.proposer", lambda config, seed: Script(AGAIN))
+    for noisy in (False, True):
+        trial, again = Counted(), {"journal": tmp_path / str(noisy), "identity": IDENTITY}
+        first = search(TinySpace(), trial, config(noisy=noisy), **again)
+        assert [each.repeats for each in first] == ([None] * 6 if noisy else [None, None, 0, None, 1, 0])
+        assert trial.calls.total() == (6 if noisy else 3)
+        assert plain(search(TinySpace(), trial, config(noisy=noisy), **again)) == plain(first)
+        assert trial.calls.total() == (6 if noisy else 3)
+
+
+def test_trials_that_run_when_another_is_interrupted_are_recorded(tmp_path: Path):
+    calls, three = iter(range(3)), threading.Barrier(3)
+
+    def trial(sample: dict[str, Any]) -> float:
+        index = next(calls)
+        three.wait(10)
+        if index == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+        return value_of(sample)
+
+    tried, again = config(max_trials=5, batch=3, asynchronous=True), {"journal": tmp_path, "identity": IDENTITY}
+    with pytest.raises(KeyboardInterrupt):
+        search(TinySpace(), trial, tried, workers=Threads(), **again)
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 2
+    counted = Counted()
+    assert len(search(TinySpace(), counted, tried, workers=Threads(), **again)) == 5
+    assert counted.calls.total() == 3
+
+
 def test_progress_counts_what_was_done_before(tmp_path: Path):
     stages: list[Any] = []
 
@@ -555,15 +587,16 @@ def test_progress_counts_what_was_done_before(tmp_path: Path):
         def advance(self, metrics=None) -> None:
             stages.append(metrics)
 
-    for count in (2, 3):
+    def trial(sample: dict[str, Any]) -> float:
+        return -1.0 if len(stages) < 3 else float("nan")
+
+    for count in (2, 3, 1):
         search(
-            *(TinySpace(), lambda sample: -1.0 if sample["x"] else float("nan")),
-            config("grid", count),
+            *(TinySpace(), trial, config("grid", count, batch=1)),
             **{"journal": tmp_path, "identity": IDENTITY, "reporter": Ear()},
         )
-    assert [entry for entry in stages if isinstance(entry, tuple)] == [("grid search", 2, 0), ("grid search", 3, 2)]
-    assert len(stages) == 5
-    assert all(entry in (None, {"value": -1.0}) for entry in stages if not isinstance(entry, tuple))
+    value = {"value": -1.0}
+    assert stages == [("grid search", 2, 0), value, value, ("grid search", 3, 2), None, ("grid search", 1, 1)]
 
 
 @pytest.mark.parametrize(

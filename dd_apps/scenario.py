@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dd_apps.task import Outcome, TaskScenario
 from dd_core.config import decode, plain
 from dd_core.errors import Option, UserError, unknown_name
+from dd_core.lazy import offers
 from dd_core.methods import decode_method
 from dd_core.store import disk_errors
 from dd_core.system import parallel
@@ -98,23 +98,19 @@ def load(wanted: str, *, overrides: Sequence[str] = ()) -> Scenario:
 
 def task_names() -> list[str]:
     """Every task that a scenario can ask for, other packages' (entry points `dd_apps.tasks`) included."""
-    return sorted({*TASKS, *_others()})
+    return sorted({*TASKS, *offers("dd_apps.tasks")})
 
 
 def load_task(name: str) -> type[TaskScenario]:
     """The model of a task's values; imports that one module. Raises `UserError` for an unknown name."""
     target = TASKS.get(name)
     if target is None:
-        others = _others()
+        others = offers("dd_apps.tasks")
         if name not in others:
             raise unknown_name("task", name, task_names())
         return others[name].load()
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _others() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group="dd_apps.tasks")}
 
 
 # --- running -------------------------------------------------------------------------------------------------

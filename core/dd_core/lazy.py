@@ -1,11 +1,12 @@
-"""Names of a package that are loaded when they are first used, so that its light modules load no torch."""
+"""What is loaded when it is first used: the names of a package, so that its light modules load no torch, and plugins."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
 
 
 def names_of(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
@@ -24,3 +25,25 @@ def names_of(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
         return value
 
     return load
+
+
+@runtime_checkable
+class Offer(Protocol):
+    """What another package offers by an entry point, not yet imported: importlib's object, or that of its backport.
+
+    A library that imports the backport `importlib_metadata`, as NNI's do, has entry points found by it from then on.
+    """
+
+    @property
+    def module(self) -> str:
+        """The module that it lies in."""
+        ...
+
+    def load(self) -> Any:
+        """Import the module, and return what is offered."""
+        ...
+
+
+def offers(group: str) -> dict[str, Offer]:
+    """What installed packages offer in a group of entry points, by name."""
+    return {point.name: point for point in entry_points(group=group)}

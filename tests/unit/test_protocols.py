@@ -62,6 +62,15 @@ def test_only_the_neighbours_train_no_network():
 
 
 @pytest.mark.usefixtures("installed")
+def test_a_protocol_is_found_by_the_backport_of_importlib_too(monkeypatch: pytest.MonkeyPatch):
+    backport = pytest.importorskip("importlib_metadata", reason="NNI's libraries bring it")
+    ours = [finder for finder in sys.meta_path if not isinstance(finder, backport.MetadataPathFinder)]
+    monkeypatch.setattr(sys, "meta_path", [*ours, backport.MetadataPathFinder()])
+    assert protocols.names() == [*protocols.PROTOCOLS, "two-epochs"]
+    assert protocols.load("two-epochs").name == "two-epochs"
+
+
+@pytest.mark.usefixtures("installed")
 def test_a_protocol_of_another_package_is_listed_and_scores_a_set(call):
     assert protocols.names() == [*protocols.PROTOCOLS, "two-epochs"]
     listed = json.loads(call("list", "protocols", "--json")[1])["protocols"]

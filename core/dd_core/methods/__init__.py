@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from dd_core.config import Config, decode, plain
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
+from dd_core.lazy import offers
 
 METHODS = {
     "average": "dd_core.methods.average:AverageConfig",
@@ -29,14 +29,14 @@ METHODS = {
 
 def names() -> list[str]:
     """Every method that can be typed, other packages' (entry points `dd_core.methods`) included."""
-    return sorted({*METHODS, *_others()})
+    return sorted({*METHODS, *offers("dd_core.methods")})
 
 
 def load(name: str) -> type[MethodConfig]:
     """The config class of a method; imports that one module. Raises `UserError` for an unknown name."""
     target = METHODS.get(name)
     if target is None:
-        others = _others()
+        others = offers("dd_core.methods")
         if name not in others:
             raise unknown_name("method", name, names())
         return others[name].load()
@@ -72,7 +72,3 @@ def _completed(given: Any, default: Any) -> Any:
 def method(name: str, **options: Any) -> MethodConfig:
     """The config of a method, for programs: `method("dm", steps=500)`."""
     return decode_method({"name": name, **options})
-
-
-def _others() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group="dd_core.methods")}

@@ -10,9 +10,9 @@ arguments (in_channels, classes, image_size) that makes the network, best a `Fea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 
 from dd_core.errors import UserError, nearest, unknown_name
+from dd_core.lazy import Offer, offers
 
 NETWORKS = {
     "convnet": "the literature's ConvNet with its depth for the image: 2 below 28 px, 3 to 32, 4 to 64, 5 to 128, ...",
@@ -83,9 +83,9 @@ def available() -> list[tuple[str, str]]:
     return [*NETWORKS.items(), *((name, f"a network of {point.module}") for name, point in others)]
 
 
-def others_by_name() -> dict[str, EntryPoint]:
+def others_by_name() -> dict[str, Offer]:
     """The networks of other packages, not yet imported."""
-    return {point.name: point for point in entry_points(group="dd_core.networks")}
+    return offers("dd_core.networks")
 
 
 def family(name: str) -> str:

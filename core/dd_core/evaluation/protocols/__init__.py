@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import EntryPoint, entry_points
 
 from dd_core.errors import unknown_name
 from dd_core.evaluation.protocol import EvaluationProtocol
+from dd_core.lazy import offers
 
 _HERE = "dd_core.evaluation.protocols"
 PROTOCOLS = {
@@ -23,20 +23,16 @@ PROTOCOLS = {
 
 def names() -> list[str]:
     """Every protocol that can be typed; those of other packages (entry points `dd_core.protocols`) come last."""
-    return [*PROTOCOLS, *sorted({*_others()} - {*PROTOCOLS})]
+    return [*PROTOCOLS, *sorted({*offers("dd_core.protocols")} - {*PROTOCOLS})]
 
 
 def load(name: str) -> EvaluationProtocol:
     """The protocol called `name`; imports that one module. Raises `UserError` for an unknown name."""
     target = PROTOCOLS.get(name)
     if target is None:
-        others = _others()
+        others = offers("dd_core.protocols")
         if name not in others:
             raise unknown_name("protocol", name, names())
         return others[name].load()()
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)()
-
-
-def _others() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group="dd_core.protocols")}

@@ -1,4 +1,4 @@
-"""What is loaded when it is first used: the names of a package, so that its light modules load no torch, and plugins."""
+"""What is loaded on its first use: the names of a package, so that its light modules load no torch, and plugins."""
 
 from __future__ import annotations
 

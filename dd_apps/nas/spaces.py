@@ -8,7 +8,6 @@ network's name, a cell's string, or `label=value` for each choice of another spa
 
 from __future__ import annotations
 
-import ast
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -204,7 +203,8 @@ def code_of(space: ModelSpace, sample: Mapping[str, Any], *, seed: int = 0) -> s
     given = ", ".join([*map(_literal, space.trace_args), *filter(None, [_arguments(space.trace_kwargs)])])
     imports = ["from dd_apps.nas import spaces", f"from {kind.__module__} import {kind.__name__}"]
     lines = [*sorted(imports), "", f"space = {kind.__name__}({given})"]
-    return "\n".join([*lines, f"network = spaces.build(space, {_literal(valid)}, seed={seed})", ""])
+    chosen = _literal({str(label): choice for label, choice in valid.items()})  # nni's labels are a kind of str
+    return "\n".join([*lines, f"network = spaces.build(space, {chosen}, seed={seed})", ""])
 
 
 def _convnet(sample: Mapping[str, Any]) -> str:
@@ -251,11 +251,19 @@ def _arguments(options: Mapping[str, Any]) -> str:
 
 
 def _literal(value: object) -> str:
-    text = repr(value)
-    try:
-        plain = ast.literal_eval(text) == value
-    except (SyntaxError, ValueError):
-        plain = False
-    if not plain:
-        raise UserError(f"{text[:60]} cannot be written as code; spaces that can take numbers, words, lists and tuples")
-    return text
+    if not _is_plain(value):
+        text = repr(value)[:60]
+        raise UserError(f"{text} cannot be written as code; spaces that can take numbers, words, lists and tuples")
+    return repr(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the `repr` of a value is Python that makes the value again."""
+    kind = type(value)  # exactly: numpy's float64 is a float, and is written as np.float64(...)
+    if kind in (list, tuple):
+        return all(map(_is_plain, value))
+    if kind is dict:
+        return all(map(_is_plain, [*value.keys(), *value.values()]))
+    if kind is float:
+        return math.isfinite(value)  # inf and nan are no words of Python
+    return value is None or kind in (bool, int, str)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+import re
 from collections import Counter
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ambient_states import ALONE, inside
@@ -316,8 +319,9 @@ def test_a_space_that_code_cannot_make_is_refused():
     sample = next(spaces.samples(OwnSpace(inputs=4)))
     with pytest.raises(UserError, match=r"Local cannot be imported by code; define it at the top of a module$"):
         spaces.code_of(Local(inputs=4), sample)
-    with pytest.raises(UserError, match=r"^<built-in function len> cannot be written as code; "):
-        spaces.code_of(OddSpace(function=len), {**sample, "inputs": [0, 1]})
+    for value in (len, math.inf, np.float64(0.5), {1, 2}, [{"a": (len,)}], {len: 1}):
+        with pytest.raises(UserError, match=f"^{re.escape(repr(value)[:60])} cannot be written as code; "):
+            spaces.code_of(OddSpace(function=value), {**sample, "inputs": [0, 1]})
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------

@@ -49,12 +49,16 @@ def _is_true(call: ast.Call, keyword: str) -> bool:
 
 
 def unsafe_loading(tree: ast.AST) -> list[str]:
-    """Every construct with which a file could run somebody else's code."""
+    """Every construct that reads text as Python, or with which a file could run somebody else's code."""
     found = [name for name in imported(tree) if name.split(".")[0] in UNPICKLERS]
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = ast.unparse(call.func)
         unsafe_torch = name == "torch.load" and not _is_true(call, "weights_only")
-        if name in {"eval", "exec", "joblib.load"} or unsafe_torch or _is_true(call, "allow_pickle"):
+        if (
+            name in {"eval", "exec", "ast.literal_eval", "joblib.load"}
+            or unsafe_torch
+            or _is_true(call, "allow_pickle")
+        ):
             found.append(ast.unparse(call))
     return found
 
@@ -114,6 +118,7 @@ def test_the_scan_sees_an_import_of_core(line: str):
         "np.load(p, allow_pickle=True)",
         "joblib.load(p)",
         "x = eval(text)",
+        "x = ast.literal_eval(text)",
     ],
 )
 def test_the_scan_sees_unsafe_loading(line: str):

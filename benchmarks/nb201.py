@@ -8,7 +8,7 @@ stack, as the benchmark has them. The zero-cost measures take 64 training images
 seed, the same for every cell. A cell whose measure has no value, such as one through which no input passes, ranks
 last. Correlations have bootstrap intervals over cells; differences have a paired bootstrap with Holm's correction.
 Nothing is selected, and no test image is looked at: the truth is the table's. Published are Spearman's correlations
-over all 15,625 cells, on the original pixels (Abdelfattah et al. 2021; parameters and FLOPs from tables of EZNAS).
+over all 15,625 cells, on the original pixels (Abdelfattah et al. 2021).
 
 Values are kept, and the same command goes on where it stopped. Appends to benchmarks/results/nb201.jsonl.
 """
@@ -31,7 +31,6 @@ from dd_core.config import plain
 from dd_core.system.parallel import Pool, Workers
 
 NAME = "nb201"
-PUBLISHED = {"grad_norm": 0.594, "snip": 0.596, "synflow": 0.737, "jacob_cov": 0.731, "parameters": 0.75, "flops": 0.75}
 AVERAGES = {"synflow + jacob_cov": ("synflow", "jacob_cov")}
 SMALL_CELLS = 6
 REFERENCE = "synflow"  # what every other proxy is compared with: the strongest that was published
@@ -108,7 +107,6 @@ def summary(name: str, proxy: ranking.Values, truths: Mapping[str, float], parts
     return {
         "what": "proxy",
         "name": name,
-        "published": PUBLISHED.get(name),
         "seconds": round(sum(means), 4),
         "ranking": plain(ranking.rank(proxy, truths)),
         "reasons": sorted({line["reason"] for part in parts for line in part if line["reason"]}),

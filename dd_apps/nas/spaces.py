@@ -8,6 +8,7 @@ network's name, a cell's string, or `label=value` for each choice of another spa
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from dd_apps.nas import cells
+from dd_apps.nas.space_config import CellsConfig, ConvNetsConfig, OwnConfig
 from dd_core import networks, streams
 from dd_core.errors import Option, UserError
 from dd_core.networks.names import TOKENS, largest_depth, parse_convnet
@@ -137,6 +139,34 @@ class CellSpace(NasBench201):
         """The sample of a cell's string; raises `UserError` where it is none."""
         chosen = cells.operations(architecture)
         return {label: _OPERATIONS[operation] for label, operation in zip(_LABELS, chosen, strict=True)}
+
+
+def of(
+    config: ConvNetsConfig | CellsConfig | OwnConfig, *, in_channels: int, classes: int, image_size: tuple[int, int]
+) -> ModelSpace:
+    """The space of a config, for images of (height, width) pixels; a user's own is made from its arguments alone.
+
+    Raises `UserError` as the spaces do, and for a class that cannot be imported or is no `ModelSpace`.
+    """
+    images: dict[str, Any] = {"in_channels": in_channels, "classes": classes, "image_size": image_size}
+    if isinstance(config, ConvNetsConfig):
+        return _space(ConvNetSpace, **images, max_width=config.max_width)
+    if isinstance(config, CellsConfig):
+        return _space(CellSpace, **images, channels=config.channels, modules=config.modules)
+    module, _, name = config.model.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{Option('space')}: {config.model} cannot be imported: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, ModelSpace)):
+        raise UserError(f"{Option('space')}: {config.model} is no ModelSpace of NNI")
+    return _space(kind, **config.arguments)
+
+
+def _space(kind: type[ModelSpace], **arguments: Any) -> ModelSpace:
+    space = kind(**arguments)  # within a frozen space, nni would make a network of it
+    assert isinstance(space, ModelSpace)
+    return space
 
 
 def count(space: ModelSpace) -> int:

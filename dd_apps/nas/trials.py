@@ -13,7 +13,7 @@ from typing import Any
 from dd_core.errors import DDError, Interrupted
 
 TrialFunction = Callable[[dict[str, Any]], float]
-_DIED = "its worker process died twice, most likely for memory"
+DIED = "its worker process died twice, most likely for memory"
 _LONGEST_REASON = 200
 
 
@@ -44,7 +44,7 @@ class Attempt:
         except Interrupted:
             raise
         except Exception as error:  # a model that cannot be built, one that diverges, one that is too large
-            reason = _reason(error)
+            reason = reason_of(error)
         else:
             if not math.isfinite(value):
                 value, reason = None, f"its value is {value}"
@@ -54,7 +54,7 @@ class Attempt:
 def died(sample: dict[str, Any]) -> Outcome:
     """The outcome of a trial that was lost with its workers."""
     del sample
-    return Outcome(None, _DIED)
+    return Outcome(None, DIED)
 
 
 def key_of(sample: dict[str, Any]) -> str:
@@ -62,7 +62,8 @@ def key_of(sample: dict[str, Any]) -> str:
     return json.dumps(sample, sort_keys=True, default=repr)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why something failed, in one line."""
     line = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, DDError) and line:
         return line[:_LONGEST_REASON]

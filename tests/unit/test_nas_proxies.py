@@ -358,7 +358,7 @@ def proxies(ds: DistilledSet, rest: LabelledImages, validation: LabelledImages) 
 
 
 def without_seconds(scored: Scored) -> dict[str, Any]:
-    return scored.model_dump(exclude={"seconds"})
+    return scored.model_dump(exclude={"seconds", "core_seconds"})
 
 
 def test_equal_arguments_give_equal_values_whatever_surrounds_them(ds, rest, validation):

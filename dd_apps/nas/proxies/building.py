@@ -20,6 +20,7 @@ from dd_apps.nas.proxies.zero_cost import ZeroCostProxy
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.images import Source
+from dd_core.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +46,15 @@ def built(config: ProxyConfig, images: Images, *, seed: int = 0, device: str = "
         return ZeroCostProxy(measure=config.measure, data=images.train, images=config.images, form=form, **shared)
     shared |= {"passes": config.passes, "by": config.by}
     if isinstance(config, DistilledConfig):
-        return DistilledProxy(images.set_of(config.set), images.validation, **shared)
-    like = images.set_of(config.like)
+        ds = images.set_of(config.set)
+        return DistilledProxy(ds, images.validation, recipe=config.trained_by(ds.manifest.recipe), **shared)
+    like = None if config.like is None else images.set_of(config.like)
+    recipe = config.trained_by(Recipe() if like is None else like.manifest.recipe)
     if isinstance(config, SubsetConfig):
+        assert like is not None
         subset = real_subset(config.kind, images.train, like=like, seed=config.seed)
-        return DistilledProxy(subset, images.validation, **shared)
-    shared |= {"recipe": like.manifest.recipe, "form": like.input_form()}
+        return DistilledProxy(subset, images.validation, recipe=recipe, **shared)
+    shared |= {"recipe": recipe, "form": None if like is None else like.input_form()}
     if isinstance(config, EarlyStoppingConfig):
         return EarlyStoppingProxy(images.train, images.validation, **shared)
     part = random_part(images.train, fraction=config.fraction, seed=config.seed)

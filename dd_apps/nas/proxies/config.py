@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, field_validator
 
 from dd_apps.nas import measures
 from dd_apps.nas.proxies.scored import By
-from dd_core.config import Config, checked
+from dd_core.config import Config, checked, decode, plain
+from dd_core.recipe import Recipe
 
 Passes = Annotated[int, Field(ge=1)]
 
@@ -26,7 +27,14 @@ class _ValidatedConfig(Config):
         default="accuracy",
         description="what ranks: accuracy on the validation images, or minus the mean cross-entropy on them (loss)",
     )
+    recipe: dict[str, JsonValue] = Field(
+        default={}, description="fields of the recipe that differ from the set's, such as learning_rate"
+    )
     name: str = Field(default="", description="what tables call the proxy; empty: its kind and its set")
+
+    def trained_by(self, recipe: Recipe) -> Recipe:
+        """`recipe` with the fields that the config changes; raises `UserError` for fields that a recipe lacks."""
+        return decode(Recipe, {**plain(recipe), **self.recipe}, key="recipe") if self.recipe else recipe
 
 
 class _TrainedConfig(_ValidatedConfig):
@@ -65,7 +73,10 @@ class PartConfig(_TrainedConfig):
     """Train on a random part of the training images, by the recipe of a distilled set."""
 
     kind: Literal["part"]
-    like: str = Field(description="file of the distilled set whose recipe and normalisation the part takes over")
+    like: str | None = Field(
+        default=None,
+        description="file of the distilled set whose recipe and normalisation the part takes over",
+    )
     fraction: float = Field(default=0.25, gt=0, lt=1, description="fraction of each class of the training images")
     seed: int = Field(default=0, ge=0, description="seed by which the part is drawn")
 
@@ -79,7 +90,10 @@ class EarlyStoppingConfig(_ValidatedConfig):
     """Train on all training images, by the recipe of a distilled set, and stop early."""
 
     kind: Literal["early-stopping"]
-    like: str = Field(description="file of the distilled set whose recipe and normalisation the training takes over")
+    like: str | None = Field(
+        default=None,
+        description="file of the distilled set whose recipe and normalisation the training takes over",
+    )
     passes: Passes = Field(description="image-passes after which training is stopped, exactly")
 
     @property

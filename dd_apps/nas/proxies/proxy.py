@@ -41,10 +41,11 @@ class Proxy(Evaluator):
         `Diverged` where its training or its outputs stop being finite.
         """
         self._prepare(seed)
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         with memory.kept(), streams.seeded(seed, "proxy"):  # a network may draw at any time
             outcome = self._outcome(network, seed=seed)
-        return Scored(**outcome, seconds=time.perf_counter() - begun)
+        seconds, core_seconds = time.perf_counter() - begun, time.process_time() - used
+        return Scored(**outcome, seconds=seconds, core_seconds=core_seconds)
 
     def _prepare(self, seed: int) -> None:
         """Compute what all networks share, once: it is in no network's seconds."""

@@ -22,6 +22,9 @@ class Scored(Config):
         default=None, description="mean cross-entropy of the trained network on the validation images, in nats"
     )
     seconds: float = Field(ge=0, description="wall-clock seconds from the untrained network to its value")
+    core_seconds: float = Field(
+        ge=0, description="seconds that the CPU cores spent meanwhile, all threads of the process together"
+    )
     passes: int = Field(
         ge=0,
         description="image-passes spent: images that the network was trained on, or measured with, repeats counted",

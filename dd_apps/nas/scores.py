@@ -1,0 +1,146 @@
+"""Scores of many architectures by many proxies, in parallel, kept as they come.
+
+Proxies that differ in what ranks (`by`) share one training, because a trained network has an accuracy and a loss.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from dd_apps.nas import spaces
+from dd_apps.nas.journal import Journal
+from dd_apps.nas.kit import Kit
+from dd_apps.nas.proxies.config import ProxyConfig, ZeroCostConfig
+from dd_apps.nas.trials import DIED, reason_of
+from dd_core.config import Config, decode, plain
+from dd_core.errors import Interrupted, UserError
+from dd_core.system.parallel import Pool, Workers
+from dd_core.system.reporter import Reporter, Silent
+
+
+class Score(Config):
+    """What a proxy says of an architecture, and what that has cost; see `proxies.Scored`.
+
+    value: of which more is better; None where the trial failed for a `reason`.
+    """
+
+    architecture: str
+    value: float | None
+    accuracy: float | None = None
+    loss: float | None = None
+    reason: str | None = None
+    seconds: float = Field(default=0.0, ge=0)
+    core_seconds: float = Field(default=0.0, ge=0)
+    passes: int = Field(default=0, ge=0)
+
+
+class _Record(Score):
+    """A score as a line of the journal; `trial` names all but the architecture."""
+
+    trial: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One architecture under one proxy of the kit."""
+
+    kit: Kit
+    architecture: str
+    index: int
+    trial: str
+
+
+def score_all(
+    kit: Kit,
+    architectures: Sequence[str],
+    *,
+    workers: Workers | Pool | None = None,
+    journal: Path | None = None,
+    fresh: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, dict[str, Score]]:
+    """The score of each architecture by each proxy of the kit: by what tables call the proxy, then by architecture.
+
+    A trial that raises has failed, for the reason that its score gives. journal: a folder in which the same call goes
+    on after an interruption, with other architectures and proxies too; fresh: forget what it has. Raises `UserError`
+    for a journal of other images, space or seed, for a proxy that cannot be made, for an architecture that is none of
+    the space's, and where two proxies have one name.
+    """
+    names = [config.called for config in kit.proxies]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"proxies are told apart by name; two are called '{min(twice)}'")
+    tools, reporter = kit.tools(), reporter or Silent()
+    trials = [tools.trial(index) for index in range(len(kit.proxies))]
+    for index in range(len(kit.proxies)):
+        tools.proxy(index)  # one that cannot be made is refused before any is scored
+    for architecture in architectures:
+        spaces.sample_of(tools.space, architecture)
+    pool = Pool(workers) if workers is None or isinstance(workers, Workers) else nullcontext(workers)
+    with _opened(kit, journal, fresh=fresh) as book, pool as slots:
+        records = {} if book is None else {(line.trial, line.architecture): line for line in _lines(book)}
+        jobs = {(job.trial, job.architecture): job for job in _jobs(kit, trials, architectures)}
+        missing = [job for key, job in jobs.items() if key not in records]
+        done = len(jobs) - len(missing)
+        with reporter.stage("scoring architectures", total=len(jobs), first=done) as stage:
+            for index, record in slots.as_finished(_scored, missing, lost=_lost):
+                records[missing[index].trial, record.architecture] = record
+                if book is not None:
+                    book.append(plain(record))
+                stage.advance()
+    return {
+        config.called: {name: _score(records[trial, name], config) for name in architectures}
+        for config, trial in zip(kit.proxies, trials, strict=True)
+    }
+
+
+def _jobs(kit: Kit, trials: Sequence[str], architectures: Sequence[str]) -> Iterator[_Job]:
+    """The cheapest kind first, so that a table has something to say early."""
+    free = [index for index, config in enumerate(kit.proxies) if isinstance(config, ZeroCostConfig)]
+    others = [index for index in range(len(kit.proxies)) if index not in free]
+    for index in (*free, *others):
+        for architecture in architectures:
+            yield _Job(kit, architecture, index, trials[index])
+
+
+def _scored(job: _Job) -> _Record:
+    begun = time.perf_counter()
+    try:
+        tools = job.kit.tools()
+        outcome: dict[str, Any] = plain(tools.score(job.index, spaces.sample_of(tools.space, job.architecture)))
+    except Interrupted:
+        raise
+    except Exception as error:  # a network that cannot be built, one that diverges, one that is too large
+        outcome = {"value": None, "reason": reason_of(error), "seconds": time.perf_counter() - begun}
+    return _Record.model_validate({**outcome, "trial": job.trial, "architecture": job.architecture})
+
+
+def _lost(job: _Job) -> _Record:
+    return _Record(trial=job.trial, architecture=job.architecture, value=None, reason=DIED)
+
+
+def _score(record: _Record, config: ProxyConfig) -> Score:
+    """The record as the proxy ranks: a network that was trained has an accuracy and a loss."""
+    value = record.value
+    if record.loss is not None and not isinstance(config, ZeroCostConfig):
+        value = record.accuracy if config.by == "accuracy" else -record.loss
+    return Score.model_validate({**record.model_dump(exclude={"trial"}), "value": value})
+
+
+@contextmanager
+def _opened(kit: Kit, folder: Path | None, *, fresh: bool) -> Iterator[Journal | None]:
+    if folder is None:
+        yield None
+        return
+    with Journal.opened(folder, kit.tools().identity(), fresh=fresh) as book:
+        yield book
+
+
+def _lines(book: Journal) -> list[_Record]:
+    return [decode(_Record, line, where=str(book.folder)) for line in book.records()]

@@ -1,14 +1,22 @@
 """Which proxy ranks the cells of NAS-Bench-201 as full training does, and what does it cost?
 
-    python benchmarks/nb201.py --truth nb201.csv --data folder:DIR [--copy TEXT] [--cells 100] [--workers 2] [--small]
+    python benchmarks/nb201.py --truth nb201.csv --data folder:DIR [--copy TEXT] [--parts ...] [--workers 2] [--small]
 
-Cells are drawn by seed from the table of the truth: a CSV file with a column `architecture` and one of accuracies in
-percent after 200 epochs of full training. Each proxy scores each cell's untrained network: 16 channels and 5 cells a
-stack, as the benchmark has them. The zero-cost measures take 64 training images (128 for `naswot`), drawn by the same
-seed, the same for every cell. A cell whose measure has no value, such as one through which no input passes, ranks
-last. Correlations have bootstrap intervals over cells; differences have a paired bootstrap with Holm's correction.
-Nothing is selected, and no test image is looked at: the truth is the table's. Published are Spearman's correlations
-over all 15,625 cells, on the original pixels (Abdelfattah et al. 2021).
+100 cells are drawn by seed from the table of the truth: a CSV file with a column `architecture` and one of accuracies
+in percent after 200 epochs of full training. Parts:
+
+measures  the zero-cost measures, on networks as the benchmark has them (16 channels, 5 cells a stack)
+trained   networks trained for 3,000 image-passes on distilled sets (`make bench-nb201-sets`), on as many random real
+          images, and at the beginning of training on all; they are reduced networks (8 channels, 1 cell a stack), and
+          the measures of these show what reducing costs
+own       the sets' own recipes, all epochs, on ten of the cells
+vary      ways to train better within the same image-passes, on 50 other cells: nothing is chosen on the 100
+chosen    what the 50 cells chose, on the 100: alone, as the mean rank under three seeds, and rank-averaged with the
+          measure that the 50 cells chose
+
+A trained network is scored on 2,000 training images that no set and no network has seen; no test image is looked at:
+the truth is the table's. A cell without a value ranks last. Correlations have bootstrap intervals over cells,
+differences a paired bootstrap with Holm's correction. Seconds are those of one core, the images loaded before.
 
 Values are kept, and the same command goes on where it stopped. Appends to benchmarks/results/nb201.jsonl.
 """
@@ -17,121 +25,190 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from nb201_trials import Record, Trial, lost, measure
+import nb201_proxies as proxies
+from nas_tables import Scores, compared, gist, ranked, values_of
+from nb201_images import OUT, kit_of
 from record import RESULTS, append, facts, now
 
 from dd_apps.nas import measures, ranking, truth
-from dd_core import store
-from dd_core.config import plain
+from dd_apps.nas.kit import Kit
+from dd_apps.nas.proxies.config import ProxyConfig
+from dd_apps.nas.scores import score_all
 from dd_core.system.parallel import Pool, Workers
 
 NAME = "nb201"
-AVERAGES = {"synflow + jacob_cov": ("synflow", "jacob_cov")}
-SMALL_CELLS = 6
+PARTS = ("measures", "trained", "own", "vary", "chosen")
+AVERAGE = "synflow + jacob_cov"  # the mean rank of the two strongest that were published
+REDUCED = {"channels": 8, "modules": 1}
+OWN_CELLS, SMALL_CELLS = 10, 6
+SEEDS = 3
 REFERENCE = "synflow"  # what every other proxy is compared with: the strongest that was published
+
+
+class Bench:
+    """The command line's options, the truth, and an open pool."""
+
+    def __init__(self, options: argparse.Namespace, pool: Pool) -> None:
+        self.options, self.pool = options, pool
+        self.table = truth.read(options.truth, [options.column])
+        self.cells = self.table.draw(options.cells, seed=options.seed)
+        others = self.table.draw(len(self.cells) + options.others, seed=options.seed + 1)
+        self.others = tuple(cell for cell in others if cell not in self.cells)[: options.others]
+        self.sets = options.sets
+
+    def kit(self, *configs: ProxyConfig, reduced: bool, seed: int = 0) -> Kit:
+        """What scores cells, on reduced networks or on those of the benchmark."""
+        size = {"channels": 4, "modules": 1} if self.options.small else REDUCED if reduced else {}
+        return kit_of(self.options.data, *configs, seed=seed, small=self.options.small, **size)
+
+    def scores(
+        self, cells: Sequence[str], configs: Iterable[ProxyConfig], *, reduced: bool, seed: int = 0
+    ) -> dict[str, Scores]:
+        """By name and cell: those that are kept, and the missing ones, which are kept too."""
+        kit = self.kit(*configs, reduced=reduced, seed=seed)
+        folder = self.options.out / f"scores-{'reduced' if reduced else 'full'}-{seed}"
+        return dict(score_all(kit, cells, workers=self.pool, journal=folder))
+
+    def rank(self, part: str, cells: Sequence[str], proxies: Mapping[str, Sequence[Scores]], **more: Any) -> None:
+        """How each proxy ranks the cells, and the differences to the reference."""
+        truths = self.table.accuracies(self.options.column, cells)
+        pairs = [(name, REFERENCE) for name in proxies if name != REFERENCE and REFERENCE in proxies]
+        statistics = ("spearman", f"spearman@{max(3, len(cells) // 5)}")
+        for record in ranked(proxies, truths):
+            self.tell({"part": part, **record, **more})
+        for record in compared(proxies, truths, pairs=pairs, statistics=statistics):
+            self.tell({"part": part, **record, **more})
+
+    def tell(self, record: Mapping[str, Any]) -> None:
+        """Print the gist, keep all."""
+        print(json.dumps(gist(record)), flush=True)
+        keep(self.options, NAME, record, names=("parts",))
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def free(self, cells: Sequence[str], *, reduced: bool = False) -> dict[str, Sequence[Scores]]:
+        """The measures, and the rank average of the two strongest."""
+        free = {name: [scores] for name, scores in self.scores(cells, proxies.free(), reduced=reduced).items()}
+        return {**free, AVERAGE: [*free["synflow"], *free["jacob_cov"]]}
+
+    def measures(self) -> None:
+        """The zero-cost measures, on networks as the benchmark has them."""
+        self.rank("measures", self.cells, self.free(self.cells))
+
+    def trained(self) -> None:
+        """Sets by their own recipes within the budget, random images, early stopping; measures of reduced networks."""
+        scores = self.scores(self.cells, proxies.trained(self.sets), reduced=True)
+        trained = {name: [each] for name, each in scores.items()}
+        reference = {REFERENCE: self.free(self.cells)[REFERENCE]}
+        self.rank("trained", self.cells, {**trained, **reference})
+        self.rank("reduced", self.cells, self.free(self.cells, reduced=True))
+
+    def own(self) -> None:
+        """The sets' own recipes, on a few cells; the measures of the same cells beside them."""
+        cells = self.cells[:OWN_CELLS]
+        few = self.scores(cells, proxies.trained(self.sets, passes=None), reduced=True)
+        self.rank("own", cells, {**{name: [each] for name, each in few.items()}, **self.free(cells)})
+
+    def vary(self) -> None:
+        """Every variant on the other cells."""
+        self.rank("vary", self.others, self.free(self.others), variant="")
+        for name in proxies.VARIANTS:
+            scores = self.scores(self.others, proxies.varied(self.sets, name), reduced=True)
+            self.rank("vary", self.others, {each: [scores[each]] for each in scores}, variant=name)
+
+    def chosen(self) -> None:
+        """What the other cells choose, on the cells of the table."""
+        variant, by, measure = self.choice()
+        recipe = proxies.VARIANTS[variant]
+        free = self.free(self.cells)
+        seeds = [
+            self.scores(self.cells, proxies.trained(self.sets, sizes=[10], recipe=recipe), reduced=True, seed=seed)
+            for seed in range(SEEDS)
+        ]
+        values: dict[str, Sequence[Scores]] = {name: [each] for name, each in seeds[0].items()}
+        for name in [each for each in seeds[0] if each.endswith(by)]:
+            repeated = [scores[name] for scores in seeds]
+            values |= {f"{name}, {SEEDS} seeds": repeated, f"{name} + {measure}": [seeds[0][name], *free[measure]]}
+            values |= {f"{name}, {SEEDS} seeds + {AVERAGE}": [*repeated, *free[AVERAGE]]}
+        self.rank("chosen", self.cells, {**values, **free}, variant=variant, by=by, measure=measure)
+
+    def choice(self) -> tuple[str, str, str]:
+        """(variant, accuracy or loss, measure to average with) with the highest correlations on the other cells."""
+        tried: dict[tuple[str, str], Scores] = {}
+        for name in proxies.VARIANTS:
+            scores = self.scores(self.others, proxies.varied(self.sets, name), reduced=True)
+            tried |= {(name, by): scores[f"dm-10, {by}"] for by in ("accuracy", "loss")}
+        best = max(tried, key=lambda key: self.spearman(tried[key]))
+        free = self.free(self.others)
+        measure = max(measures.names(), key=lambda name: self.spearman(tried[best], *free[name]))
+        return (*best, measure)
+
+    def best_measure(self) -> str:
+        """The measure with the highest correlation on the other cells."""
+        free = self.free(self.others)
+        return max(measures.names(), key=lambda name: self.spearman(*free[name]))
+
+    def spearman(self, *parts: Scores) -> float:
+        """The correlation on the other cells."""
+        truths = self.table.accuracies(self.options.column, self.others)
+        values = values_of(parts, self.others)
+        return ranking.rank(values, truths, resamples=ranking.FEWEST_RESAMPLES).whole.spearman.value
 
 
 def main() -> None:
     """The values that are missing; then how each proxy ranks the cells."""
     options = parse()
-    table = truth.read(options.truth, [options.column])
-    cells = table.draw(options.cells, seed=options.seed)
-    values = measured(cells, options)
-    truths = table.accuracies(options.column, cells)
-    proxies = {name: {cell: values[cell, name]["value"] for cell in cells} for name in options.measures}
-    averages = {name: parts for name, parts in AVERAGES.items() if {*parts} <= {*proxies}}
-    proxies |= {name: ranking.rank_average([proxies[part] for part in parts]) for name, parts in averages.items()}
-    for name, proxy in proxies.items():
-        parts = [[values[cell, part] for cell in cells] for part in averages.get(name, (name,))]
-        told(options, summary(name, proxy, truths, parts))
-    pairs = [(name, REFERENCE) for name in proxies if name != REFERENCE and REFERENCE in proxies]
-    for statistic in ("spearman", f"spearman@{max(3, options.cells // 5)}"):
-        for line in ranking.compare(proxies, truths, statistic=statistic, pairs=pairs) if pairs else ():
-            told(options, {"what": "comparison", **plain(line)})
+    with Pool(Workers(count=options.workers)) as pool:
+        bench = Bench(options, pool)
+        for part in options.parts:
+            getattr(bench, part)()
 
 
 def parse() -> argparse.Namespace:
     """The command line; `results` is where the records go, `run` when the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--truth", type=Path, required=True, help="CSV file of cells and their accuracies")
-    parser.add_argument("--column", default="cifar10", help="the column of the accuracies")
-    parser.add_argument("--data", default="cifar10", help="cifar10, or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
-    parser.add_argument("--cells", type=int, default=100, help="drawn from the table")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw, of weights and of mini-batches")
-    parser.add_argument("--measures", nargs="+", default=list(measures.names()), choices=measures.names())
-    parser.add_argument("--channels", type=int, default=16, help="of the first stack")
-    parser.add_argument("--modules", type=int, default=5, help="cells a stack")
-    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench-nb201"), help="where values are kept")
+    add_options(parser)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="what is done, in this order")
     options = parser.parse_args()
     if options.small:
-        options.out /= "small"
-        options.cells, options.channels, options.modules = SMALL_CELLS, 4, 1
+        shrink(options)
     options.results = (options.out if options.small else RESULTS) / f"{NAME}.jsonl"
     options.run = now()
     return options
 
 
-def measured(cells: tuple[str, ...], options: argparse.Namespace) -> dict[tuple[str, str], Record]:
-    """The record of each cell and measure: those that are kept, and the missing ones, which are kept too."""
-    of_trial = partial(Trial, data=options.data, channels=options.channels, modules=options.modules, seed=options.seed)
-    trials = {(cell, name): of_trial(cell, name) for cell in cells for name in options.measures}
-    kept = {line["trial"]: line for line in _kept(options.out)}
-    missing = [trial for trial in trials.values() if trial.digest not in kept]
-    print(f"{len(trials) - len(missing)} of {len(trials)} values are kept", flush=True)
-    with Pool(Workers(count=options.workers)) as pool:
-        for index, line in pool.as_finished(measure, missing, lost=lost):
-            kept[line["trial"]] = line
-            append(options.out / "values.jsonl", line)
-            trial = missing[index]
-            if trial.measure == options.measures[-1]:
-                print(f"{len(kept)}: {trial.architecture} {line['value']}", flush=True)
-    return {key: kept[trial.digest] for key, trial in trials.items()}
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the benchmarks on these cells share."""
+    parser.add_argument("--truth", type=Path, required=True, help="CSV file of cells and their accuracies")
+    parser.add_argument("--column", default="cifar10", help="the column of the accuracies")
+    parser.add_argument("--data", default="cifar10", help="cifar10, or folder:DIR with train/ and test/")
+    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
+    parser.add_argument("--cells", type=int, default=100, help="drawn from the table")
+    parser.add_argument("--others", type=int, default=50, help="other cells, on which variants are tried")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of cells")
+    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
+    parser.add_argument("--sets", type=Path, default=OUT, help="where the distilled sets are")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-nb201"), help="where values are kept")
 
 
-def _kept(out: Path) -> list[Record]:
-    path = out / "values.jsonl"
-    return list(store.read_lines(path)) if path.exists() else []
+def shrink(options: argparse.Namespace) -> None:
+    """Few cells, and a folder of their own."""
+    options.out /= "small"
+    options.cells, options.others = min(options.cells, SMALL_CELLS), min(options.others, SMALL_CELLS)
 
 
-def summary(name: str, proxy: ranking.Values, truths: Mapping[str, float], parts: list[list[Record]]) -> Record:
-    """How a proxy ranks the cells, and the mean seconds of a cell: an average costs what its parts cost together."""
-    means = [statistics.mean(line["seconds"] for line in part if line["seconds"] is not None) for part in parts]
-    return {
-        "what": "proxy",
-        "name": name,
-        "seconds": round(sum(means), 4),
-        "ranking": plain(ranking.rank(proxy, truths)),
-        "reasons": sorted({line["reason"] for part in parts for line in part if line["reason"]}),
-    }
-
-
-def told(options: argparse.Namespace, record: Record) -> None:
-    """Print the gist, keep all."""
-    print(json.dumps(gist(record)), flush=True)
-    names = ("truth", "column", "data", "copy", "cells", "seed", "channels", "modules", "workers", "small")
-    given = {name: getattr(options, name) for name in names}
+def keep(options: argparse.Namespace, name: str, record: Mapping[str, Any], *, names: Sequence[str]) -> None:
+    """A line of the results, with the options that it follows from."""
+    shared = ("truth", "column", "data", "copy", "cells", "others", "seed", "workers", "small")
+    given = {option: getattr(options, option) for option in (*shared, *names)}
     given |= {"truth": options.truth.name, "copy": f'"{options.copy}"'}
     data = f"{Path(options.data.removeprefix('folder:')).name}, {options.copy}; truth: {options.truth.name}"
-    append(options.results, {**facts(NAME, given, run=options.run, data=data), **record})
-
-
-def gist(record: Record) -> Record:
-    """What is printed of a record."""
-    if record["what"] == "comparison":
-        return record
-    whole, top = record["ranking"]["whole"], record["ranking"]["top_fifth"]
-    figures = {"spearman": whole["spearman"], "kendall": whole["kendall"]["value"]}
-    top_fifth = {} if top is None else {"top fifth": top["spearman"]}
-    failed = record["ranking"]["failed"]
-    return {"name": record["name"], **figures, **top_fifth, "failed": failed, "seconds": record["seconds"]}
+    append(options.results, {**facts(name, given, run=options.run, data=data), **record})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -17,23 +18,29 @@ import torch
 from filelock import FileLock
 from pydantic import ValidationError
 from search_trials import BEST, Backwards, Counted, uneven, value_of
+from torch import nn
 
 from dd_apps.nas import spaces
 from dd_apps.nas.engine import Ledger, PoolExecutionEngine
+from dd_apps.nas.proxies import DistilledProxy
 from dd_apps.nas.search import Trial, best, search
 from dd_apps.nas.strategies import EvolutionConfig, SearchConfig, TPEConfig
 from dd_apps.nas.streaming import StreamingEngine
 from dd_apps.nas.trials import Attempt, Outcome
+from dd_core.distilled import Size
 from dd_core.errors import Diverged, Interrupted, UserError
+from dd_core.methods import method
+from dd_core.runner import distill
 from dd_core.streams import counter
 from dd_core.system.parallel import Pool, Workers
 from dd_core.system.reporter import Silent
+from dd_core.testing import blobs
 
 import nni  # isort: skip (spaces imports it without its warnings)
 from nni.algorithms.hpo.tpe_tuner import TpeTuner  # isort: skip
 from nni.nas.evaluator import FunctionalEvaluator  # isort: skip
 from nni.nas.execution import SequentialExecutionEngine  # isort: skip
-from nni.nas.nn.pytorch import InputChoice, ModelSpace  # isort: skip
+from nni.nas.nn.pytorch import InputChoice, ModelSpace, MutableConv2d, MutableLinear  # isort: skip
 from nni.nas.space import ModelStatus, SimplifiedModelSpace  # isort: skip
 from nni.nas.strategy import GridSearch, Random, RegularizedEvolution  # isort: skip
 from nni.nas.strategy.base import Strategy  # isort: skip
@@ -425,6 +432,45 @@ def test_a_search_in_which_all_fails_ends(strategy):
     history = search(TinySpace(), lambda sample: float("nan"), config(strategy, 30, batch=10))
     assert [each.reason for each in history] == ["its value is nan"] * 30
     assert best(history) == []
+
+
+class Troubled(ModelSpace):
+    """Networks of which some cannot be built, some fit into no memory, and some, at their rate, do not learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width, groups = nni.choice("width", [8, 2**44]), nni.choice("groups", [1, 3])
+        self.add_mutable(nni.choice("rate", [0.05, 1e30]))
+        self.body = nn.Sequential(MutableConv2d(1, 8, 3, groups=groups), nn.ReLU(), nn.Flatten())
+        self.head = nn.Sequential(MutableLinear(8 * 6 * 6, width), MutableLinear(width, 3))
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+
+def test_a_model_that_cannot_be_built_one_that_diverges_and_one_out_of_memory_are_recorded(tmp_path: Path):
+    space, source = Troubled(), blobs()
+    ds = distill(method("random", recipe={"network": "convnet-1-w4", "epochs": 4}), source, Size(ipc=2))
+
+    def trial(sample: dict[str, Any]) -> float:
+        recipe = ds.manifest.recipe.model_copy(update={"learning_rate": sample["rate"]})
+        return DistilledProxy(ds, source, recipe=recipe).score(spaces.build(space, sample, seed=0), seed=0).value
+
+    again: dict[str, Any] = {"journal": tmp_path, "identity": IDENTITY}
+    history = search(space, trial, config("grid", 8), **again)
+    reasons = {tuple(each.sample[name] for name in ("groups", "width", "rate")): each.reason for each in history}
+    assert len(reasons) == 8
+    assert reasons.pop((1, 8, 0.05)) is None
+    assert re.fullmatch(r"training loss is (nan|inf); [^\n]+", str(reasons.pop((1, 8, 1e30))))
+    for (groups, _, _), reason in reasons.items():
+        start = "ValueError: " if groups == 3 else "out of memory: "
+        assert re.fullmatch(rf"{start}[^\n]+", str(reason))
+    (winner,) = best(history, 8)
+    assert 0 < (winner.value or 0) <= 1
+    assert [each.value for each in history if each.reason] == [None] * 7
+    counted = Counted()
+    assert plain(search(space, counted, config("grid", 8), **again)) == plain(history)
+    assert counted.calls.total() == 0
 
 
 def test_an_interruption_is_no_failure():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dd_core.errors import Interrupted, UserError
 from dd_core.system.parallel import slots
@@ -61,3 +63,20 @@ def slot(job: tuple[Path, Path]) -> tuple[int, int]:
     while len([*folder.iterdir()]) < 2:
         time.sleep(0.01)
     return os.getpid(), slots.claim(agreed)
+
+
+@dataclass(frozen=True)
+class Mortal:
+    """A trial of a search that notes its runs in a folder, and dies at its first run of the sample `bad`."""
+
+    folder: Path
+    bad: dict[str, Any] | None = None
+
+    def __call__(self, sample: dict[str, Any]) -> float:
+        name = f"x{sample['x']}-y{sample['y']}"
+        runs = len([*self.folder.glob(f"{name}-*")])
+        (self.folder / f"{name}-{runs}").touch()
+        if sample == self.bad and not runs:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.01 * sample["x"])  # so that trials end in another order than they began in
+        return -float((sample["x"] - 3) ** 2 + (sample["y"] - 2) ** 2)

@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
-from jobs_for_workers import deadly, interrupted, pow_of_two, refused, slot, uneven
+from jobs_for_workers import Mortal, deadly, interrupted, pow_of_two, refused, slot, uneven
 
+from dd_apps.nas.search import search
+from dd_apps.nas.strategies import EvolutionConfig, SearchConfig
 from dd_core import artefacts
 from dd_core.distilled import Size
 from dd_core.errors import Interrupted, OutOfResources, UserError
@@ -23,6 +27,9 @@ from dd_core.system import parallel
 from dd_core.system.parallel import Pool, Workers, slots
 from dd_core.testing import blobs
 from dd_core.training.starts import spec_of
+
+import nni  # isort: skip (search imports it without its warnings)
+from nni.nas.nn.pytorch import ModelSpace  # isort: skip
 
 
 def everything(workers: Workers, folder: Path) -> dict[str, object]:
@@ -86,6 +93,34 @@ def survives_deaths(workers: Workers, folder: Path) -> None:
         assert list(pool.run(pow_of_two, range(3))) == [1, 2, 4]
 
 
+class Plane(ModelSpace):
+    """A space of 36 samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for label in "xy":
+            self.add_mutable(nni.choice(label, [*range(6)]))
+
+
+def searches_as_here(pool: Pool, folder: Path) -> set[int]:
+    """A search has the history of this process, whether a worker dies or not; how often the other trials ran."""
+    strategy = EvolutionConfig(population_size=6, sample_size=3, mutation_prob=0.4)
+    config = SearchConfig(strategy=strategy, max_trials=16, seed=3)
+
+    def history(where: Path, workers: Pool | None, bad: Any = None) -> list[Any]:
+        where.mkdir(parents=True)
+        trials = search(Plane(), Mortal(where, bad), config, workers=workers)
+        return [(trial.index, trial.sample, trial.value, trial.reason, trial.repeats) for trial in trials]
+
+    here = history(folder / "here", None)
+    bad = here[7][1]
+    assert history(folder / "there", pool) == here
+    assert history(folder / "deaths", pool, bad) == here
+    runs = Counter(path.name.rpartition("-")[0] for path in (folder / "deaths").iterdir())
+    assert runs.pop(f"x{bad['x']}-y{bad['y']}") == 2
+    return {*runs.values()}
+
+
 def test_jobs_come_back_in_order_and_with_the_threads_asked_for(here: dict[str, object]):
     results = here["results"]
     assert isinstance(results, list)
@@ -100,6 +135,8 @@ def test_processes_change_nothing(here: dict[str, object], tmp_path: Path):
 
 def test_a_process_that_dies_costs_a_second_run(tmp_path: Path):
     survives_deaths(Workers(count=2), tmp_path)
+    with Pool(Workers(count=2), uses_torch=False) as pool:
+        assert searches_as_here(pool, tmp_path / "searches") <= {1, 2}, "those that ran beside it too"
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -141,6 +178,7 @@ def test_ray_changes_nothing(here: dict[str, object], tmp_path: Path):
         assert list(parallel.run(pow_of_two, range(2), workers=workers, uses_torch=False)) == [1, 2]
         assert ray.is_initialized(), "a pool within it leaves its Ray alone"
         survives_deaths(workers, tmp_path)
+        assert searches_as_here(pool, tmp_path / "searches") == {1}, "only the trial whose worker died runs again"
     assert not ray.is_initialized(), "the Ray that was started for these jobs is gone"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:

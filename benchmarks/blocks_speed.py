@@ -10,9 +10,8 @@ from record import RESULTS
 
 def speed() -> list[str]:
     """A row for each claim that has a record."""
-    return table(
-        ["claim", "figure", "command"], [*_tiny(), _photos(), _kill(), _hostile(), _mutations(), _unroll(), _memory()]
-    )
+    kills, checks = [_kill(), *_kill_search()], [_hostile(), _mutations(), _unroll(), _memory()]
+    return table(["claim", "figure", "command"], [*_tiny(), _photos(), *kills, *_throughput(), *checks])
 
 
 def _tiny() -> list[list[str]]:
@@ -58,13 +57,54 @@ def _photos() -> list[str]:
 
 
 def _kill() -> list[str]:
-    found = newest(records("kill"))
+    found = [line for line in records("kill") if "files" in line][-1]
     control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
     return [
         f"kill -9, {found['kills']} times through the command line, {found['aimed']} aimed at the save",
         f"{found['differing']} of {found['files']} files differ; {control}",
         "`make bench-kill`",
     ]
+
+
+def _kill_search() -> list[list[str]]:
+    lines = matching(records("kill"), what="search")
+    if not lines:
+        return []
+    found = lines[-1]
+    wrong = {"lost": "recorded trials lost", "run_again": "run again", "differing": "histories differ"}
+    figures = [f"{found[name]} {text}" for name, text in wrong.items()]
+    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
+    again = f"{found['ended_unrecorded']} that had ended in a worker, unrecorded, ran again"
+    return [
+        [
+            f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the journal",
+            f"{', '.join(figures)}; {again}; {control}",
+            "`make bench-kill`",
+        ]
+    ]
+
+
+def _throughput() -> list[list[str]]:
+    if not (RESULTS / "nas_throughput.jsonl").exists():
+        return []
+    found = records("nas_throughput")[-1]
+    rows: list[list[str]] = []
+    texts = {
+        "one": "seconds of a search in one process over those of its trials",
+        "two": "how many times as fast two workers are as one process",
+        "nni": "seconds of NNI's own engine, with its strategy, over those of its trials",
+    }
+    claimed = {"one": found["one_process"], "two": found["two_workers"]}
+    for kind, text in texts.items():
+        field = "speed_up" if kind == "two" else "over_own"
+        figures = ", ".join(f"`{name}` {row[kind][field]:.2f}" for name, row in found["strategies"].items())
+        asked = ""
+        if kind in claimed:
+            bound = f"at {'least' if kind == 'two' else 'most'} {claimed[kind]['asked']}"
+            asked = f"; asked: {bound}, {'held' if claimed[kind]['held'] else '*not held*'}"
+        rows.append([f"architecture search, trials of about half a second: {text}", figures + asked, ""])
+    rows[0][-1] = "`make bench-nas-throughput`"
+    return rows
 
 
 def _hostile() -> list[str]:

@@ -1,6 +1,7 @@
 """kill -9 the real command line again and again: is the file the same as that of an uninterrupted run?
 
-    python benchmarks/kill.py                 # 5 files, 4 kills each
+    python benchmarks/kill.py                 # 5 files, 4 kills each; then 10 kills of a search
+    python benchmarks/kill.py --only search   # the latter alone; see kill_search.py
 
 Half of the kills come at a random time, from outside. The other half are aimed at the save: the process kills
 itself before, within or after the n-th open, write, fsync or rename of its store (`tests/reliability/faulty_disk.py`).
@@ -17,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kill_search
 import record
 
 HERE = Path(__file__).resolve().parent
@@ -44,18 +47,42 @@ def main() -> None:
     if sys.argv[1:2] == ["--aimed"]:
         aimed(int(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", choices=("files", "search"), help="one of the two parts")
     parser.add_argument("--files", type=int, default=5, help="files to make")
-    parser.add_argument("--kills", type=int, default=4, help="kills of each")
+    parser.add_argument("--kills", type=int, default=4, help="kills of each file")
+    parser.add_argument("--search-kills", type=int, default=10, help="kills of a search")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
+    parts = {"files": files_part, "search": search_part}
+    failed = [part for name, part in parts.items() if options.only in (None, name) and not part(options)]
+    if failed:
+        sys.exit(1)
+
+
+def files_part(options: argparse.Namespace) -> bool:
+    """Kill distillations; whether each file is that of an undisturbed run."""
+    given = {"only": "files", "files": options.files, "kills": options.kills, "seed": options.seed}
+    figures = recorded(given, lambda folder: measure(options, folder), data="digits of scikit-learn, 8x8")
+    return not figures["differing"] and figures["control_differs"]
+
+
+def search_part(options: argparse.Namespace) -> bool:
+    """Kill searches; whether each history is that of an undisturbed search, no trial lost or run twice."""
+    given = {"only": "search", "search_kills": options.search_kills, "seed": options.seed}
+    data = "none: a trial's value is a digest of its sample"
+    figures = recorded(given, lambda folder: kill_search.measure(options.search_kills, options.seed, folder), data=data)
+    wrong = any(figures[name] for name in ("differing", "lost", "run_again"))
+    return not wrong and figures["control_differs"]
+
+
+def recorded(given: dict[str, Any], part: Callable[[Path], dict[str, Any]], *, data: str) -> dict[str, Any]:
+    """The figures of a part, which are printed and kept."""
     began = record.now()
     with tempfile.TemporaryDirectory(prefix="kill-") as folder:
-        figures = measure(options, Path(folder))
-    facts = record.facts("kill", vars(options), run=began, data="digits of scikit-learn, 8x8")
-    record.append(RESULTS, facts | figures)
+        figures = part(Path(folder))
+    record.append(RESULTS, record.facts("kill", given, run=began, data=data) | {"what": given["only"]} | figures)
     print(json.dumps(figures))
-    if figures["differing"] or not figures["control_differs"]:
-        sys.exit(1)
+    return figures
 
 
 def aimed(moment: int, arguments: list[str]) -> None:

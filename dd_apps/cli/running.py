@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from filelock import FileLock, Timeout
 
 from dd_apps import scenario
 from dd_apps.cli import options, results
@@ -18,15 +17,12 @@ from dd_apps.cli.results import Cost, Results
 from dd_apps.cli.terminal import Answer, Page, Session
 from dd_apps.report.scores import machine
 from dd_core import store
-from dd_core.config import difference
-from dd_core.errors import UserError
+from dd_core.errors import OUT, UserError
+from dd_core.store.journal import LOCK
 
 if TYPE_CHECKING:
     from dd_apps.scenario import Scenario
     from dd_core.system.parallel import Workers
-
-_IDENTITY = "scenario.json"
-_LOCK = "lock"
 
 Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="See `dd-apps list scenarios`.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go; runs/NAME by default.")]
@@ -114,33 +110,19 @@ def _show(page: Page, finished: Results) -> None:
 @contextmanager
 def _claimed(folder: Path, loaded: Scenario, *, fresh: bool) -> Iterator[None]:
     """Hold `folder` for this run; raises `UserError` where it belongs to something else."""
-    with store.disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"{folder}: another run is at work here; wait for it, or use another --out") from None
-    try:
-        _refuse_mixture(folder, loaded, fresh=fresh)
+    journal = store.Journal(folder=folder, identity="scenario.json", contents="results of", remedy="to replace them")
+    with journal.locked():
+        _refuse_mixture(journal, loaded, fresh=fresh)
         if fresh:
             results.clear(folder, work=True)
-        store.write_json(folder / _IDENTITY, loaded.plain())
+        journal.identify(loaded.plain())
         yield
-    finally:
-        lock.release()
 
 
-def _refuse_mixture(folder: Path, loaded: Scenario, *, fresh: bool) -> None:
-    others = sorted(entry.name for entry in folder.iterdir() if entry.name != _LOCK)
-    if not others:
-        return
-    if not (folder / _IDENTITY).exists():
-        raise UserError(f"{folder}: holds other files ({', '.join(others[:3])}); give an empty folder as --out")
-    there, asked = (scenario.identity_of(values) for values in (store.read_json(folder / _IDENTITY), loaded.plain()))
-    changes = difference(there, asked)
-    if changes and not fresh:
-        raise UserError(
-            f"{folder}: holds results of other settings ({'; '.join(changes)}); "
-            "use another --out, or --fresh to replace them"
-        )
+def _refuse_mixture(journal: store.Journal, loaded: Scenario, *, fresh: bool) -> None:
+    others = sorted(entry.name for entry in journal.folder.iterdir() if entry.name != LOCK)
+    if others and journal.identity not in others:
+        raise UserError(f"{journal.folder}: holds other files ({', '.join(others[:3])}); give an empty folder as {OUT}")
+    held = None if fresh else journal.identified()
+    if held is not None:
+        journal.refuse_difference(*(scenario.identity_of(values) for values in (held, loaded.plain())))

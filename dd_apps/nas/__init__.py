@@ -3,6 +3,5 @@
 `proxies` score one untrained network, and are evaluators of NNI. `measures` are the zero-cost measures that a proxy has
 to beat: numbers read off an untrained network. `spaces` are search spaces of NNI, `truth` a user's table of accuracies,
 and `ranking` says how well a proxy ranks. `search` has NNI's strategies try samples of a space; `strategies` are its
-settings, `engine` and `streaming` what NNI runs models on, `trials` what a worker does, `journal` the folder in which a
-search goes on.
+settings, `engine` and `streaming` what NNI runs models on, `trials` what a worker does.
 """

@@ -18,19 +18,20 @@ from pydantic import Field, JsonValue, model_validator
 
 from dd_apps.nas import spaces
 from dd_apps.nas.engine import Ledger, PoolExecutionEngine
-from dd_apps.nas.journal import Journal
 from dd_apps.nas.proposing import proposer, quiet
 from dd_apps.nas.strategies import SearchConfig
 from dd_apps.nas.streaming import StreamingEngine
 from dd_apps.nas.trials import Outcome, TrialFunction, key_of
 from dd_core.config import Config, decode
 from dd_core.errors import FRESH, Option, UserError
+from dd_core.store import Journal
 from dd_core.system.parallel import Pool, Workers
 from dd_core.system.reporter import Reporter, Silent, Stage
 
 from nni.nas.nn.pytorch import ModelSpace  # isort: skip (spaces imports nni without its warnings)
 from nni.nas.space import SimplifiedModelSpace  # isort: skip
 
+_JOURNAL = Option("journal")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of a function, which lies elsewhere in the next process
 
 
@@ -89,7 +90,7 @@ class _JournalLedger(Ledger):
             assert self.journal is not None
             raise UserError(
                 f"{self.journal.folder}: its trial {index} is of {record.architecture}, and the search comes to "
-                f"{spaces.architecture_of(self.space, sample)} there; use another {Option('journal')}, or {FRESH}"
+                f"{spaces.architecture_of(self.space, sample)} there; use another {_JOURNAL}, or {FRESH}"
             )
         return record.outcome()
 
@@ -186,10 +187,28 @@ def _opened(
         yield None
         return
     if trial is None:
-        raise UserError(f"{Option('journal')} needs {Option('identity')}: what the values of a trial follow from")
+        raise UserError(f"{_JOURNAL} needs {Option('identity')}: what the values of a trial follow from")
     settings = {**config.identity(), "space": _identity(space), "trial": dict(trial)}
-    with Journal.opened(folder, settings, fresh=fresh) as journal:
+    journal = Journal(folder=folder, work="search", option=_JOURNAL, contents="a search with")
+    with journal.locked():
+        if fresh:
+            journal.forget()
+        _claim(journal, settings)
         yield journal
+
+
+def _claim(journal: Journal, settings: Mapping[str, JsonValue]) -> None:
+    """Begin a search, or go on with it; raises `UserError` where the journal is of another one."""
+    held = journal.identified()
+    if held is None:
+        if journal.records():
+            raise UserError(
+                f"{journal.folder}: holds trials of which no {journal.identity} says what they are; {journal.advice}"
+            )
+        journal.identify(settings)
+    else:
+        journal.refuse_difference(held, settings)
+        journal.keep()
 
 
 def _identity(space: ModelSpace) -> dict[str, JsonValue]:

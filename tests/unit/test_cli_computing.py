@@ -449,6 +449,17 @@ def test_a_folder_with_other_files_is_left_alone(mine: str, refused):
     assert "Not a directory" in refused("run", mine, "--out", "mine.toml/x")
 
 
+def test_a_folder_whose_scenario_was_killed_or_damaged_is_no_others(mine: str, refused, call_json):
+    Path("here").mkdir()
+    Path("here/.scenario.json.1.tmp").write_text("{")
+    call_json("run", mine, "--out", "here")
+    assert not Path("here/.scenario.json.1.tmp").exists()
+    for text, reason in (("[]", "its scenario.json is no JSON object; use another --out, or --fresh"), ("{", "JSON")):
+        Path("here/scenario.json").write_text(text)
+        assert reason in refused("run", mine, "--out", "here")
+        call_json("run", mine, "--out", "here", "--fresh")
+
+
 def test_one_run_at_a_time_in_a_folder(mine: str, refused):
     Path("here").mkdir()
     with FileLock("here/lock"):

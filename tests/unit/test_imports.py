@@ -34,7 +34,6 @@ LIGHT = [
     "dd_apps.nas",
     "dd_apps.nas.measures",
     "dd_apps.nas.measures.table",
-    "dd_apps.nas.journal",
     "dd_apps.nas.ranking",
     "dd_apps.nas.strategies",
     "dd_apps.nas.trials",

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from pydantic import Field, JsonValue
 
 from dd_core import store
-from dd_core.config import Config, decode, difference, plain
+from dd_core.config import Config, decode, plain
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import FRESH, OUT, UserError
+from dd_core.store.journal import LOCK
 from dd_core.system import device as devices
 from dd_core.system.environment import Environment
 
@@ -69,44 +69,33 @@ class RunFolder:
     """`FILE.run/` beside `FILE.safetensors`. All methods are called under its lock."""
 
     out: Path
-    path: Path
+    journal: store.Journal
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.journal.folder
 
     @staticmethod
     @contextmanager
     def locked(out: Path) -> Iterator[RunFolder]:
-        """The folder for `out`, for this process alone.
+        """The folder for `out`, for this process alone, without what a killed writer left.
 
         Raises `UserError` for an `out` that cannot be written and where another process is at work.
         """
         with store.disk_errors(out):
             check_out(out)
-        folder = RunFolder(out, out.with_suffix(".run"))
-        with store.disk_errors(folder.path):
-            folder.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder.path / "lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise UserError(
-                    f"{folder.path}: another run is at work here; wait for it, or use another {OUT}"
-                ) from None
-        try:
-            folder.prepare()
-            yield folder
-        finally:
-            lock.release()
-
-    def prepare(self) -> None:
-        """Remove what a killed writer left."""
-        store.remove_leftovers(self.path)
-        store.remove_leftovers(self.out.parent, of=self.out.name)
+        journal = store.Journal(folder=out.with_suffix(".run"), lines="metrics.jsonl")
+        with journal.locked():
+            store.remove_leftovers(out.parent, of=out.name)
+            yield RunFolder(out, journal)
 
     def discard(self) -> None:
         """Remove the set and the run that made it, all but the lock."""
         with store.disk_errors(self.path):
             self.out.unlink(missing_ok=True)
             for file in self.path.iterdir():
-                if file.name != "lock":
+                if file.name != LOCK:
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def finished(self, identity: Identity) -> DistilledSet | None:
@@ -121,7 +110,7 @@ class RunFolder:
         if made is None:
             raise UserError(f"{self.out}: a set that no run made is there; use another {OUT}, or {FRESH} to replace it")
         theirs = {name: plain(getattr(made, name)) for name in Identity.model_fields}
-        self._refuse_difference(self.out, theirs, identity)
+        self.journal.refuse_difference(theirs, plain(identity), where=self.out)
         self._drop_checkpoints()
         return ds
 
@@ -136,17 +125,9 @@ class RunFolder:
                 then = "starting over" if path == paths[0] else "going back to the one before"
                 say(f"{error}; {then}")
                 continue
-            self._refuse_difference(self.path, facts.identity, identity)
+            self.journal.refuse_difference(facts.identity, plain(identity))
             return Checkpoint(facts.step, state, facts.seconds, facts.environments, facts.artefacts)
         return Checkpoint()
-
-    def _refuse_difference(self, where: Path, old: Mapping[str, Any], identity: Identity) -> None:
-        changes = difference(old, plain(identity))
-        if changes:
-            raise UserError(
-                f"{where}: holds a run with other settings ({'; '.join(changes)}); "
-                f"use another {OUT}, or {FRESH} to start over"
-            )
 
     def save(self, checkpoint: Checkpoint, identity: Identity) -> None:
         """Write a checkpoint; the one before stays, older ones go."""
@@ -167,11 +148,11 @@ class RunFolder:
 
     def metrics_up_to(self, step: int) -> None:
         """Forget what was logged after `step`: those steps are done again."""
-        store.keep_lines(self.path / "metrics.jsonl", lambda record: record.get("step", step) < step)
+        self.journal.keep(lambda record: record.get("step", step) < step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to `metrics.jsonl`."""
-        store.append_line(self.path / "metrics.jsonl", {"step": step, **metrics})
+        self.journal.append({"step": step, **metrics})
 
     def finish(self, ds: DistilledSet, *, seconds: float, device: torch.device) -> None:
         """Write what the run cost, and then the set: where the set is, everything is. Checkpoints go."""

@@ -1,4 +1,4 @@
-"""The only place that knows disk formats: containers, what their headers say, nested states."""
+"""The only place that knows disk formats: containers, what their headers say, nested states, journals of folders."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from dd_core.store.files import (
     write_state,
 )
 from dd_core.store.headers import Format
+from dd_core.store.journal import Journal
 
 __all__ = [
     "ARTEFACT",
@@ -34,6 +35,7 @@ __all__ = [
     "DISK_FULL",
     "SET",
     "Format",
+    "Journal",
     "append_line",
     "container_bytes",
     "disk_errors",

@@ -1,19 +1,26 @@
-"""Curves as pictures, drawn by matplotlib: told apart by colour, dash and mark, with the legend beside them."""
+"""Plots as pictures, drawn by matplotlib: told apart by colour and mark, with the legend beside them."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+from dd_apps.report.labels import Box, placed
 from dd_apps.report.sections import Picture
 
 # Okabe and Ito's, which the colour-blind tell apart, without its yellow, which is faint on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
+_DPI = 110
+_INCH = 72  # points
+_GREY = "#777777"
+_TITLE = 30  # letters in a line above small axes
+_DECADES = 1000  # between the smallest and the largest value of an axis that is logarithmic
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,43 @@ class Curve:
     dashed: bool = False
 
 
+@dataclass(frozen=True)
+class Cloud:
+    """The points of small axes, in the colour and mark of its group; `missing` are the y of points without an x."""
+
+    title: str
+    group: str
+    x: Sequence[float]
+    y: Sequence[float]
+    missing: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named estimate with its interval, in the colour and mark of its group; x is above 0."""
+
+    name: str
+    group: str
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """The best value so far after each trial, None before the first; `failed` are the positions of failed trials."""
+
+    name: str
+    best: Sequence[float | None]
+    failed: Sequence[int] = ()
+
+
 def curves(name: str, groups: Mapping[str, Sequence[Curve]], *, title: str, x: str, y: str) -> Picture:
     """One colour and one mark for each group; `x` and `y` say what the axes are."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4), layout="constrained")
-    axes = FigureCanvasAgg(figure).figure.subplots()
-    for (group, members), colour, mark in zip(groups.items(), cycle(COLOURS), cycle(MARKS), strict=False):
+    figure = _figure(7.5, 4)
+    axes = figure.subplots()
+    for (group, members), (colour, mark) in zip(groups.items(), _looks(groups).values(), strict=True):
         for curve in members:
             axes.errorbar(
                 curve.x,
@@ -49,8 +85,166 @@ def curves(name: str, groups: Mapping[str, Sequence[Curve]], *, title: str, x: s
             )
     axes.set(xlabel=x, ylabel=y)
     axes.set_ylim(bottom=0)
+    _legend(axes)
+    return _picture(name, title, figure)
+
+
+def scatters(
+    name: str, clouds: Sequence[Cloud], *, title: str, x: str, y: str, columns: int = 4, note: str = ""
+) -> Picture:
+    """Small axes for each cloud under its title, y shared by all; points without an x are crosses at the left edge.
+
+    An axis is logarithmic where its values are positive and the largest is a thousand times the smallest.
+    """
+    across = min(columns, len(clouds))
+    rows = -(-len(clouds) // across)
+    figure = _figure(max(4.0, 2.35 * across), 2.2 * rows + 0.4)
+    grid = figure.subplots(rows, across, sharey=True, squeeze=False)
+    looks = _looks(cloud.group for cloud in clouds)
+    for cloud, axes in zip(clouds, grid.flat, strict=False):
+        colour, mark = looks[cloud.group]
+        axes.scatter(cloud.x, cloud.y, s=11, color=colour, marker=mark, alpha=0.7, linewidths=0)
+        if _wide(cloud.x):
+            axes.set_xscale("log")
+        edge = axes.get_yaxis_transform()  # x as a fraction of the axes
+        axes.plot([0.02] * len(cloud.missing), cloud.missing, "x", color=_GREY, markersize=4, transform=edge)
+        axes.set_title("\n".join(textwrap.wrap(cloud.title, _TITLE)), fontsize="small")
+        axes.tick_params(labelsize="x-small")
+        axes.xaxis.get_offset_text().set_fontsize("x-small")
+    for axes in grid.flat[len(clouds) :]:
+        axes.set_axis_off()
+    figure.supxlabel(x, fontsize="small")
+    figure.supylabel(y, fontsize="small")
+    return _picture(name, title, figure, note=note)
+
+
+def estimates(
+    name: str,
+    points: Sequence[Point],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    lines: Mapping[str, float] | None = None,
+    note: str = "",
+) -> Picture:
+    """Named points with their intervals over a logarithmic x; each of `lines` is a level to compare with."""
+    figure = _figure(8.5, 5)
+    axes = figure.subplots()
+    for group, (colour, mark) in _looks(point.group for point in points).items():
+        members = [point for point in points if point.group == group]
+        axes.errorbar(
+            [point.x for point in members],
+            [point.y for point in members],
+            yerr=[[point.y - point.low for point in members], [point.high - point.y for point in members]],
+            color=colour,
+            ecolor=colour + "88",
+            linestyle="none",
+            marker=mark,
+            markersize=7,
+            capsize=2,
+            label=group,
+        )
+    for style, (line, level) in zip(cycle(("--", ":", "-.")), (lines or {}).items(), strict=False):
+        axes.axhline(level, color=_GREY, linewidth=1, linestyle=style, label=line)
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.set(xlabel=x, ylabel=y)
+    _legend(axes)
+    _name_points(figure, axes, points)
+    return _picture(name, title, figure, note=note)
+
+
+def courses(name: str, searches: Sequence[Course], *, title: str, y: str, note: str = "") -> Picture:
+    """The best value so far over the trials of each search; crosses along the lower edge are its failed trials."""
+    figure = _figure(7.5, 4)
+    axes = figure.subplots()
+    looks = _looks(course.name for course in searches)
+    for row, course in enumerate(searches):
+        colour, mark = looks[course.name]
+        best = [math.nan if value is None else value for value in course.best]
+        trials = range(1, len(best) + 1)
+        every = max(1, len(best) // 8)
+        style = {"color": colour, "marker": mark, "markersize": 4, "markevery": (row % every, every)}
+        axes.plot(trials, best, drawstyle="steps-post", label=course.name, **style)
+        edge = axes.get_xaxis_transform()  # y as a fraction of the axes
+        failed = [position + 1 for position in course.failed]
+        axes.plot(failed, [0.02 + 0.03 * row] * len(failed), "x", color=colour, markersize=4, transform=edge)
+    if any(course.failed for course in searches):
+        axes.margins(y=0.05 + 0.04 * len(searches))
+    axes.set(xlabel="trials", ylabel=y)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axes)
+    return _picture(name, title, figure, note=note)
+
+
+# --- what they share ---------------------------------------------------------------------------------------------
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    return FigureCanvasAgg(Figure(figsize=(width, height), dpi=_DPI, layout="constrained")).figure
+
+
+def _looks(groups: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """(colour, mark) of each group, in the order of first appearance."""
+    return dict(zip(dict.fromkeys(groups), cycle(zip(COLOURS, MARKS, strict=True)), strict=False))
+
+
+def _wide(values: Sequence[float]) -> bool:
+    return len(values) > 0 and min(values) > 0 and max(values) > _DECADES * min(values)
+
+
+def _legend(axes: Any) -> None:
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return Picture(name, title, png=_written(figure, "png"), svg=_written(figure, "svg"))
+
+
+def _name_points(figure: Any, axes: Any, points: Sequence[Point]) -> None:
+    """Write each point's name beside it, with a line to it where it stands apart."""
+    figure.draw_without_rendering()  # lays the axes out
+    corners = axes.transData.transform
+    middles = [tuple(corners((point.x, point.y))) for point in points]
+    half = 6  # pixels of a mark
+    marks = [Box(x - half, y - half, x + half, y + half) for x, y in middles]
+    ends = [(corners((point.x, point.low))[1], corners((point.x, point.high))[1]) for point in points]
+    bars = [Box(x - 1, low, x + 1, high) for (x, _), (low, high) in zip(middles, ends, strict=True)]
+    inside = Box(*axes.get_window_extent().padded(-2).extents)
+    boxes = placed(middles, _sizes(axes, points), within=inside, marks=marks, bars=bars)
+    for point, (x, y), box in zip(points, middles, boxes, strict=True):
+        offset = ((box.left - x) * _INCH / _DPI, (box.bottom - y) * _INCH / _DPI)
+        line = {"arrowstyle": "-", "color": _GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        axes.annotate(
+            point.name,
+            (point.x, point.y),
+            xytext=offset,
+            textcoords="offset points",
+            fontsize="small",
+            verticalalignment="bottom",
+            arrowprops=line if max(map(abs, _gap(box, x, y))) > 2 * half else None,
+        )
+
+
+def _sizes(axes: Any, points: Sequence[Point]) -> list[tuple[float, float]]:
+    """(width, height) of each name, in pixels."""
+    sizes = []
+    for point in points:
+        text = axes.text(0, 0, point.name, fontsize="small", transform=None)
+        extent = text.get_window_extent()
+        sizes.append((extent.width + 2, extent.height + 2))
+        text.remove()
+    return sizes
+
+
+def _gap(box: Box, x: float, y: float) -> tuple[float, float]:
+    """How far a point is from a box, across and up."""
+    return max(box.left - x, 0, x - box.right), max(box.bottom - y, 0, y - box.top)
+
+
+def _picture(name: str, title: str, figure: Any, *, note: str = "") -> Picture:
+    return Picture(name, title, png=_written(figure, "png"), svg=_written(figure, "svg"), note=note)
 
 
 def _written(figure: Any, kind: str) -> bytes:
@@ -60,5 +254,5 @@ def _written(figure: Any, kind: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Software": None} if kind == "png" else {"Date": None}
     with matplotlib.rc_context({"svg.hashsalt": "dd-apps"}):
-        figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
     return buffer.getvalue()

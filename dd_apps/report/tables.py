@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Unit = Literal["percent", "bytes", "seconds"]
+_INTERVAL = ("value", "low", "high")  # the keys of an estimate
 _HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)"}
 
 
@@ -19,9 +21,10 @@ _HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)"}
 class Table:
     """Rows under a title, in the order given; `notes` are the sentences that belong below.
 
-    A cell is text, a number, a list of numbers, or `{"mean": ..., "std": ...}`, whose std is None where one value was
-    measured: that mean is shown without a deviation. `units` says what the numbers of a column are: `percent` (stored
-    as a fraction of 1), `bytes` or `seconds`.
+    A cell is text, a number, a list of numbers, `{"mean": ..., "std": ...}`, whose std is None where one value was
+    measured: that mean is shown without a deviation, or `{"value": ..., "low": ..., "high": ...}`, an estimate with its
+    interval, as `0.74 [0.62, 0.82]`. `units` says what the numbers of a column are: `percent` (stored as a fraction of
+    1), `bytes` or `seconds`.
     """
 
     title: str
@@ -53,11 +56,24 @@ def text(value: object, unit: Unit | None = None) -> str:
     if isinstance(value, Mapping) and "mean" in value:
         mean, std = text(value["mean"], unit), value.get("std")
         return mean if std is None else f"{mean} ± {text(std, unit)}"
+    if isinstance(value, Mapping) and "low" in value:
+        return _interval(value, unit)
     if isinstance(value, (list, tuple)):
         return " ".join(text(part, unit) for part in value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return _number(value, unit)
     return printable(str(value))
+
+
+def _interval(estimate: Mapping[str, float], unit: Unit | None) -> str:
+    """An estimate and its interval, all to the second digit of the interval's width."""
+    value, low, high = (estimate[part] for part in _INTERVAL)
+    if unit is None and high > low:
+        decimals = max(0, 1 - math.floor(math.log10(high - low)))
+        numbers = [f"{round(number, decimals) + 0.0:.{decimals}f}" for number in (value, low, high)]  # no -0.00
+    else:
+        numbers = [_number(number, unit) for number in (value, low, high)]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
 
 
 def _number(value: float, unit: Unit | None) -> str:
@@ -66,7 +82,7 @@ def _number(value: float, unit: Unit | None) -> str:
     if unit == "bytes":
         return human_bytes(int(value))
     if unit == "seconds":
-        return f"{value:.1f}"
+        return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
@@ -101,7 +117,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """The table as CSV, numbers unrounded: percents as percents, and a standard deviation in a column of its own."""
+    """The table as CSV, numbers unrounded: percents as percents, deviations and intervals in columns of their own."""
     columns = [(column, part) for column in table.columns() for part in _parts(table, column)]
     headings = dict(zip(table.columns(), table.headings(), strict=True))
     buffer = io.StringIO()
@@ -113,14 +129,14 @@ def csv_text(table: Table) -> str:
 
 
 def _parts(table: Table, column: str) -> tuple[str, ...]:
-    """What a column is written as: itself, and where it has deviations, these."""
-    spread = any(isinstance(row.get(column), Mapping) for row in table.rows)
-    return ("", "std") if spread else ("",)
+    """What a column is written as: itself, and where it has deviations or intervals, these."""
+    keys = {key for row in table.rows if isinstance(cell := row.get(column), Mapping) for key in cell}
+    return ("", *(part for part in ("std", *_INTERVAL[1:]) if part in keys))
 
 
 def _csv_cell(value: object, part: str, unit: Unit | None) -> object:
-    if isinstance(value, Mapping) and "mean" in value:
-        value = value.get("std" if part else "mean")
+    if isinstance(value, Mapping):
+        value = value.get(part or ("mean" if "mean" in value else "value"))
     elif part:
         return ""
     if isinstance(value, (list, tuple)):

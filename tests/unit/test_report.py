@@ -244,6 +244,18 @@ def test_a_table_as_csv_has_its_numbers_unrounded_and_deviations_in_a_column():
     ]
 
 
+def test_an_estimate_as_csv_has_the_ends_of_its_interval_in_columns():
+    rows = [{"proxy": "a", "r": {"value": 0.1 + 0.2, "low": 0.25, "high": 0.5}}, {"proxy": "b", "r": None}]
+    assert list(csv.reader(io.StringIO(csv_text(Table("t", rows))))) == [
+        ["proxy", "r", "r low", "r high"],
+        ["a", "0.30000000000000004", "0.25", "0.5"],
+        ["b", "", "", ""],
+    ]
+    shown = html_page("title", "origin", [Table("t", rows)])
+    assert '<td class="number">0.30 [0.25, 0.50]</td>' in shown
+    assert Table("t", rows).plain() == rows
+
+
 # --- scores --------------------------------------------------------------------------------------------------
 
 
@@ -451,6 +463,13 @@ def test_json_rows_keep_their_numbers():
         ([0.5, 0.25], "percent", "50.0 25.0"),
         ({"mean": 0.5, "std": 0.0}, "percent", "50.0 ± 0.0"),
         ({"mean": 0.5, "std": None}, "percent", "50.0"),
+        (0.0123, "seconds", "0.012"),
+        ({"value": 0.7372, "low": 0.62, "high": 0.8}, None, "0.74 [0.62, 0.80]"),
+        ({"value": 0.7372, "low": 0.71, "high": 0.752}, None, "0.737 [0.710, 0.752]"),
+        ({"value": 12.3, "low": -0.001, "high": 14}, None, "12 [0, 14]"),
+        ({"value": 0.0, "low": -0.001, "high": 0.3}, None, "0.00 [0.00, 0.30]"),
+        ({"value": 1.0, "low": 1.0, "high": 1.0}, None, "1 [1, 1]"),
+        ({"value": 0.5, "low": 0.25, "high": 0.75}, "percent", "50.0 [25.0, 75.0]"),
         ("\x1b[2J", None, "\\x1b[2J"),
     ],
 )

@@ -16,7 +16,7 @@ from typing import Any
 
 from dd_apps.nas.ranking import Choice, Comparison, Estimate, Ranking, Values
 from dd_apps.report.plots import Cloud, Course, Point, courses, estimates, scatters
-from dd_apps.report.sections import Picture
+from dd_apps.report.sections import Picture, Section
 from dd_apps.report.tables import Table
 from dd_core.config import plain
 
@@ -26,6 +26,7 @@ GROUPS = {
     **{"part": "real images", "early-stopping": "early stopping", "zero-cost": "zero-cost measure"},
     **{"average": AVERAGE},
 }
+GIVEN = "given"  # the kind of values that a user gives
 FEW = 4  # proxies that are compared each with each
 _WORDS = {"ahead": "better", "behind": "worse", "no difference": "no difference"}
 _REGRET = "points"  # of accuracy in percent
@@ -49,6 +50,45 @@ class RankedProxy:
     def group(self) -> str:
         """What a legend calls its kind."""
         return GROUPS.get(self.kind, self.kind)
+
+
+# --- a whole report ----------------------------------------------------------------------------------------------
+
+
+def ranking_sections(
+    proxies: Sequence[RankedProxy],
+    truth: Mapping[str, float],
+    comparisons: Sequence[Comparison],
+    *,
+    ceiling: Estimate | None = None,
+    notes: Sequence[str] = (),
+) -> list[Section]:
+    """Tables and plots of how proxies rank, in the order of a report; `notes` go below the first table."""
+    cost = cost_plot(proxies, ceiling=ceiling)
+    tables = [correlation_table(proxies, notes=notes), choice_table(proxies)]
+    if comparisons:
+        tables.append(comparison_table(comparisons))
+    return [*tables, *([] if cost is None else [cost]), scatter_plot(proxies, truth)]
+
+
+def ranking_details(
+    proxies: Sequence[RankedProxy], truth: Mapping[str, float], comparisons: Sequence[Comparison]
+) -> dict[str, Any]:
+    """All figures of a ranking, for JSON."""
+    return {
+        "proxies": {
+            proxy.name: {
+                "kind": proxy.kind,
+                "seconds": proxy.seconds,
+                "passes": proxy.passes,
+                "ranking": plain(proxy.ranking),
+                "values": dict(proxy.values),
+            }
+            for proxy in proxies
+        },
+        "truth": dict(truth),
+        "comparisons": [plain(comparison) for comparison in comparisons],
+    }
 
 
 # --- tables ------------------------------------------------------------------------------------------------------

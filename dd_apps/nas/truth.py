@@ -8,20 +8,16 @@ A table is a CSV file in UTF-8 with the column `architecture` and one column of 
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dd_apps.nas import cells
+from dd_apps.nas.columns import read as read_columns
+from dd_apps.nas.columns import several
 from dd_core import streams
 from dd_core.errors import Option, UserError, unknown_name
-from dd_core.store import disk_errors
-
-ARCHITECTURE = "architecture"
-LARGEST = 2**26  # bytes of a table: forty times that of NAS-Bench-201
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class TruthTable:
         chosen = [*(accuracies if architectures is None else architectures)]
         missing = [architecture for architecture in chosen if architecture not in accuracies]
         if missing:
-            raise UserError(f"{_several(len(missing), 'architecture')} of {len(chosen)} not in the table: {missing[0]}")
+            raise UserError(f"{several(len(missing), 'architecture')} of {len(chosen)} not in the table: {missing[0]}")
         return {architecture: accuracies[architecture] for architecture in chosen}
 
     def draw(self, count: int, *, seed: int) -> tuple[str, ...]:
@@ -75,71 +71,13 @@ def read(
     cells of NAS-Bench-201. An architecture may be repeated with the same accuracies. Raises `UserError` with one line
     that names the file, and the line of the file where one is wrong.
     """
-    rows = _rows(path, _text(path))
-    names = [name.strip() for name in next(rows, (1, []))[1]]
-    chosen = _chosen(path, names, columns)
-    table: dict[str, tuple[float, ...]] = {}
-    for line, row in rows:
-        where = f"{path}, line {line}"
-        if len(row) != len(names):
-            raise UserError(f"{where}: {_several(len(row), 'value')} where the header has {len(names)}")
-        values = dict(zip(names, row, strict=True))
-        architecture = _architecture(values[ARCHITECTURE].strip(), check, where)
-        accuracies = tuple(_percent(values[name], f"{where}, {name}") for name in chosen)
-        if table.setdefault(architecture, accuracies) != accuracies:
-            raise UserError(f"{where}: {architecture} has other accuracies in a line before")
-    if not table:
-        raise UserError(f"{path}: no architectures below the header")
-    return TruthTable({name: _column(path, name, table, position) for position, name in enumerate(chosen)})
-
-
-def _text(path: Path) -> str:
-    with disk_errors(path), open(path, "rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise UserError(f"{path}: larger than the {LARGEST // 2**20} MiB of the largest table that is read")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no CSV file in UTF-8: {error.reason} at byte {error.start}") from None
-
-
-def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line of the file, values) of each row that is not empty."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in reader:
-            if row:
-                yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-def _chosen(path: Path, names: list[str], columns: Iterable[str] | None) -> list[str]:
-    """The columns of accuracies that are asked for, of those that the header names."""
-    if not names:
-        raise UserError(f"{path}: the file is empty")
-    header = ", ".join(names)[:200]
-    if ARCHITECTURE not in names:
-        raise UserError(f"{path}: the column '{ARCHITECTURE}' is missing from the header {header}")
-    if len({*names}) != len(names):
-        raise UserError(f"{path}: the header {header} names a column twice")
-    others = [name for name in names if name != ARCHITECTURE]
-    chosen = others if columns is None else [*dict.fromkeys(columns)]
-    for name in chosen:
-        if name not in others:
-            raise UserError(f"{path}: {unknown_name('column of accuracies', name, others).text}")
-    if not chosen:
-        raise UserError(f"{path}: no column of accuracies beside '{ARCHITECTURE}'")
-    return chosen
-
-
-def _architecture(text: str, check: Callable[[str], object], where: str) -> str:
-    try:
-        check(text)
-    except UserError as error:
-        raise UserError(f"{where}: {error.text}") from None
-    return text
+    table = read_columns(path, columns, of="accuracies", check=check, number=_percent)
+    for name, accuracies in table.items():
+        if max(accuracies.values()) <= 1:
+            raise UserError(
+                f"{path}: no accuracy of column '{name}' is above 1; accuracies are in percent, not fractions"
+            )
+    return TruthTable(table)
 
 
 def _percent(text: str, where: str) -> float:
@@ -150,14 +88,3 @@ def _percent(text: str, where: str) -> float:
     if not 0 <= number <= 100:
         raise UserError(f"{where}: {text[:60]!r} is no accuracy in percent")
     return number
-
-
-def _column(path: Path, name: str, table: Mapping[str, tuple[float, ...]], position: int) -> dict[str, float]:
-    accuracies = {architecture: row[position] for architecture, row in table.items()}
-    if max(accuracies.values()) <= 1:
-        raise UserError(f"{path}: no accuracy of column '{name}' is above 1; accuracies are in percent, not fractions")
-    return accuracies
-
-
-def _several(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

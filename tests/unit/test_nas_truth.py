@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dd_apps.nas import cells, truth
+from dd_apps.nas import cells, columns, truth
 from dd_core.errors import UserError
 
 A = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
@@ -158,7 +158,7 @@ def test_a_column_that_is_asked_for_has_to_be_there(table):
 
 
 def test_reading_is_bounded(table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(truth, "LARGEST", 2**20)
+    monkeypatch.setattr(columns, "LARGEST", 2**20)
     path = table(f"{A},91.5,68")
     path.write_bytes(path.read_bytes().ljust(2**20, b"\n"))
     assert truth.read(path).accuracies("cifar10") == {A: 91.5}

@@ -1,0 +1,61 @@
+"""The values of proxies that a user gives: a CSV file with a column for each proxy; imports neither torch nor nni.
+
+    architecture,synflow,mine
+    convnet-3-w128-instancenorm-relu-avgpool,81.5,0.62
+    convnet-3-w128-instancenorm-relu-maxpool,79.2,
+
+More is better. An empty cell is a failed trial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from dd_apps.nas import truth
+from dd_apps.nas.columns import read as read_columns
+from dd_apps.nas.ranking import Values
+from dd_core.errors import Option, UserError
+
+
+def read(path: Path) -> dict[str, dict[str, float | None]]:
+    """The value of each architecture, by proxy; None for an empty cell.
+
+    Architectures have any names. Raises `UserError` as `columns.read` does, and for a cell that is no finite number.
+    """
+    return read_columns(path, None, of="values", check=require_name, number=_value)
+
+
+def truth_for(values: Mapping[str, Values], path: Path, column: str | None) -> dict[str, float]:
+    """The accuracy in percent of each architecture of `values`, from a table that may have more of them.
+
+    column: needed where the table has several. Raises `UserError` for a table without one of the architectures.
+    """
+    table = truth.read(path, None if column is None else [column], check=require_name)
+    if len(table.columns) > 1:
+        raise UserError(f"{path}: which column is the truth? Give {Option('column')}, of {', '.join(table.columns)}")
+    (only,) = table.columns
+    architectures = next(iter(values.values()))
+    try:
+        return table.accuracies(only, architectures)
+    except UserError as error:
+        raise UserError(f"{path}: {error.text}") from None
+
+
+def require_name(architecture: str) -> None:
+    """Raise `UserError` for an architecture without a name."""
+    if not architecture:
+        raise UserError("an architecture without a name")
+
+
+def _value(text: str, where: str) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        number = math.nan if "_" in text else float(text)  # to Python 9_1 is 91
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{where}: {text[:60]!r} is no finite number; leave the cell of a failed trial empty")
+    return number

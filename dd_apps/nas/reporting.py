@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from dd_apps.nas.ranking import Choice, Comparison, Estimate, Ranking, Values
+from dd_apps.nas.ranking import Choice, Comparison, Estimate, Ranking, Values, rank, rank_average
 from dd_apps.report.plots import Cloud, Course, Point, courses, estimates, scatters
 from dd_apps.report.sections import Picture, Section
 from dd_apps.report.tables import Table
@@ -50,6 +50,15 @@ class RankedProxy:
     def group(self) -> str:
         """What a legend calls its kind."""
         return GROUPS.get(self.kind, self.kind)
+
+
+def averaged(parts: Sequence[RankedProxy], truth: Mapping[str, float], *, seed: int = 0) -> RankedProxy:
+    """The mean of the ranks that several proxies give, as a proxy that costs what all of them do."""
+    values = rank_average([part.values for part in parts])
+    name = f"mean rank of {' and '.join(part.name for part in parts)}"
+    costs = [[part.seconds for part in parts], [part.passes for part in parts]]
+    seconds, passes = (None if None in cost else sum(filter(None, cost)) for cost in costs)
+    return RankedProxy(name, "average", values, rank(values, truth, seed=seed), seconds, passes)
 
 
 # --- a whole report ----------------------------------------------------------------------------------------------
@@ -192,14 +201,17 @@ def comparison_table(
 
 
 def best_table(
-    trials: Sequence[Mapping[str, Any]], *, title: str = "best architectures", notes: Sequence[str]
+    trials: Sequence[Mapping[str, Any]], *, value: str, title: str = "best architectures", notes: Sequence[str] = ()
 ) -> Table:
-    """The best trials of a search, as mappings with architecture, value, index (from 0) and seconds."""
+    """The best trials of a search, as mappings with architecture, value, index (from 0) and seconds.
+
+    value: what the values are, in words.
+    """
     rows = [
         {
             "place": place,
             "architecture": trial["architecture"],
-            "value": trial["value"],
+            value: trial["value"],
             "trial": trial["index"] + 1,
             "time": trial["seconds"],
         }

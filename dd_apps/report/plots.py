@@ -106,6 +106,9 @@ def scatters(
         axes.scatter(cloud.x, cloud.y, s=11, color=colour, marker=mark, alpha=0.7, linewidths=0)
         if _wide(cloud.x):
             axes.set_xscale("log")
+        else:
+            axes.locator_params(axis="x", nbins=4)
+            axes.ticklabel_format(axis="x", scilimits=(-3, 4))
         edge = axes.get_yaxis_transform()  # x as a fraction of the axes
         axes.plot([0.02] * len(cloud.missing), cloud.missing, "x", color=_GREY, markersize=4, transform=edge)
         axes.set_title("\n".join(textwrap.wrap(cloud.title, _TITLE)), fontsize="small")

@@ -66,10 +66,10 @@ def text(value: object, unit: Unit | None = None) -> str:
 
 
 def _interval(estimate: Mapping[str, float], unit: Unit | None) -> str:
-    """An estimate and its interval, all to the second digit of the interval's width."""
+    """An estimate and its interval: two decimals, more where the interval's width has no second digit there."""
     value, low, high = (estimate[part] for part in _INTERVAL)
-    if unit is None and high > low:
-        decimals = max(0, 1 - math.floor(math.log10(high - low)))
+    if unit is None:
+        decimals = max(2, 1 - math.floor(math.log10(high - low))) if high > low else 2
         numbers = [f"{round(number, decimals) + 0.0:.{decimals}f}" for number in (value, low, high)]  # no -0.00
     else:
         numbers = [_number(number, unit) for number in (value, low, high)]

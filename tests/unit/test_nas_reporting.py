@@ -41,7 +41,7 @@ def test_the_table_of_correlations_has_the_rankings_figures(proxies: list[Ranked
     assert ranking.top_fifth is not None
     assert row["Spearman, top fifth"] == ranking.top_fifth.spearman.model_dump()
     assert (row["proxy"], row["failed"], row["time an architecture"], row["image-passes"]) == ("ccc", 2, 0.1, 64)
-    assert table.cells()[1] == ["bb", "1 [1, 1]", "1 [1, 1]", "1 [1, 1]", "0", "0.1", "64"]
+    assert table.cells()[1] == ["bb", *["1.00 [1.00, 1.00]"] * 3, "0", "0.1", "64"]
     assert table.headings()[5] == "time an architecture (s)"
     assert table.notes[:2] == [
         "brackets: the middle 95 % of 200 bootstrap resamples of the 20 architectures (seed 0)",
@@ -94,8 +94,8 @@ def test_the_table_of_comparisons_has_their_verdicts(proxies: list[RankedProxy])
 
 def test_the_best_of_a_search_are_numbered_from_one():
     trials = [{"architecture": "net", "value": 0.5, "index": 7, "seconds": 0.25}]
-    table = reporting.best_table(trials, notes=["n"])
-    assert table.rows == [{"place": 1, "architecture": "net", "value": 0.5, "trial": 8, "time": 0.25}]
+    table = reporting.best_table(trials, value="accuracy", notes=["n"])
+    assert table.rows == [{"place": 1, "architecture": "net", "accuracy": 0.5, "trial": 8, "time": 0.25}]
     assert table.units == {"time": "seconds"}
 
 

@@ -33,6 +33,8 @@ NO_IDENTITY = ("workers",)  # keys that no result depends on
 TASKS = {
     "continual": "dd_apps.continual.config:ContinualScenario",
     "distill": "dd_apps.distillation:DistillScenario",
+    "nas-rank": "dd_apps.nas.config:RankScenario",
+    "nas-search": "dd_apps.nas.config:SearchScenario",
     "study": "dd_apps.study:StudyScenario",
 }
 

@@ -75,11 +75,15 @@ class Tools:
     kit: Kit
 
     @cached_property
+    def train(self) -> Source:
+        """The training images that are taken, those that validate among them."""
+        train = self.kit.data.load("train")
+        return train if self.kit.images is None else _some(train, self.kit.images, self.kit.images_seed)
+
+    @cached_property
     def images(self) -> Images:
         """The training images without those that validate, those, and the distilled sets."""
-        train = self.kit.data.load("train")
-        if self.kit.images is not None:
-            train = _some(train, self.kit.images, self.kit.images_seed)
+        train = self.train
         rest, validation = split_indices(train, self.kit.validation, self.kit.images_seed)
         sets = {file: store.read_set(Path(file)) for file in files_of(self.kit.proxies)}
         return Images(train.subset(rest), train.subset(validation), sets)

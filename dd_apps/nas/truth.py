@@ -80,6 +80,21 @@ def read(
     return TruthTable(table)
 
 
+def read_column(
+    path: Path, column: str | None, *, option: str, check: Callable[[str], object] = cells.operations
+) -> dict[str, float]:
+    """The accuracies of one column of a file, which has to be named where there are several.
+
+    option: by which the user names it. Raises `UserError` as `read` does.
+    """
+    table = read(path, None if column is None else [column], check=check)
+    (name, accuracies), *others = table.columns.items()
+    if others:
+        every = ", ".join(table.columns)
+        raise UserError(f"{path}: which column is the truth? There are {every}; as in {Option(option, name)}")
+    return dict(accuracies)
+
+
 def _percent(text: str, where: str) -> float:
     try:
         number = math.nan if "_" in text else float(text)  # to Python 9_1 is 91

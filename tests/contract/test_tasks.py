@@ -20,3 +20,21 @@ class TestContinual(TaskConformance):
         f'task = "continual"\ndata = "digits"\norders = 1\nexperiences = 2\nworkers = 1\nmethod = {DM}\n'
         'network = "convnet-1-w4"\nrows = ["distilled", "real"]\nreplay = { epochs = 1 }\nretraining = { epochs = 2 }\n'
     )
+
+
+class TestNasRank(TaskConformance):
+    scenario = (
+        'task = "nas-rank"\ndata = "digits"\nimages = 300\nspace = { name = "convnets", max_width = 32 }\n'
+        'architectures = ["convnet-1-w32-relu", "convnet-1-w32-batchnorm-relu", "convnet-2-w32-relu"]\n'
+        "truth = { epochs = 1, seeds = 2 }\n"
+        'proxies = [{ kind = "distilled", set = "mine", passes = 9 }, { kind = "zero-cost", measure = "parameters" }]\n'
+        f'averages = [["mine", "parameters"]]\n[sets.mine]\nipc = 1\nmethod = {DM}\n'
+    )
+
+
+class TestNasSearch(TaskConformance):
+    scenario = (
+        'task = "nas-search"\ndata = "digits"\nimages = 300\nspace = { name = "convnets", max_width = 32 }\n'
+        'max_trials = 6\nstrategy = { name = "evolution", population_size = 3, sample_size = 2 }\n'
+        'proxy = { kind = "zero-cost", measure = "naswot", images = 16 }\n'
+    )

@@ -1,0 +1,225 @@
+"""What the scenarios of the tasks `nas-rank` and `nas-search` say; imports neither torch nor nni.
+
+task = "nas-rank"
+data = "digits"
+architectures = 40
+truth = { epochs = 8, seeds = 2 }
+sets.dm-10 = { method = { name = "dm" }, ipc = 10 }
+proxies = [
+  { kind = "distilled", set = "dm-10", passes = 3000 },
+  { kind = "random", like = "dm-10", passes = 3000 },
+  { kind = "zero-cost", measure = "synflow" },
+]
+averages = [["synflow", "dm-10"]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from dd_apps.data import DataScenario
+from dd_apps.nas.proxies.config import ProxyConfig
+from dd_apps.nas.space_config import ConvNetsConfig, SpaceConfig
+from dd_apps.nas.strategies import SearchConfig
+from dd_apps.task import Outcome
+from dd_core.config import Config, decode
+from dd_core.errors import UserError, unknown_name
+from dd_core.methods import decode_method
+from dd_core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dd_core.runner import RunOptions
+
+FEWEST = 3  # architectures that have a correlation
+FILE = ".safetensors"  # what `set` and `like` end in where they name a file
+
+
+class MadeSet(Config):
+    """A distilled set that is made of the training images, without those that validate proxies."""
+
+    method: dict[str, JsonValue] = Field(description="name of the distillation method, and its options")
+    ipc: int = Field(ge=1, description="images per class of the set")
+    seed: int = Field(default=0, ge=0, description="seed of the distillation")
+
+    @model_validator(mode="after")
+    def _method_is_known(self) -> MadeSet:
+        try:
+            decode_method(self.method)
+        except UserError as error:
+            raise ValueError(error.text) from None
+        return self
+
+
+class TruthConfig(Config):
+    """What proxies are compared with: a table of accuracies, or full training."""
+
+    file: str | None = Field(
+        default=None, description="CSV file with the column 'architecture' and columns of accuracies in percent"
+    )
+    column: str | None = Field(
+        default=None, description="column of accuracies that is the truth; none: the only one of the file"
+    )
+    epochs: int | None = Field(
+        default=None, ge=1, description="instead of a file: epochs of full training on all training images"
+    )
+    seeds: int = Field(default=2, ge=1, description="seeds that each architecture is fully trained under")
+    recipe: dict[str, JsonValue] = Field(
+        default={}, description="fields of the recipe of full training, such as learning_rate"
+    )
+
+    @model_validator(mode="after")
+    def _one_truth(self) -> TruthConfig:
+        if (self.file is None) == (self.epochs is None):
+            raise ValueError("give either file (a table of accuracies) or epochs (of full training)")
+        if self.file is None and self.column is not None:
+            raise ValueError("column is that of a file, and none is given")
+        if self.file is not None and self.recipe:
+            raise ValueError("recipe is that of full training, and a file is given instead")
+        try:
+            _ = self.training
+        except UserError as error:
+            raise ValueError(error.text) from None
+        return self
+
+    @property
+    def training(self) -> Recipe:
+        """The recipe of full training."""
+        return decode(Recipe, {**self.recipe, "epochs": self.epochs or 1}, key="recipe")
+
+
+class NasScenario(DataScenario):
+    """What ranking and search have in common: space, images, and the sets of proxies."""
+
+    images: int | None = Field(
+        default=None, ge=2, description="how many training images are taken, drawn by the seed; none: all"
+    )
+    validation: float = Field(
+        default=0.1, gt=0, lt=1, description="fraction of each class of the training images that validates proxies"
+    )
+    space: SpaceConfig = Field(
+        default=ConvNetsConfig(), description="search space by its name (convnets, cells, own), and its options"
+    )
+    sets: dict[str, MadeSet] = Field(
+        default={}, description="distilled sets that are made first, by the name that proxies call them"
+    )
+    seed: int = Field(
+        default=0, ge=0, description="seed of the images that are drawn, of the search, of first weights and training"
+    )
+    workers: int = Field(default=1, ge=1, description="architectures that are scored at the same time")
+
+    @field_validator("sets")
+    @classmethod
+    def _sets_have_names(cls, sets: dict[str, MadeSet]) -> dict[str, MadeSet]:
+        for name in sets:
+            if name.endswith(FILE) or not name or Path(name).name != name:
+                raise ValueError(f"'{name}': a set is called by a plain name, such as dm-10, and no file")
+        return sets
+
+    def require_sets(self, proxies: Iterable[ProxyConfig]) -> None:
+        """Raise ValueError for a proxy of a set that is neither made nor a file, and for a set that none is of."""
+        used = [(config, name) for config in proxies for name in sets_of(config).values()]
+        for name in self.sets.keys() - {name for _, name in used}:
+            raise ValueError(f"sets: no proxy uses '{name}'")
+        for config, name in used:
+            if name not in self.sets and not name.endswith(FILE):
+                known = [*self.sets, f"a file *{FILE}"]
+                raise ValueError(f"proxy '{config.called}': {unknown_name('set', name, known).text}")
+
+    @property
+    def on(self) -> str:
+        """Space and data, in words."""
+        size = "" if self.image_size is None else f" at {self.image_size} px"
+        return f"{self.space.name} on {self.data}{size}"
+
+
+class RankScenario(NasScenario):
+    """How proxies rank architectures, compared with a truth."""
+
+    architectures: int | tuple[str, ...] = Field(
+        default=60,
+        description="how many architectures are drawn by the seed, of the truth's table or else of the space; or a "
+        "list of their names",
+    )
+    truth: TruthConfig = Field(description="accuracies that proxies are compared with: a file, or full training")
+    proxies: tuple[ProxyConfig, ...] = Field(min_length=1, description="proxies that are compared")
+    averages: tuple[tuple[str, ...], ...] = Field(
+        default=(), description="lists of proxies by name; the mean of their ranks is one more proxy"
+    )
+
+    @field_validator("architectures")
+    @classmethod
+    def _enough(cls, architectures: int | tuple[str, ...]) -> int | tuple[str, ...]:
+        names = [*range(architectures)] if isinstance(architectures, int) else architectures
+        if len({*names}) < max(FEWEST, len(names)):
+            raise ValueError(f"{FEWEST} different architectures at least, and none twice")
+        return architectures
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RankScenario:
+        self.require_sets(self.proxies)
+        names = [config.called for config in self.proxies]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"proxies: two are called '{name}'; give one of them another name")
+        for parts in self.averages:
+            for name in parts:
+                if name not in names:
+                    raise ValueError(f"averages: {unknown_name('proxy', name, names).text}")
+            if len({*parts}) < max(2, len(parts)):
+                raise ValueError("averages: two different proxies at least, and none twice")
+        if len({frozenset(parts) for parts in self.averages}) < len(self.averages):
+            raise ValueError("averages: each of them once")
+        return self
+
+    @property
+    def title(self) -> str:
+        """What is done, from the values: proxies, space, data and truth."""
+        count = self.architectures if isinstance(self.architectures, int) else len(self.architectures)
+        truth = self.truth
+        source = f"full training, {truth.epochs} epochs" if truth.file is None else f"the table {truth.file}"
+        return f"proxies of {count} architectures, {self.on}, against {source}"
+
+    def run(self, folder: Path, options: RunOptions) -> Outcome:
+        """Make sets and truth, score every architecture, and compare."""
+        from dd_apps.nas.rank_task import run_task  # loads torch and nni
+
+        return run_task(self, folder, options)
+
+
+class SearchScenario(NasScenario, SearchConfig):
+    """One search by one proxy."""
+
+    proxy: ProxyConfig = Field(description="proxy whose value is searched for")
+    best: int = Field(default=5, ge=1, description="architectures that are reported, as table and as code")
+
+    @model_validator(mode="after")
+    def _proxy_has_its_set(self) -> SearchScenario:
+        self.require_sets([self.proxy])
+        return self
+
+    @property
+    def search(self) -> SearchConfig:
+        """The fields of the search alone."""
+        return SearchConfig(**{name: getattr(self, name) for name in SearchConfig.model_fields})
+
+    @property
+    def title(self) -> str:
+        """What is done, from the values: strategy, space, data, proxy and budget."""
+        budget = f"{self.max_seconds:g} s" if self.max_trials is None else f"{self.max_trials} trials"
+        return f"{self.strategy.name} search of {self.on} by {self.proxy.called}, {budget}"
+
+    def run(self, folder: Path, options: RunOptions) -> Outcome:
+        """Make the set, search, and report the best."""
+        from dd_apps.nas.search_task import run_task  # loads torch and nni
+
+        return run_task(self, folder, options)
+
+
+def sets_of(config: ProxyConfig) -> Mapping[str, str]:
+    """The sets that a proxy names, by its field."""
+    named = {field: getattr(config, field, None) for field in ("set", "like")}
+    return {field: name for field, name in named.items() if name is not None}

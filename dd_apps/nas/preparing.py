@@ -1,0 +1,75 @@
+"""What ranking and search begin with: distilled sets that a scenario makes, and the kit that proxies come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dd_apps.nas.config import NasScenario, sets_of
+from dd_apps.nas.kit import Kit, files_of
+from dd_apps.nas.proxies.config import ProxyConfig
+from dd_core import runner
+from dd_core.distilled import DistilledSet, Size
+from dd_core.methods import decode_method
+from dd_core.runner import RunOptions
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The kit of a scenario, whose proxies name the files of their sets, and the sets that were made for it."""
+
+    kit: Kit
+    made: Mapping[str, DistilledSet]
+
+    def notes(self) -> list[str]:
+        """What proxies see, and which sets have seen the images that validate them."""
+        images, kit = self.kit.tools().images, self.kit
+        seen = f"{len(images.train):,} training images of {images.train.name}"
+        validated = f"{len(images.validation):,} others of them validate (seed {kit.seed}); no proxy sees test images"
+        return [f"proxies learn from, or are measured on, {seen}; {validated}", *self._origins()]
+
+    def _origins(self) -> Iterator[str]:
+        tools = self.kit.tools()
+        known = {
+            tools.images.train.fingerprint(): "without the images that validate",
+            tools.train.fingerprint(): "the images that validate among them, which flatters its accuracies",
+        }
+        for file in files_of(self.kit.proxies):
+            made = tools.images.set_of(file).manifest.provenance
+            images = known.get("" if made is None else made.fingerprint, "")
+            source = f"these training images, {images}" if images else "other images than these"
+            where = "it does not say from which images" if made is None else f"distilled from {source}"
+            yield f"set {Path(file).stem}: {where}"
+
+
+def prepared(scenario: NasScenario, proxies: Sequence[ProxyConfig], *, folder: Path, options: RunOptions) -> Prepared:
+    """Make the sets of a scenario in `folder`, or find them there, and put together its kit.
+
+    A set is distilled from the training images without those that validate. Raises what the runner raises, and
+    `UserError` for files that are no sets.
+    """
+    kit = Kit(
+        scenario.real_images,
+        scenario.space,
+        images=scenario.images,
+        validation=scenario.validation,
+        seed=scenario.seed,
+        images_seed=scenario.seed,
+        device=options.device,
+    )
+    files = {name: folder / f"{name}.safetensors" for name in scenario.sets}
+    made: dict[str, DistilledSet] = {}
+    for name, config in scenario.sets.items():
+        options.reporter.message(f"set {name}: {config.method['name']}, {config.ipc} a class")
+        train, size = kit.tools().images.train, Size(ipc=config.ipc)
+        method = decode_method(config.method)
+        made[name] = runner.distill(method, train, size, seed=config.seed, out=files[name], options=options)
+    resolved = tuple(_with_files(config, files) for config in proxies)
+    return Prepared(replace(kit, proxies=resolved), made)
+
+
+def _with_files(config: ProxyConfig, files: Mapping[str, Path]) -> ProxyConfig:
+    """The config with the file of each set that was made; tables call the proxy as before."""
+    named = {field: str(files[name]) for field, name in sets_of(config).items() if name in files}
+    return config.model_copy(update={**named, "name": config.called})

@@ -27,7 +27,7 @@ from dd_core.errors import DDError, Interrupted, OutOfResources
 
 _INTERRUPTED = 128 + signal.SIGINT
 _BUG = 1
-_RESUMABLE = ("quickstart", "run", "distill", "evaluate")
+_RESUMABLE = ("quickstart", "run", "distill", "evaluate", "nas")
 
 
 class Terminated(BaseException):

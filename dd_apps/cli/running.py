@@ -39,7 +39,7 @@ def quickstart(
     """Run the quickstart: minutes on a CPU, offline."""
     loaded = scenario.load("quickstart")
     workers = options.workers_of("processes", jobs or loaded.workers, 1)
-    return _run(context.obj, loaded, out, device="cpu", threads=1, workers=workers, fresh=fresh)
+    return run_scenario(context.obj, loaded, out, device="cpu", threads=1, workers=workers, fresh=fresh)
 
 
 def run(
@@ -58,10 +58,10 @@ def run(
     """Run a scenario into a folder of results."""
     loaded = scenario.load(wanted, overrides=settings)
     workers = options.workers_of(parallel, jobs or loaded.workers, threads)
-    return _run(context.obj, loaded, out, device=device, threads=threads, workers=workers, fresh=fresh)
+    return run_scenario(context.obj, loaded, out, device=device, threads=threads, workers=workers, fresh=fresh)
 
 
-def _run(
+def run_scenario(
     session: Session,
     loaded: Scenario,
     out: Path | None,
@@ -71,6 +71,7 @@ def _run(
     workers: Workers | None,
     fresh: bool,
 ) -> Answer:
+    """Run a scenario into its folder, or find it complete there."""
     folder = out or Path("runs") / loaded.name
     with _claimed(folder, loaded, fresh=fresh):
         run_options = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)

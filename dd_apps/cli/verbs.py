@@ -10,6 +10,7 @@ from dd_apps.cli.evaluating import evaluate
 from dd_apps.cli.exchanging import export, import_
 from dd_apps.cli.listing import list_
 from dd_apps.cli.making import distill
+from dd_apps.cli.ranking import nas_app
 from dd_apps.cli.running import quickstart, run
 from dd_apps.cli.showing import inspect, verify
 
@@ -34,6 +35,7 @@ def application() -> typer.Typer:
         ("list", list_),
     ):
         app.command(name)(verb)
+    app.add_typer(nas_app(), name="nas")
     app.add_typer(artefacts_app(), name="artefacts")
     app.command("doctor")(doctor)
     return app

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from dd_apps.nas import truth
 from dd_apps.nas.columns import read as read_columns
+from dd_apps.nas.columns import several
 from dd_apps.nas.ranking import Values
-from dd_core.errors import Option, UserError
+from dd_core.errors import UserError
 
 
 def read(path: Path) -> dict[str, dict[str, float | None]]:
@@ -32,15 +33,13 @@ def truth_for(values: Mapping[str, Values], path: Path, column: str | None) -> d
 
     column: needed where the table has several. Raises `UserError` for a table without one of the architectures.
     """
-    table = truth.read(path, None if column is None else [column], check=require_name)
-    if len(table.columns) > 1:
-        raise UserError(f"{path}: which column is the truth? Give {Option('column')}, of {', '.join(table.columns)}")
-    (only,) = table.columns
+    accuracies = truth.read_column(path, column, option="column", check=require_name)
     architectures = next(iter(values.values()))
-    try:
-        return table.accuracies(only, architectures)
-    except UserError as error:
-        raise UserError(f"{path}: {error.text}") from None
+    missing = [name for name in architectures if name not in accuracies]
+    if missing:
+        count = f"{several(len(missing), 'architecture')} of {len(architectures)}"
+        raise UserError(f"{path}: {count} not in the table: {missing[0]}")
+    return {name: accuracies[name] for name in architectures}
 
 
 def require_name(architecture: str) -> None:

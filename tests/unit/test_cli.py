@@ -232,7 +232,7 @@ def test_a_wrong_command_line_is_one_line(words: list[str], line: str, call, cal
 
 def test_help(call):
     code, out, _ = call("--help")
-    verbs = ["quickstart", "run", "distill", "evaluate", "inspect", "verify", "list", "artefacts", "doctor"]
+    verbs = ["quickstart", "run", "distill", "evaluate", "inspect", "verify", "list", "nas", "artefacts", "doctor"]
     assert code == 0
     assert [verb for verb in verbs if f"\n  {verb} " not in out] == []
     assert call() == (0, out, "")

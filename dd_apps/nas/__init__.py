@@ -3,5 +3,7 @@
 `proxies` score one untrained network, and are evaluators of NNI. `measures` are the zero-cost measures that a proxy has
 to beat: numbers read off an untrained network. `spaces` are search spaces of NNI, `truth` a user's table of accuracies,
 and `ranking` says how well a proxy ranks. `search` has NNI's strategies try samples of a space; `strategies` are its
-settings, `engine` and `streaming` what NNI runs models on, `trials` what a worker does.
+settings, `engine` and `streaming` what NNI runs models on, `trials` what a worker does, `timing` how a budget in seconds
+becomes trials. `config` has the scenarios of the tasks `nas-rank` and `nas-search`, `rank_task` and `search_task` run
+them, `reporting` has their tables and plots.
 """

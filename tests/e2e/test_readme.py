@@ -39,13 +39,19 @@ def _run(code: str) -> str:
 
 def test_the_python_snippets_run():
     snippets = _blocks("README.md", "python")
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     _run(snippets[0])
     assert Path("digits.safetensors").exists()
 
 
 def test_the_avalanche_snippet_runs():
     assert _run(_blocks("README.md", "python")[1]).strip().endswith("10 classes in 640 bytes")
+
+
+def test_the_nni_snippet_runs():
+    values = eval(_run(_blocks("README.md", "python")[2]).strip().splitlines()[-1])
+    assert len(values) == 2
+    assert 0 < values[1] <= values[0] < 1
 
 
 def test_the_shell_snippets_run(capsys: pytest.CaptureFixture[str]):

@@ -155,9 +155,12 @@ def header(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", scenario.shipped())
-def test_every_scenario_decodes_with_method_and_recipe(name: str):
-    config = decode_method(scenario.load(name).plain()["method"])
-    assert config.recipe.network
+def test_every_scenario_decodes_with_its_methods_and_their_recipes(name: str):
+    values = scenario.load(name).plain()
+    sets = [made["method"] for made in values.get("sets", {}).values()]
+    methods = [values["method"]] if "method" in values else sets
+    assert methods
+    assert all(decode_method(each).recipe.network for each in methods)
 
 
 def test_the_presets_are_those_of_the_tables():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import Field, JsonValue, model_validator
 
-from dd_apps.nas import spaces
+from dd_apps.nas import spaces, timing
 from dd_apps.nas.engine import Ledger, PoolExecutionEngine
 from dd_apps.nas.proposing import proposer, quiet
 from dd_apps.nas.strategies import SearchConfig
@@ -119,18 +119,19 @@ def search(
     value is not finite, has failed, and the search goes on. The history follows from space, trial and config, whoever
     the workers are. workers: who runs trials; an open pool serves several searches. journal: a folder in which the same
     call goes on after an interruption, of more trials too. identity: what the values of `trial` follow from, required
-    with a journal. fresh: forget what the journal has. Raises `UserError` for a journal of another search, and for a
-    space that the strategy cannot search.
+    with a journal. fresh: forget what the journal has. A budget in seconds becomes trials once, which the journal keeps
+    (`timing`). Raises `UserError` for a journal of another search, and for a space that the strategy cannot search.
     """
     reporter = reporter or Silent()
     pool = Pool(workers) if workers is None or isinstance(workers, Workers) else nullcontext(workers)
     with _opened(space, config, journal, identity, fresh=fresh) as book, pool as slots, quiet():
-        ledger = _JournalLedger(space, book)
-        first = sum(index < config.max_trials for index in ledger.order)
-        with reporter.stage(f"{config.strategy.name} search", total=config.max_trials, first=first) as stage:
+        ledger, where = _JournalLedger(space, book), book and book.folder
+        trials = timing.trials_of(config, space, trial, slots, folder=where, fresh=fresh, reporter=reporter)
+        first = sum(index < trials for index in ledger.order)
+        with reporter.stage(f"{config.strategy.name} search", total=trials, first=first) as stage:
             ledger.stage = stage
-            history = _history(space, _engine(slots, trial, config, ledger), config)
-    _comment(history, config, slots, reporter)
+            history = _history(space, _engine(slots, trial, config, trials, ledger), config)
+    _comment(history, config, trials, slots, reporter)
     return history
 
 
@@ -144,9 +145,9 @@ def best(history: Sequence[Trial], k: int = 1) -> list[Trial]:
     return [history[index] for _, index in scored[:k]]
 
 
-def _engine(pool: Pool, trial: TrialFunction, config: SearchConfig, ledger: Ledger) -> PoolExecutionEngine:
+def _engine(pool: Pool, trial: TrialFunction, config: SearchConfig, trials: int, ledger: Ledger) -> PoolExecutionEngine:
     kind = StreamingEngine if config.asynchronous else PoolExecutionEngine
-    return kind(pool, trial, max_trials=config.max_trials, batch=config.batch, noisy=config.noisy, ledger=ledger)
+    return kind(pool, trial, max_trials=trials, batch=config.batch, noisy=config.noisy, ledger=ledger)
 
 
 def _history(space: ModelSpace, engine: PoolExecutionEngine, config: SearchConfig) -> list[Trial]:
@@ -162,12 +163,12 @@ def _history(space: ModelSpace, engine: PoolExecutionEngine, config: SearchConfi
     ]
 
 
-def _comment(history: Sequence[Trial], config: SearchConfig, pool: Pool, reporter: Reporter) -> None:
+def _comment(history: Sequence[Trial], config: SearchConfig, trials: int, pool: Pool, reporter: Reporter) -> None:
     """Say what the user may not expect."""
     name = config.strategy.name
-    if len(history) < config.max_trials:
-        reporter.message(f"{name} found no sample that is new after {len(history)} of {config.max_trials} trials")
-    if config.max_trials <= config.random_trials():
+    if len(history) < trials:
+        reporter.message(f"{name} found no sample that is new after {len(history)} of {trials} trials")
+    if trials <= config.random_trials():
         reporter.message(f"{name} learns nothing from its first {config.random_trials()} trials: this search is random")
     if pool.workers.count > config.batch:
         reporter.message(f"{pool.workers.count} workers: only {config.batch} had work, by {Option('batch')}")

@@ -60,7 +60,12 @@ class SearchConfig(Config):
         discriminator="name",
         description="name of the search strategy (random, grid, evolution, tpe), and its options",
     )
-    max_trials: int = Field(ge=1, description="trials after which the search ends")
+    max_trials: int | None = Field(default=None, ge=1, description="trials after which the search ends")
+    max_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="budget instead of max_trials, in seconds of trials; becomes a number of trials once, by measuring",
+    )
     batch: int = Field(
         default=4, ge=1, description="samples that the strategy proposes before it learns their values; run in parallel"
     )
@@ -81,6 +86,12 @@ class SearchConfig(Config):
             raise ValueError(unknown_name("search strategy", name, STRATEGIES).text)
         return given
 
+    @model_validator(mode="after")
+    def _one_budget(self) -> SearchConfig:
+        if (self.max_trials is None) == (self.max_seconds is None):
+            raise ValueError("give either max_trials or max_seconds")
+        return self
+
     def random_trials(self) -> int:
         """How many trials, at the beginning, the strategy draws without learning from any."""
         if isinstance(self.strategy, EvolutionConfig):
@@ -89,4 +100,4 @@ class SearchConfig(Config):
 
     def identity(self) -> dict[str, JsonValue]:
         """The fields that decide which samples are tried; a search of more trials is the same search."""
-        return self.model_dump(mode="json", exclude={"max_trials"})
+        return self.model_dump(mode="json", exclude={"max_trials", "max_seconds"})

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas_tables import Scores, compared, gist, ranked
+from nas_tables import Scores, compared, draw, gist, records
 from pydantic import TypeAdapter
 from record import RESULTS, append, facts, now
 
@@ -139,15 +139,18 @@ class Bench:
 
     def proxies(self) -> None:
         """Score every architecture, and say how the proxies rank them."""
-        truths = self.truth().accuracies
+        trained = self.truth()
+        truths, ceiling = trained.accuracies, trained.ceiling()
         scores = score_all(self.kit(*self.configs()), [*truths], workers=self.pool, journal=self.options.out / "scores")
         proxies: dict[str, Sequence[Scores]] = {name: [each] for name, each in scores.items()}
         proxies[" + ".join(AVERAGE)] = [scores[name] for name in AVERAGE]
         for name in ("dm, loss", "mtt, loss", "ftd, loss"):
             proxies[f"{name} + synflow"] = [scores[name], scores["synflow"]]
         best = [k for k in (5, 10, 20) if k <= len(truths) and k >= 3]
-        for record in ranked(proxies, truths, best=best):
+        for record in records(proxies, truths, best=best):
             self.tell(record)
+        level = None if ceiling is None else ceiling.whole.spearman.value
+        draw(self.options.results.with_suffix(".png"), proxies, truths, ceiling=level)
         claims = [("ftd, accuracy", "mtt, accuracy"), ("ftd, loss", "mtt, loss")]
         others = [
             (f"{name}, loss", twin) for name in SETS for twin in ("random, loss", "early stopping, loss", "synflow")

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import nb201_proxies as proxies
-from nas_tables import Scores, compared, gist, ranked, values_of
+from nas_tables import Proxies, Scores, compared, draw, gist, records, values_of
 from nb201_images import OUT, kit_of
 from record import RESULTS, append, facts, now
 
@@ -73,12 +73,12 @@ class Bench:
         folder = self.options.out / f"scores-{'reduced' if reduced else 'full'}-{seed}"
         return dict(score_all(kit, cells, workers=self.pool, journal=folder))
 
-    def rank(self, part: str, cells: Sequence[str], proxies: Mapping[str, Sequence[Scores]], **more: Any) -> None:
+    def rank(self, part: str, cells: Sequence[str], proxies: Proxies, **more: Any) -> None:
         """How each proxy ranks the cells, and the differences to the reference."""
         truths = self.table.accuracies(self.options.column, cells)
         pairs = [(name, REFERENCE) for name in proxies if name != REFERENCE and REFERENCE in proxies]
         statistics = ("spearman", f"spearman@{max(3, len(cells) // 5)}")
-        for record in ranked(proxies, truths):
+        for record in records(proxies, truths):
             self.tell({"part": part, **record, **more})
         for record in compared(proxies, truths, pairs=pairs, statistics=statistics):
             self.tell({"part": part, **record, **more})
@@ -134,7 +134,9 @@ class Bench:
             repeated = [scores[name] for scores in seeds]
             values |= {f"{name}, {SEEDS} seeds": repeated, f"{name} + {measure}": [seeds[0][name], *free[measure]]}
             values |= {f"{name}, {SEEDS} seeds + {AVERAGE}": [*repeated, *free[AVERAGE]]}
-        self.rank("chosen", self.cells, {**values, **free}, variant=variant, by=by, measure=measure)
+        every = {**values, **free}
+        self.rank("chosen", self.cells, every, variant=variant, by=by, measure=measure)
+        draw(self.options.results.with_suffix(".png"), every, self.table.accuracies(self.options.column, self.cells))
 
     def choice(self) -> tuple[str, str, str]:
         """(variant, accuracy or loss, measure to average with) with the highest correlations on the other cells."""

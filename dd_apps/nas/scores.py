@@ -15,12 +15,12 @@ from typing import Any
 from pydantic import Field
 
 from dd_apps.nas import spaces
-from dd_apps.nas.journal import Journal
 from dd_apps.nas.kit import Kit
 from dd_apps.nas.proxies.config import ProxyConfig, ZeroCostConfig
 from dd_apps.nas.trials import DIED, reason_of
 from dd_core.config import Config, decode, plain
-from dd_core.errors import Interrupted, UserError
+from dd_core.errors import Interrupted, Option, UserError
+from dd_core.store import Journal
 from dd_core.system.parallel import Pool, Workers
 from dd_core.system.reporter import Reporter, Silent
 
@@ -138,7 +138,9 @@ def _opened(kit: Kit, folder: Path | None, *, fresh: bool) -> Iterator[Journal |
     if folder is None:
         yield None
         return
-    with Journal.opened(folder, kit.tools().identity(), fresh=fresh) as book:
+    book = Journal(folder=folder, work="scoring", option=Option("journal"), contents="scores of")
+    with book.locked():
+        book.claim(kit.tools().identity(), fresh=fresh)
         yield book
 
 

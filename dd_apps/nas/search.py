@@ -192,24 +192,8 @@ def _opened(
     settings = {**config.identity(), "space": _identity(space), "trial": dict(trial)}
     journal = Journal(folder=folder, work="search", option=_JOURNAL, contents="a search with")
     with journal.locked():
-        if fresh:
-            journal.forget()
-        _claim(journal, settings)
+        journal.claim(settings, fresh=fresh)
         yield journal
-
-
-def _claim(journal: Journal, settings: Mapping[str, JsonValue]) -> None:
-    """Begin a search, or go on with it; raises `UserError` where the journal is of another one."""
-    held = journal.identified()
-    if held is None:
-        if journal.records():
-            raise UserError(
-                f"{journal.folder}: holds trials of which no {journal.identity} says what they are; {journal.advice}"
-            )
-        journal.identify(settings)
-    else:
-        journal.refuse_difference(held, settings)
-        journal.keep()
 
 
 def _identity(space: ModelSpace) -> dict[str, JsonValue]:

@@ -94,3 +94,22 @@ def test_records_are_kept_until_they_are_forgotten(journal: Journal):
         assert (journal.records(), journal.identified()) == ([], None)
         journal.forget()
         assert {file.name for file in journal.folder.iterdir()} == {"lock"}
+
+
+def test_a_claim_begins_or_goes_on_and_fresh_begins_again(journal: Journal):
+    with journal.locked():
+        journal.claim({"seed": 0})
+        assert journal.identified() == {"seed": 0}
+        journal.append({"index": 0})
+        with open(journal.folder / "records.jsonl", "a") as file:
+            file.write('{"index": 1')
+        journal.claim({"seed": 0})
+        journal.append({"index": 1})  # a line of its own, after one that was cut short
+        assert journal.records() == [{"index": 0}, {"index": 1}]
+        with pytest.raises(UserError, match=r"holds a search with other settings \(seed: 0 -> 1\)"):
+            journal.claim({"seed": 1})
+        (journal.folder / "identity.json").unlink()
+        with pytest.raises(UserError, match=r"holds records\.jsonl and no identity\.json that says what they are; use"):
+            journal.claim({"seed": 0})
+        journal.claim({"seed": 1}, fresh=True)
+        assert (journal.identified(), journal.records()) == ({"seed": 1}, [])

@@ -716,7 +716,9 @@ def test_a_folder_that_is_no_journal_or_in_use_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"^\S+: its identity\.json is no JSON object; use another journal"):
         search(TinySpace(), value_of, config(max_trials=3), **again)
     (tmp_path / "identity.json").unlink()
-    with pytest.raises(UserError, match=r"^\S+: holds trials of which no identity\.json says what they are; use"):
+    with pytest.raises(
+        UserError, match=r"^\S+: holds records\.jsonl and no identity\.json that says what they are; use"
+    ):
         search(TinySpace(), value_of, config(max_trials=3), **again)
 
 

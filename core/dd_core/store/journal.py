@@ -68,6 +68,24 @@ class Journal:
 
     # --- what the folder is of --------------------------------------------------------------------------------------
 
+    def claim(self, identity: Mapping[str, Any], *, fresh: bool = False) -> None:
+        """Begin what `identity` describes, or go on with it; `fresh` forgets what is here.
+
+        Raises `UserError` where the folder is of something else, and where it does not say what its records are of.
+        """
+        if fresh:
+            self.forget()
+        held = self.identified()
+        if held is None:
+            if self.records():
+                raise UserError(
+                    f"{self.folder}: holds {self.lines} and no {self.identity} that says what they are; {self.advice}"
+                )
+            self.identify(identity)
+        else:
+            self.refuse_difference(held, identity)
+            self.keep()
+
     def identify(self, identity: Mapping[str, Any]) -> None:
         """Say what the folder is of."""
         write_json(self.folder / self.identity, identity)

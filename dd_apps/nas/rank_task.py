@@ -55,7 +55,14 @@ def run_task(scenario: RankScenario, folder: Path, options: RunOptions) -> Outco
         reporter=options.reporter,
     )
     on_cpu = devices.resolve(options.device).type == "cpu"
-    proxies = _ranked(scenario, scores, real.accuracies, on_cpu=on_cpu)
+    proxies = ranked_proxies(
+        {config.called: config.kind for config in scenario.proxies},
+        scores,
+        real.accuracies,
+        averages=scenario.averages,
+        on_cpu=on_cpu,
+        seed=scenario.seed,
+    )
     pairs = reporting.pairs_to_compare(proxies)
     values = {proxy.name: proxy.values for proxy in proxies}
     comparisons = ranking.compare(values, real.accuracies, pairs=pairs, seed=scenario.seed) if pairs else ()
@@ -137,9 +144,20 @@ def _chosen(scenario: RankScenario, every: Sequence[str]) -> Sequence[str]:
 # --- proxies -----------------------------------------------------------------------------------------------------
 
 
-def _ranked(scenario: RankScenario, scores: Scores, truths: Mapping[str, float], *, on_cpu: bool) -> list[RankedProxy]:
-    """Each proxy with its ranking, and each rank average; those without a single value are left out."""
-    kinds = {config.called: config.kind for config in scenario.proxies}
+def ranked_proxies(
+    kinds: Mapping[str, str],
+    scores: Scores,
+    truths: Mapping[str, float],
+    *,
+    averages: Sequence[Sequence[str]] = (),
+    on_cpu: bool = True,
+    seed: int = 0,
+) -> list[RankedProxy]:
+    """Each proxy with its ranking and its mean cost, and each rank average of some of them.
+
+    kinds: of the proxies' configs, by name. on_cpu: costs are seconds of the cores, else by the clock. A proxy without
+    a single value is left out, and so is an average of it. Raises `UserError` where no proxy has a value.
+    """
     proxies: dict[str, RankedProxy] = {}
     for name, by_architecture in scores.items():
         finished = [score for score in by_architecture.values() if score.value is not None]
@@ -148,13 +166,12 @@ def _ranked(scenario: RankScenario, scores: Scores, truths: Mapping[str, float],
         values: Values = {architecture: score.value for architecture, score in by_architecture.items()}
         seconds = fmean(score.core_seconds if on_cpu else score.seconds for score in finished)
         passes = fmean(score.passes for score in finished)
-        ranked = ranking.rank(values, truths, seed=scenario.seed)
-        proxies[name] = RankedProxy(name, kinds[name], values, ranked, seconds, passes)
+        ranking_of = ranking.rank(values, truths, seed=seed)
+        proxies[name] = RankedProxy(name, kinds[name], values, ranking_of, seconds, passes)
     if not proxies:
         raise UserError(f"every trial of every proxy failed; {next(_failures(scores))}")
-    averages = [[proxies[name] for name in parts if name in proxies] for parts in scenario.averages]
-    whole = [parts for parts, names in zip(averages, scenario.averages, strict=True) if len(parts) == len(names)]
-    return [*proxies.values(), *(reporting.averaged(parts, truths, seed=scenario.seed) for parts in whole)]
+    whole = [[proxies[name] for name in names] for names in averages if {*names} <= proxies.keys()]
+    return [*proxies.values(), *(reporting.averaged(parts, truths, seed=seed) for parts in whole)]
 
 
 def _failures(scores: Scores) -> Iterator[str]:

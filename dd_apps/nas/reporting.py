@@ -28,6 +28,7 @@ GROUPS = {
 }
 GIVEN = "given"  # the kind of values that a user gives
 FEW = 4  # proxies that are compared each with each
+CHOSEN = "all are compared with the best reference on these very architectures, which favours it"
 _WORDS = {"ahead": "better", "behind": "worse", "no difference": "no difference"}
 _REGRET = "points"  # of accuracy in percent
 
@@ -193,11 +194,13 @@ def comparison_table(
         }
         for comparison in comparisons
     ]
-    own = (
+    own = [
         "paired bootstrap over architectures, two-sided; the verdict is that of p after Holm's correction for all "
         f"{len(rows)} comparisons of this table, at 5 %"
-    )
-    return Table(title, rows, notes=[own, *notes])
+    ]
+    if len(rows) > 1 and len({comparison.second for comparison in comparisons}) == 1:
+        own.append(CHOSEN)
+    return Table(title, rows, notes=[*own, *notes])
 
 
 def best_table(

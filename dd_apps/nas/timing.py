@@ -13,6 +13,7 @@ from numpy.random import RandomState
 from pydantic import Field
 
 from dd_apps.nas import spaces  # spaces imports nni without its warnings
+from dd_apps.nas.columns import several
 from dd_apps.nas.strategies import SearchConfig
 from dd_apps.nas.trials import Attempt, Outcome, TrialFunction, died
 from dd_core import store, streams
@@ -63,9 +64,10 @@ def trials_of(
         if folder is not None:
             store.write_json(_file(folder), pace.model_dump())
     count = pace.trials_within(config.max_seconds)
+    on = several(pace.workers, "worker")
     reporter.message(
-        f"{config.max_seconds:g} s are {count} trials, at {pace.seconds_a_trial:.3g} s a trial on "
-        f"{pace.workers} workers (measured once, on {pace.trials} random samples)"
+        f"{config.max_seconds:g} s are {several(count, 'trial')}, at {pace.seconds_a_trial:.3g} s a trial on {on} "
+        f"(measured once, on {pace.trials} random samples)"
     )
     return count
 

@@ -91,6 +91,7 @@ def test_full_training_is_the_truth_and_every_proxy_is_ranked_against_it(tmp_pat
     trained = f"on all 359 test images after 1 epochs on all {len(tools.train)} training images, the mean of 2 seeds"
     assert len(tools.train) == len(tools.images.train) + len(tools.images.validation)
     assert trained in notes(outcome)
+    assert reporting.CHOSEN in notes(outcome)
     assert "set one: distilled from these training images, without the images that validate" in notes(outcome)
 
 
@@ -98,11 +99,13 @@ def test_the_truth_of_a_table_is_drawn_by_the_seed(tmp_path: Path):
     every = [f"convnet-{depth}-w32-{norm}relu" for depth in (1, 2, 3) for norm in ("", "batchnorm-", "groupnorm-")]
     accuracies = {name: 50.0 + row for row, name in enumerate(every)}
     given = table(tmp_path / "truth.csv", accuracies)
-    outcome = rank_scenario(truth=given, architectures=5, seed=3).run(tmp_path / "work", OPTIONS)
+    proxies = [PARAMETERS, SYNFLOW]
+    outcome = rank_scenario(truth=given, architectures=5, seed=3, proxies=proxies).run(tmp_path / "work", OPTIONS)
     drawn = truth.draw(every, 5, seed=3)
     assert outcome.details["truth"] == {name: accuracies[name] for name in drawn}
     assert outcome.details["ceiling"] is None
     assert "truth: truth.csv, a table that was given" in notes(outcome)
+    assert reporting.CHOSEN not in notes(outcome)
 
 
 def test_a_proxy_without_a_value_is_left_out_and_told(tmp_path: Path):

@@ -228,6 +228,19 @@ def test_a_search_goes_on_wherever_its_folder_lies_and_never_with_another_proxy(
         another.run(tmp_path / "b", OPTIONS)
 
 
+def test_a_search_does_not_go_on_with_other_images_under_the_name_of_its_set(tmp_path: Path):
+    file = tmp_path / "set.safetensors"
+    scenario = search_scenario(proxy={"kind": "distilled", "set": str(file), "passes": 10}, max_trials=2)
+    for seed in (0, 1):
+        recipe = {"network": "convnet-1-w4", "epochs": 2}
+        store.write_set(file, distill(method("random", recipe=recipe), load_data("digits"), Size(ipc=1), seed=seed))
+        if seed == 0:
+            first = scenario.run(tmp_path / "work", OPTIONS).details["history"]
+            assert scenario.run(tmp_path / "work", OPTIONS).details["history"] == first
+    with pytest.raises(UserError, match=r"other settings \(trial\.sets\.set: '"):
+        scenario.run(tmp_path / "work", OPTIONS)
+
+
 def test_a_search_without_a_value_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         "dd_apps.nas.search_task.search",

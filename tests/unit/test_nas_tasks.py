@@ -251,7 +251,7 @@ def test_a_search_without_a_value_is_refused_with_the_reason(tmp_path: Path, mon
 
 
 def test_a_proxy_that_cannot_be_made_is_no_failed_trial(tmp_path: Path):
-    with pytest.raises(UserError, match="images: 500, and digits has"):
+    with pytest.raises(UserError, match=r"^images: 500, and digits has"):
         search_scenario(proxy={**SYNFLOW, "images": 500}).run(tmp_path, OPTIONS)
 
 

@@ -199,27 +199,27 @@ list(parallel.run(endless, [Path(sys.argv[1])] * 2, workers=Workers(count=2), us
 """
 
 
-def is_running(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def workers_of(session: int) -> list[str]:
+    """The worker processes that were started in a session."""
+    shown = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "sess=,pid=,stat=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [row.split(maxsplit=3) for row in shown.stdout.splitlines()]
+    return [pid for group, pid, state, words in rows if group == str(session) and state[0] != "Z" and "Loky" in words]
 
 
-def test_workers_die_with_their_parent(tmp_path: Path):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
-    while len(list(tmp_path.iterdir())) < 2:
+@pytest.mark.parametrize("begun", [0, 2])
+def test_workers_die_with_their_parent(begun: int, tmp_path: Path):
+    """With no job begun, a worker may get none any more, and nobody who would tell it."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], start_new_session=True)
+    while not workers_of(parent.pid) or len(list(tmp_path.iterdir())) < begun:
         assert parent.poll() is None
         time.sleep(0.01)
-    workers = [int(path.name) for path in tmp_path.iterdir()]
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     patience = time.monotonic() + 60
-    try:
-        while any(map(is_running, workers)):
-            assert time.monotonic() < patience, "orphans go on"
-            time.sleep(0.05)
-    finally:
-        for number in filter(is_running, workers):
-            os.kill(number, signal.SIGKILL)
+    while orphans := workers_of(parent.pid):
+        if time.monotonic() > patience:
+            os.killpg(parent.pid, signal.SIGKILL)
+            pytest.fail(f"orphans go on: {orphans}")
+        time.sleep(0.05)

@@ -120,10 +120,9 @@ class _Call(Generic[Job, Result]):
 
     def __call__(self, index: int, job: Job) -> tuple[int, Result]:
         # joblib runs a job in the parent itself where it may not start processes
-        if self.parent is not None and self.parent != os.getpid():
-            _die_with(self.parent)
-            if self.folder is not None and self.threads is not None:
-                slots.pin(self.folder)
+        elsewhere = self.parent is not None and self.parent != os.getpid()
+        if elsewhere and self.folder is not None and self.threads is not None:
+            slots.pin(self.folder)
         return index, _with_threads(self.function, job, self.threads)
 
 
@@ -165,7 +164,8 @@ class _Batch(Generic[Job, Result]):
 
     def _parallel(self, jobs: Sequence[tuple[int, Job]]) -> Generator[tuple[int, Result]]:
         # loky is told the thread count too, so that libraries that read it at import start right
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=self.workers.threads):
+        watch = {"initializer": _die_with, "initargs": (self.call.parent,)}  # at its start: a worker may get no job
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=self.workers.threads, **watch):
             each = cast("Any", 1)  # joblib's types want a str
             parallel = joblib.Parallel(n_jobs=self.workers.count, return_as="generator_unordered", batch_size=each)
         # loky replaces a worker that has grown by 300 MB, which training does: nothing is lost, and nobody need know

@@ -29,7 +29,6 @@ from dd_core import store
 
 RELIABILITY = Path(__file__).resolve().parents[1] / "tests" / "reliability"
 TRIALS, BATCH, WORKERS = 40, 4, 2
-PATIENCE = 3.0  # seconds in which a worker ends its trial, and notices that its search is gone
 MOMENTS = 32  # of the kills that are aimed: the start of a journal has 12 moments, and each record 4
 
 Line = dict[str, Any]
@@ -161,15 +160,9 @@ def start(folder: Path, *, seed: int = 0, moment: int | None = None) -> subproce
 
 
 def was_killed(process: subprocess.Popen[bytes]) -> bool:
-    """Wait for the search and for its workers, which may end a trial yet; whether it was killed.
-
-    A worker that got no trial before the search died does not know of it, and joblib ends it after five minutes.
-    """
+    """Wait for the search and for its workers, which may end a trial yet; whether it was killed."""
     process.wait()
-    patience = time.monotonic() + PATIENCE
     while _session(process.pid):
-        if time.monotonic() > patience:
-            os.killpg(process.pid, signal.SIGKILL)
         time.sleep(0.02)
     return process.returncode == -signal.SIGKILL
 

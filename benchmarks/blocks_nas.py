@@ -1,4 +1,4 @@
-"""Blocks of REPRODUCIBILITY: architecture search, the zero-cost measures on the cells of NAS-Bench-201.
+"""Blocks of REPRODUCIBILITY: architecture search, proxies on the cells of NAS-Bench-201.
 
 Every figure is the newest run's. Where a sentence draws a conclusion, the conclusion is computed too.
 """
@@ -14,17 +14,34 @@ from cells import Record, matching, paragraph, records, table, words
 PUBLISHED = {"grad_norm": 0.594, "snip": 0.596, "synflow": 0.737, "jacob_cov": 0.731}
 
 
-def run() -> list[Record]:
-    """The records of the newest run."""
-    lines = records("nb201")
-    return matching(lines, run=lines[-1]["run"])
+def newest(part: str) -> list[Record]:
+    """The records of a part, of the newest run that has it."""
+    lines = matching(records("nb201"), part=part)
+    return matching(lines, run=lines[-1]["run"]) if lines else []
 
 
 def measures() -> list[str]:
     """A row for each measure, the best correlation first."""
-    proxies = sorted(matching(run(), what="proxy"), key=lambda line: -line["ranking"]["whole"]["spearman"]["value"])
     header = ["", "Spearman", "published", "Kendall", "Spearman, top fifth", "regret at 1, at 10 (points)"]
-    return table([*header, "no value", "seconds a cell"], map(_row, proxies))
+    return table([*header, "no value", "core seconds a cell"], map(_row, _proxies("measures")))
+
+
+def variants() -> list[str]:
+    """A row for each way to train and each proxy, on the cells on which ways are tried."""
+    lines = [line for line in _proxies("vary") if line["variant"]]
+    header = ["way to train", "proxy", "Spearman", "Spearman, top fifth", "core seconds a cell"]
+    return table(header, [[line["variant"], *_short(line)] for line in lines])
+
+
+def _proxies(part: str) -> list[Record]:
+    lines = matching(newest(part), what="proxy")
+    return sorted(lines, key=lambda line: -line["ranking"]["whole"]["spearman"]["value"])
+
+
+def _short(line: Record) -> list[str]:
+    ranking = line["ranking"]
+    intervals = [_interval(ranking[where]["spearman"]) for where in ("whole", "top_fifth")]
+    return [line["name"], *intervals, f"{line['core_seconds']:.1f}"]
 
 
 def _row(line: Record) -> list[str]:
@@ -38,7 +55,7 @@ def _row(line: Record) -> list[str]:
         _interval(ranking["top_fifth"]["spearman"]),
         f"{regrets[1]:.1f}, {regrets[10]:.1f}",
         str(ranking["failed"] or ""),
-        f"{line['seconds']:.2f}",
+        f"{line['core_seconds']:.2f}",
     ]
 
 
@@ -48,7 +65,7 @@ def _interval(estimate: Mapping[str, Any]) -> str:
 
 def measures_notes() -> list[str]:
     """What agrees with what was published, and what is told apart from the reference."""
-    proxies = [line for line in matching(run(), what="proxy") if line["name"] in PUBLISHED]
+    proxies = [line for line in _proxies("measures") if line["name"] in PUBLISHED]
     spearmans = {line["name"]: (line["ranking"]["whole"]["spearman"], PUBLISHED[line["name"]]) for line in proxies}
     inside = [f"`{name}`" for name, (own, other) in spearmans.items() if own["low"] <= other <= own["high"]]
     outside = [f"`{name}`" for name in spearmans if f"`{name}`" not in inside]
@@ -56,17 +73,18 @@ def measures_notes() -> list[str]:
     else_ = f", and not for {words(outside)}" if outside else ""
     line = proxies[0]
     count, hardware = line["ranking"]["architectures"], line["hardware"]
-    busy = ", beside other work that made it slower" if line["load_average"] > hardware["cores"] else ""
     resamples, chip = line["ranking"]["resamples"], hardware["cpu"]
     return paragraph(
         f"{count} cells, in brackets the middle 95 % of {resamples:,} bootstrap resamples of the cells. {agree}"
         f"{else_}. {_told_apart(top_fifth=False)} {_told_apart(top_fifth=True)} A cell without a value ranks last. "
-        f"One thread of {chip}{busy}; {line['data']}."
+        f"One core of {chip}; {line['data']}."
     )
 
 
 def _told_apart(*, top_fifth: bool) -> str:
-    lines = [line for line in matching(run(), what="comparison") if ("@" in line["statistic"]) == top_fifth]
+    lines = [
+        line for line in matching(newest("measures"), what="comparison") if ("@" in line["statistic"]) == top_fifth
+    ]
     where = "Over the top fifth" if top_fifth else "Over all cells"
     ahead = [f"`{line['first']}`" for line in lines if line["word"] == "ahead"]
     behind = [f"`{line['first']}`" for line in lines if line["word"] == "behind"]
@@ -78,4 +96,4 @@ def _told_apart(*, top_fifth: bool) -> str:
     return f"{where}, {' and '.join(parts)} (paired bootstrap, Holm's correction), the others no different."
 
 
-BLOCKS = {"nas-measures": measures, "nas-measures-notes": measures_notes}
+BLOCKS = {"nas-measures": measures, "nas-measures-notes": measures_notes, "nas-variants": variants}

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas_tables import Scores, compared, draw, gist, records
+from nas_tables import compared, draw, gist, records
 from pydantic import TypeAdapter
 from record import RESULTS, append, facts, now
 
@@ -32,6 +32,7 @@ from dd_apps.data import Data
 from dd_apps.nas import measures, spaces, truth
 from dd_apps.nas.kit import Kit
 from dd_apps.nas.proxies.config import ProxyConfig
+from dd_apps.nas.rank_task import ranked_proxies
 from dd_apps.nas.scores import score_all
 from dd_apps.nas.space_config import ConvNetsConfig
 from dd_apps.nas.trained_truth import TrainedTruth, truth_spec
@@ -107,19 +108,25 @@ class Bench:
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
-    def truth(self) -> TrainedTruth:
-        """Train every architecture, or find what was trained."""
-        test, recipe = self.data.load("test"), TRUTH
-        if self.options.small:
-            recipe = TRUTH.model_copy(update={"epochs": 1})
-        spec = truth_spec(self.train, test, self.kit().space, self.architectures, recipe, seeds=SEEDS)
+    def trained(self) -> TrainedTruth:
+        """The truth: every architecture trained, or found trained."""
+        test = self.data.load("test")
+        spec = truth_spec(self.train, test, self.kit().space, self.architectures, self.recipe, seeds=SEEDS)
         resources = Resources.of([self.train, test], device="cpu")
         made = artefacts.get(spec, resources=resources, workers=self.pool.workers, reporter=Messages(print))
-        trained = TrainedTruth.of(made)
+        return TrainedTruth.of(made)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How architectures are trained fully."""
+        return TRUTH.model_copy(update={"epochs": 1}) if self.options.small else TRUTH
+
+    def truth(self) -> None:
+        """Train every architecture, and say how one seed ranks them against the other."""
+        trained = self.trained()
         ceiling = trained.ceiling()
         figures = {"accuracies": trained.accuracies, "diverged": trained.diverged, "seconds": trained.seconds}
-        self.tell({"what": "truth", **figures, "recipe": plain(recipe), "ceiling": ceiling and plain(ceiling)})
-        return trained
+        self.tell({"what": "truth", **figures, "recipe": plain(self.recipe), "ceiling": ceiling and plain(ceiling)})
 
     def sets(self) -> None:
         """Distil the sets, or find them."""
@@ -139,27 +146,24 @@ class Bench:
 
     def proxies(self) -> None:
         """Score every architecture, and say how the proxies rank them."""
-        trained = self.truth()
+        trained = self.trained()
         truths, ceiling = trained.accuracies, trained.ceiling()
-        scores = score_all(self.kit(*self.configs()), [*truths], workers=self.pool, journal=self.options.out / "scores")
-        proxies: dict[str, Sequence[Scores]] = {name: [each] for name, each in scores.items()}
-        proxies[" + ".join(AVERAGE)] = [scores[name] for name in AVERAGE]
-        for name in ("dm, loss", "mtt, loss", "ftd, loss"):
-            proxies[f"{name} + synflow"] = [scores[name], scores["synflow"]]
-        best = [k for k in (5, 10, 20) if k <= len(truths) and k >= 3]
-        for record in records(proxies, truths, best=best):
+        configs = self.configs()
+        scores = score_all(self.kit(*configs), [*truths], workers=self.pool, journal=self.options.out / "scores")
+        kinds = {config.called: config.kind for config in configs}
+        best = [k for k in (5, 10, 20) if k <= len(truths)]
+        averages = [AVERAGE, *((f"{name}, loss", "synflow") for name in SETS)]
+        proxies = ranked_proxies(kinds, scores, truths, averages=averages, best=best)
+        for record in records(proxies, scores):
             self.tell(record)
-        level = None if ceiling is None else ceiling.whole.spearman.value
-        draw(self.options.results.with_suffix(".png"), proxies, truths, ceiling=level)
+        draw(self.options.results.with_suffix(".png"), proxies, ceiling=ceiling and ceiling.whole.spearman.value)
         claims = [("ftd, accuracy", "mtt, accuracy"), ("ftd, loss", "mtt, loss")]
-        others = [
-            (f"{name}, loss", twin) for name in SETS for twin in ("random, loss", "early stopping, loss", "synflow")
-        ]
-        statistics = [f"spearman@{k}" for k in best if k > 5]
-        for record in compared(proxies, truths, pairs=claims, statistics=statistics):
-            self.tell(record)
-        for record in compared(proxies, truths, pairs=others, statistics=["spearman"]):
-            self.tell(record)
+        twins = ("random, loss", "early stopping, loss", "synflow")
+        rivals = [(f"{name}, loss", twin) for name in SETS for twin in twins]
+        questions = [(claims, [f"spearman@{k}" for k in best if k > 5]), (rivals, ["spearman"])]
+        for pairs, statistics in questions:
+            for record in compared(proxies, truths, pairs=pairs, statistics=statistics):
+                self.tell(record)
 
     def configs(self) -> list[ProxyConfig]:
         """The proxies; those that train do so by one recipe, by accuracy and by loss."""

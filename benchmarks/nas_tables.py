@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +12,14 @@ from dd_apps.nas.scores import Score
 from dd_core import store
 from dd_core.config import plain
 
-Scores = Mapping[str, Score]  # by architecture
-Proxies = Mapping[str, Sequence[Scores]]  # by name; several scores of each architecture are averaged by rank
+Scores = Mapping[str, Mapping[str, Score]]  # by proxy, then by architecture
 Record = dict[str, Any]
-_KINDS = {
-    **dict.fromkeys(("dm", "mtt", "ftd"), "distilled"),
-    **{kind: kind for kind in ("random", "herding", "k-means")},
-    **{"random quarter": "part", "early stopping": "early-stopping"},
-}
 
 
-def values_of(parts: Sequence[Scores], names: Iterable[str]) -> ranking.Values:
-    """The values of the architectures."""
-    values = [{name: part[name].value for name in names} for part in parts]
-    return values[0] if len(values) == 1 else ranking.rank_average(values)
-
-
-def ranked(proxies: Proxies, truths: Mapping[str, float], *, best: Sequence[int] = ()) -> list[RankedProxy]:
-    """Each proxy with its ranking; an average costs what its parts cost together. Seconds are those of one core."""
-    return [_ranked(name, parts, truths, best) for name, parts in proxies.items()]
-
-
-def _ranked(name: str, parts: Sequence[Scores], truths: Mapping[str, float], best: Sequence[int]) -> RankedProxy:
-    scores = [part[architecture] for part in parts for architecture in truths]
-    values = values_of(parts, truths)
-    seconds = sum(score.core_seconds for score in scores) / len(truths)
-    passes = sum(score.passes for score in scores) / len(truths)
-    return RankedProxy(name, _kind(name), values, ranking.rank(values, truths, best=best), seconds, passes)
-
-
-def _kind(name: str) -> str:
-    """`dm-10, loss` is a distilled set's, and a name with a plus an average's."""
-    if " + " in name or "seeds" in name:
-        return "average"
-    return _KINDS.get(name.partition(",")[0].partition("-1")[0], "zero-cost")
-
-
-def records(proxies: Proxies, truths: Mapping[str, float], *, best: Sequence[int] = ()) -> Iterator[Record]:
-    """A record for each proxy."""
-    for proxy in ranked(proxies, truths, best=best):
-        reasons = {part[name].reason for part in proxies[proxy.name] for name in truths} - {None}
+def records(proxies: Sequence[RankedProxy], scores: Scores) -> Iterator[Record]:
+    """A record for each proxy; seconds are those of one core."""
+    for proxy in proxies:
+        reasons = {score.reason for score in scores.get(proxy.name, {}).values()} - {None}
         yield {
             "what": "proxy",
             "name": proxy.name,
@@ -64,18 +32,22 @@ def records(proxies: Proxies, truths: Mapping[str, float], *, best: Sequence[int
 
 
 def compared(
-    proxies: Proxies, truths: Mapping[str, float], *, pairs: Sequence[tuple[str, str]], statistics: Sequence[str]
+    proxies: Sequence[RankedProxy],
+    truths: Mapping[str, float],
+    *,
+    pairs: Sequence[tuple[str, str]],
+    statistics: Sequence[str],
 ) -> Iterator[Record]:
     """A record for each statistic and pair of proxies."""
-    values = {name: values_of(parts, truths) for name, parts in proxies.items()}
+    values = {proxy.name: proxy.values for proxy in proxies}
     for statistic in statistics if pairs else ():
         for line in ranking.compare(values, truths, statistic=statistic, pairs=pairs):
             yield {"what": "comparison", **plain(line)}
 
 
-def draw(path: Path, proxies: Proxies, truths: Mapping[str, float], *, ceiling: float | None = None) -> None:
-    """Correlation against seconds, as PNG and as SVG."""
-    picture = cost_plot(ranked(proxies, truths), ceiling=ceiling)
+def draw(path: Path, proxies: Sequence[RankedProxy], *, ceiling: float | None = None) -> None:
+    """Correlation against seconds, as a PNG file."""
+    picture = cost_plot(proxies, ceiling=ceiling)
     assert picture is not None
     store.write_bytes(path, picture.png)
 

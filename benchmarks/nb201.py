@@ -9,14 +9,15 @@ measures  the zero-cost measures, on networks as the benchmark has them (16 chan
 trained   networks trained for 3,000 image-passes on distilled sets (`make bench-nb201-sets`), on as many random real
           images, and at the beginning of training on all; they are reduced networks (8 channels, 1 cell a stack), and
           the measures of these show what reducing costs
-own       the sets' own recipes, all epochs, on ten of the cells
-vary      ways to train better within the same image-passes, on 50 other cells: nothing is chosen on the 100
-chosen    what the 50 cells chose, on the 100: alone, as the mean rank under three seeds, and rank-averaged with the
-          measure that the 50 cells chose
+own       the own recipes of the sets of one image a class, all their epochs, on ten of the cells
+vary      ways to train on ten images a class within the same image-passes, distilled by `dm` or real, on 50 other
+          cells: nothing is chosen on the 100
+chosen    the way that the 50 cells chose, on the 100: alone, and rank-averaged with the measure that they chose
 
 A trained network is scored on 2,000 training images that no set and no network has seen; no test image is looked at:
-the truth is the table's. A cell without a value ranks last. Correlations have bootstrap intervals over cells,
-differences a paired bootstrap with Holm's correction. Seconds are those of one core, the images loaded before.
+the truth is the table's. A cell without a value ranks last. Correlations have bootstrap intervals over cells. Paired
+bootstraps with Holm's correction compare every proxy with `synflow`, and distilled sets with random images and with
+early stopping. Seconds are those of one core, the images loaded before; all parts take about four core hours.
 
 Values are kept, and the same command goes on where it stopped. Appends to benchmarks/results/nb201.jsonl.
 """
@@ -25,32 +26,34 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nb201_proxies as proxies
-from nas_tables import Proxies, Scores, compared, draw, gist, records, values_of
+from nas_tables import Scores, compared, draw, gist, records
 from nb201_images import OUT, kit_of
 from record import RESULTS, append, facts, now
 
-from dd_apps.nas import measures, ranking, truth
+from dd_apps.nas import measures, ranking, reporting, truth
 from dd_apps.nas.kit import Kit
 from dd_apps.nas.proxies.config import ProxyConfig
+from dd_apps.nas.rank_task import ranked_proxies
+from dd_apps.nas.reporting import RankedProxy
 from dd_apps.nas.scores import score_all
 from dd_core.system.parallel import Pool, Workers
 
 NAME = "nb201"
 PARTS = ("measures", "trained", "own", "vary", "chosen")
-AVERAGE = "synflow + jacob_cov"  # the mean rank of the two strongest that were published
+AVERAGES = {"synflow + jacob_cov": ("synflow", "jacob_cov")}  # the two strongest that were published
 REDUCED = {"channels": 8, "modules": 1}
 OWN_CELLS, SMALL_CELLS = 10, 6
-SEEDS = 3
 REFERENCE = "synflow"  # what every other proxy is compared with: the strongest that was published
 
 
 class Bench:
-    """The command line's options, the truth, and an open pool."""
+    """The command line's options, the truth, an open pool, and the kind of each proxy by its name."""
 
     def __init__(self, options: argparse.Namespace, pool: Pool) -> None:
         self.options, self.pool = options, pool
@@ -59,29 +62,45 @@ class Bench:
         others = self.table.draw(len(self.cells) + options.others, seed=options.seed + 1)
         self.others = tuple(cell for cell in others if cell not in self.cells)[: options.others]
         self.sets = options.sets
+        self.kinds: dict[str, str] = {}
 
-    def kit(self, *configs: ProxyConfig, reduced: bool, seed: int = 0) -> Kit:
+    def kit(self, *configs: ProxyConfig, reduced: bool) -> Kit:
         """What scores cells, on reduced networks or on those of the benchmark."""
         size = {"channels": 4, "modules": 1} if self.options.small else REDUCED if reduced else {}
-        return kit_of(self.options.data, *configs, seed=seed, small=self.options.small, **size)
+        return kit_of(self.options.data, *configs, small=self.options.small, **size)
 
-    def scores(
-        self, cells: Sequence[str], configs: Iterable[ProxyConfig], *, reduced: bool, seed: int = 0
-    ) -> dict[str, Scores]:
-        """By name and cell: those that are kept, and the missing ones, which are kept too."""
-        kit = self.kit(*configs, reduced=reduced, seed=seed)
-        folder = self.options.out / f"scores-{'reduced' if reduced else 'full'}-{seed}"
-        return dict(score_all(kit, cells, workers=self.pool, journal=folder))
+    def scores(self, cells: Sequence[str], configs: Sequence[ProxyConfig], *, reduced: bool) -> Scores:
+        """By proxy and cell: those that are kept, and the missing ones, which are kept too."""
+        self.kinds |= {config.called: config.kind for config in configs}
+        folder = self.options.out / f"scores-{'reduced' if reduced else 'full'}"
+        return score_all(self.kit(*configs, reduced=reduced), cells, workers=self.pool, journal=folder)
 
-    def rank(self, part: str, cells: Sequence[str], proxies: Proxies, **more: Any) -> None:
-        """How each proxy ranks the cells, and the differences to the reference."""
+    def ranked(
+        self, cells: Sequence[str], scores: Scores, *, averages: Mapping[str, Sequence[str]] = AVERAGES
+    ) -> list[RankedProxy]:
+        """How each proxy ranks the cells, and each rank average whose proxies are among them."""
         truths = self.table.accuracies(self.options.column, cells)
-        pairs = [(name, REFERENCE) for name in proxies if name != REFERENCE and REFERENCE in proxies]
+        proxies = {proxy.name: proxy for proxy in ranked_proxies(self.kinds, scores, truths)}
+        for name, parts in averages.items():
+            if {*parts} <= proxies.keys():
+                average = reporting.averaged([proxies[part] for part in parts], truths)
+                proxies[name] = replace(average, name=name)
+        return [*proxies.values()]
+
+    def rank(self, part: str, cells: Sequence[str], scores: Scores, **more: Any) -> list[RankedProxy]:
+        """Tell how each proxy ranks the cells, and the differences between them."""
+        averages = more.pop("averages", {})
+        proxies = self.ranked(cells, scores, averages={**AVERAGES, **averages})
+        truths = self.table.accuracies(self.options.column, cells)
+        names = [proxy.name for proxy in proxies]
         statistics = ("spearman", f"spearman@{max(3, len(cells) // 5)}")
-        for record in records(proxies, truths):
+        free = [(name, REFERENCE) for name in names if name != REFERENCE and REFERENCE in names]
+        for record in records(proxies, scores):
             self.tell({"part": part, **record, **more})
-        for record in compared(proxies, truths, pairs=pairs, statistics=statistics):
-            self.tell({"part": part, **record, **more})
+        for pairs in (free, _rivals(names)):  # Holm's correction is over the pairs of one question
+            for record in compared(proxies, truths, pairs=pairs, statistics=statistics):
+                self.tell({"part": part, **record, **more})
+        return proxies
 
     def tell(self, record: Mapping[str, Any]) -> None:
         """Print the gist, keep all."""
@@ -90,10 +109,9 @@ class Bench:
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
-    def free(self, cells: Sequence[str], *, reduced: bool = False) -> dict[str, Sequence[Scores]]:
-        """The measures, and the rank average of the two strongest."""
-        free = {name: [scores] for name, scores in self.scores(cells, proxies.free(), reduced=reduced).items()}
-        return {**free, AVERAGE: [*free["synflow"], *free["jacob_cov"]]}
+    def free(self, cells: Sequence[str], *, reduced: bool = False) -> Scores:
+        """The zero-cost measures."""
+        return self.scores(cells, proxies.free(), reduced=reduced)
 
     def measures(self) -> None:
         """The zero-cost measures, on networks as the benchmark has them."""
@@ -102,63 +120,68 @@ class Bench:
     def trained(self) -> None:
         """Sets by their own recipes within the budget, random images, early stopping; measures of reduced networks."""
         scores = self.scores(self.cells, proxies.trained(self.sets), reduced=True)
-        trained = {name: [each] for name, each in scores.items()}
-        reference = {REFERENCE: self.free(self.cells)[REFERENCE]}
-        self.rank("trained", self.cells, {**trained, **reference})
+        self.rank("trained", self.cells, {**scores, REFERENCE: self.free(self.cells)[REFERENCE]})
         self.rank("reduced", self.cells, self.free(self.cells, reduced=True))
 
     def own(self) -> None:
         """The sets' own recipes, on a few cells; the measures of the same cells beside them."""
         cells = self.cells[:OWN_CELLS]
-        few = self.scores(cells, proxies.trained(self.sets, passes=None), reduced=True)
-        self.rank("own", cells, {**{name: [each] for name, each in few.items()}, **self.free(cells)})
+        scores = self.scores(cells, proxies.trained(self.sets, sizes=[1], passes=None), reduced=True)
+        self.rank("own", cells, {**scores, **self.free(cells)})
 
     def vary(self) -> None:
         """Every variant on the other cells."""
         self.rank("vary", self.others, self.free(self.others), variant="")
         for name in proxies.VARIANTS:
-            scores = self.scores(self.others, proxies.varied(self.sets, name), reduced=True)
-            self.rank("vary", self.others, {each: [scores[each]] for each in scores}, variant=name)
+            self.rank("vary", self.others, self.varied(name), variant=name)
+
+    def varied(self, variant: str) -> Scores:
+        """The scores of a variant on the other cells."""
+        return self.scores(self.others, proxies.varied(self.sets, variant), reduced=True)
 
     def chosen(self) -> None:
         """What the other cells choose, on the cells of the table."""
         variant, by, measure = self.choice()
-        recipe = proxies.VARIANTS[variant]
-        free = self.free(self.cells)
-        seeds = [
-            self.scores(self.cells, proxies.trained(self.sets, sizes=[10], recipe=recipe), reduced=True, seed=seed)
-            for seed in range(SEEDS)
-        ]
-        values: dict[str, Sequence[Scores]] = {name: [each] for name, each in seeds[0].items()}
-        for name in [each for each in seeds[0] if each.endswith(by)]:
-            repeated = [scores[name] for scores in seeds]
-            values |= {f"{name}, {SEEDS} seeds": repeated, f"{name} + {measure}": [seeds[0][name], *free[measure]]}
-            values |= {f"{name}, {SEEDS} seeds + {AVERAGE}": [*repeated, *free[AVERAGE]]}
-        every = {**values, **free}
-        self.rank("chosen", self.cells, every, variant=variant, by=by, measure=measure)
-        draw(self.options.results.with_suffix(".png"), every, self.table.accuracies(self.options.column, self.cells))
+        configs = proxies.trained(self.sets, sizes=[10], recipe=proxies.VARIANTS[variant])
+        scores = {**self.scores(self.cells, configs, reduced=True), **self.free(self.cells)}
+        averages = {f"{name} + {measure}": (name, measure) for name in scores if name.endswith(f", {by}")}
+        ranked = self.rank("chosen", self.cells, scores, averages=averages, variant=variant, by=by, measure=measure)
+        draw(self.options.results.with_suffix(".png"), ranked)
 
     def choice(self) -> tuple[str, str, str]:
         """(variant, accuracy or loss, measure to average with) with the highest correlations on the other cells."""
-        tried: dict[tuple[str, str], Scores] = {}
-        for name in proxies.VARIANTS:
-            scores = self.scores(self.others, proxies.varied(self.sets, name), reduced=True)
-            tried |= {(name, by): scores[f"dm-10, {by}"] for by in ("accuracy", "loss")}
-        best = max(tried, key=lambda key: self.spearman(tried[key]))
-        free = self.free(self.others)
-        measure = max(measures.names(), key=lambda name: self.spearman(tried[best], *free[name]))
+        tried = {
+            (variant, by): self.varied(variant)[f"dm-10, {by}"]
+            for variant in proxies.VARIANTS
+            for by in ("accuracy", "loss")
+        }
+        best = max(tried, key=lambda key: self.spearman({"tried": tried[key]}))
+        scores = {**self.free(self.others), "tried": tried[best]}
+        measure = max(measures.names(), key=lambda name: self.spearman(scores, average=("tried", name)))
         return (*best, measure)
 
     def best_measure(self) -> str:
         """The measure with the highest correlation on the other cells."""
         free = self.free(self.others)
-        return max(measures.names(), key=lambda name: self.spearman(*free[name]))
+        return max(measures.names(), key=lambda name: self.spearman({name: free[name]}))
 
-    def spearman(self, *parts: Scores) -> float:
-        """The correlation on the other cells."""
+    def spearman(self, scores: Scores, *, average: tuple[str, ...] = ()) -> float:
+        """The correlation on the other cells: of the only proxy, or of the rank average of those that are named."""
+        values = [{cell: scores[name][cell].value for cell in self.others} for name in average or scores]
         truths = self.table.accuracies(self.options.column, self.others)
-        values = values_of(parts, self.others)
-        return ranking.rank(values, truths, resamples=ranking.FEWEST_RESAMPLES).whole.spearman.value
+        ranks = ranking.rank_average(values)
+        return ranking.rank(ranks, truths, resamples=ranking.FEWEST_RESAMPLES).whole.spearman.value
+
+
+def _rivals(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Each distilled set with random images of its size, and with early stopping, where both are scored alike."""
+    pairs: list[tuple[str, str]] = []
+    for name in names:
+        start, comma, by = name.partition(",")
+        method, dash, size = start.partition("-")
+        if method in proxies.METHODS and dash:
+            pairs += [(name, twin + comma + by) for twin in (f"random-{size}", "early stopping")]
+    return [pair for pair in pairs if pair[1] in names]
 
 
 def main() -> None:

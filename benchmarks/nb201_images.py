@@ -13,14 +13,12 @@ OUT = Path("runs/bench-nb201/sets")
 VALIDATION = 0.04  # of the training images of each class: no set has seen them
 
 
-def kit_of(
-    data: str, *proxies: ProxyConfig, channels: int = 16, modules: int = 5, seed: int = 0, small: bool = False
-) -> Kit:
+def kit_of(data: str, *proxies: ProxyConfig, channels: int = 16, modules: int = 5, small: bool = False) -> Kit:
     """What scores cells; `small` takes few images."""
     space = CellsConfig(channels=channels, modules=modules)
     images = 1000 if small else None
     validation = 0.3 if small else VALIDATION
-    return Kit(Data(data), space, proxies, images=images, validation=validation, seed=seed, device="cpu")
+    return Kit(Data(data), space, proxies, images=images, validation=validation, device="cpu")
 
 
 def set_file(folder: Path, method: str, ipc: int) -> Path:

@@ -77,8 +77,9 @@ def rank(
     if wanted is None:
         raise UserError("rank what? Name a scenario (`dd-apps list scenarios`), or give --values and --truth")
     loaded = _loaded(_RANK, wanted, settings)
-    workers = options.workers_of(parallel, jobs or loaded.workers, threads)
-    return run_scenario(context.obj, loaded, out, device=device, threads=threads, workers=workers, fresh=fresh)
+    return run_scenario(
+        context.obj, loaded, out, device=device, threads=threads, parallel=parallel, jobs=jobs, fresh=fresh
+    )
 
 
 def search(
@@ -97,8 +98,9 @@ def search(
 ) -> Answer:
     """Search a space of architectures by one proxy."""
     loaded = _loaded(_SEARCH, wanted, [*settings, *(["asynchronous=true"] if asynchronous else [])])
-    workers = options.workers_of(parallel, jobs or loaded.workers, threads)
-    return run_scenario(context.obj, loaded, out, device=device, threads=threads, workers=workers, fresh=fresh)
+    return run_scenario(
+        context.obj, loaded, out, device=device, threads=threads, parallel=parallel, jobs=jobs, fresh=fresh
+    )
 
 
 def _loaded(task: str, wanted: str, settings: list[str]) -> Scenario:

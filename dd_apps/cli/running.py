@@ -22,7 +22,6 @@ from dd_core.store.journal import LOCK
 
 if TYPE_CHECKING:
     from dd_apps.scenario import Scenario
-    from dd_core.system.parallel import Workers
 
 Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="See `dd-apps list scenarios`.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go; runs/NAME by default.")]
@@ -38,8 +37,7 @@ def quickstart(
 ) -> Answer:
     """Run the quickstart: minutes on a CPU, offline."""
     loaded = scenario.load("quickstart")
-    workers = options.workers_of("processes", jobs or loaded.workers, 1)
-    return run_scenario(context.obj, loaded, out, device="cpu", threads=1, workers=workers, fresh=fresh)
+    return run_scenario(context.obj, loaded, out, device="cpu", threads=1, parallel="processes", jobs=jobs, fresh=fresh)
 
 
 def run(
@@ -57,8 +55,9 @@ def run(
 ) -> Answer:
     """Run a scenario into a folder of results."""
     loaded = scenario.load(wanted, overrides=settings)
-    workers = options.workers_of(parallel, jobs or loaded.workers, threads)
-    return run_scenario(context.obj, loaded, out, device=device, threads=threads, workers=workers, fresh=fresh)
+    return run_scenario(
+        context.obj, loaded, out, device=device, threads=threads, parallel=parallel, jobs=jobs, fresh=fresh
+    )
 
 
 def run_scenario(
@@ -68,10 +67,12 @@ def run_scenario(
     *,
     device: str,
     threads: int,
-    workers: Workers | None,
+    parallel: str,
+    jobs: int | None,
     fresh: bool,
 ) -> Answer:
-    """Run a scenario into its folder, or find it complete there."""
+    """Run a scenario into its folder, or find it complete there; without `jobs`, with the workers that it asks for."""
+    workers = options.workers_of(parallel, jobs or loaded.workers, threads)
     folder = out or Path("runs") / loaded.name
     with _claimed(folder, loaded, fresh=fresh):
         run_options = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)

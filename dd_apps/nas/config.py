@@ -15,14 +15,14 @@ averages = [["synflow", "dm-10"]]
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from dd_apps.data import DataScenario
-from dd_apps.nas.proxies.config import ProxyConfig
+from dd_apps.nas.proxies.config import ProxyConfig, sets_of
 from dd_apps.nas.space_config import ConvNetsConfig, SpaceConfig
 from dd_apps.nas.strategies import SearchConfig
 from dd_apps.task import Outcome
@@ -217,9 +217,3 @@ class SearchScenario(NasScenario, SearchConfig):
         from dd_apps.nas.search_task import run_task  # loads torch and nni
 
         return run_task(self, folder, options)
-
-
-def sets_of(config: ProxyConfig) -> Mapping[str, str]:
-    """The sets that a proxy names, by its field."""
-    named = {field: getattr(config, field, None) for field in ("set", "like")}
-    return {field: name for field, name in named.items() if name is not None}

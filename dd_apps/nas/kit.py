@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from dd_apps.data import Data
 from dd_apps.nas import spaces
 from dd_apps.nas.proxies.building import Images, built
-from dd_apps.nas.proxies.config import ProxyConfig
+from dd_apps.nas.proxies.config import ProxyConfig, sets_of
 from dd_apps.nas.proxies.proxy import Proxy
 from dd_apps.nas.proxies.scored import Scored
 from dd_apps.nas.space_config import SpaceConfig
@@ -30,9 +30,9 @@ from nni.nas.nn.pytorch import ModelSpace  # isort: skip (spaces imports nni wit
 class Kit:
     """Names and settings; a worker is sent these, and not the images.
 
-    data: whose training images are meant. images: how many of them are taken; None takes all. validation: the fraction
-    of each class that is held out from them to validate proxies. seed: of networks' first weights and of their
-    training. images_seed: of the draws of images.
+    data: the real images, of which the training split is read. images: how many training images are taken; None takes
+    all. validation: the fraction of each class of them that is held out to validate proxies. seed: the seed of
+    networks' first weights and of their training. images_seed: the seed by which images are drawn.
     """
 
     data: Data
@@ -117,13 +117,13 @@ class Tools:
         return {**self.kit.settings(), "fingerprints": {**prints}}
 
     def trial(self, index: int) -> str:
-        """A name for all that proxy `index` computes of an architecture, the contents of its sets included.
+        """A name for all that proxy `index` computes of an architecture; its sets count by what is in their files.
 
         Proxies that differ in what ranks (`by`) and in their name share it.
         """
         config = self.kit.proxies[index]
-        contents = {file: store.file_sha256(Path(file)) for file in files_of([config])}
-        return digest({"proxy": plain(config) | {"by": None, "name": None}, "sets": contents})[:16]
+        contents = {field: store.file_sha256(Path(file)) for field, file in sets_of(config).items()}
+        return digest({**plain(config), **contents, "by": None, "name": None})[:16]
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,7 @@ class ProxyTrial:
 
 def files_of(proxies: Iterable[ProxyConfig]) -> list[str]:
     """The files of distilled sets that proxies name, each once."""
-    named = [getattr(config, field, None) for config in proxies for field in ("set", "like")]
-    return [*dict.fromkeys(file for file in named if file is not None)]
+    return [*dict.fromkeys(file for config in proxies for file in sets_of(config).values())]
 
 
 def _state_of(file: Path) -> list[int]:

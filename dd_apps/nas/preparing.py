@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dd_apps.nas.config import NasScenario, sets_of
+from dd_apps.nas.config import NasScenario
 from dd_apps.nas.kit import Kit, files_of
-from dd_apps.nas.proxies.config import ProxyConfig
+from dd_apps.nas.proxies.config import ProxyConfig, sets_of
 from dd_core import runner
 from dd_core.distilled import DistilledSet, Size
 from dd_core.methods import decode_method

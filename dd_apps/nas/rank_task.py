@@ -150,12 +150,14 @@ def ranked_proxies(
     truths: Mapping[str, float],
     *,
     averages: Sequence[Sequence[str]] = (),
+    best: Sequence[int] = (),
     on_cpu: bool = True,
     seed: int = 0,
 ) -> list[RankedProxy]:
     """Each proxy with its ranking and its mean cost, and each rank average of some of them.
 
-    kinds: of the proxies' configs, by name. on_cpu: costs are seconds of the cores, else by the clock. A proxy without
+    kinds: of the proxies' configs, by name. best: numbers of architectures with the highest truth over which proxies
+    are ranked too. on_cpu: costs are seconds of the cores, else by the clock. A proxy without
     a single value is left out, and so is an average of it. Raises `UserError` where no proxy has a value.
     """
     proxies: dict[str, RankedProxy] = {}
@@ -166,12 +168,12 @@ def ranked_proxies(
         values: Values = {architecture: score.value for architecture, score in by_architecture.items()}
         seconds = fmean(score.core_seconds if on_cpu else score.seconds for score in finished)
         passes = fmean(score.passes for score in finished)
-        ranking_of = ranking.rank(values, truths, seed=seed)
+        ranking_of = ranking.rank(values, truths, best=best, seed=seed)
         proxies[name] = RankedProxy(name, kinds[name], values, ranking_of, seconds, passes)
     if not proxies:
         raise UserError(f"every trial of every proxy failed; {next(_failures(scores))}")
     whole = [[proxies[name] for name in names] for names in averages if {*names} <= proxies.keys()]
-    return [*proxies.values(), *(reporting.averaged(parts, truths, seed=seed) for parts in whole)]
+    return [*proxies.values(), *(reporting.averaged(parts, truths, best=best, seed=seed) for parts in whole)]
 
 
 def _failures(scores: Scores) -> Iterator[str]:

@@ -53,13 +53,18 @@ class RankedProxy:
         return GROUPS.get(self.kind, self.kind)
 
 
-def averaged(parts: Sequence[RankedProxy], truth: Mapping[str, float], *, seed: int = 0) -> RankedProxy:
-    """The mean of the ranks that several proxies give, as a proxy that costs what all of them do."""
+def averaged(
+    parts: Sequence[RankedProxy], truth: Mapping[str, float], *, best: Sequence[int] = (), seed: int = 0
+) -> RankedProxy:
+    """The mean of the ranks that several proxies give, as a proxy that costs what all of them do.
+
+    best, seed: those of `ranking.rank`.
+    """
     values = rank_average([part.values for part in parts])
     name = f"mean rank of {' and '.join(part.name for part in parts)}"
     costs = [[part.seconds for part in parts], [part.passes for part in parts]]
     seconds, passes = (None if None in cost else sum(filter(None, cost)) for cost in costs)
-    return RankedProxy(name, "average", values, rank(values, truth, seed=seed), seconds, passes)
+    return RankedProxy(name, "average", values, rank(values, truth, best=best, seed=seed), seconds, passes)
 
 
 # --- a whole report ----------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import JsonValue
 
 from dd_apps.nas import reporting, spaces
-from dd_apps.nas.config import SearchScenario, sets_of
+from dd_apps.nas.config import SearchScenario
 from dd_apps.nas.kit import ProxyTrial
 from dd_apps.nas.preparing import Prepared, prepared
+from dd_apps.nas.proxies.config import sets_of
 from dd_apps.nas.search import Trial, best, search
 from dd_apps.report.sections import Text
 from dd_apps.task import Outcome

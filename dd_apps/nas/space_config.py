@@ -19,7 +19,11 @@ class ConvNetsConfig(Config):
     """The literature's ConvNets, 720 of them at 32 px."""
 
     name: Literal["convnets"] = "convnets"
-    max_width: int = Field(default=256, ge=32, description="largest width of a ConvNet: 32, 64, 128 or 256")
+    max_width: int = Field(
+        default=256,
+        ge=32,
+        description="channels of the widest ConvNets; the space has the widths 32, 64, 128 and 256 up to it",
+    )
 
 
 class CellsConfig(Config):

@@ -7,8 +7,9 @@ goes on from where it was.
 from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
 
-from dd_apps.nas.engine import Ledger, PoolExecutionEngine, Submission
+from dd_apps.nas.engine import PoolExecutionEngine, Submission
 from dd_apps.nas.trials import Outcome, TrialFunction, died
 from dd_core.system.parallel import Pool
 
@@ -16,17 +17,9 @@ from dd_core.system.parallel import Pool
 class StreamingEngine(PoolExecutionEngine):
     """A `PoolExecutionEngine` with at most `batch` models under way, whose results come as they end."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        trial: TrialFunction,
-        *,
-        max_trials: int,
-        batch: int = 1,
-        noisy: bool = False,
-        ledger: Ledger | None = None,
-    ) -> None:
-        super().__init__(pool, trial, max_trials=max_trials, batch=batch, noisy=noisy, ledger=ledger)
+    def __init__(self, pool: Pool, trial: TrialFunction, **options: Any) -> None:
+        """Takes the options of a `PoolExecutionEngine`."""
+        super().__init__(pool, trial, **options)
         self._threads = ThreadPoolExecutor(pool.workers.count, thread_name_prefix="trial")
         self._running: dict[Future[Outcome], Submission] = {}
         self._lost: list[Submission] = []  # their workers died while others ran

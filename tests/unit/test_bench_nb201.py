@@ -33,7 +33,7 @@ def test_values_are_kept_refusals_rank_last_and_the_same_command_measures_nothin
     monkeypatch.setattr(sys, "argv", ["nb201.py", *map(str, words), "--small", "--parts", "measures"])
     nb201.main()
     folder = tmp_path / "small"
-    values = [json.loads(line) for line in (folder / "scores-full-0" / "records.jsonl").read_text().splitlines()]
+    values = [json.loads(line) for line in (folder / "scores-full" / "records.jsonl").read_text().splitlines()]
     refused = {line["architecture"] for line in values if line["reason"] and line["reason"].startswith("no jacob_cov")}
     assert refused == {"|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"}
     assert len(values) == 28

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ def test_scores_that_are_kept_are_not_computed_again(tmp_path: Path, monkeypatch
     assert len(store.read_lines(tmp_path / "records.jsonl")) == 1
 
 
-def test_a_set_of_the_same_name_with_other_images_is_scored_anew(tmp_path: Path):
+def test_a_set_counts_by_its_images_and_not_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "set.safetensors"
     proxy = config({"kind": "distilled", "set": str(file), "passes": 30, "recipe": {"learning_rate": 0.5}})
     values = []
@@ -88,11 +87,18 @@ def test_a_set_of_the_same_name_with_other_images_is_scored_anew(tmp_path: Path)
         )
         store.write_set(file, DistilledSet(pixels, np.arange(10), manifest))
         kit = kit_of(proxy)
+        assert kit.tools().proxy(0).training == Recipe(epochs=3, learning_rate=0.5)
         values.append(scores.score_all(kit, ["width=8"], journal=tmp_path / "j")[str(file)]["width=8"])
         network = spaces.build(kit.tools().space, {"width": 8}, seed=0)
         assert kit.tools().proxy(0).score(network, seed=0).value == values[-1].value
     assert values[0].loss != values[1].loss
-    assert kit.tools().proxy(0).training == Recipe(epochs=3, learning_rate=0.5)
+    moved = file.rename(tmp_path / "moved.safetensors")
+    jobs: list[Any] = []
+    monkeypatch.setattr(scores, "_scored", jobs.append)
+    again = scores.score_all(
+        kit_of(config({**proxy.model_dump(), "set": str(moved)})), ["width=8"], journal=tmp_path / "j"
+    )
+    assert (again[str(moved)]["width=8"], jobs) == (values[1], [])
 
 
 def test_a_network_that_cannot_be_built_and_one_that_diverges_have_no_score(tmp_path: Path):
@@ -217,4 +223,3 @@ def test_workers_score_as_this_process_does(tmp_path: Path):
     names = ["convnet-1-w32-batchnorm-relu-maxpool", "convnet-2-w32-nonorm-sigmoid-nopool"]
     here, there = (scores.score_all(kit, names, workers=Workers(count=count))["synflow"] for count in (1, 2))
     assert [here[name].value for name in names] == [there[name].value for name in names]
-    assert replace(kit, seed=1) != kit

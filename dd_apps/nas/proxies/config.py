@@ -28,7 +28,9 @@ class _ValidatedConfig(Config):
         description="what ranks: accuracy on the validation images, or minus the mean cross-entropy on them (loss)",
     )
     recipe: dict[str, JsonValue] = Field(
-        default={}, description="fields of the recipe that differ from the set's, such as learning_rate"
+        default={},
+        description="fields of the training recipe to change, such as learning_rate; the others stay as the set's "
+        "recipe has them, or where no set is named at their defaults",
     )
     name: str = Field(default="", description="what tables call the proxy; empty: its kind and its set")
 
@@ -75,7 +77,8 @@ class PartConfig(_TrainedConfig):
     kind: Literal["part"]
     like: str | None = Field(
         default=None,
-        description="file of the distilled set whose recipe and normalisation the part takes over",
+        description="file of the distilled set whose recipe and normalisation the part takes over; none: the "
+        "recipe's defaults, and the normalisation of the training images",
     )
     fraction: float = Field(default=0.25, gt=0, lt=1, description="fraction of each class of the training images")
     seed: int = Field(default=0, ge=0, description="seed by which the part is drawn")
@@ -92,7 +95,8 @@ class EarlyStoppingConfig(_ValidatedConfig):
     kind: Literal["early-stopping"]
     like: str | None = Field(
         default=None,
-        description="file of the distilled set whose recipe and normalisation the training takes over",
+        description="file of the distilled set whose recipe and normalisation the training takes over; none: the "
+        "recipe's defaults, and the normalisation of the training images",
     )
     passes: Passes = Field(description="image-passes after which training is stopped, exactly")
 
@@ -130,3 +134,9 @@ class ZeroCostConfig(Config):
 ProxyConfig = Annotated[
     DistilledConfig | SubsetConfig | PartConfig | EarlyStoppingConfig | ZeroCostConfig, Field(discriminator="kind")
 ]
+
+
+def sets_of(config: ProxyConfig) -> dict[str, str]:
+    """The distilled sets that a proxy names, by the field that names them."""
+    named = {field: getattr(config, field, None) for field in ("set", "like")}
+    return {field: name for field, name in named.items() if name is not None}

@@ -28,7 +28,8 @@ from dd_core.system.reporter import Reporter, Silent
 class Score(Config):
     """What a proxy says of an architecture, and what that has cost; see `proxies.Scored`.
 
-    value: of which more is better; None where the trial failed for a `reason`.
+    value: of which more is better; None where the trial failed for a `reason`. What a failed trial has cost is 0 where
+    it is not known, and in no mean of a report.
     """
 
     architecture: str

@@ -96,4 +96,20 @@ def _told_apart(*, top_fifth: bool) -> str:
     return f"{where}, {' and '.join(parts)} (paired bootstrap, Holm's correction), the others no different."
 
 
-BLOCKS = {"nas-measures": measures, "nas-measures-notes": measures_notes, "nas-variants": variants}
+def sets() -> list[str]:
+    """A row for each distilled set: its accuracy beside that of its twin, in percent."""
+    lines = matching(records("nb201_sets"), what="score")
+    scores = matching(lines, run=lines[-1]["run"])
+    header = ["set", "images a class", "distilled", "random real"]
+    return table(header, [[f"`{line['method']}`", str(line["ipc"]), *_accuracies(line)] for line in scores])
+
+
+def _accuracies(line: Record) -> list[str]:
+    pairs = (("accuracy", "std"), ("real", "real_std"))
+    return [f"{100 * line[mean]:.1f} ± {100 * line[std]:.1f}" for mean, std in pairs]
+
+
+BLOCKS = {
+    **{"nas-measures": measures, "nas-measures-notes": measures_notes},
+    **{"nas-variants": variants, "nas-sets": sets},
+}

@@ -49,3 +49,17 @@ def test_values_are_kept_refusals_rank_last_and_the_same_command_measures_nothin
     assert min(parts) > 0
     monkeypatch.setattr(scores, "_scored", lambda job: pytest.fail("a value that is kept was computed again"))
     nb201.main()
+
+
+def test_distilled_sets_are_compared_with_random_images_of_their_size_and_with_early_stopping(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import nb201
+
+    names = ["mtt-1, loss", "dm-10, loss", "dm-10, accuracy", "random-10, loss", "early stopping, loss", "synflow"]
+    assert nb201._rivals(names) == [
+        ("mtt-1, loss", "early stopping, loss"),
+        ("dm-10, loss", "random-10, loss"),
+        ("dm-10, loss", "early stopping, loss"),
+    ]

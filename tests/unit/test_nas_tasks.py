@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from dd_apps.nas import ranking, reporting, spaces, truth
+from dd_apps.nas import rank_task, ranking, reporting, spaces, truth
 from dd_apps.nas.config import RankScenario, SearchScenario
 from dd_apps.nas.preparing import prepared
+from dd_apps.nas.scores import Score
 from dd_apps.nas.search import search
 from dd_apps.report.sections import Text
 from dd_apps.task import Outcome
@@ -276,3 +277,29 @@ def test_a_plot_of_costs_has_the_sum_of_what_is_averaged():
     mean = reporting.averaged(parts, real)
     assert (mean.seconds, mean.passes, mean.kind) == (0.75, 16, "average")
     assert reporting.averaged([parts[0], replace(parts[1], seconds=None)], real).seconds is None
+
+
+def test_scores_become_ranked_proxies_whose_costs_are_those_of_finished_trials():
+    real = {f"net-{index}": 10.0 * index for index in range(6)}
+
+    def scored(values: list[float | None]) -> dict[str, Score]:
+        return {
+            name: Score(
+                architecture=name, value=value, seconds=8.0, core_seconds=0.0 if value is None else 2.0, passes=5
+            )
+            for name, value in zip(real, values, strict=True)
+        }
+
+    scores = {"a": scored([0, 1, 2, 3, 5, 4]), "b": scored([5, None, 4, 3, 2, 1]), "c": scored([None] * 6)}
+    kinds = dict.fromkeys(scores, "zero-cost")
+    averages = [("a", "b"), ("a", "c")]
+    a, b, mean = rank_task.ranked_proxies(kinds, scores, real, averages=averages, best=(3,), seed=1)
+    assert (a.name, b.name, mean.name) == ("a", "b", "mean rank of a and b")
+    assert (b.seconds, b.passes, b.kind) == (2.0, 5, "zero-cost")
+    assert (mean.seconds, mean.passes) == (4.0, 10)
+    assert a.ranking == ranking.rank(a.values, real, best=(3,), seed=1)
+    assert mean.ranking == ranking.rank(ranking.rank_average([a.values, b.values]), real, best=(3,), seed=1)
+    assert mean.ranking.best[0].best == 3
+    assert rank_task.ranked_proxies(kinds, scores, real, on_cpu=False)[0].seconds == 8.0
+    with pytest.raises(UserError, match="every trial of every proxy failed; c failed on 6 of 6"):
+        rank_task.ranked_proxies(kinds, {"c": scores["c"]}, real)

@@ -44,16 +44,20 @@ def _short(line: Record) -> list[str]:
     return [line["name"], *intervals, f"{line['core_seconds']:.1f}"]
 
 
+def _regrets(line: Record) -> str:
+    regrets = {choice["k"]: choice["regret"]["value"] for choice in line["ranking"]["choices"]}
+    return f"{regrets[1]:.1f}, {regrets[10]:.1f}"
+
+
 def _row(line: Record) -> list[str]:
     ranking, published = line["ranking"], PUBLISHED.get(line["name"])
-    regrets = {choice["k"]: choice["regret"]["value"] for choice in ranking["choices"]}
     return [
         f"`{line['name']}`",
         _interval(ranking["whole"]["spearman"]),
         "" if published is None else f"{published:.2f}",
         f"{ranking['whole']['kendall']['value']:.2f}",
         _interval(ranking["top_fifth"]["spearman"]),
-        f"{regrets[1]:.1f}, {regrets[10]:.1f}",
+        _regrets(line),
         str(ranking["failed"] or ""),
         f"{line['core_seconds']:.2f}",
     ]
@@ -96,6 +100,39 @@ def _told_apart(*, top_fifth: bool) -> str:
     return f"{where}, {' and '.join(parts)} (paired bootstrap, Holm's correction), the others no different."
 
 
+def chosen() -> list[str]:
+    """A row for each proxy on the cells of the table, trained as the other cells chose, and each rank average."""
+    header = ["proxy", "Spearman", "Spearman, top fifth", "regret at 1, at 10 (points)", "core seconds a cell"]
+    return table(header, [_chosen(line) for line in _proxies("chosen")])
+
+
+def _chosen(line: Record) -> list[str]:
+    *first, seconds = _short(line)
+    return [*first, _regrets(line), seconds]
+
+
+def chosen_notes() -> list[str]:
+    """What the other cells chose, and which distilled sets are told apart from their rivals."""
+    line = _proxies("chosen")[0]
+    lines = [
+        each
+        for each in matching(newest("chosen"), what="comparison", statistic="spearman")
+        if each["second"].startswith(("random", "early stopping"))
+    ]
+    words_of = {"ahead": "ahead of", "behind": "behind"}
+    told = [
+        f"{each['first']} is {words_of[each['word']]} {each['second']} (p = {each['adjusted']:.2g})"
+        for each in lines
+        if each["word"] in words_of
+    ]
+    verdicts = f"{'; '.join(told)}; the others are no different" if told else "none is told apart"
+    return paragraph(
+        f"The 50 other cells chose the way to train '{line['variant']}', the score by {line['by']}, and "
+        f"`{line['measure']}` to average with. Over all cells, each distilled set beside random images and beside early stopping, scored "
+        f"alike (paired bootstrap, Holm's correction for {len(lines)} comparisons): {verdicts}."
+    )
+
+
 def sets() -> list[str]:
     """A row for each distilled set: its accuracy beside that of its twin, in percent."""
     lines = matching(records("nb201_sets"), what="score")
@@ -111,5 +148,5 @@ def _accuracies(line: Record) -> list[str]:
 
 BLOCKS = {
     **{"nas-measures": measures, "nas-measures-notes": measures_notes},
-    **{"nas-variants": variants, "nas-sets": sets},
+    **{"nas-variants": variants, "nas-chosen": chosen, "nas-chosen-notes": chosen_notes, "nas-sets": sets},
 }

@@ -128,8 +128,8 @@ def chosen_notes() -> list[str]:
     verdicts = f"{'; '.join(told)}; the others are no different" if told else "none is told apart"
     return paragraph(
         f"The 50 other cells chose the way to train '{line['variant']}', the score by {line['by']}, and "
-        f"`{line['measure']}` to average with. Over all cells, each distilled set beside random images and beside early stopping, scored "
-        f"alike (paired bootstrap, Holm's correction for {len(lines)} comparisons): {verdicts}."
+        f"`{line['measure']}` to average with. Over all cells, each distilled set beside random images and "
+        f"beside early stopping, scored alike (paired bootstrap, Holm's correction for {len(lines)} comparisons): {verdicts}."
     )
 
 

@@ -40,8 +40,9 @@ def _proxies(part: str) -> list[Record]:
 
 def _short(line: Record) -> list[str]:
     ranking = line["ranking"]
-    intervals = [_interval(ranking[where]["spearman"]) for where in ("whole", "top_fifth")]
-    return [line["name"], *intervals, f"{line['core_seconds']:.1f}"]
+    parts = (ranking["whole"], ranking["top_fifth"])
+    intervals = ["" if part is None else _interval(part["spearman"]) for part in parts]
+    return [line["name"], *intervals, f"{line['core_seconds']:.2g}"]
 
 
 def _regrets(line: Record) -> str:
@@ -100,36 +101,62 @@ def _told_apart(*, top_fifth: bool) -> str:
     return f"{where}, {' and '.join(parts)} (paired bootstrap, Holm's correction), the others no different."
 
 
+def trained() -> list[str]:
+    """A row for each proxy by the sets' own recipes within the budget, on the cells of the table."""
+    return _part("trained")
+
+
+def own() -> list[str]:
+    """A row for each proxy by the sets' own recipes, all epochs, and each measure, on a few of the cells."""
+    return _part("own")
+
+
+def reduced() -> list[str]:
+    """A row for each measure of the reduced networks."""
+    return _part("reduced")
+
+
 def chosen() -> list[str]:
     """A row for each proxy on the cells of the table, trained as the other cells chose, and each rank average."""
+    return _part("chosen")
+
+
+def _part(part: str) -> list[str]:
     header = ["proxy", "Spearman", "Spearman, top fifth", "regret at 1, at 10 (points)", "core seconds a cell"]
-    return table(header, [_chosen(line) for line in _proxies("chosen")])
+    return table(header, map(_brief, _proxies(part)))
 
 
-def _chosen(line: Record) -> list[str]:
+def _brief(line: Record) -> list[str]:
     *first, seconds = _short(line)
     return [*first, _regrets(line), seconds]
+
+
+def trained_notes() -> list[str]:
+    """Which distilled sets are told apart from their rivals, by their own recipes."""
+    return paragraph(_verdicts("trained"))
 
 
 def chosen_notes() -> list[str]:
     """What the other cells chose, and which distilled sets are told apart from their rivals."""
     line = _proxies("chosen")[0]
-    lines = [
-        each
-        for each in matching(newest("chosen"), what="comparison", statistic="spearman")
-        if each["second"].startswith(("random", "early stopping"))
-    ]
-    words_of = {"ahead": "ahead of", "behind": "behind"}
-    told = [
-        f"{each['first']} is {words_of[each['word']]} {each['second']} (p = {each['adjusted']:.2g})"
-        for each in lines
-        if each["word"] in words_of
-    ]
-    verdicts = f"{'; '.join(told)}; the others are no different" if told else "none is told apart"
-    return paragraph(
-        f"The 50 other cells chose the way to train '{line['variant']}', the score by {line['by']}, and "
-        f"`{line['measure']}` to average with. Over all cells, each distilled set beside random images and "
-        f"beside early stopping, scored alike (paired bootstrap, Holm's correction for {len(lines)} comparisons): {verdicts}."
+    choice = f"the way to train '{line['variant']}', the score by {line['by']}, and `{line['measure']}` to average with"
+    return paragraph(f"The 50 other cells chose {choice}. {_verdicts('chosen')}")
+
+
+def _verdicts(part: str) -> str:
+    """Each distilled set beside random images and beside early stopping."""
+    lines = matching(newest(part), what="comparison", statistic="spearman")
+    rivals = {"random images": "random", "early stopping": "early stopping"}
+    count = sum(line["second"].startswith((*rivals.values(),)) for line in lines)
+    parts: list[str] = []
+    for rival, start in rivals.items():
+        pairs = [line for line in lines if line["second"].startswith(start)]
+        sides = {word: [f"{line['first']}" for line in pairs if line["word"] == word] for word in ("ahead", "behind")}
+        told = [f"{word} are {'; '.join(names)}" for word, names in sides.items() if names]
+        parts.append(f"beside {rival}, {' and '.join(told) or 'none is told apart'}")
+    return (
+        "Distilled sets and their rivals, scored alike (paired bootstrap over all cells, Holm's correction for "
+        f"{count} comparisons): {'; '.join(parts)}."
     )
 
 
@@ -147,6 +174,7 @@ def _accuracies(line: Record) -> list[str]:
 
 
 BLOCKS = {
-    **{"nas-measures": measures, "nas-measures-notes": measures_notes},
-    **{"nas-variants": variants, "nas-chosen": chosen, "nas-chosen-notes": chosen_notes, "nas-sets": sets},
+    **{"nas-measures": measures, "nas-measures-notes": measures_notes, "nas-reduced": reduced},
+    **{"nas-trained": trained, "nas-trained-notes": trained_notes, "nas-own": own, "nas-variants": variants},
+    **{"nas-chosen": chosen, "nas-chosen-notes": chosen_notes, "nas-sets": sets},
 }

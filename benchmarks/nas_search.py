@@ -2,10 +2,11 @@
 
     python benchmarks/nas_search.py --truth nb201.csv --data folder:DIR [--copy TEXT] [--seeds 5] [--small]
 
-Regularized evolution (population 20, sample 5) and random search, 60 trials each, over all 15,625 cells. Each is run by
-the distilled proxy and by the free measure that `nb201.py` chose, on cells that no figure here depends on; its values
-must be there. The regret of a search is the accuracy of the best cell of the table minus that of the cell that the
-proxy likes best among the trials, in points. Intervals are Student's, over seeds; comparisons are paired over seeds.
+Regularized evolution (population 20, sample 5) and random search, 60 trials each, over all 15,625 cells. Each runs by
+the distilled proxy, by its twin (as many random real images, trained on alike), and by the best free measure. nb201.py
+chose how to train and which measure, on cells that no figure here depends on; its values must be there. The regret of a
+search is the accuracy of the best cell of the table minus that of the cell that the proxy likes best among the trials,
+in points. Intervals are Student's, over seeds; comparisons are paired over seeds.
 
 Histories are kept, and the same command goes on where it stopped. Appends to benchmarks/results/nas_search.jsonl.
 """
@@ -62,8 +63,8 @@ def main() -> None:
             tell(
                 options, {"what": "regret", "proxy": proxy.name, "strategy": name, **spread(regrets[proxy.name, name])}
             )
-    distilled, free = (proxy.name for proxy in proxies)
-    pairs = [((distilled, name), (free, name)) for name in STRATEGIES]
+    distilled, *others = (proxy.name for proxy in proxies)
+    pairs = [((distilled, name), (other, name)) for other in others for name in STRATEGIES]
     pairs += [((proxy.name, "evolution"), (proxy.name, "random")) for proxy in proxies]
     for first, second in pairs:
         verdict = paired([-value for value in regrets[first]], [-value for value in regrets[second]])
@@ -86,12 +87,13 @@ def parse() -> argparse.Namespace:
 
 
 def proxies_of(bench: nb201.Bench) -> list[Proxy]:
-    """The distilled proxy and the free measure that do best on the other cells."""
+    """The distilled proxy and the free measure that do best on the other cells, and the twin of the distilled one."""
     variant, by, _ = bench.choice()
-    distilled = next(each for each in nb201_proxies.varied(bench.sets, variant) if each.called == f"dm-10, {by}")
-    free = next(each for each in nb201_proxies.free() if each.called == bench.best_measure())
+    trained = {config.called: config for config in nb201_proxies.varied(bench.sets, variant)}
+    free = next(config for config in nb201_proxies.free() if config.called == bench.best_measure())
+    reduced = [trained[f"{name}, {by}"] for name in ("dm-10", "random-10")]
     return [
-        Proxy(f"{distilled.called}, {variant}", bench.kit(distilled, reduced=True)),
+        *(Proxy(f"{config.called}, {variant}", bench.kit(config, reduced=True)) for config in reduced),
         Proxy(free.called, bench.kit(free, reduced=False)),
     ]
 

@@ -275,5 +275,12 @@ class InputForm:
         offset, matrix = self._copies[images.device]
         return ((inputs.flatten(1) - offset) @ matrix).view_as(inputs)
 
+    @property
+    def black(self) -> Float[Tensor, " C"] | None:
+        """The input that a black pixel is; None where images are whitened, as it is not the same everywhere then."""
+        if self.whitening is not None:
+            return None
+        return torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)])
+
     def __reduce__(self) -> tuple[type[InputForm], tuple[object, ...]]:
         return InputForm, (self.mean, self.std, self.whitening)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dd_core.augment.names import Strategy, resolve_strategy
+from dd_core.augment.view_config import Views
 from dd_core.config import Config, checked
 from dd_core.networks.names import family
 
@@ -19,6 +20,7 @@ DISTRIBUTIONS = ("default", "xavier")  # of freshly initialised weights
 
 LossName = Literal["cross-entropy", "kl", "kl-t2", "mse"]
 Optimiser = Literal["sgd", "adam", "adamw"]
+Labelling = Literal["none", "eval", "batch-stats"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 BETAS = (0.9, 0.999)  # Kingma and Ba 2015
@@ -79,6 +81,11 @@ class Recipe(Config):
         description="decay rates of Adam's and AdamW's two moving averages (beta_1, beta_2)",
     )
     weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of the optimiser; decoupled in AdamW")
+    decayed: Literal["all", "matrices"] = Field(
+        default="all",
+        exclude_if=lambda decayed: decayed == "all",
+        description="weights that decay: all, or all but biases and those of norms, which have one dimension",
+    )
     schedule: Literal["constant", "step", "cosine"] = Field(
         default="step",
         description="course of the learning rate: constant; step: times 0.1 after half of the epochs; cosine: to zero",
@@ -97,6 +104,18 @@ class Recipe(Config):
     )
     align_corners: bool = Field(
         default=True, description="how DSA's scale and rotate place pixels; the ECCV-2024 challenge has it off"
+    )
+    views: Views | None = Field(
+        default=None,
+        exclude_if=lambda views: views is None,
+        description="views that an image is learned by, drawn anew in every epoch: crops, mirrored and mixed; none: "
+        "the image as it is, or under the augmentation",
+    )
+    teacher: Labelling = Field(
+        default="none",
+        exclude_if=lambda mode: mode == "none",
+        description="whether a teacher labels every view: none; eval: by the running statistics of its batch norms; "
+        "batch-stats: by the statistics of each mini-batch, as SRe2L's published CIFAR-100 figures have it",
     )
     loss: LossName = Field(
         default="cross-entropy",
@@ -128,6 +147,16 @@ class Recipe(Config):
             raise ValueError(f"initialisation '{self.initialisation[:20]}' {what} weights")
         return self
 
+    @model_validator(mode="after")
+    def _views_can_be_learned(self) -> Recipe:
+        if self.views is not None and self.steps:
+            raise ValueError("views are drawn for epochs, and learned steps have none")
+        if self.loss == "mse" and self.views is not None and self.views.mix != "none":
+            raise ValueError(f"loss 'mse' learns targets as they are, and {self.views.mix} mixes them")
+        if self.loss == "mse" and self.teacher != "none":
+            raise ValueError("loss 'mse' learns targets as they are, and a teacher gives class probabilities")
+        return self
+
     @property
     def for_one_network(self) -> bool:
         """Whether the recipe holds for one particular network only (the paper's fixed initialisation)."""
@@ -147,5 +176,6 @@ class Recipe(Config):
         return initialisation
 
     def for_source(self, name: str) -> Recipe:
-        """The recipe with the augmentation `auto` spelled out for a source, as a set must carry it."""
-        return self.model_copy(update={"augmentation": resolve_strategy(self.augmentation, name)})
+        """The recipe with the augmentation `auto`, and whether views are mirrored, spelled out for a source."""
+        views = None if self.views is None else self.views.for_source(name)
+        return self.model_copy(update={"augmentation": resolve_strategy(self.augmentation, name), "views": views})

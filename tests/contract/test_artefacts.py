@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dd_core import zca
+from dd_core.methods.sre2l.config import RecoverConfig
+from dd_core.methods.sre2l.recovery import RecoverySpec
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec
 from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.testing import ArtefactConformance, blobs
 from dd_core.training.starts import spec_of
+from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.teachers import TeacherSpec
 
 SOURCE = blobs()
 
@@ -40,5 +44,20 @@ class TestWhitenedFlatExperts(ArtefactConformance):
         count=2,
         zca=True,
         training=Training(epochs=2, batch_size=12, augmentation="color_crop", sharpness=Sharpness()),
+    )
+    sources = (SOURCE,)
+
+
+TEACHER = TeacherSpec.of(SOURCE, TeacherConfig(network="convnet-1-w4-batchnorm", epochs=1, batch_size=12))
+
+
+class TestTeacher(ArtefactConformance):
+    spec = TEACHER
+    sources = (SOURCE,)
+
+
+class TestRecovery(ArtefactConformance):
+    spec = RecoverySpec(
+        teacher=TEACHER, recover=RecoverConfig(iterations=2, batch_size=4, initial="real"), counts=(2, 1, 3)
     )
     sources = (SOURCE,)

@@ -134,3 +134,22 @@ def test_every_method_of_the_table_is_here():
     kits = [kit for kit in DistillerConformance.__subclasses__() if kit.__module__ == __name__]
     tested = {kit.config.name for kit in kits}
     assert tested == {*methods.METHODS}
+
+
+class TestSRe2L(DistillerConformance):
+    config = method(
+        "sre2l",
+        teacher={"network": "convnet-1-w8-batchnorm", "epochs": 2, "batch_size": 12},
+        recover={"iterations": 3, "batch_size": 4, "crop": [0.5, 1.0], "flip": True},
+        recipe=SMALL,
+    )
+    starts_from_real_images = False
+
+
+class TestSRe2LFromRealImages(DistillerConformance):
+    config = method(
+        "sre2l",
+        teacher={"epochs": 1, "batch_size": 12, "views": {"crop": [0.5, 1.0], "padding": 0}},
+        recover={"iterations": 2, "initial": "real", "tv": 1e-3, "l2": 1e-3, "curriculum": 0.5, "crop": [0.5, 1.0]},
+        recipe={"network": "convnet-1-w8-batchnorm"},
+    )

@@ -64,6 +64,6 @@ def draw(ds: DistilledSet, train: Source, *, labeller: Labeller, streams: Stream
     counts = np.bincount(ds.labels, minlength=len(ds.classes)).tolist()
     rows = selection.random_indices(train, counts, streams=streams.child("twin", index), stream="random")
     with computing(1):  # whitening in several differs in the last bits
-        inputs = ds.input_form()(train.take(rows))
+        inputs = (form := ds.input_form())(train.take(rows))
     labels, probabilities = labeller(train, rows)
-    return TrainingData(inputs, labels, probabilities, len(ds.classes))
+    return TrainingData(inputs, labels, probabilities, len(ds.classes), form.black)

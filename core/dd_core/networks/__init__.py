@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
-    from dd_core.networks.models import FeatureNetwork, build, embed, for_source, initialise_xavier, mixes_images
+    from dd_core.networks.models import (
+        FeatureNetwork,
+        batch_norms,
+        build,
+        embed,
+        for_source,
+        initialise_xavier,
+        mixes_images,
+    )
 
-__all__ = ["FeatureNetwork", "build", "embed", "for_source", "initialise_xavier", "mixes_images"]
+__all__ = ["FeatureNetwork", "batch_norms", "build", "embed", "for_source", "initialise_xavier", "mixes_images"]
 __getattr__ = names_of(
     __name__,
     {
         "FeatureNetwork": "models",
+        "batch_norms": "models",
         "build": "models",
         "embed": "models",
         "for_source": "models",

@@ -105,8 +105,13 @@ def embed(network: nn.Module, images: Float[Tensor, "N C H W"]) -> Float[Tensor,
 
 def mixes_images(network: nn.Module) -> bool:
     """Whether what `network` makes of an image in training mode depends on the others of its batch: a batch norm."""
+    return bool(batch_norms(network))
+
+
+def batch_norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The batch norms of `network` by name, in the order of its definition."""
     norms = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-    return any(isinstance(module, norms) for module in network.modules())
+    return {name: module for name, module in network.named_modules() if isinstance(module, norms)}  # pyright: ignore[reportReturnType]
 
 
 def initialise_xavier(network: nn.Module, *, generator: torch.Generator) -> None:

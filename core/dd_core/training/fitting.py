@@ -22,6 +22,7 @@ from dd_core.training.initial import for_module, for_network, initialised, requi
 from dd_core.training.lessons import Lessons, lessons_of
 from dd_core.training.loop import Loop
 from dd_core.training.settings import Settings
+from dd_core.training.viewing import AskedTeacher, TaughtLessons, Teacher, viewed
 
 if TYPE_CHECKING:
     from dd_core.artefacts import Artefact
@@ -36,6 +37,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     pretrain_on: Source | None = None,
+    teacher: nn.Module | None = None,
 ) -> nn.Module:
     """A network trained on `ds`, in evaluation mode.
 
@@ -44,9 +46,11 @@ def train(
     held-out one, trained on `pretrain_on`; a set for one particular network gets that one, and any other `network` is a
     `UserError`. Feed the network what `ds.as_dataset()` gives, or real images through `ds.input_form()`.
 
-    A set with features trains a network with as many outputs as an image has features.
+    A set with features trains a network with as many outputs as an image has features. `teacher` labels what the
+    network sees where the recipe asks a teacher; its batch norms are left in the mode that the recipe says.
     """
-    recipe = recipe or ds.manifest.recipe
+    provenance = ds.manifest.provenance
+    recipe = (recipe or ds.manifest.recipe).for_source("" if provenance is None else provenance.source)
     named = None if isinstance(network, nn.Module) else network
     recipe = for_module(recipe, network) if isinstance(network, nn.Module) else for_network(recipe, named)
     require_startable(ds, recipe)
@@ -55,7 +59,10 @@ def train(
         recipe, lessons.image_shape, lessons.outputs, count=1, seed=seed, pretrain_on=pretrain_on, device=device
     )
     model = network if isinstance(network, nn.Module) else recipe.network
-    return fit(lessons, model, recipe, streams=Streams(seed), device=devices.resolve(device), start=start)
+    asked = None if teacher is None else AskedTeacher(teacher, mode=recipe.teacher)
+    return fit(
+        lessons, model, recipe, streams=Streams(seed), device=devices.resolve(device), start=start, teacher=asked
+    )
 
 
 def fit(
@@ -67,12 +74,14 @@ def fit(
     device: torch.device,
     start: Artefact | None = None,
     index: int = 0,
+    teacher: Teacher | None = None,
 ) -> nn.Module:
     """`network` trained on `lessons` by `recipe`, in evaluation mode.
 
     A name is initialised first, as the recipe says, or as network `index` of `start` if that is given. A module is
-    trained in place, from the weights that it has. Raises `UserError` where the recipe is for weights that are not
-    given, or a module is given together with a start.
+    trained in place, from the weights that it has. `teacher` labels what the network sees, where the recipe asks one.
+    Raises `UserError` where the recipe is for weights or for a teacher that are not given, or a module is given
+    together with a start.
     """
     if isinstance(network, str):
         recipe = recipe.model_copy(update={"network": network})
@@ -80,5 +89,17 @@ def fit(
         network = initialised(recipe, shape, outputs, streams=streams, start=start, index=index)
     elif start is not None:
         raise UserError(f"a {type(network).__name__} that is given has its own weights, and starts from no others")
+    lessons = _as_recipe_shows(lessons, recipe, streams=streams, teacher=teacher)
     Loop(network, lessons, Settings.of(recipe), streams=streams, device=device).run()
     return network.eval()
+
+
+def _as_recipe_shows(lessons: Lessons, recipe: Recipe, *, streams: Streams, teacher: Teacher | None) -> Lessons:
+    """The lessons by the views of the recipe, and labelled by its teacher."""
+    if recipe.views is not None:
+        lessons = viewed(lessons, recipe.views, streams)
+    if recipe.teacher == "none":
+        return lessons
+    if teacher is None:
+        raise UserError("the recipe has a teacher label what a network sees, and no teacher is given")
+    return TaughtLessons(lessons, teacher, temperature=recipe.temperature)

@@ -73,12 +73,16 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A classification set as tensors: inputs (N, C, H, W), labels (N,), class probabilities (N, K) or None."""
+    """A classification set as tensors: inputs (N, C, H, W), labels (N,), class probabilities (N, K) or None.
+
+    black: what a black pixel is as an input (C,), which views show beyond an image's edge; None: 0.
+    """
 
     inputs: Float[Tensor, "N C H W"]
     labels: Int64[Tensor, " N"]
     probabilities: Float[Tensor, "N K"] | None
     classes: int
+    black: Float[Tensor, " C"] | None = None
 
     @property
     def image_shape(self) -> Shape:
@@ -96,7 +100,7 @@ class TrainingData:
     def to(self, device: torch.device) -> TrainingData:
         """The same on another device."""
         soft = None if self.probabilities is None else self.probabilities.to(device)
-        return TrainingData(self.inputs.to(device), self.labels.to(device), soft, self.classes)
+        return TrainingData(self.inputs.to(device), self.labels.to(device), soft, self.classes, self.black)
 
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Images with their probabilities, or with their labels where there are none."""
@@ -161,7 +165,7 @@ def training_data(ds: DistilledSet, recipe: Recipe) -> TrainingData:
     soft = None if ds.targets is None else torch.tensor(ds.targets).float()
     if soft is not None and ds.manifest.targets == "logits":
         soft = (soft / recipe.temperature).softmax(1)
-    return TrainingData(ds.inputs(), torch.tensor(ds.labels), soft, len(ds.classes))
+    return TrainingData(ds.inputs(), torch.tensor(ds.labels), soft, len(ds.classes), ds.input_form().black)
 
 
 def block_rows(labels: Int64[Tensor, " N"], blocks: int) -> list[Int64[Tensor, " n"]]:
@@ -193,6 +197,7 @@ class RealLessons:
         """Raises `UserError` for a source without labels."""
         self.source, self.form, self.device = source, form, device or torch.device("cpu")
         self.labels = require_labels(source).to(self.device)
+        self.black = form.black
 
     @property
     def image_shape(self) -> Shape:

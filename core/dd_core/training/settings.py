@@ -36,6 +36,7 @@ class Settings:
     momentum: float = 0.0
     betas: tuple[float, float] = BETAS
     weight_decay: float = 0.0
+    decayed: Literal["all", "matrices"] = "all"
     schedule: Schedule = "constant"
     halve_every: int = 1
     warmup: int = 0
@@ -70,6 +71,7 @@ class Settings:
             momentum=recipe.momentum,
             betas=recipe.betas,
             weight_decay=recipe.weight_decay,
+            decayed=recipe.decayed,
             schedule=recipe.schedule,
             warmup=recipe.warmup,
             augmentation=recipe.augmentation,
@@ -105,10 +107,20 @@ class Settings:
         """A new optimiser of the parameters."""
         if self.optimiser == "descent":
             return PlainDescent(parameters, rate=rate)
+        groups = self._groups(parameters)
         if self.optimiser == "sgd":
-            return torch.optim.SGD(parameters, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)
+            return torch.optim.SGD(groups, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)
         kind = torch.optim.AdamW if self.optimiser == "adamw" else torch.optim.Adam
-        return kind(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+        return kind(groups, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+
+    def _groups(self, parameters: Iterable[Tensor]) -> Iterable[Any]:
+        """The parameters as an optimiser takes them: apart, where some do not decay."""
+        if self.decayed == "all":
+            return parameters
+        parameters = list(parameters)
+        vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+        matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+        return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
 
 
 class PlainDescent(torch.optim.Optimizer):

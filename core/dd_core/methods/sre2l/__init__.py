@@ -1,0 +1,13 @@
+"""`sre2l`: squeeze, recover, relabel. Only `config` is read without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dd_core.lazy import names_of
+
+if TYPE_CHECKING:
+    from dd_core.methods.sre2l.planning import check_source, recovered_set, recovery_spec
+
+__all__ = ["check_source", "recovered_set", "recovery_spec"]
+__getattr__ = names_of(__name__, {"check_source": "planning", "recovered_set": "planning", "recovery_spec": "planning"})

@@ -1,0 +1,48 @@
+"""What a run of SRe2L is made of, and the set that comes of it."""
+
+from __future__ import annotations
+
+from dd_core import networks, selection
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
+from dd_core.distiller import Context
+from dd_core.errors import UserError
+from dd_core.images import Source, require_labels
+from dd_core.methods.sre2l.config import RECOVERY, TEACHER, SRe2LConfig
+from dd_core.methods.sre2l.recovery import RecoverySpec, form_in, recovered
+from dd_core.training.teachers import TeacherSpec, teacher_for
+
+
+def recovery_spec(config: SRe2LConfig, source: Source, size: Size, seed: int) -> RecoverySpec:
+    """The images that are to be recovered, and by that their teacher."""
+    return RecoverySpec(
+        teacher=TeacherSpec.of(source, teacher_for(config.recipe, config.teacher)),
+        recover=config.recover,
+        counts=size.per_class(len(source.classes)),
+        seed=seed,
+    )
+
+
+def check_source(config: SRe2LConfig, source: Source, size: Size) -> None:
+    """Raise `UserError` for a teacher without batch norms, and where a class has too few images to start from."""
+    require_labels(source)
+    name = teacher_for(config.recipe, config.teacher).network
+    if not networks.batch_norms(networks.for_source(str(name), source, seed=0)):
+        raise UserError(
+            f"teacher '{name}' has no batch norm, whose statistics SRe2L matches; take a network with some, such as "
+            "convnet-3-batchnorm or torchvision:resnet18"
+        )
+    counts = size.per_class(len(source.classes))
+    if config.recover.initial == "real":
+        selection.members_of(source, counts)
+
+
+def recovered_set(config: SRe2LConfig, context: Context) -> DistilledSet:
+    """The recovered images of a run, as raw pixels of 8 bits, normalised as the teacher's inputs are."""
+    form = form_in(context.artefacts[TEACHER])
+    manifest = Manifest(
+        classes=context.source.classes,
+        pixels=Pixels(space="raw", mean=form.mean, std=form.std),
+        recipe=config.recipe.for_source(context.source.name),
+    )
+    images = recovered(context.artefacts[RECOVERY]).numpy()
+    return DistilledSet(images, selection.labels_of(context.counts).numpy(), manifest)

@@ -1,0 +1,39 @@
+"""How a teacher is trained on real images; values only, so that the command line lists them without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from dd_core.augment.view_config import Views
+from dd_core.config import Config, checked
+from dd_core.networks.names import family
+
+
+class TeacherConfig(Config):
+    """A network trained on the real images: SGD with momentum, cosine schedule, mini-batches of views."""
+
+    network: str | None = Field(
+        default=None, description="network of the teacher; `list networks`; none: the network of the recipe"
+    )
+    epochs: int = Field(default=50, ge=1, description="passes over the real images (SRe2L: 50 to 200)")
+    learning_rate: float = Field(default=0.1, gt=0, description="highest learning rate of SGD")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of SGD")
+    warmup: int = Field(default=0, ge=0, description="epochs in which the learning rate rises to its highest value")
+    batch_size: int = Field(default=128, ge=1, description="real images in a mini-batch")
+    views: Views = Field(
+        default=Views(crop=None, padding=4),
+        description="views by which real images are learned; SRe2L has a padding of 4 at 32 px, and crops above",
+    )
+    statistics: Literal["data", "imagenet"] = Field(
+        default="data",
+        description="mean and std that images are normalised with: of the real images, or ImageNet's",
+    )
+    seed: int = Field(default=0, ge=0, description="seed of first weights, orders and views")
+
+    @field_validator("network")
+    @classmethod
+    def _network_has_a_name(cls, name: str | None) -> str | None:
+        return None if name is None else checked(name, family)

@@ -1,0 +1,137 @@
+"""Teachers as artefacts: a network trained on the real images, which knows what distilled images are to look like.
+
+SRe2L (Yin et al. 2023) calls this stage *squeeze*: what the images have in common goes into weights, and into the mean
+and variance that each batch norm keeps of its inputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from dd_core import networks
+from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
+from dd_core.distilled import IMAGENET
+from dd_core.images import InputForm, Source
+from dd_core.recipe import Recipe
+from dd_core.streams import Streams
+from dd_core.system import device as devices
+from dd_core.training.initial import initialised, load_weights
+from dd_core.training.lessons import RealLessons
+from dd_core.training.loop import Loop
+from dd_core.training.predicting import accuracy
+from dd_core.training.settings import Settings
+from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.viewing import viewed
+
+SAVE_SECONDS = 30.0  # between two records of a teacher under way, at least
+
+
+class TeacherSpec(ArtefactSpec):
+    """A teacher of images (C, H, W)."""
+
+    kind: ClassVar[str] = "teacher"
+    verb: ClassVar[str] = "training"
+    noun: ClassVar[str] = "teacher"
+
+    source: str = Field(description="fingerprint of the real images")
+    source_name: str = Field(description="name of the real images: those of digits are not mirrored")
+    image_shape: tuple[int, int, int] = Field(description="channels, height and width of the real images")
+    classes: int = Field(description="number of classes of the real images")
+    teacher: TeacherConfig = Field(description="how the teacher is trained")
+
+    @staticmethod
+    def of(source: Source, teacher: TeacherConfig) -> TeacherSpec:
+        """The teacher of a source; `teacher` names its network."""
+        assert teacher.network is not None
+        return TeacherSpec(
+            source=source.fingerprint(),
+            source_name=source.name,
+            image_shape=source.image_shape,
+            classes=len(source.classes),
+            teacher=teacher,
+        )
+
+    @property
+    def network(self) -> str:
+        """Its name."""
+        assert self.teacher.network is not None
+        return self.teacher.network
+
+    def sources(self) -> dict[str, str]:
+        """The real images."""
+        return {self.source: self.source_name}
+
+    def cost(self, resources: Any, parts: int) -> str:
+        """How much training it is."""
+        del parts
+        images = len(resources.sources[self.source])
+        return f"{self.network}, {self.teacher.epochs} epochs: {self.teacher.epochs * images:,} image-passes"
+
+    def outcome(self, made: Artefact) -> str:
+        """How well it knows the images that it learned from."""
+        facts = made.part(0)[1]
+        return f"the teacher labels {100 * facts['accuracy']:.1f} % of its training images rightly"
+
+    def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
+        """Train it, with its state kept every half minute; raises `Diverged`."""
+        del index
+        source, device = resources.sources[self.source], devices.resolve(resources.device)
+        form = form_of(source, self.teacher)
+        loop = self.loop(source, form, device=device)
+        if (state := progress.load()) is not None:
+            loop.load_state_dict(state)
+        saved = time.monotonic()
+        while loop.done < self.teacher.epochs:
+            loop.epoch()
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                progress.save(loop.state_dict())
+                saved = time.monotonic()
+        model = loop.model.eval()
+        facts = {"loss": loop.mean_loss, "accuracy": accuracy(model, source, form, device=device)}
+        weights = {name: value.numpy() for name, value in model.cpu().state_dict().items()}
+        tensors = {f"t{position}": value for position, value in enumerate(weights.values())}
+        return tensors, {"names": list(weights), "mean": form.mean, "std": form.std, **facts}
+
+    def loop(self, source: Source, form: InputForm, *, device: torch.device) -> Loop:
+        """The teacher before its first epoch."""
+        teacher = self.teacher
+        streams = Streams(teacher.seed).child("teacher")
+        recipe = Recipe(network=self.network)
+        model = initialised(recipe, self.image_shape, self.classes, streams=streams)
+        lessons = viewed(RealLessons(source, form), teacher.views.for_source(self.source_name), streams)
+        settings = Settings(
+            learning_rate=teacher.learning_rate,
+            epochs=teacher.epochs,
+            batch_size=teacher.batch_size,
+            momentum=teacher.momentum,
+            weight_decay=teacher.weight_decay,
+            schedule="cosine",
+            warmup=teacher.warmup,
+            loss_called="teacher's training loss",
+        )
+        return Loop(model, lessons, settings, streams=streams, device=device)
+
+
+def teacher_for(recipe: Recipe, teacher: TeacherConfig) -> TeacherConfig:
+    """The teacher with a network: its own, or that of the recipe."""
+    return teacher.model_copy(update={"network": teacher.network or recipe.network})
+
+
+def form_of(source: Source, teacher: TeacherConfig) -> InputForm:
+    """How a teacher, and a set that is made with it, see the images of a source."""
+    return InputForm(*IMAGENET) if teacher.statistics == "imagenet" else InputForm.of(source)
+
+
+def network_of(teacher: Artefact) -> nn.Module:
+    """The trained network of a `TeacherSpec` on the CPU, in evaluation mode, its weights fixed."""
+    spec = teacher.spec
+    assert isinstance(spec, TeacherSpec)
+    channels, height, width = spec.image_shape
+    model = networks.build(spec.network, in_channels=channels, classes=spec.classes, image_size=(height, width), seed=0)
+    return load_weights(model, teacher, 0).eval().requires_grad_(False)

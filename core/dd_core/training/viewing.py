@@ -1,0 +1,147 @@
+"""Lessons by views: each image of other lessons as a crop, mirrored or mixed, labelled by itself or by a teacher.
+
+A teacher that is asked as training goes is `AskedTeacher`; one that has answered before is a bank of its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from dd_core.augment import views
+from dd_core.augment.view_config import Views
+from dd_core.augment.views import Records
+from dd_core.errors import UserError
+from dd_core.networks import batch_norms
+from dd_core.recipe import Labelling
+from dd_core.streams import Streams
+from dd_core.training.lessons import Lessons, Shape
+
+Draw = Callable[[int], Records]  # the records of all images in an epoch
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Who labels views."""
+
+    def to(self, device: torch.device) -> Teacher:
+        """The same with logits on `device`."""
+        ...
+
+    def logits(self, views: Float[Tensor, "n C H W"], rows: Int64[Tensor, " n"], *, epoch: int) -> Float[Tensor, "n K"]:
+        """What it makes of `views` of the images `rows`, shown in an epoch."""
+        ...
+
+
+class ViewedLessons:
+    """Views of the images of `lessons`, as `records` has one of each image in an epoch.
+
+    A mix of two images has the mix of their targets, by their shares of the view.
+    """
+
+    def __init__(self, lessons: Lessons, records: Draw, *, mixes: bool) -> None:
+        self._lessons, self._draw, self._mixes = lessons, records, mixes
+        self._latest: tuple[int, Records] | None = None
+        self.labels, self.image_shape, self.outputs = lessons.labels, lessons.image_shape, lessons.outputs
+        self._black: Tensor | None = getattr(lessons, "black", None)
+
+    def __len__(self) -> int:
+        return len(self._lessons)
+
+    def to(self, device: torch.device) -> ViewedLessons:
+        """The same with batches on another device."""
+        return ViewedLessons(self._lessons.to(device), self._draw, mixes=self._mixes)
+
+    def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """The epoch's views of the images `rows`, with their targets: class probabilities where views are mixed."""
+        records = self._records(epoch)
+        own = records.of(rows)
+        shown, targets = self._shown(rows, own, epoch=epoch, index=index)
+        if not self._mixes:
+            return shown, targets
+        other, other_targets = self._shown(own.partners, records.of(own.partners), epoch=epoch, index=index)
+        shares = own.shares.to(shown)[:, None]
+        return views.mix(shown, other, own), torch.lerp(self._soft(other_targets), self._soft(targets), shares)
+
+    def _records(self, epoch: int) -> Records:
+        if self._latest is None or self._latest[0] != epoch:
+            self._latest = (epoch, self._draw(epoch))
+        return self._latest[1]
+
+    def _shown(self, rows: Tensor, records: Records, *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        images, targets = self._lessons.batch(rows, epoch=epoch, index=index)
+        return views.crops(images, records.boxes, records.flips, black=self._black), targets
+
+    def _soft(self, targets: Tensor) -> Tensor:
+        return F.one_hot(targets, self.outputs).float() if targets.ndim == 1 else targets
+
+
+class TaughtLessons:
+    """The images of `lessons` with what a teacher makes of each: softmax(logits / T)."""
+
+    def __init__(self, lessons: Lessons, teacher: Teacher, *, temperature: float) -> None:
+        self._lessons, self._teacher, self._temperature = lessons, teacher, temperature
+        self.labels: Tensor | None = lessons.labels
+        self.image_shape: Shape = lessons.image_shape
+        self.outputs: int = lessons.outputs
+
+    def __len__(self) -> int:
+        return len(self._lessons)
+
+    def to(self, device: torch.device) -> TaughtLessons:
+        """The same with batches on another device."""
+        return TaughtLessons(self._lessons.to(device), self._teacher.to(device), temperature=self._temperature)
+
+    def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """Images with class probabilities."""
+        images, _ = self._lessons.batch(rows, epoch=epoch, index=index)
+        logits = self._teacher.logits(images, rows, epoch=epoch)
+        return images, (logits / self._temperature).softmax(1)
+
+
+class AskedTeacher:
+    """A trained network that labels as training goes; it is left as it is.
+
+    mode: `eval`, or `batch-stats`: its batch norms then normalise by the mini-batch that they are shown, and their
+    running statistics stay what they were.
+    """
+
+    def __init__(self, network: nn.Module, *, mode: Labelling) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.mode = mode
+        if mode == "batch-stats":
+            for norm in batch_norms(network).values():
+                norm.train()
+                norm.momentum = 0.0  # of the running statistics: they take nothing of the batch
+
+    def to(self, device: torch.device) -> AskedTeacher:
+        """The same network, moved."""
+        self.network.to(device)
+        return self
+
+    @torch.no_grad()
+    def logits(self, views: Float[Tensor, "n C H W"], rows: Int64[Tensor, " n"], *, epoch: int) -> Float[Tensor, "n K"]:
+        """Its logits; raises `UserError` where it is to normalise by the statistics of a single image."""
+        del rows, epoch
+        if self.mode == "batch-stats" and len(views) == 1:
+            raise UserError(
+                "a teacher that normalises by mini-batches (batch-stats) is shown a single image; choose a batch size "
+                "that leaves none alone"
+            )
+        return self.network(views)
+
+
+def viewed(lessons: Lessons, settings: Views, streams: Streams) -> ViewedLessons:
+    """`lessons` by views that are drawn anew in every epoch."""
+    count, (_, height, width) = len(lessons), lessons.image_shape
+
+    def draw(epoch: int) -> Records:
+        generator = streams.generator("views", epoch)
+        return views.draw(settings, count=count, image_size=(height, width), generator=generator)
+
+    return ViewedLessons(lessons, draw, mixes=settings.mix != "none")

@@ -1,0 +1,334 @@
+"""SRe2L: the statistics that are matched against a plain formula, the iteration against one by hand, and its parts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import nn
+
+from dd_core import artefacts, networks
+from dd_core.artefacts import Progress, Resources
+from dd_core.distilled import Size
+from dd_core.errors import Diverged, UserError
+from dd_core.images import InputForm
+from dd_core.methods import method
+from dd_core.methods.sre2l import recovery
+from dd_core.methods.sre2l.config import RecoverConfig
+from dd_core.methods.sre2l.recovery import RecoveryBatch, RecoverySpec, form_in, recovered
+from dd_core.methods.sre2l.statistics import StatisticsMatching, distance, mean_norm, total_variation
+from dd_core.runner import RunOptions, distill
+from dd_core.streams import Streams, generator
+from dd_core.testing import blobs
+from dd_core.training import accuracy
+from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.teachers import TeacherSpec, network_of
+
+CPU = torch.device("cpu")
+FORM = InputForm((0.4,), (0.2,))
+SMALL = TeacherConfig(network="convnet-2-w8-batchnorm", epochs=3, batch_size=12)
+
+
+def normal(*shape: int, stream: str = "x") -> torch.Tensor:
+    return torch.randn(*shape, generator=generator(0, stream))
+
+
+def teacher() -> nn.Module:
+    network = networks.build("convnet-2-w8-batchnorm", in_channels=1, classes=3, image_size=(8, 8), seed=5)
+    network(normal(64, 1, 8, 8, stream="seen") * 3)
+    return network.eval()
+
+
+def batch(settings: RecoverConfig, *, network: nn.Module | None = None, count: int = 6) -> RecoveryBatch:
+    first, labels = normal(count, 1, 8, 8, stream="first"), torch.arange(count) % 3
+    return RecoveryBatch(network or teacher(), first, labels, FORM, settings, streams=Streams(1), device=CPU)
+
+
+# --- statistics ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 4, 6), (7, 3), (5, 3, 9)])
+def test_the_distance_is_that_of_means_and_biased_variances(shape: tuple[int, ...]):
+    x = normal(*shape).double().requires_grad_()
+    mean, variance = normal(3, stream="mean").double(), normal(3, stream="variance").double().abs()
+    value = distance(x, mean, variance)
+    array, expected = x.detach().numpy().swapaxes(0, 1).reshape(3, -1), 0.0
+    means = array.sum(1) / array.shape[1]
+    variances = ((array - means[:, None]) ** 2).sum(1) / array.shape[1]
+    expected = math.sqrt(((means - mean.numpy()) ** 2).sum()) + math.sqrt(((variances - variance.numpy()) ** 2).sum())
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda inputs: distance(inputs, mean, variance), (x,))
+
+
+def test_every_batch_norms_input_is_looked_at_and_the_first_one_counts_more():
+    network, x = teacher().double(), normal(4, 1, 8, 8).double()
+    with StatisticsMatching(network, first=10.0) as matching:
+        network(x)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 2
+    expected, features = 0.0, x
+    for module in network.features:  # type: ignore[union-attr]
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            factor = 10.0 if module is norms[0] else 1.0
+            expected = expected + factor * distance(features, module.running_mean, module.running_var).item()
+        features = module(features)
+    assert matching.distance().item() == pytest.approx(expected, rel=1e-12)
+    network(x)
+    with StatisticsMatching(network, first=1.0) as other:
+        network(x)
+    assert other.distance().item() < expected, "outside of it nothing is looked at"
+
+
+def test_total_variation_and_norm_are_those_of_a_loop():
+    x = normal(2, 3, 5, 6).double()
+    sums = [0.0] * 4
+    for image in x.numpy():
+        for channel in image:
+            for i in range(5):
+                for j in range(6):
+                    for direction, (di, dj) in enumerate([(0, 1), (1, 0), (1, 1), (1, -1)]):
+                        if i + di < 5 and 0 <= j + dj < 6:
+                            sums[direction] += (channel[i + di, j + dj] - channel[i, j]) ** 2
+    assert total_variation(x).item() == pytest.approx(sum(math.sqrt(value) for value in sums))
+    norms = [math.sqrt((image**2).sum()) for image in x.numpy()]
+    assert mean_norm(x).item() == pytest.approx(sum(norms) / 2)
+
+
+def test_a_planted_teachers_statistics_are_met_within_a_percent():
+    planted = nn.Sequential(norm := nn.BatchNorm2d(3, affine=False), nn.Flatten(), nn.Linear(3 * 16, 2)).eval()
+    norm.running_mean, norm.running_var = torch.tensor([0.3, -0.2, 0.5]), torch.tensor([0.5, 0.8, 0.3])
+    planted[2].weight.data.zero_()
+    settings = RecoverConfig(iterations=400, r_bn=1.0, jitter=(0, 0), learning_rate=0.05)
+    form = InputForm((0.5,) * 3, (0.2,) * 3)
+    first = normal(8, 3, 4, 4, stream="first")
+    images = RecoveryBatch(planted, first, torch.zeros(8).long(), form, settings, streams=Streams(0), device=CPU)
+    while images.done < 400:
+        images.step()
+    pixels = images.pixels.detach().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(pixels.mean(1), norm.running_mean, rtol=0.01, atol=0)
+    torch.testing.assert_close(pixels.var(1, correction=0), norm.running_var, rtol=0.01, atol=0)
+
+
+# --- an iteration -------------------------------------------------------------------------------------------------
+
+
+def test_iterations_are_adams_on_the_loss_with_clamping_as_by_hand():
+    settings = RecoverConfig(iterations=4, learning_rate=0.5, r_bn=0.3, first_bn=7.0, jitter=(0, 2), tv=0.01, l2=0.02)
+    images, network = batch(settings), teacher()
+    x, labels = normal(6, 1, 8, 8, stream="first"), torch.arange(6) % 3
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    moment, square = torch.zeros_like(x), torch.zeros_like(x)
+    for step in range(4):
+        draw = Streams(1).generator("view", step)
+        torch.rand((), generator=draw)
+        shift = torch.randint(0, 3, (2,), generator=draw).tolist()
+        x.requires_grad_()
+        seen = torch.roll(x, shift, (2, 3))
+        inputs: list[torch.Tensor] = []
+        hooks = [norm.register_forward_hook(lambda _, given, __, kept=inputs: kept.append(given[0])) for norm in norms]
+        loss = F.cross_entropy(network(seen), labels)
+        for hook in hooks:
+            hook.remove()
+        for norm, given, factor in zip(norms, inputs, (7.0, 1.0), strict=True):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            means, variances = given.mean((0, 2, 3)), given.var((0, 2, 3), correction=0)
+            loss = loss + 0.3 * factor * ((means - norm.running_mean).norm() + (variances - norm.running_var).norm())
+        loss = loss + 0.01 * total_variation(seen) + 0.02 * mean_norm(seen)
+        (gradient,) = torch.autograd.grad(loss, x)
+        moment = 0.5 * moment + 0.5 * gradient
+        square = 0.9 * square + 0.1 * gradient**2
+        rate = 0.5 * 0.5 * (1 + math.cos(math.pi * step / 4))
+        update = (moment / (1 - 0.5 ** (step + 1))) / ((square / (1 - 0.9 ** (step + 1))).sqrt() + 1e-8)
+        x = (x.detach() - rate * update).clamp(-0.4 / 0.2, 0.6 / 0.2)
+        images.step()
+        torch.testing.assert_close(images.pixels.detach(), x, rtol=1e-3, atol=1e-4)
+    assert images.pixels.detach().max() == pytest.approx(3.0), "noise of white and beyond is clamped"
+    assert [record["iteration"] for record in images.losses] == [0, 3]
+
+
+def test_a_view_is_one_crop_resized_mirrored_and_rolled_for_all_images():
+    images = batch(RecoverConfig(crop=(0.2, 0.3), flip=True, jitter=(1, 1)))
+    x, mirrored = images.pixels.detach(), 0
+    for images.done in range(12):
+        seen = torch.roll(images.view(x), (-1, -1), (2, 3))
+        draw = Streams(1).generator("view", images.done)
+        box = recovery.views.draw_boxes(torch.tensor([[8, 8]]), scale=(0.2, 0.3), ratio=(0.75, 4 / 3), generator=draw)
+        top, left, height, width = box[0].tolist()
+        expected = F.interpolate(x[:, :, top : top + height, left : left + width], size=(8, 8), mode="bilinear")
+        if torch.rand((), generator=draw) < 0.5:
+            expected, mirrored = expected.flip(3), mirrored + 1
+        torch.testing.assert_close(seen, expected)
+    assert 0 < mirrored < 12
+
+
+def test_the_curriculum_shrinks_the_smallest_crop_along_a_cosine():
+    images = batch(RecoverConfig(iterations=100, crop=(0.2, 1.0), curriculum=0.5))
+    smallest = []
+    for images.done in (0, 25, 50, 99):
+        smallest.append(images.smallest_crop())
+    assert smallest == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    assert batch(RecoverConfig(crop=(0.2, 1.0))).smallest_crop() == 0.2
+
+
+def test_by_default_the_whole_images_are_seen():
+    images = batch(RecoverConfig(jitter=(0, 0)))
+    for images.done in range(5):
+        assert torch.equal(images.view(images.pixels), images.pixels)
+
+
+def test_with_amp_the_teacher_computes_in_bfloat16_and_the_statistics_in_float32():
+    plain, mixed = batch(RecoverConfig(jitter=(0, 0))), batch(RecoverConfig(jitter=(0, 0), amp=True))
+    for images in (plain, mixed):
+        images.step()
+    first, second = plain.losses[0]["loss"], mixed.losses[0]["loss"]
+    assert first != second
+    assert first == pytest.approx(second, rel=0.05)
+    assert mixed.pixels.dtype == torch.float32
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update():
+    network = teacher()
+    network.classifier.bias.data[0] = math.inf  # type: ignore[union-attr]
+    images = batch(RecoverConfig(), network=network)
+    with pytest.raises(Diverged, match="loss is nan"):
+        images.step()
+    assert torch.equal(images.pixels.detach(), normal(6, 1, 8, 8, stream="first"))
+
+
+# --- the artefact -------------------------------------------------------------------------------------------------
+
+
+def spec(counts: tuple[int, ...] = (2, 1, 3), **recover: object) -> RecoverySpec:
+    settings = RecoverConfig.model_validate({"iterations": 3, "batch_size": 4, **recover})
+    return RecoverySpec(teacher=TeacherSpec.of(blobs(), SMALL), recover=settings, counts=counts)
+
+
+def test_a_batch_has_the_first_images_of_all_classes_before_the_second_ones():
+    assert [spec().rows(part).tolist() for part in range(spec().parts())] == [[0, 2, 3, 1], [4, 5]]
+    published = spec(counts=(3,) * 5, batch_size=5)
+    assert [published.rows(part).tolist() for part in range(3)] == [[c * 3 + i for c in range(5)] for i in range(3)]
+
+
+def test_the_set_has_each_batch_in_its_rows(tmp_path: Path):
+    made = artefacts.get(spec(), resources=Resources.of([blobs()], device="cpu"), cache=tmp_path)
+    images = recovered(made)
+    for part in range(2):
+        assert np.array_equal(images[spec().rows(part)].numpy(), made.part(part)[0]["images"])
+    assert images.dtype == torch.uint8
+
+
+def test_another_batch_is_another_draw_and_another_seed_too(tmp_path: Path):
+    resources = Resources.of([blobs()], device="cpu")
+    made = artefacts.get(spec(counts=(4, 4, 4)), resources=resources, cache=tmp_path)
+    first, second, *_ = (part["images"] for part, _ in made)
+    assert not np.array_equal(first, second)
+    other = spec(counts=(4, 4, 4)).model_copy(update={"seed": 1})
+    assert not np.array_equal(artefacts.get(other, resources=resources, cache=tmp_path).part(0)[0]["images"], first)
+
+
+def test_real_pixels_start_as_images_of_their_class():
+    whole, source = spec(counts=(12, 12, 12), initial="real", batch_size=36), blobs()
+    form = InputForm.of(source)
+    first = whole._first(whole.rows(0), form, {source.fingerprint(): source}, Streams(0))
+    labels = torch.arange(3).repeat_interleave(12)[whole.rows(0)]
+    inputs = form(source.images)
+    for label in range(3):
+        ours = {tuple(row.tolist()) for row in first[labels == label].flatten(1)}
+        assert ours == {tuple(row.tolist()) for row in inputs[source.labels == label].flatten(1)}
+
+
+def test_a_killed_batch_goes_on_to_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    resources = Resources.of([blobs()], device="cpu")
+    needed = artefacts.get(spec().teacher, resources=resources, cache=tmp_path)
+    inputs = Resources({}, "cpu", {"teacher": needed})
+    whole, _ = spec(iterations=6).make_part(0, resources=inputs, progress=Progress(tmp_path / "whole"))
+    monkeypatch.setattr(recovery, "SAVE_SECONDS", 0.0)
+    progress, step = Progress(tmp_path / "killed"), RecoveryBatch.step
+
+    def until_the_fourth(images: RecoveryBatch) -> None:
+        if images.done == 4:
+            raise KeyboardInterrupt
+        step(images)
+
+    monkeypatch.setattr(RecoveryBatch, "step", until_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        spec(iterations=6).make_part(0, resources=inputs, progress=progress)
+    state = progress.load()
+    assert state is not None
+    assert state["done"] == 4
+    monkeypatch.setattr(RecoveryBatch, "step", step)
+    resumed, facts = spec(iterations=6).make_part(0, resources=inputs, progress=progress)
+    assert np.array_equal(resumed["images"], whole["images"])
+    assert [record["iteration"] for record in facts["losses"]] == [0, 5]
+
+
+# --- the teacher --------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_learns_and_is_found_as_it_was_trained(tmp_path: Path):
+    source = blobs()
+    made = artefacts.get(TeacherSpec.of(source, SMALL), resources=Resources.of([source], device="cpu"), cache=tmp_path)
+    form = form_in(made)
+    assert (form.mean, form.std) == source.channel_stats()
+    network = network_of(made)
+    assert accuracy(network, source, form, device=CPU) == made.part(0)[1]["accuracy"] > 0.6
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert any((module.running_var != 1).any() for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_a_killed_teacher_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from dd_core.training import teachers
+
+    source = blobs()
+    whole = TeacherSpec.of(source, SMALL)
+    resources = Resources.of([source], device="cpu")
+    expected, _ = whole.make_part(0, resources=resources, progress=Progress(tmp_path / "whole"))
+    monkeypatch.setattr(teachers, "SAVE_SECONDS", 0.0)
+    progress, epoch = Progress(tmp_path / "killed"), teachers.Loop.epoch
+
+    def until_the_second(loop: teachers.Loop) -> None:
+        if loop.done == 2:
+            raise KeyboardInterrupt
+        epoch(loop)
+
+    monkeypatch.setattr(teachers.Loop, "epoch", until_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        whole.make_part(0, resources=resources, progress=progress)
+    monkeypatch.setattr(teachers.Loop, "epoch", epoch)
+    resumed, _ = whole.make_part(0, resources=resources, progress=progress)
+    assert all(np.array_equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_the_teacher_is_the_recipes_network_unless_it_has_its_own():
+    config = method("sre2l", recipe={"network": "convnet-2-w8-batchnorm"})
+    assert config.needs(blobs(), size=Size(ipc=1), seed=0)["teacher"].network == "convnet-2-w8-batchnorm"  # type: ignore[attr-defined]
+    config = method("sre2l", recipe={"network": "convnet-2"}, teacher={"network": "convnet-1-batchnorm"})
+    assert config.needs(blobs(), size=Size(ipc=1), seed=0)["teacher"].network == "convnet-1-batchnorm"  # type: ignore[attr-defined]
+
+
+def test_a_teacher_without_batch_norms_is_refused_before_it_is_trained():
+    config = method("sre2l", recipe={"network": "convnet-2-w8"})
+    with pytest.raises(UserError, match=r"'convnet-2-w8' has no batch norm, whose statistics SRe2L matches"):
+        distill(config, blobs(), Size(ipc=1), options=RunOptions(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("recover", "message"),
+    [
+        ({"crop": (0.5, 0.1)}, "crop: from 0.5 to 0.1 is no range"),
+        ({"jitter": (3, 1)}, "jitter: from 3 to 1 is no range"),
+        ({"curriculum": 0.5}, "it shrinks the crop, and there is none"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(recover: dict[str, object], message: str):
+    with pytest.raises(ValidationError, match=message):
+        RecoverConfig.model_validate(recover)

@@ -15,9 +15,10 @@ from dd_core.distilled import DistilledSet
 from dd_core.errors import unknown_name
 from dd_core.evaluation import protocols
 from dd_core.networks.names import family
-from dd_core.recipe import DISTRIBUTIONS
+from dd_core.recipe import DISTRIBUTIONS, check_mode
 from dd_core.system import surroundings
 from dd_core.system.reporter import Silent
+from dd_core.training.teacher_config import TeacherConfig
 
 if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation
@@ -31,7 +32,7 @@ SCORES = "scores"  # the folder, beside a run's set or in the cache, of the scor
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a set is scored; without networks or a start, as the set's recipe has them."""
+    """How a set is scored; without networks, a start or a teacher, as the set has them."""
 
     protocol: str = "recipe"
     networks: Sequence[str] = ()
@@ -39,6 +40,8 @@ class Scoring:
     seed: int = 0
     start: str | None = None
     pretrain_on: Source | None = None
+    teacher: TeacherConfig | None = None
+    teacher_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ def score(
                 seed=scoring.seed,
                 start=scoring.start,
                 pretrain_on=scoring.pretrain_on,
+                teacher=scoring.teacher,
+                teacher_mode=scoring.teacher_mode,
                 workers=options.workers,
                 device=options.device,
                 reporter=options.reporter,
@@ -122,10 +127,14 @@ def _other_start(evaluations: Sequence[Evaluation]) -> Iterator[str]:
             yield f"this set is for {what}, and is scored on a {network} that starts from '{start}' weights"
 
 
-def check_names(*, protocol: str, networks: Sequence[str], start: str | None = None) -> None:
+def check_names(
+    *, protocol: str, networks: Sequence[str], start: str | None = None, teacher_mode: str | None = None
+) -> None:
     """Raise `UserError` for names that do not exist or do not go together, without loading torch."""
     protocols.load(protocol).check(networks, start=start is not None)
     if start is not None and start not in get_args(Start):
         raise unknown_name("start", start, get_args(Start))
+    if teacher_mode is not None:
+        check_mode(teacher_mode)
     for network in networks:
         family(network)

@@ -14,9 +14,12 @@ from pydantic import Field, field_validator, model_validator
 from dd_core.augment.names import Strategy, resolve_strategy
 from dd_core.augment.view_config import Views
 from dd_core.config import Config, checked
+from dd_core.errors import unknown_name
 from dd_core.networks.names import family
 
 DISTRIBUTIONS = ("default", "xavier")  # of freshly initialised weights
+
+TEACHER_MODES = ("eval", "batch-stats")
 
 LossName = Literal["cross-entropy", "kl", "kl-t2", "mse"]
 Optimiser = Literal["sgd", "adam", "adamw"]
@@ -179,3 +182,9 @@ class Recipe(Config):
         """The recipe with the augmentation `auto`, and whether views are mirrored, spelled out for a source."""
         views = None if self.views is None else self.views.for_source(name)
         return self.model_copy(update={"augmentation": resolve_strategy(self.augmentation, name), "views": views})
+
+
+def check_mode(mode: str) -> None:
+    """Raise `UserError` for a word that is no mode of a teacher."""
+    if mode not in TEACHER_MODES:
+        raise unknown_name("mode of a teacher", mode, TEACHER_MODES)

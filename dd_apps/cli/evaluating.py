@@ -10,8 +10,11 @@ from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
 from dd_apps.data import data_of, to_pretrain_on
 from dd_apps.report.scores import figures, machine, score_table
+from dd_apps.scenario import assign
 from dd_apps.scoring import SCORES, Scored, Scoring, check_names, score
 from dd_core import artefacts, store
+from dd_core.config import decode
+from dd_core.training.teacher_config import TeacherConfig
 
 Networks = Annotated[
     list[str],
@@ -42,6 +45,24 @@ StartAt = Annotated[
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Train every network again, also those whose scores are kept in the cache.")
 ]
+Teacher = Annotated[
+    list[str],
+    typer.Option(
+        "--teacher",
+        metavar="KEY=VALUE",
+        default_factory=list,
+        show_default=False,
+        help="Setting of a teacher other than the set's own, such as network=torchvision:resnet18 or epochs=20; see "
+        "`dd-apps list methods sre2l`.",
+    ),
+]
+TeacherMode = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODE",
+        help="How the teacher's batch norms normalise: eval (running statistics) or batch-stats (of the mini-batch).",
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -59,6 +80,8 @@ def evaluate(
     nets: Nets = 5,
     protocol: Protocol = "recipe",
     start: StartAt = None,
+    teacher: Teacher,
+    teacher_mode: TeacherMode = None,
     data: Data = None,
     pretrain_on: options.PretrainOn = None,
     skip_corrupt: options.SkipCorrupt = False,
@@ -77,16 +100,25 @@ def evaluate(
     """
     session: Session = context.obj
     workers = options.workers_of(parallel, jobs, threads)
-    check_names(protocol=protocol, networks=networks, start=start)
+    check_names(protocol=protocol, networks=networks, start=start, teacher_mode=teacher_mode)
+    taught = _teacher(teacher)
     ds = store.read_set(file)
     real = data_of(ds, data, skip_corrupt=skip_corrupt)
     run_options = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)
     say = run_options.reporter.message
     train, test = (real.load(split, workers=workers, say=say) for split in ("train", "test"))
     other = to_pretrain_on(pretrain_on, train, skip_corrupt=skip_corrupt, workers=workers, say=say)
-    scoring, keep = Scoring(protocol, networks, nets, seed, start, other), artefacts.cache_folder() / SCORES
-    scored = score(ds, train, test, scoring, options=run_options, keep=keep)
+    scoring = Scoring(protocol, networks, nets, seed, start, other, taught, teacher_mode)
+    scored = score(ds, train, test, scoring, options=run_options, keep=artefacts.cache_folder() / SCORES)
     return Answer(_fields(scored), lambda page: _show(page, scored, title=str(file)))
+
+
+def _teacher(settings: list[str]) -> TeacherConfig | None:
+    """The teacher that was described, if one was."""
+    table: dict[str, Any] = {}
+    for setting in settings:
+        assign(table, setting)
+    return decode(TeacherConfig, table, where="--teacher") if table else None
 
 
 def _fields(scored: Scored) -> dict[str, Any]:

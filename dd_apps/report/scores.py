@@ -30,6 +30,7 @@ def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
     notes = [verdict(evaluation) for evaluation in evaluations]
     notes += _test(evaluations)
     notes += [choice(evaluation) for evaluation in evaluations if evaluation.chosen]
+    notes += [taught(evaluation) for evaluation in evaluations if evaluation.teacher is not None]
     if first.trained_networks:
         sample = f"{_networks(first.nets)} (seed {first.seed}){_deviation(first)}, {first.epoch} epoch"
     else:
@@ -193,6 +194,17 @@ def choice(evaluation: Evaluation) -> str:
         setting = ", ".join(f"{name} {value}" for name, value in chosen.items() if name != "validation")
         parts.append(f"{_WHO[part]} {setting} ({100 * chosen['validation']:.1f} % there)")
     return f"{evaluation.network}: chosen on validation images: {'; '.join(parts)}" if parts else ""
+
+
+def taught(evaluation: Evaluation) -> str:
+    """Who labelled what the networks saw, in words."""
+    teacher = evaluation.teacher
+    assert teacher is not None
+    by = "by the statistics of each mini-batch" if teacher.mode == "batch-stats" else "in evaluation mode"
+    return (
+        f"{evaluation.network}: every view, of the set and of real images, is labelled by a {teacher.network} {by}, "
+        f"which labels {100 * teacher.training_accuracy:.1f} % of its training images rightly"
+    )
 
 
 def _row(evaluation: Evaluation) -> dict[str, Any]:

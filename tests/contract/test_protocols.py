@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from dd_core.evaluation import EvaluationProtocol, protocols
 from dd_core.testing import ProtocolConformance
+from dd_core.training.teacher_config import TeacherConfig
 
 
 class AdamProtocol(EvaluationProtocol):
@@ -47,6 +48,28 @@ class TestChallenge2024(ProtocolConformance):
 
 class TestWangGrid(ProtocolConformance):
     protocol = protocols.load("wang-grid")
+
+
+TEACHER = TeacherConfig(network="convnet-1-w4-batchnorm", epochs=1, batch_size=12)
+
+
+class TestSRe2LFKD(ProtocolConformance):
+    protocol = protocols.load("sre2l-fkd")
+    teacher = TEACHER
+
+
+class TestSRe2LKD(ProtocolConformance):
+    protocol = protocols.load("sre2l-kd")
+    teacher = TEACHER
+
+
+class TestSRe2LCIFAR(ProtocolConformance):
+    protocol = protocols.load("sre2l-cifar")
+    teacher = TEACHER
+
+
+class TestHard(ProtocolConformance):
+    protocol = protocols.load("hard")
 
 
 class TestNearestNeighbours(ProtocolConformance):

@@ -20,14 +20,14 @@ from dd_core.images import InputForm
 from dd_core.methods import method
 from dd_core.methods.sre2l import recovery
 from dd_core.methods.sre2l.config import RecoverConfig
-from dd_core.methods.sre2l.recovery import RecoveryBatch, RecoverySpec, form_in, recovered
+from dd_core.methods.sre2l.recovery import RecoveryBatch, RecoverySpec, recovered
 from dd_core.methods.sre2l.statistics import StatisticsMatching, distance, mean_norm, total_variation
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams, generator
 from dd_core.testing import blobs
 from dd_core.training import accuracy
 from dd_core.training.teacher_config import TeacherConfig
-from dd_core.training.teachers import TeacherSpec, network_of
+from dd_core.training.teachers import TeacherSpec, form_in, network_of
 
 CPU = torch.device("cpu")
 FORM = InputForm((0.4,), (0.2,))

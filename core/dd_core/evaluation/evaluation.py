@@ -18,11 +18,11 @@ from pathlib import Path
 from dd_core.artefacts import Artefact
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
-from dd_core.evaluation import protocols, twins
+from dd_core.evaluation import protocols, teaching, twins
 from dd_core.evaluation.checks import attacked, check_attack, check_match, memory_shortage
 from dd_core.evaluation.jobs import Execution, Job, Outcome
 from dd_core.evaluation.protocol import EvaluationProtocol
-from dd_core.evaluation.results import Attack, Evaluation, Score
+from dd_core.evaluation.results import Attack, Evaluation, Score, Taught
 from dd_core.evaluation.starts import images_to_pretrain_on, same_start, starting_at
 from dd_core.evaluation.tuning import Choice, best, validation_split
 from dd_core.evaluation.twins import HardLabels, Labeller
@@ -34,6 +34,8 @@ from dd_core.system import surroundings
 from dd_core.system.parallel import Pool, Workers
 from dd_core.system.reporter import Reporter, Silent
 from dd_core.training import for_network, require_startable, starts, training_data
+from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.teachers import TeacherSpec
 
 
 @surroundings.own()
@@ -49,6 +51,8 @@ def evaluate(
     start: str | StartingPool | None = None,
     pretrain_on: Source | None = None,
     labeller: Labeller | None = None,
+    teacher: TeacherConfig | None = None,
+    teacher_mode: str | None = None,
     workers: Workers | None = None,
     device: str = "auto",
     reporter: Reporter | None = None,
@@ -64,7 +68,8 @@ def evaluate(
     `start` has networks start elsewhere than the set means them to: `default` or `xavier` draws, or `pretrained` (as
     the recipe or a `StartingPool` has it). Those are pre-trained on `pretrain_on`, else on the images that are meant
     there, else on `train`. `labeller` labelled the set's images and labels the twins'; by default they have the labels
-    of their classes.
+    of their classes. Where a teacher labels what networks see, on the set and on the twins, it is trained on `train` as
+    the set's own was, or as `teacher` says; `teacher_mode` says how its batch norms normalise.
 
     A protocol with a choice holds a tenth of `train` back for it, and the twins are drawn from the rest. Networks and
     twins that choose are others than those that are tested (but for the one network of a set that is for one). A
@@ -88,6 +93,8 @@ def evaluate(
             start=start,
             pretrain_on=pretrain_on,
             labeller=labeller,
+            teacher=teacher,
+            teacher_mode=teacher_mode,
             device=device,
             execution=execution,
         )
@@ -107,6 +114,7 @@ class _Bench:
     protocol: EvaluationProtocol
     recipe: Recipe
     pool: Artefact | None
+    teacher: Artefact | None
     train: Source
     real: Source
     validation: Source | None
@@ -140,6 +148,8 @@ def _prepare(
     start: str | StartingPool | None,
     pretrain_on: Source | None,
     labeller: Labeller | None,
+    teacher: TeacherConfig | None,
+    teacher_mode: str | None,
     device: str,
     execution: Execution,
 ) -> _Bench:
@@ -152,7 +162,7 @@ def _prepare(
     recipe = protocol.recipe(ds.manifest.recipe, source_name=train.name)
     if start is not None:
         recipe = starting_at(recipe, start, train=train, pretrain_on=pretrain_on)
-    recipe = for_network(recipe, network)
+    recipe = teaching.with_mode(for_network(recipe, network), teacher_mode)
     require_startable(ds, recipe)
     chooses = bool(protocol.settings(images=len(ds)))
     check_attack(ds, test, protocol, chooses=chooses)
@@ -173,9 +183,20 @@ def _prepare(
             workers=workers,
             reporter=execution.reporter,
         )
+    asked = teaching.teacher_of(
+        ds,
+        recipe,
+        train,
+        given=teacher,
+        device=device,
+        workers=execution.workers,
+        reporter=execution.reporter,
+    )
     real, validation = validation_split(train, Streams(seed)) if chooses else (train, None)
     labeller = labeller or HardLabels(attacked(ds))
-    return _Bench(ds, protocol, recipe, pool, train, real, validation, test, labeller, nets, seed, device, execution)
+    return _Bench(
+        ds, protocol, recipe, pool, asked, train, real, validation, test, labeller, nets, seed, device, execution
+    )
 
 
 def _tune(bench: _Bench) -> dict[str, Choice]:
@@ -225,8 +246,18 @@ def _report(bench: _Bench, choices: Mapping[str, Choice], outcomes: Mapping[str,
         bytes=ds.nbytes,
         twin_bytes=len(ds) * prod(bench.train.image_shape),
         chosen=chosen or None,
+        teacher=_taught(bench),
         hardware=devices.hardware(where, threads=bench.execution.workers.threads),
     )
+
+
+def _taught(bench: _Bench) -> Taught | None:
+    """Who labelled what networks saw."""
+    if bench.teacher is None or bench.recipe.teacher == "none":
+        return None
+    spec, accuracy = bench.teacher.spec, bench.teacher.part(0)[1]["accuracy"]
+    assert isinstance(spec, TeacherSpec)
+    return Taught(network=spec.network, mode=bench.recipe.teacher, training_accuracy=accuracy)
 
 
 # --- tune and test -------------------------------------------------------------------------------------------
@@ -248,6 +279,7 @@ def _jobs(bench: _Bench, test: Source, *, streams: Streams, first: int) -> dict[
         bench.device,
         bench.pool,
         attack=attacked(ds),
+        teacher=bench.teacher,
     )
     on_set = [
         replace(job, seed=streams.child("network", net).seed, index=0 if bench.one_network else first + net)

@@ -33,6 +33,7 @@ class Job:
     The network is drawn by `seed`, unless it is network `index` of the pool `start`. `attack`: labels of an attacked
     class and of what it is to be taken for. A `trial` helps to choose a setting: its score is 0 where training
     diverges.
+    `teacher` labels what the network sees, where the recipe asks one.
     """
 
     protocol: EvaluationProtocol
@@ -47,6 +48,7 @@ class Job:
     settings: Sequence[Setting] = ({},)
     attack: tuple[int, int] | None = None
     trial: bool = False
+    teacher: Artefact | None = None
     records: tuple[Record, ...] = ()  # one for each setting, where scores are kept
 
     @property
@@ -109,7 +111,9 @@ class Execution:
     def _facts(self, job: Job) -> dict[str, Any]:
         """Everything beside `data` and `form` that determines the scores of a job."""
         environment = devices.environment(job.torch_device).model_copy(update={"threads": self.workers.threads})
+        teacher = {} if job.teacher is None else {"teacher": job.teacher.content}
         return {
+            **teacher,
             "protocol": [job.protocol.name, job.protocol.version],
             "recipe": plain(job.recipe),
             "seed": job.seed,
@@ -163,6 +167,7 @@ def _trained(job: Job, setting: Setting) -> nn.Module:
         device=job.torch_device,
         start=job.start,
         index=job.index,
+        **({} if job.teacher is None else {"teacher": job.teacher}),
     )
 
 

@@ -98,13 +98,24 @@ class EvaluationProtocol:
         device: torch.device,
         start: Artefact | None = None,
         index: int = 0,
+        teacher: Artefact | None = None,
     ) -> nn.Module:
         """Train a fresh network on `data` by `recipe` with the values of `setting`; in evaluation mode.
 
-        It starts as network `index` of the pool `start` where that is given. Raises `Diverged`.
+        It starts as network `index` of the pool `start` where that is given. `teacher` labels what it sees, where the
+        recipe asks one. Raises `Diverged`.
         """
         recipe = recipe.model_copy(update=setting)
-        return training.fit(data, recipe.network, recipe, streams=streams, device=device, start=start, index=index)
+        return training.fit(
+            data,
+            recipe.network,
+            recipe,
+            streams=streams,
+            device=device,
+            start=start,
+            index=index,
+            teacher=None if teacher is None else training.asked(teacher, mode=recipe.teacher),
+        )
 
     def score(self, model: nn.Module, test: Source, form: InputForm, *, device: torch.device) -> float:
         """The fraction in [0, 1] of the images of `test`, fed as `form` says, that `model` labels rightly."""

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import Field
+
 from dd_core.config import Config
 from dd_core.evaluation.verdicts import Verdict, new_draw
 from dd_core.recipe import StartingPool
@@ -39,6 +41,14 @@ class Attack(Config):
     others_real: Score
 
 
+class Taught(Config):
+    """Who labelled what networks saw: its network, how its batch norms normalised, its accuracy on training images."""
+
+    network: str
+    mode: Literal["eval", "batch-stats"]
+    training_accuracy: float
+
+
 class Evaluation(Config):
     """One set, one protocol, one kind of network: its score and its twin's, with all that a figure has to say.
 
@@ -49,7 +59,7 @@ class Evaluation(Config):
 
     `chosen` has, for the set (`accuracy`) and for the twin (`random_real`), the setting that did best on validation
     images, and how well (`validation`); None where the protocol leaves no choice. Where no network is trained (k-nn)
-    the set has one score, and `start` is `none`.
+    the set has one score, and `start` is `none`. `teacher` labelled what all networks saw; None: images have labels.
     """
 
     accuracy: Score
@@ -70,6 +80,7 @@ class Evaluation(Config):
     epoch: Literal["last"] = "last"
     before: Score | None = None
     attack: Attack | None = None
+    teacher: Taught | None = Field(default=None, exclude_if=lambda teacher: teacher is None)
     chosen: dict[str, dict[str, int | float]] | None = None
     hardware: dict[str, Any]
 

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 
+from dd_core import artefacts
+from dd_core.artefacts import Resources
 from dd_core.config import canonical, decode, plain
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
@@ -29,12 +31,15 @@ from dd_core.streams import Streams
 from dd_core.system.device import resolve
 from dd_core.testing.distillers import CPU, blobs
 from dd_core.training import training_data
+from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.teachers import TeacherSpec
 
 
 class ProtocolConformance:
     """Inherit, set `protocol`, and pytest runs ten tests on it, with short trainings of a small network."""
 
     protocol: ClassVar[EvaluationProtocol]
+    teacher: ClassVar[TeacherConfig | None] = None  # where a teacher labels what networks see: a quick one
 
     @pytest.fixture(autouse=True)
     def _own_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -95,7 +100,7 @@ class ProtocolConformance:
     def test_an_evaluation_has_a_score_and_twins_and_can_be_repeated(self, tmp_path: Path):
         ds, source = self._set(), blobs()
         given: dict[str, Any] = {"train": source, "test": source, "nets": 2, "device": "cpu"}
-        given |= {"protocol": self._quick()}
+        given |= {"protocol": self._quick(), "teacher": self.teacher}
         result = evaluate(ds, **given, keep=tmp_path / "scores")
         assert result.protocol == self.protocol.name
         assert result.trained_networks == self.protocol.trains_networks
@@ -129,11 +134,16 @@ class ProtocolConformance:
         source, protocol = blobs(), self._quick()
         ds = protocol.prepare(self._set(), train=source)
         recipe, settings = protocol.recipe(ds.manifest.recipe, source_name=source.name), protocol.settings(images=6)
+        taught: dict[str, Any] = {}
+        if self.teacher is not None:
+            resources = Resources.of([source], device="cpu")
+            taught["teacher"] = artefacts.get(TeacherSpec.of(source, self.teacher), resources=resources)
         model = protocol.fit(
             training_data(ds, recipe),
             recipe,
             setting=settings[0] if settings else {},
             streams=Streams(3),
             device=resolve("cpu"),
+            **taught,
         )
         return protocol.score(model, source, ds.input_form(), device=resolve("cpu"))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dd_core.training.predicting import accuracy, predictions
     from dd_core.training.pretraining import pretrain
     from dd_core.training.settings import Settings
+    from dd_core.training.teachers import asked
 
 _HOME = {
     "Lessons": "lessons",
@@ -31,6 +32,7 @@ _HOME = {
     "Settings": "settings",
     "TrainingData": "lessons",
     "accuracy": "predicting",
+    "asked": "teachers",
     "block_rows": "lessons",
     "fit": "fitting",
     "for_network": "initial",
@@ -52,6 +54,7 @@ __all__ = [
     "Settings",
     "TrainingData",
     "accuracy",
+    "asked",
     "block_rows",
     "fit",
     "for_network",

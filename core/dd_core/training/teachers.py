@@ -18,7 +18,7 @@ from dd_core import networks
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
 from dd_core.distilled import IMAGENET
 from dd_core.images import InputForm, Source
-from dd_core.recipe import Recipe
+from dd_core.recipe import Labelling, Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.training.initial import initialised, load_weights
@@ -27,7 +27,7 @@ from dd_core.training.loop import Loop
 from dd_core.training.predicting import accuracy
 from dd_core.training.settings import Settings
 from dd_core.training.teacher_config import TeacherConfig
-from dd_core.training.viewing import viewed
+from dd_core.training.viewing import AskedTeacher, viewed
 
 SAVE_SECONDS = 30.0  # between two records of a teacher under way, at least
 
@@ -135,3 +135,14 @@ def network_of(teacher: Artefact) -> nn.Module:
     channels, height, width = spec.image_shape
     model = networks.build(spec.network, in_channels=channels, classes=spec.classes, image_size=(height, width), seed=0)
     return load_weights(model, teacher, 0).eval().requires_grad_(False)
+
+
+def asked(teacher: Artefact, *, mode: Labelling) -> AskedTeacher:
+    """The teacher, ready to label what a network sees."""
+    return AskedTeacher(network_of(teacher), mode=mode)
+
+
+def form_in(teacher: Artefact) -> InputForm:
+    """How a teacher sees images: as it was trained."""
+    facts = teacher.part(0)[1]
+    return InputForm(tuple(facts["mean"]), tuple(facts["std"]))

@@ -17,6 +17,10 @@ PROTOCOLS = {
     "datm-soft": f"{_HERE}.recipes:DATMSoftProtocol",
     "challenge-2024": f"{_HERE}.challenge:Challenge2024Protocol",
     "wang-grid": f"{_HERE}.wang:WangGridProtocol",
+    "sre2l-fkd": f"{_HERE}.sre2l:SRe2LFKDProtocol",
+    "sre2l-kd": f"{_HERE}.sre2l:SRe2LKDProtocol",
+    "sre2l-cifar": f"{_HERE}.sre2l:SRe2LCIFARProtocol",
+    "hard": f"{_HERE}.sre2l:HardProtocol",
     "knn": f"{_HERE}.wang:NearestNeighboursProtocol",
 }
 

@@ -73,6 +73,7 @@ class NearestNeighboursProtocol(EvaluationProtocol):
         device: torch.device,
         start: Artefact | None = None,
         index: int = 0,
+        teacher: Artefact | None = None,
     ) -> nn.Module:
         """The neighbours among `data`; nothing is trained, and the recipe has no say."""
         from dd_core.evaluation.neighbours import NearestNeighbours  # it loads torch, and protocols are listed without

@@ -8,8 +8,8 @@ from dd_core.distiller import Context
 from dd_core.errors import UserError
 from dd_core.images import Source, require_labels
 from dd_core.methods.sre2l.config import RECOVERY, TEACHER, SRe2LConfig
-from dd_core.methods.sre2l.recovery import RecoverySpec, form_in, recovered
-from dd_core.training.teachers import TeacherSpec, teacher_for
+from dd_core.methods.sre2l.recovery import RecoverySpec, recovered
+from dd_core.training.teachers import TeacherSpec, form_in, teacher_for
 
 
 def recovery_spec(config: SRe2LConfig, source: Source, size: Size, seed: int) -> RecoverySpec:

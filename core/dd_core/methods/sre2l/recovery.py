@@ -22,7 +22,7 @@ from dd_core.methods.sre2l.config import TEACHER, RecoverConfig
 from dd_core.methods.sre2l.statistics import StatisticsMatching, mean_norm, total_variation
 from dd_core.streams import Streams
 from dd_core.system import device as devices
-from dd_core.training.teachers import TeacherSpec, network_of
+from dd_core.training.teachers import TeacherSpec, form_in, network_of
 
 SAVE_SECONDS = 30.0  # between two records of a batch under way, at least
 
@@ -202,12 +202,6 @@ class RecoveryBatch:
         with torch.no_grad():
             self.pixels.copy_(state["pixels"])
         self.optimiser.load_state_dict(state["optimiser"])
-
-
-def form_in(teacher: Artefact) -> InputForm:
-    """How a teacher sees images, as it was trained."""
-    facts = teacher.part(0)[1]
-    return InputForm(tuple(facts["mean"]), tuple(facts["std"]))
 
 
 def recovered(artefact: Artefact) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -163,6 +163,8 @@ def _type_name(annotation: object) -> str:
         return " | ".join(json.dumps(choice) for choice in get_args(annotation))
     if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
         return " | ".join(_type_name(part) for part in get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        return _type_name(get_args(annotation)[0])
     if annotation is type(None):
         return "none"
     if get_origin(annotation) is tuple:

@@ -9,6 +9,8 @@ from dd_core.methods.trajectory_matching.expert_training import Sharpness, Train
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec
 from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.testing import ArtefactConformance, blobs
+from dd_core.training.mosaic_config import MosaicConfig
+from dd_core.training.mosaics import MosaicSpec
 from dd_core.training.starts import spec_of
 from dd_core.training.teacher_config import TeacherConfig
 from dd_core.training.teachers import TeacherSpec
@@ -60,4 +62,9 @@ class TestRecovery(ArtefactConformance):
     spec = RecoverySpec(
         teacher=TEACHER, recover=RecoverConfig(iterations=2, batch_size=4, initial="real"), counts=(2, 1, 3)
     )
+    sources = (SOURCE,)
+
+
+class TestMosaics(ArtefactConformance):
+    spec = MosaicSpec(teacher=TEACHER, mosaic=MosaicConfig(images=8, crops=2), counts=(2, 1, 2))
     sources = (SOURCE,)

@@ -153,3 +153,12 @@ class TestSRe2LFromRealImages(DistillerConformance):
         recover={"iterations": 2, "initial": "real", "tv": 1e-3, "l2": 1e-3, "curriculum": 0.5, "crop": [0.5, 1.0]},
         recipe={"network": "convnet-1-w8-batchnorm"},
     )
+
+
+class TestRDED(DistillerConformance):
+    config = method(
+        "rded",
+        teacher={"network": "convnet-1-w8-batchnorm", "epochs": 1, "batch_size": 12},
+        mosaic={"images": 12, "crops": 2},
+        recipe=SMALL,
+    )

@@ -23,6 +23,7 @@ METHODS = {
     "mtt": "dd_core.methods.trajectory_matching.config:MTTConfig",
     "optimized": "dd_core.methods.optimized.config:OptimizedConfig",
     "random": "dd_core.methods.random:RandomConfig",
+    "rded": "dd_core.methods.rded:RDEDConfig",
     "sre2l": "dd_core.methods.sre2l.config:SRe2LConfig",
     "tesla": "dd_core.methods.trajectory_matching.config:TESLAConfig",
 }

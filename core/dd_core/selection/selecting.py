@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from dd_core import networks
-from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Statistics
 from dd_core.errors import UserError
 from dd_core.images import (
     PIXEL_BYTES,
@@ -165,11 +165,19 @@ def k_means(images: UInt8[Tensor, "n C H W"], count: int, *, seed: int) -> Float
 
 
 def real_set(
-    source: Source, images: UInt8[Tensor, "N C H W"] | Float[Tensor, "N C H W"], counts: Sequence[int], recipe: Recipe
+    source: Source,
+    images: UInt8[Tensor, "N C H W"] | Float[Tensor, "N C H W"],
+    counts: Sequence[int],
+    recipe: Recipe,
+    *,
+    statistics: Statistics | None = None,
 ) -> DistilledSet:
-    """A set of raw pixels (uint8, or float in [0, 1]) with class-major labels."""
+    """A set of raw pixels (uint8, or float in [0, 1]) with class-major labels.
+
+    statistics: mean and std that networks' inputs are normalised with; None: those of the source.
+    """
     require_labels(source)
-    mean, std = channel_stats(source)
+    mean, std = statistics or channel_stats(source)
     manifest = Manifest(
         classes=source.classes, pixels=Pixels(space="raw", mean=mean, std=std), recipe=recipe.for_source(source.name)
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         training_data,
     )
     from dd_core.training.loop import Loop
+    from dd_core.training.mosaics import mosaics_in, mosaics_of
     from dd_core.training.predicting import accuracy, predictions
     from dd_core.training.pretraining import pretrain
     from dd_core.training.settings import Settings
@@ -39,6 +40,8 @@ _HOME = {
     "initialised": "initial",
     "lessons_of": "lessons",
     "load_weights": "initial",
+    "mosaics_in": "mosaics",
+    "mosaics_of": "mosaics",
     "predictions": "predicting",
     "pretrain": "pretraining",
     "require_pure": "initial",
@@ -61,6 +64,8 @@ __all__ = [
     "initialised",
     "lessons_of",
     "load_weights",
+    "mosaics_in",
+    "mosaics_of",
     "predictions",
     "pretrain",
     "require_pure",

@@ -1,0 +1,78 @@
+"""`rded`: mosaics of the crops of real images that a teacher knows best (Sun, Shi, Liu and Lin 2024).
+
+Nothing is optimised. A crop is realistic where the teacher's loss on it is small, and diverse because each image gives
+one; four of them, made smaller, are an image. Networks are trained on views that the teacher labels (`sre2l-fkd`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from dd_core import selection, training
+from dd_core.artefacts import ArtefactSpec
+from dd_core.augment.view_config import Views
+from dd_core.distilled import IMAGENET, Size
+from dd_core.distiller import Context, FinishedDistiller, MethodConfig
+from dd_core.errors import UserError
+from dd_core.recipe import Recipe
+from dd_core.training.mosaic_config import MosaicConfig
+from dd_core.training.teacher_config import TeacherConfig
+
+if TYPE_CHECKING:
+    from dd_core.images import Source
+
+MOSAICS = "mosaics"  # role among the artefacts
+
+
+class RDEDConfig(MethodConfig):
+    """Hyper-parameters of RDED; the teacher is the recipe's network unless it has one of its own."""
+
+    name: ClassVar[str] = "rded"
+
+    steps: int = Field(default=0, ge=0, le=0, description="outer iterations; this method has none")
+    teacher: TeacherConfig = Field(default=TeacherConfig(), description="how the teacher is trained")
+    mosaic: MosaicConfig = Field(default=MosaicConfig(), description="how crops are drawn and put together")
+    recipe: Recipe = Field(
+        default=Recipe(
+            network="torchvision:resnet18",
+            optimiser="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.01,
+            decayed="matrices",
+            schedule="cosine",
+            batch_size=128,
+            views=Views(mix="cutmix"),
+        ),
+        description="how networks train on the set; protocol sre2l-fkd has the teacher label what they see",
+    )
+
+    def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:
+        """The mosaics, which need the teacher."""
+        counts = size.per_class(len(source.classes))
+        return {MOSAICS: training.mosaics_of(source, self.recipe, self.teacher, self.mosaic, counts=counts, seed=seed)}
+
+    def check(self, source: Source, size: Size) -> None:
+        """Raise `UserError` where a class has fewer images than the mosaics have crops, and for too small images."""
+        counts, each = size.per_class(len(source.classes)), self.mosaic.factor**2
+        selection.members_of(source, counts)
+        try:
+            selection.members_of(source, [count * each for count in counts])
+        except UserError as error:
+            raise UserError(f"{error.text}: {each} crops for each mosaic, of as many images") from None
+        if max(counts) * each > self.mosaic.images:
+            raise UserError(
+                f"mosaic.images: crops of {self.mosaic.images} images of a class are scored, and {max(counts)} mosaics "
+                f"have {max(counts) * each}; score at least as many"
+            )
+        if min(source.image_shape[1:]) < self.mosaic.factor:
+            sides = "x".join(map(str, source.image_shape[1:]))
+            raise UserError(f"mosaic.factor: {self.mosaic.factor} crops do not fit along each side of {sides} pixels")
+
+    def build(self, context: Context) -> FinishedDistiller:
+        """The mosaics as raw pixels, normalised as the teacher's inputs are; raises what `check` raises."""
+        images = training.mosaics_in(context.artefacts[MOSAICS])
+        statistics = IMAGENET if self.teacher.statistics == "imagenet" else None
+        ds = selection.real_set(context.source, images, context.counts, self.recipe, statistics=statistics)
+        return FinishedDistiller(ds)

@@ -6,15 +6,17 @@ cannot be fed to a network with somebody else's normalisation.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, JsonValue, model_serializer, model_validator
 
-from dd_core.config import Config
+from dd_core.config import Config, digest, plain
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe
 from dd_core.system import surroundings
@@ -177,6 +179,23 @@ class DistilledSet:
         A whitening is counted apart, as `whitening.nbytes`: the real images determine it, not what was distilled.
         """
         return self.images.nbytes + (0 if self.targets is None else self.targets.nbytes)
+
+    def digest(self) -> str:
+        """sha256 over all that a network meets: arrays, classes, pixels, kind of targets; no recipe, no provenance.
+
+        A relabel bank is for the set of one digest.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        manifest = plain(self.manifest)
+        content = {name: manifest[name] for name in ("task", "classes", "pixels", "targets")}
+        arrays = {
+            name: [array.dtype.name, list(array.shape), hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()]
+            for name, array in arrays_of(self).items()
+        }
+        return digest({**content, "arrays": arrays})
 
     @surroundings.own()
     def raw(self) -> np.ndarray:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dd_core import store
 from dd_core.config import canonical, decode, plain
-from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Size
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe
+from dd_core.system.device import environment
+from dd_core.whitening import Whitening
 
 MEAN, STD = (0.5, 0.25), (0.5, 0.2)
 
@@ -146,3 +150,55 @@ def test_auto_is_spelled_out_for_a_source():
     assert recipe.for_source("cifar10").augmentation == "color_crop_cutout_flip_scale_rotate"
     assert recipe.for_source("digits").augmentation == "color_crop_cutout_scale_rotate"
     assert Recipe().for_source("cifar10").augmentation == "none"
+
+
+def _whitened() -> DistilledSet:
+    pixels = Pixels(space="raw", mean=(0.0, 0.0), std=(1.0, 1.0))
+    whitening = Whitening(np.zeros(2, dtype=np.float32), np.eye(2, dtype=np.float32))
+    manifest = _manifest().model_copy(update={"pixels": pixels})
+    return DistilledSet(np.ones((2, 2, 1, 1), dtype=np.float32), np.array([0, 1]), manifest, whitening=whitening)
+
+
+def test_the_digest_is_of_what_a_network_meets():
+    images = np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1)
+    ds, soft = _set(images), np.full((2, 2), 0.5, dtype=np.float32)
+    assert ds.digest() == "aefded551b4134acc43a097718618b470b107e93afdc2c284a5a83b3f5668f4b", "written into banks"
+    other_pixels = ds.manifest.model_copy(update={"pixels": Pixels(space="raw", mean=MEAN, std=(0.5, 0.3))})
+    other_classes = ds.manifest.model_copy(update={"classes": ("a", "c")})
+    others = [
+        _set(images + 1),
+        _set(images.astype(np.float32)),
+        _set(images.reshape(2, 2, 1, 1)[:, :, :, [0, 0]].copy()),
+        replace(ds, labels=np.array([1, 1])),
+        replace(ds, manifest=other_pixels),
+        replace(ds, manifest=other_classes),
+        DistilledSet(images, np.array([0, 1]), _manifest(targets="probabilities"), soft),
+        DistilledSet(images, np.array([0, 1]), _manifest(targets="logits"), soft),
+        DistilledSet(images, np.array([0, 1]), _manifest(targets="logits"), soft.astype(np.float16)),
+        _whitened(),
+        replace(_whitened(), whitening=Whitening(np.ones(2, dtype=np.float32), np.eye(2, dtype=np.float32))),
+    ]
+    digests = [ds.digest(), *(other.digest() for other in others)]
+    assert len({*digests}) == len(digests)
+
+
+def test_recipe_and_provenance_have_no_part_in_the_digest():
+    ds = _set(np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1))
+    provenance = Provenance(
+        source="digits",
+        fingerprint="0",
+        source_images=2,
+        method="random",
+        config={},
+        size=Size(ipc=1),
+        seed=0,
+        environments=(environment(torch.device("cpu")),),
+    )
+    update = {"recipe": Recipe(epochs=7), "provenance": provenance}
+    assert replace(ds, manifest=ds.manifest.model_copy(update=update)).digest() == ds.digest()
+
+
+def test_the_digest_survives_the_disk(tmp_path: Path):
+    for ds in (_set(np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1)), _whitened()):
+        store.write_set(tmp_path / "set.safetensors", ds)
+        assert store.read_set(tmp_path / "set.safetensors").digest() == ds.digest()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from dd_core import evaluation
+from dd_core import evaluation, training
 from dd_core.distilled import DistilledSet
 from dd_core.errors import unknown_name
 from dd_core.evaluation import protocols
@@ -42,6 +42,7 @@ class Scoring:
     pretrain_on: Source | None = None
     teacher: TeacherConfig | None = None
     teacher_mode: str | None = None
+    bank: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def score(
         options.reporter.message(f"warning: {warning}")
     evaluations: list[Evaluation] = []
     networks = scoring.networks or (None,)
+    bank = None if scoring.bank is None else training.opened_bank(scoring.bank)
     stages = Silent() if len(networks) == 1 else options.reporter  # one of one says nothing
     with stages.stage("kinds of network", total=len(networks)) as stage:
         for network in networks:
@@ -81,6 +83,7 @@ def score(
                 pretrain_on=scoring.pretrain_on,
                 teacher=scoring.teacher,
                 teacher_mode=scoring.teacher_mode,
+                bank=bank,
                 workers=options.workers,
                 device=options.device,
                 reporter=options.reporter,

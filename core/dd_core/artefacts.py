@@ -15,7 +15,7 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from dd_core import store
-from dd_core.config import Config, digest, plain
+from dd_core.config import Config, decode, digest, plain
 from dd_core.errors import Option, UserError
 from dd_core.system import parallel, surroundings
 from dd_core.system.parallel import Workers
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dd_core.images import Source
 
 Tensors = dict[str, np.ndarray]
+FACTS_BYTES = 16 << 20  # of a complete.json: 64 for each of its parts
 
 
 def cache_folder() -> Path:
@@ -89,6 +90,10 @@ class ArtefactSpec(Config):
     def parts(self) -> int:
         """How many independent parts it has. Specs of one digest may differ in it: the artefact then grows."""
         return 1
+
+    def part_bytes(self) -> int | None:
+        """The most bytes that the tensors of a part take, where the fields tell it; a reader takes no larger file."""
+        return None
 
     def cost(self, resources: Any, parts: int) -> str:
         """What making so many parts takes, in words, where that can be told."""
@@ -155,9 +160,12 @@ class Artefact:
 
     def part(self, index: int) -> tuple[Tensors, dict[str, Any]]:
         """(tensors, facts) of one part, checksums verified."""
-        path = _part_path(self.folder, index)
+        path, most = _part_path(self.folder, index), self.spec.part_bytes()
+        fmt = store.ARTEFACT
+        if most is not None:
+            fmt = replace(fmt, file_bytes=most + fmt.header_bytes + 8)
         try:
-            tensors, body = store.read_container(path, store.ARTEFACT)
+            tensors, body = store.read_container(path, fmt)
         except UserError as error:
             raise UserError(f"{error.text}; remove {self.folder}, and it is made anew") from None
         if (body["artefact"], body["index"]) != (self.digest, index):
@@ -209,6 +217,25 @@ def get(
     if reporter is not None and (outcome := spec.outcome(made)):
         reporter.message(f"  {outcome}")
     return made
+
+
+@surroundings.own()
+def opened(folder: Path, kind: type[ArtefactSpec]) -> Artefact:
+    """The complete artefact of a kind in `folder`, which may have been made elsewhere and copied.
+
+    Raises `UserError` for anything else; what its parts hold is checked when they are read.
+    """
+    file = folder / "complete.json"
+    with store.disk_errors(file):
+        if file.stat().st_size > FACTS_BYTES:
+            raise UserError(f"{file}: has more than {FACTS_BYTES:,} bytes, and is nothing that was written here")
+    facts = _facts(folder)
+    if facts is None or facts.get("kind") != kind.kind:
+        raise UserError(f"{folder}: is no complete {kind.kind}")
+    spec = decode(kind, facts.get("spec"), where=str(file), key="spec")
+    if spec.digest() != facts.get("digest") or len(facts["parts"]) < spec.parts():
+        raise UserError(f"{file}: contradicts itself; make the {kind.kind} again")
+    return Artefact(spec, folder, digest(facts["parts"][: spec.parts()]))
 
 
 def _sources_of(spec: ArtefactSpec, resources: Any) -> dict[str, Source]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -63,6 +64,12 @@ TeacherMode = Annotated[
         help="How the teacher's batch norms normalise: eval (running statistics) or batch-stats (of the mini-batch).",
     ),
 ]
+BankFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--bank", metavar="FOLDER", help="Labels of the set's views that `dd-apps relabel` has made for the protocol."
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -82,6 +89,7 @@ def evaluate(
     start: StartAt = None,
     teacher: Teacher,
     teacher_mode: TeacherMode = None,
+    bank: BankFolder = None,
     data: Data = None,
     pretrain_on: options.PretrainOn = None,
     skip_corrupt: options.SkipCorrupt = False,
@@ -101,19 +109,19 @@ def evaluate(
     session: Session = context.obj
     workers = options.workers_of(parallel, jobs, threads)
     check_names(protocol=protocol, networks=networks, start=start, teacher_mode=teacher_mode)
-    taught = _teacher(teacher)
+    taught = teacher_of(teacher)
     ds = store.read_set(file)
     real = data_of(ds, data, skip_corrupt=skip_corrupt)
     run_options = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)
     say = run_options.reporter.message
     train, test = (real.load(split, workers=workers, say=say) for split in ("train", "test"))
     other = to_pretrain_on(pretrain_on, train, skip_corrupt=skip_corrupt, workers=workers, say=say)
-    scoring = Scoring(protocol, networks, nets, seed, start, other, taught, teacher_mode)
+    scoring = Scoring(protocol, networks, nets, seed, start, other, taught, teacher_mode, bank)
     scored = score(ds, train, test, scoring, options=run_options, keep=artefacts.cache_folder() / SCORES)
     return Answer(_fields(scored), lambda page: _show(page, scored, title=str(file)))
 
 
-def _teacher(settings: list[str]) -> TeacherConfig | None:
+def teacher_of(settings: list[str]) -> TeacherConfig | None:
     """The teacher that was described, if one was."""
     table: dict[str, Any] = {}
     for setting in settings:

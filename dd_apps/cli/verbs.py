@@ -11,6 +11,7 @@ from dd_apps.cli.exchanging import export, import_
 from dd_apps.cli.listing import list_
 from dd_apps.cli.making import distill
 from dd_apps.cli.ranking import nas_app
+from dd_apps.cli.relabelling import relabel
 from dd_apps.cli.running import quickstart, run
 from dd_apps.cli.showing import inspect, verify
 
@@ -28,6 +29,7 @@ def application() -> typer.Typer:
         ("run", run),
         ("distill", distill),
         ("evaluate", evaluate),
+        ("relabel", relabel),
         ("inspect", inspect),
         ("verify", verify),
         ("export", export),

@@ -9,9 +9,10 @@ from dd_core.lazy import names_of
 if TYPE_CHECKING:
     from dd_core.evaluation.evaluation import evaluate
     from dd_core.evaluation.protocol import EvaluationProtocol
+    from dd_core.evaluation.relabelling import relabel
     from dd_core.evaluation.results import Attack, Evaluation, Score
 
-__all__ = ["Attack", "Evaluation", "EvaluationProtocol", "Score", "evaluate"]
+__all__ = ["Attack", "Evaluation", "EvaluationProtocol", "Score", "evaluate", "relabel"]
 __getattr__ = names_of(
     __name__,
     {
@@ -20,5 +21,6 @@ __getattr__ = names_of(
         "EvaluationProtocol": "protocol",
         "Score": "results",
         "evaluate": "evaluation",
+        "relabel": "relabelling",
     },
 )

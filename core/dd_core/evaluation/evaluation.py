@@ -34,6 +34,7 @@ from dd_core.system import surroundings
 from dd_core.system.parallel import Pool, Workers
 from dd_core.system.reporter import Reporter, Silent
 from dd_core.training import for_network, require_startable, starts, training_data
+from dd_core.training.bank import Bank
 from dd_core.training.teacher_config import TeacherConfig
 from dd_core.training.teachers import TeacherSpec
 
@@ -53,6 +54,7 @@ def evaluate(
     labeller: Labeller | None = None,
     teacher: TeacherConfig | None = None,
     teacher_mode: str | None = None,
+    bank: Bank | None = None,
     workers: Workers | None = None,
     device: str = "auto",
     reporter: Reporter | None = None,
@@ -69,7 +71,8 @@ def evaluate(
     the recipe or a `StartingPool` has it). Those are pre-trained on `pretrain_on`, else on the images that are meant
     there, else on `train`. `labeller` labelled the set's images and labels the twins'; by default they have the labels
     of their classes. Where a teacher labels what networks see, on the set and on the twins, it is trained on `train` as
-    the set's own was, or as `teacher` says; `teacher_mode` says how its batch norms normalise.
+    the set's own was, or as `teacher` says; `teacher_mode` says how its batch norms normalise. A `bank` has the labels
+    of the set's views already; its teacher labels those of the twins.
 
     A protocol with a choice holds a tenth of `train` back for it, and the twins are drawn from the rest. Networks and
     twins that choose are others than those that are tested (but for the one network of a set that is for one). A
@@ -95,6 +98,7 @@ def evaluate(
             labeller=labeller,
             teacher=teacher,
             teacher_mode=teacher_mode,
+            bank=bank,
             device=device,
             execution=execution,
         )
@@ -115,6 +119,7 @@ class _Bench:
     recipe: Recipe
     pool: Artefact | None
     teacher: Artefact | None
+    bank: Bank | None
     train: Source
     real: Source
     validation: Source | None
@@ -150,6 +155,7 @@ def _prepare(
     labeller: Labeller | None,
     teacher: TeacherConfig | None,
     teacher_mode: str | None,
+    bank: Bank | None,
     device: str,
     execution: Execution,
 ) -> _Bench:
@@ -163,6 +169,8 @@ def _prepare(
     if start is not None:
         recipe = starting_at(recipe, start, train=train, pretrain_on=pretrain_on)
     recipe = teaching.with_mode(for_network(recipe, network), teacher_mode)
+    if bank is not None:
+        teaching.check_bank(bank, ds, recipe)
     require_startable(ds, recipe)
     chooses = bool(protocol.settings(images=len(ds)))
     check_attack(ds, test, protocol, chooses=chooses)
@@ -188,6 +196,7 @@ def _prepare(
         recipe,
         train,
         given=teacher,
+        bank=bank,
         device=device,
         workers=execution.workers,
         reporter=execution.reporter,
@@ -195,7 +204,7 @@ def _prepare(
     real, validation = validation_split(train, Streams(seed)) if chooses else (train, None)
     labeller = labeller or HardLabels(attacked(ds))
     return _Bench(
-        ds, protocol, recipe, pool, asked, train, real, validation, test, labeller, nets, seed, device, execution
+        ds, protocol, recipe, pool, asked, bank, train, real, validation, test, labeller, nets, seed, device, execution
     )
 
 
@@ -289,6 +298,7 @@ def _jobs(bench: _Bench, test: Source, *, streams: Streams, first: int) -> dict[
         replace(member, data=twins.draw(ds, bench.real, labeller=labeller, streams=streams, index=net))
         for net, member in enumerate(on_set)
     ]
+    on_set = [replace(member, bank=bench.bank) for member in on_set]
     alone = bench.one_network or not bench.protocol.trains_networks
     return {"accuracy": on_set[:1] if alone else on_set, "random_real": on_twins}
 

@@ -24,6 +24,7 @@ from dd_core.system import parallel
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Reporter
 from dd_core.training import TrainingData, initialised, predictions
+from dd_core.training.bank import Bank
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Job:
     The network is drawn by `seed`, unless it is network `index` of the pool `start`. `attack`: labels of an attacked
     class and of what it is to be taken for. A `trial` helps to choose a setting: its score is 0 where training
     diverges.
-    `teacher` labels what the network sees, where the recipe asks one.
+    `teacher` labels what the network sees, where the recipe asks one; `bank` has these labels already.
     """
 
     protocol: EvaluationProtocol
@@ -49,6 +50,7 @@ class Job:
     attack: tuple[int, int] | None = None
     trial: bool = False
     teacher: Artefact | None = None
+    bank: Bank | None = None
     records: tuple[Record, ...] = ()  # one for each setting, where scores are kept
 
     @property
@@ -112,6 +114,7 @@ class Execution:
         """Everything beside `data` and `form` that determines the scores of a job."""
         environment = devices.environment(job.torch_device).model_copy(update={"threads": self.workers.threads})
         teacher = {} if job.teacher is None else {"teacher": job.teacher.content}
+        teacher |= {} if job.bank is None else {"bank": job.bank.artefact.content}
         return {
             **teacher,
             "protocol": [job.protocol.name, job.protocol.version],
@@ -159,6 +162,7 @@ def _outcome(job: Job, setting: Setting) -> Outcome:
 
 
 def _trained(job: Job, setting: Setting) -> nn.Module:
+    labels: dict[str, Any] = {"teacher": job.teacher, "bank": job.bank}
     return job.protocol.fit(
         job.data,
         job.recipe,
@@ -167,7 +171,7 @@ def _trained(job: Job, setting: Setting) -> nn.Module:
         device=job.torch_device,
         start=job.start,
         index=job.index,
-        **({} if job.teacher is None else {"teacher": job.teacher}),
+        **{name: value for name, value in labels.items() if value is not None},
     )
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dd_core.images import InputForm, Source
     from dd_core.streams import Streams
     from dd_core.training import TrainingData
+    from dd_core.training.bank import Bank
 
 Setting = dict[str, Any]  # numbers, by the name of what they set
 
@@ -99,15 +100,19 @@ class EvaluationProtocol:
         start: Artefact | None = None,
         index: int = 0,
         teacher: Artefact | None = None,
+        bank: Bank | None = None,
     ) -> nn.Module:
         """Train a fresh network on `data` by `recipe` with the values of `setting`; in evaluation mode.
 
         It starts as network `index` of the pool `start` where that is given. `teacher` labels what it sees, where the
-        recipe asks one. Raises `Diverged`.
+        recipe asks one; `bank` has the views of `data` and these labels already. Raises `Diverged`.
         """
-        recipe = recipe.model_copy(update=setting)
+        recipe, lessons = recipe.model_copy(update=setting), data
+        if bank is not None:
+            lessons, teacher = bank.lessons(data, temperature=recipe.temperature), None
+            recipe = recipe.model_copy(update={"views": None, "teacher": "none"})
         return training.fit(
-            data,
+            lessons,
             recipe.network,
             recipe,
             streams=streams,

@@ -13,6 +13,7 @@ from dd_core.images import Source
 from dd_core.recipe import Recipe, check_mode
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Reporter
+from dd_core.training.bank import Bank
 from dd_core.training.teacher_config import TeacherConfig
 from dd_core.training.teachers import TeacherSpec, form_in, teacher_for
 
@@ -33,15 +34,21 @@ def teacher_of(
     train: Source,
     *,
     given: TeacherConfig | None,
+    bank: Bank | None = None,
     device: str,
     workers: Workers | None,
     reporter: Reporter,
 ) -> Artefact | None:
     """The teacher that `recipe` asks, trained on `train`, found or made; None where it asks none.
 
-    It is the `given` one, else the one that the set was made with. Raises `UserError` where there is neither, and where
-    the set's images are not normalised as the teacher's.
+    It is the one of the `bank`, the `given` one, or the one that the set was made with. Raises `UserError` where there
+    is none, and where the set's images are not normalised as the teacher's.
     """
+    if bank is not None:
+        if given is not None:
+            raise UserError("give either a bank or a teacher: a bank has its own")
+        resources = Resources.of([train], device=device)
+        return artefacts.get(bank.spec.teacher, resources=resources, workers=workers, reporter=reporter)
     if recipe.teacher == "none":
         if given is not None:
             raise UserError("a teacher is given, and none labels what networks see here; use a protocol that has one")
@@ -57,6 +64,23 @@ def teacher_of(
     teacher = artefacts.get(spec, resources=resources, workers=workers, reporter=reporter)
     _check_form(ds, teacher)
     return teacher
+
+
+def check_bank(bank: Bank, ds: DistilledSet, recipe: Recipe) -> None:
+    """Raise `UserError` for the bank of another set, and for one that was not labelled as the recipe says."""
+    bank.require_for(ds)
+    spec, folder = bank.spec, bank.artefact.folder
+    if recipe.teacher == "none":
+        raise UserError(f"{folder}: no teacher labels what networks see here; leave out the bank")
+    if spec.epochs < recipe.epochs:
+        raise UserError(
+            f"{folder}: has the views of {spec.epochs} epochs, and networks are trained for {recipe.epochs}"
+        )
+    if (spec.views, spec.mode) != (recipe.views, recipe.teacher):
+        raise UserError(
+            f"{folder}: has other views than networks are to be trained by, or a teacher in another mode "
+            f"({spec.mode}); make the bank for this protocol"
+        )
 
 
 def _own(ds: DistilledSet) -> TeacherConfig | None:

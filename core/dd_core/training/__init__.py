@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
+    from dd_core.training.bank import opened_bank
     from dd_core.training.fitting import fit, train
     from dd_core.training.initial import for_network, initialised, load_weights, require_pure, require_startable
     from dd_core.training.lessons import (
@@ -42,6 +43,7 @@ _HOME = {
     "load_weights": "initial",
     "mosaics_in": "mosaics",
     "mosaics_of": "mosaics",
+    "opened_bank": "bank",
     "predictions": "predicting",
     "pretrain": "pretraining",
     "require_pure": "initial",
@@ -66,6 +68,7 @@ __all__ = [
     "load_weights",
     "mosaics_in",
     "mosaics_of",
+    "opened_bank",
     "predictions",
     "pretrain",
     "require_pure",

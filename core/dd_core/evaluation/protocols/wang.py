@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dd_core.artefacts import Artefact
     from dd_core.streams import Streams
     from dd_core.training import TrainingData
+    from dd_core.training.bank import Bank
 
 
 class WangGridProtocol(EvaluationProtocol):
@@ -74,6 +75,7 @@ class NearestNeighboursProtocol(EvaluationProtocol):
         start: Artefact | None = None,
         index: int = 0,
         teacher: Artefact | None = None,
+        bank: Bank | None = None,
     ) -> nn.Module:
         """The neighbours among `data`; nothing is trained, and the recipe has no say."""
         from dd_core.evaluation.neighbours import NearestNeighbours  # it loads torch, and protocols are listed without

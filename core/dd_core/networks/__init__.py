@@ -15,9 +15,19 @@ if TYPE_CHECKING:
         for_source,
         initialise_xavier,
         mixes_images,
+        norm_inputs,
     )
 
-__all__ = ["FeatureNetwork", "batch_norms", "build", "embed", "for_source", "initialise_xavier", "mixes_images"]
+__all__ = [
+    "FeatureNetwork",
+    "batch_norms",
+    "build",
+    "embed",
+    "for_source",
+    "initialise_xavier",
+    "mixes_images",
+    "norm_inputs",
+]
 __getattr__ = names_of(
     __name__,
     {
@@ -28,5 +38,6 @@ __getattr__ = names_of(
         "for_source": "models",
         "initialise_xavier": "models",
         "mixes_images": "models",
+        "norm_inputs": "models",
     },
 )

@@ -17,10 +17,23 @@ from torch import Tensor, nn
 from dd_core import streams
 from dd_core.errors import UserError, nearest
 from dd_core.images import Source
+from dd_core.networks.bn_vit import TokenBatchNorm, with_batch_norms
 from dd_core.networks.kernels import AveragePool, Convolution, InstanceNorm
-from dd_core.networks.names import GROUPS, ConvNetSpec, family, first_size, others_by_name, parse_convnet, usual_depth
+from dd_core.networks.names import (
+    GROUPS,
+    ConvNetSpec,
+    family,
+    first_size,
+    others_by_name,
+    parse_convnet,
+    parse_resnet,
+    usual_depth,
+)
+from dd_core.networks.resnets import STAGES, resnet_layers
 
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 SMALL_IMAGE = 64  # pixels; up to here an ImageNet network's strided stem would throw most of the image away
+VIT_TINY = "vit_tiny_patch16_224"
 PATCHES = 8  # patches a side that a transformer gets of a small image
 
 
@@ -63,6 +76,8 @@ def build(
             return _lenet(in_channels=in_channels, classes=classes, image_size=image_size)
         if kind == "alexcifarnet":
             return _alexcifarnet(in_channels=in_channels, classes=classes, image_size=image_size)
+        if kind == "resnet":
+            return _resnet(name, in_channels=in_channels, classes=classes)
         return _from_library(name, in_channels=in_channels, classes=classes, image_size=image_size)
 
 
@@ -108,10 +123,14 @@ def mixes_images(network: nn.Module) -> bool:
     return bool(batch_norms(network))
 
 
-def batch_norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
+def batch_norms(network: nn.Module) -> dict[str, BatchNorm]:
     """The batch norms of `network` by name, in the order of its definition."""
-    norms = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-    return {name: module for name, module in network.named_modules() if isinstance(module, norms)}  # pyright: ignore[reportReturnType]
+    return {name: module for name, module in network.named_modules() if isinstance(module, BatchNorm)}
+
+
+def norm_inputs(norm: nn.Module, inputs: Tensor) -> Tensor:
+    """The inputs of a batch norm as (M, C, ...): those of one over tokens (B, T, C) are (B T, C)."""
+    return inputs.flatten(0, -2) if isinstance(norm, TokenBatchNorm) else inputs
 
 
 def initialise_xavier(network: nn.Module, *, generator: torch.Generator) -> None:
@@ -234,10 +253,21 @@ def _alexcifarnet(*, in_channels: int, classes: int, image_size: tuple[int, int]
     return FeatureNetwork(features, width=192, classes=classes)
 
 
+def _resnet(name: str, *, in_channels: int, classes: int) -> FeatureNetwork:
+    """Any image size from a pixel on: the features are means over what three stages leave of it."""
+    blocks, width = parse_resnet(name)
+    features = resnet_layers(blocks, width=width, in_channels=in_channels)
+    return FeatureNetwork(features, width=width << (STAGES - 1), classes=classes)
+
+
 def _from_library(name: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
     library, colon, model = name.partition(":")
     try:
-        if colon:
+        if name == "bn-vit-tiny":
+            network = with_batch_norms(
+                _from_timm(VIT_TINY, in_channels=in_channels, classes=classes, image_size=image_size)
+            )
+        elif colon:
             create = _from_timm if library == "timm" else _from_torchvision
             network = create(model, in_channels=in_channels, classes=classes, image_size=image_size)
             if max(image_size) <= SMALL_IMAGE and not _cuts_patches(network):

@@ -24,11 +24,14 @@ NETWORKS = {
     "convnet-3-maxpool": "another pooling: avgpool (default), maxpool, nopool",
     "lenet": "LeNet with relu: 6 and 16 convolutions of 5x5, then 120 and 84 units",
     "alexcifarnet": "AlexNet for CIFAR: two 5x5 convolutions of 64, local response norm, 384 and 192 units",
+    "resnet-8": "ResNet for small images (He et al. 2016): 16 wide, batch norm; resnet-14, resnet-20, ... (6n + 2)",
+    "resnet-8-w32": "the same, 32 wide; any width",
+    "bn-vit-tiny": "timm's ViT-Tiny with batch norms over images and tokens for layer norms (Yao et al. 2021)",
     "timm:NAME": "any timm image classifier, from scratch: timm:resnet18, timm:vit_tiny_patch16_224",
     "torchvision:NAME": "any torchvision image classifier, from scratch: torchvision:vgg11",
 }
 
-FAMILIES = ("convnet", "lenet", "alexcifarnet", "timm", "torchvision", "other")
+FAMILIES = ("convnet", "lenet", "alexcifarnet", "resnet", "bn-vit-tiny", "timm", "torchvision", "other")
 
 TOKENS = {
     "nonorm": ("norm", "none"),
@@ -44,6 +47,7 @@ TOKENS = {
     "nopool": ("pool", "none"),
 }
 
+RESNET_WIDTH = 16  # He et al. 2016
 GROUPS = 4  # of the group norm, as in the literature
 
 
@@ -103,7 +107,10 @@ def family(name: str) -> str:
     if first == "convnet":
         parse_convnet(name)
         return first
-    if name in ("lenet", "alexcifarnet"):
+    if first == "resnet":
+        parse_resnet(name)
+        return first
+    if name in ("lenet", "alexcifarnet", "bn-vit-tiny"):
         return name
     others = others_by_name()
     if name in others:
@@ -131,6 +138,18 @@ def parse_convnet(name: str) -> ConvNetSpec:
     if spec.norm == "group" and spec.width % GROUPS:
         raise UserError(f"network '{name}': the width must be a multiple of groupnorm's {GROUPS}")
     return spec
+
+
+def parse_resnet(name: str) -> tuple[int, int]:
+    """(blocks a stage, width) of `resnet-DEPTH[-wWIDTH]`; raises `UserError` naming the word that is wrong."""
+    depth, width, *more = [*name.split("-")[1:], "", ""]
+    if not _is_positive(depth) or int(depth) < 8 or int(depth) % 6 != 2:
+        raise UserError(f"network '{name}': a resnet has 6n + 2 layers, as in resnet-8, resnet-20 and resnet-32")
+    for word in filter(None, more):
+        raise UserError(f"network '{name}': '{word}' is one word too many, after a resnet's depth and width")
+    if width and not (width[0] == "w" and _is_positive(width[1:])):
+        raise UserError(f"network '{name}': '{width}' is no width; type for example resnet-{depth}-w32")
+    return int(depth) // 6, int(width[1:]) if width else RESNET_WIDTH
 
 
 def _token(word: str) -> tuple[str, int | str]:

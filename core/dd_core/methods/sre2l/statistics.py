@@ -43,7 +43,8 @@ class StatisticsMatching:
     def _look(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         factor = self._first if norm is self._norms[0] else 1.0
         mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-        self._distances.append(factor * distance(inputs[0], mean, variance))
+        values = networks.norm_inputs(norm, inputs[0])
+        self._distances.append(factor * distance(values, mean, variance))
 
     def distance(self) -> Float[Tensor, ""]:
         """Of the forward pass since the last call."""

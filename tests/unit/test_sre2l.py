@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
-from dd_core import artefacts, networks
-from dd_core.artefacts import Progress, Resources
-from dd_core.distilled import Size
+from dd_core import artefacts, networks, streams
+from dd_core.artefacts import Artefact, Progress, Resources
+from dd_core.distilled import IMAGENET, Size
 from dd_core.errors import Diverged, UserError
-from dd_core.images import InputForm
+from dd_core.images import InputForm, LabelledImages
 from dd_core.methods import method
 from dd_core.methods.sre2l import recovery
 from dd_core.methods.sre2l.config import RecoverConfig
@@ -332,3 +332,94 @@ def test_a_teacher_without_batch_norms_is_refused_before_it_is_trained():
 def test_settings_that_do_not_fit_together_are_refused(recover: dict[str, object], message: str):
     with pytest.raises(ValidationError, match=message):
         RecoverConfig.model_validate(recover)
+
+
+# --- published weights --------------------------------------------------------------------------------------------
+
+
+class Published(nn.Module):
+    """What a library would hand over: weights of its own, for 1000 classes unless other ones are asked for."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv1, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.norm(self.conv1(images)).mean((2, 3)))
+
+
+def published(monkeypatch: pytest.MonkeyPatch, *, error: Exception | None = None) -> None:
+    """torchvision and timm, which hand over `Published` without any network."""
+    import timm
+    from torchvision import models
+
+    def from_torchvision(name: str, *, weights: str | None, num_classes: int = 1000, **_: object) -> nn.Module:
+        if error is not None and weights:
+            raise error
+        with streams.seeded(99, "published"):
+            return Published(num_classes)
+
+    def from_timm(name: str, *, num_classes: int, in_chans: int, pretrained: bool = False, **_: object) -> nn.Module:
+        with streams.seeded(98, "published"):
+            network = Published(num_classes)
+        network.pretrained_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "num_classes": 3}  # type: ignore[assignment]
+        return network
+
+    monkeypatch.setattr(models, "get_model", from_torchvision)
+    monkeypatch.setattr(timm, "create_model", from_timm)
+
+
+def photographs() -> LabelledImages:
+    return blobs(channels=3, side=72, per_class=4)
+
+
+def taught(tmp_path: Path, name: str, **fields: object) -> Artefact:
+    config = TeacherConfig.model_validate({"network": name, "weights": "published", "batch_size": 12, **fields})
+    resources = Resources.of([photographs()], device="cpu")
+    return artefacts.get(TeacherSpec.of(photographs(), config), resources=resources, cache=tmp_path)
+
+
+def test_published_weights_are_taken_as_they_are_with_their_own_normalisation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    published(monkeypatch)
+    teacher = taught(tmp_path, "timm:resnet18", epochs=0)
+    with streams.seeded(98, "published"):
+        expected = Published(3)
+    assert torch.equal(network_of(teacher).conv1.weight, expected.conv1.weight)  # type: ignore[union-attr]
+    assert (form_in(teacher).mean, form_in(teacher).std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+def test_for_other_classes_the_last_layer_is_fresh_and_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    published(monkeypatch)
+    teacher = taught(tmp_path, "torchvision:resnet18", epochs=1, learning_rate=1e-9, weight_decay=0.0)
+    with streams.seeded(99, "published"):
+        expected = Published(1000)
+    network = network_of(teacher)
+    torch.testing.assert_close(network.conv1.weight, expected.conv1.weight)  # type: ignore[union-attr]
+    assert network.fc.out_features == 3  # type: ignore[union-attr]
+    assert form_in(teacher).mean == IMAGENET[0]
+
+
+def test_published_weights_that_cannot_be_had_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    published(monkeypatch)
+    with pytest.raises(UserError, match="are for 1000 classes, and there are 3 here; train it for some epochs"):
+        taught(tmp_path, "torchvision:resnet18", epochs=0)
+    with pytest.raises(UserError, match="network 'resnet-8' has no published weights"):
+        taught(tmp_path, "resnet-8")
+    published(monkeypatch, error=OSError("no route to host"))
+    with pytest.raises(UserError, match="the weights of network 'torchvision:resnet18' could not be loaded: no route"):
+        taught(tmp_path, "torchvision:resnet18")
+
+
+def test_small_images_have_another_first_layer_than_published_weights(tmp_path: Path):
+    config = TeacherConfig(network="torchvision:resnet18", weights="published")
+    resources = Resources.of([blobs(channels=3)], device="cpu")
+    with pytest.raises(UserError, match="are for larger images; up to 64 pixels it begins otherwise"):
+        artefacts.get(TeacherSpec.of(blobs(channels=3), config), resources=resources, cache=tmp_path)
+
+
+def test_fresh_weights_are_trained():
+    with pytest.raises(ValidationError, match="knows nothing"):
+        TeacherConfig(epochs=0)
+    assert "weights" not in TeacherConfig().model_dump(mode="json")

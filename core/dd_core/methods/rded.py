@@ -13,7 +13,7 @@ from pydantic import Field
 from dd_core import selection, training
 from dd_core.artefacts import ArtefactSpec
 from dd_core.augment.view_config import Views
-from dd_core.distilled import IMAGENET, Size
+from dd_core.distilled import Size
 from dd_core.distiller import Context, FinishedDistiller, MethodConfig
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe
@@ -23,7 +23,7 @@ from dd_core.training.teacher_config import TeacherConfig
 if TYPE_CHECKING:
     from dd_core.images import Source
 
-MOSAICS = "mosaics"  # role among the artefacts
+TEACHER, MOSAICS = "teacher", "mosaics"  # roles among the artefacts
 
 
 class RDEDConfig(MethodConfig):
@@ -49,9 +49,10 @@ class RDEDConfig(MethodConfig):
     )
 
     def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:
-        """The mosaics, which need the teacher."""
+        """The teacher, and the mosaics that it chooses the crops of."""
         counts = size.per_class(len(source.classes))
-        return {MOSAICS: training.mosaics_of(source, self.recipe, self.teacher, self.mosaic, counts=counts, seed=seed)}
+        mosaics = training.mosaics_of(source, self.recipe, self.teacher, self.mosaic, counts=counts, seed=seed)
+        return {TEACHER: mosaics.teacher, MOSAICS: mosaics}
 
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` where a class has fewer images than the mosaics have crops, and for too small images."""
@@ -73,6 +74,6 @@ class RDEDConfig(MethodConfig):
     def build(self, context: Context) -> FinishedDistiller:
         """The mosaics as raw pixels, normalised as the teacher's inputs are; raises what `check` raises."""
         images = training.mosaics_in(context.artefacts[MOSAICS])
-        statistics = IMAGENET if self.teacher.statistics == "imagenet" else None
-        ds = selection.real_set(context.source, images, context.counts, self.recipe, statistics=statistics)
+        form = training.form_in(context.artefacts[TEACHER])
+        ds = selection.real_set(context.source, images, context.counts, self.recipe, statistics=(form.mean, form.std))
         return FinishedDistiller(ds)

@@ -8,7 +8,7 @@ built from scratch: pretrained weights are never loaded.
 from __future__ import annotations
 
 from math import gcd
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -59,16 +59,21 @@ def build(
     seed: int,
     stream: str = "network",
     step: int = 0,
+    pretrained: bool = False,
 ) -> nn.Module:
     """A freshly initialised network on the CPU, in training mode; equal arguments give equal weights.
 
     The weights come from PyTorch's (or the library's) own initialisation under (seed, stream, step); the
     global generator is left alone. Networks of timm and torchvision get a small-image stem up to 64 px: the
     first convolution, where it strides, becomes 3x3 with stride 1 and the first max-pooling goes; a vision
-    transformer gets smaller patches instead. Raises `UserError` for an unknown name, for images (H, W) that
-    the network cannot take, and where timm is not installed.
+    transformer gets smaller patches instead. `pretrained`: with the weights that the library publishes for the
+    network, downloaded once; for other classes than theirs the last layer alone is fresh. Raises `UserError` for an
+    unknown name, for images (H, W) that the network cannot take, where timm is not installed, and for `pretrained`
+    of a network that nobody publishes, of small images, and where the download fails.
     """
     kind = family(name)
+    if pretrained:
+        _require_published(name, kind, image_size)
     with streams.seeded(seed, stream, step):
         if kind == "convnet":
             return _convnet(name, in_channels=in_channels, classes=classes, image_size=image_size)
@@ -78,7 +83,8 @@ def build(
             return _alexcifarnet(in_channels=in_channels, classes=classes, image_size=image_size)
         if kind == "resnet":
             return _resnet(name, in_channels=in_channels, classes=classes)
-        return _from_library(name, in_channels=in_channels, classes=classes, image_size=image_size)
+        shape: _Shape = {"in_channels": in_channels, "classes": classes, "image_size": image_size}
+        return _from_library(name, shape, pretrained=pretrained)
 
 
 def for_source(name: str, source: Source, *, seed: int, stream: str = "network", step: int = 0) -> nn.Module:
@@ -260,62 +266,95 @@ def _resnet(name: str, *, in_channels: int, classes: int) -> FeatureNetwork:
     return FeatureNetwork(features, width=width << (STAGES - 1), classes=classes)
 
 
-def _from_library(name: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+class _Shape(TypedDict):
+    in_channels: int
+    classes: int
+    image_size: tuple[int, int]
+
+
+def _from_library(name: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
     library, colon, model = name.partition(":")
     try:
         if name == "bn-vit-tiny":
-            network = with_batch_norms(
-                _from_timm(VIT_TINY, in_channels=in_channels, classes=classes, image_size=image_size)
-            )
+            network = with_batch_norms(_from_timm(VIT_TINY, shape, pretrained=False))
         elif colon:
             create = _from_timm if library == "timm" else _from_torchvision
-            network = create(model, in_channels=in_channels, classes=classes, image_size=image_size)
-            if max(image_size) <= SMALL_IMAGE and not _cuts_patches(network):
+            network = create(model, shape, pretrained=pretrained)
+            if max(shape["image_size"]) <= SMALL_IMAGE and not _cuts_patches(network):
                 _shrink_stem(network)
         else:
-            make = others_by_name()[name].load()
-            network = make(in_channels=in_channels, classes=classes, image_size=image_size)
-        _check_forward(network, in_channels=in_channels, classes=classes, image_size=image_size)
+            network = others_by_name()[name].load()(**shape)
+        _check_forward(network, shape)
     except UserError:
         raise
     except Exception as error:  # somebody else's constructors and forwards, which raise anything at all
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        images = f"{in_channels} x {_size(image_size)}"
+        if pretrained:
+            raise UserError(f"the weights of network '{name}' could not be loaded: {reason}") from error
+        images = f"{shape['in_channels']} x {_size(shape['image_size'])}"
         raise UserError(f"network '{name}' cannot take images of {images} pixels: {reason}") from error
     return network.train()
 
 
-def _from_timm(model: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+def _require_published(name: str, kind: str, image_size: tuple[int, int]) -> None:
+    if kind not in ("timm", "torchvision"):
+        raise UserError(
+            f"network '{name}' has no published weights; timm and torchvision have some, as of torchvision:resnet18"
+        )
+    if max(image_size) <= SMALL_IMAGE:
+        raise UserError(
+            f"published weights of '{name}' are for larger images; up to {SMALL_IMAGE} pixels it begins otherwise"
+        )
+
+
+def _from_timm(model: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
     try:
         import timm  # an extra
     except ImportError as error:
         raise UserError(f"network 'timm:{model}' needs timm: pip install 'dd-apps[transfer]'") from error
-    _check_known("timm", model, timm.list_models())
+    _check_known("timm", model.partition(".")[0], timm.list_models())  # what follows a dot names weights
+    image_size = shape["image_size"]
     sizes: list[dict[str, Any]] = [{"img_size": image_size}, {}]
     if max(image_size) <= SMALL_IMAGE:
         sizes.insert(0, {"img_size": image_size, "patch_size": _patch_size(image_size)})
+    options: dict[str, Any] = {"num_classes": shape["classes"], "in_chans": shape["in_channels"]}
+    if pretrained:
+        options["pretrained"] = True
     for size in sizes[:-1]:
         try:
-            return timm.create_model(model, num_classes=classes, in_chans=in_channels, **size)
+            return timm.create_model(model, **options, **size)
         except TypeError:  # how timm's models say that they do not know a keyword
             continue
-    return timm.create_model(model, num_classes=classes, in_chans=in_channels)
+    return timm.create_model(model, **options)
 
 
-def _from_torchvision(model: str, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+def _from_torchvision(model: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
     from torchvision import models  # takes seconds to import, and our own networks do without
 
     _check_known("torchvision", model, models.list_models(module=models))
-    options: dict[str, Any] = {"num_classes": classes}
+    image_size = shape["image_size"]
+    options: dict[str, Any] = {} if pretrained else {"num_classes": shape["classes"]}
     if model.startswith("vit_") and image_size[0] == image_size[1]:
         options["image_size"] = image_size[0]
-    if model in ("googlenet", "inception_v3"):  # their second heads would make them return tuples
+    if model in ("googlenet", "inception_v3") and not pretrained:  # their second heads would make them return tuples
         options |= {"aux_logits": False, "init_weights": True}
-    network = models.get_model(model, weights=None, **options)
+    network = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
     path, first = _first(network, nn.Conv2d)
-    if first.in_channels != in_channels:
-        network.set_submodule(path, _like(first, in_channels=in_channels))
+    if first.in_channels != shape["in_channels"]:
+        if pretrained:
+            raise UserError(f"published weights of 'torchvision:{model}' are for images of 3 channels")
+        network.set_submodule(path, _like(first, in_channels=shape["in_channels"]))
+    if pretrained:
+        _fit_head(network, shape["classes"])
     return network
+
+
+def _fit_head(network: nn.Module, classes: int) -> None:
+    """A fresh last layer, where the network tells another number of classes apart."""
+    linears = {path: module for path, module in network.named_modules() if isinstance(module, nn.Linear)}
+    *_, (path, head) = linears.items()
+    if head.out_features != classes:
+        network.set_submodule(path, nn.Linear(head.in_features, classes))
 
 
 def _check_known(library: str, model: str, known: list[str]) -> None:
@@ -371,9 +410,10 @@ def _like(
     )
 
 
-def _check_forward(network: nn.Module, *, in_channels: int, classes: int, image_size: tuple[int, int]) -> None:
+def _check_forward(network: nn.Module, shape: _Shape) -> None:
+    classes = shape["classes"]
     with torch.no_grad():
-        logits = network.eval()(torch.zeros(1, in_channels, *image_size))
+        logits = network.eval()(torch.zeros(1, shape["in_channels"], *shape["image_size"]))
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         output = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"it returns {output} for one image instead of (1, {classes})")

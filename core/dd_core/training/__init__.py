@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dd_core.training.predicting import accuracy, predictions
     from dd_core.training.pretraining import pretrain
     from dd_core.training.settings import Settings
-    from dd_core.training.teachers import asked
+    from dd_core.training.teachers import asked, form_in
 
 _HOME = {
     "Lessons": "lessons",
@@ -37,6 +37,7 @@ _HOME = {
     "asked": "teachers",
     "block_rows": "lessons",
     "fit": "fitting",
+    "form_in": "teachers",
     "for_network": "initial",
     "initialised": "initial",
     "lessons_of": "lessons",
@@ -63,6 +64,7 @@ __all__ = [
     "block_rows",
     "fit",
     "for_network",
+    "form_in",
     "initialised",
     "lessons_of",
     "load_weights",

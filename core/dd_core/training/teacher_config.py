@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from dd_core.augment.view_config import Views
 from dd_core.config import Config, checked
@@ -17,7 +17,14 @@ class TeacherConfig(Config):
     network: str | None = Field(
         default=None, description="network of the teacher; `list networks`; none: the network of the recipe"
     )
-    epochs: int = Field(default=50, ge=1, description="passes over the real images (SRe2L: 50 to 200)")
+    weights: Literal["fresh", "published"] = Field(
+        default="fresh",
+        exclude_if=lambda weights: weights == "fresh",
+        description="weights that training begins with: fresh ones, or those that timm or torchvision publishes",
+    )
+    epochs: int = Field(
+        default=50, ge=0, description="passes over the real images (SRe2L: 50 to 200); 0: published weights as they are"
+    )
     learning_rate: float = Field(default=0.1, gt=0, description="highest learning rate of SGD")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of SGD")
@@ -29,9 +36,16 @@ class TeacherConfig(Config):
     )
     statistics: Literal["data", "imagenet"] = Field(
         default="data",
-        description="mean and std that images are normalised with: of the real images, or ImageNet's",
+        description="mean and std that images are normalised with: of the real images, or ImageNet's; published "
+        "weights have their own",
     )
     seed: int = Field(default=0, ge=0, description="seed of first weights, orders and views")
+
+    @model_validator(mode="after")
+    def _is_trained_somehow(self) -> TeacherConfig:
+        if self.weights == "fresh" and self.epochs == 0:
+            raise ValueError("epochs: a teacher with fresh weights that is not trained knows nothing")
+        return self
 
     @field_validator("network")
     @classmethod

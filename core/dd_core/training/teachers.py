@@ -17,11 +17,12 @@ from torch import nn
 from dd_core import networks
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
 from dd_core.distilled import IMAGENET
+from dd_core.errors import UserError
 from dd_core.images import InputForm, Source
 from dd_core.recipe import Labelling, Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
-from dd_core.training.initial import initialised, load_weights
+from dd_core.training.initial import load_weights
 from dd_core.training.lessons import RealLessons
 from dd_core.training.loop import Loop
 from dd_core.training.predicting import accuracy
@@ -82,8 +83,19 @@ class TeacherSpec(ArtefactSpec):
         """Train it, with its state kept every half minute; raises `Diverged`."""
         del index
         source, device = resources.sources[self.source], devices.resolve(resources.device)
-        form = form_of(source, self.teacher)
-        loop = self.loop(source, form, device=device)
+        model = self.fresh()
+        form = form_of(source, self.teacher, model)
+        loss = self._train(model, source, form, device=device, progress=progress) if self.teacher.epochs else None
+        facts = {"loss": loss, "accuracy": accuracy(model, source, form, device=device)}
+        weights = {name: value.numpy() for name, value in model.cpu().state_dict().items()}
+        tensors = {f"t{position}": value for position, value in enumerate(weights.values())}
+        return tensors, {"names": list(weights), "mean": form.mean, "std": form.std, **facts}
+
+    def _train(
+        self, model: nn.Module, source: Source, form: InputForm, *, device: torch.device, progress: Progress
+    ) -> float:
+        """All epochs, from where they stopped; the mean loss of the last one."""
+        loop = self.loop(model, source, form, device=device)
         if (state := progress.load()) is not None:
             loop.load_state_dict(state)
         saved = time.monotonic()
@@ -92,18 +104,30 @@ class TeacherSpec(ArtefactSpec):
             if time.monotonic() - saved >= SAVE_SECONDS:
                 progress.save(loop.state_dict())
                 saved = time.monotonic()
-        model = loop.model.eval()
-        facts = {"loss": loop.mean_loss, "accuracy": accuracy(model, source, form, device=device)}
-        weights = {name: value.numpy() for name, value in model.cpu().state_dict().items()}
-        tensors = {f"t{position}": value for position, value in enumerate(weights.values())}
-        return tensors, {"names": list(weights), "mean": form.mean, "std": form.std, **facts}
+        return loop.mean_loss
 
-    def loop(self, source: Source, form: InputForm, *, device: torch.device) -> Loop:
-        """The teacher before its first epoch."""
+    def fresh(self) -> nn.Module:
+        """The network before its first epoch; raises `UserError` for published weights that cannot be had."""
+        channels, height, width = self.image_shape
+        model = networks.build(
+            self.network,
+            in_channels=channels,
+            classes=self.classes,
+            image_size=(height, width),
+            seed=Streams(self.teacher.seed).child("teacher").seed,
+            pretrained=self.teacher.weights == "published",
+        )
+        if self.teacher.epochs == 0 and (published := _published_classes(model)) not in (None, self.classes):
+            raise UserError(
+                f"teacher.epochs: the published weights of '{self.network}' are for {published} classes, and there are "
+                f"{self.classes} here; train it for some epochs"
+            )
+        return model
+
+    def loop(self, model: nn.Module, source: Source, form: InputForm, *, device: torch.device) -> Loop:
+        """The teacher's training, before its first epoch."""
         teacher = self.teacher
         streams = Streams(teacher.seed).child("teacher")
-        recipe = Recipe(network=self.network)
-        model = initialised(recipe, self.image_shape, self.classes, streams=streams)
         lessons = viewed(RealLessons(source, form), teacher.views.for_source(self.source_name), streams)
         settings = Settings(
             learning_rate=teacher.learning_rate,
@@ -118,13 +142,23 @@ class TeacherSpec(ArtefactSpec):
         return Loop(model, lessons, settings, streams=streams, device=device)
 
 
+def _published_classes(network: nn.Module) -> int | None:
+    """How many classes the published weights of a network are for, where the library says so."""
+    config: Mapping[str, Any] = getattr(network, "pretrained_cfg", {"num_classes": 1000})
+    return config.get("num_classes")
+
+
 def teacher_for(recipe: Recipe, teacher: TeacherConfig) -> TeacherConfig:
     """The teacher with a network: its own, or that of the recipe."""
     return teacher.model_copy(update={"network": teacher.network or recipe.network})
 
 
-def form_of(source: Source, teacher: TeacherConfig) -> InputForm:
+def form_of(source: Source, teacher: TeacherConfig, network: nn.Module) -> InputForm:
     """How a teacher, and a set that is made with it, see the images of a source."""
+    if teacher.weights == "published":
+        config: Mapping[str, Any] = getattr(network, "pretrained_cfg", {})  # of timm; torchvision's have ImageNet's
+        mean, std = config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1])
+        return InputForm(tuple(mean), tuple(std))
     return InputForm(*IMAGENET) if teacher.statistics == "imagenet" else InputForm.of(source)
 
 

@@ -13,6 +13,7 @@ from dd_apps.distillation import DistillScenario
 from dd_core.distilled import Size
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method, method
+from dd_core.methods.sre2l.config import SRe2LConfig
 from dd_core.methods.trajectory_matching.config import MTTConfig
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec
 from dd_core.zca import WhiteningSpec
@@ -124,7 +125,7 @@ FOLDERS = {"tiny-imagenet": "folder:tiny-imagenet-200", "imagenette": "folder:im
 
 def parts(name: str) -> tuple[str, int, str]:
     """(data, images per class, method) in the name of a preset."""
-    data, ipc, kind = re.fullmatch(r"([a-z0-9-]+)-ipc(\d+)-([a-z-]+)", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    data, ipc, kind = re.fullmatch(r"([a-z0-9-]+)-ipc(\d+)-([a-z0-9-]+)", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
     return data, int(ipc), kind
 
 
@@ -263,3 +264,45 @@ def test_the_comment_says_what_it_takes_and_who_scores_it(name: str):
     assert ("(CPU" if name in SMALL else "(GPU)") in lines[0]
     assert f", {values.ipc} a class (" in lines[0]
     assert len(name) + len(lines[0].lstrip("# ")) <= 73  # a line of `list scenarios` in 80 columns
+
+
+# batch, rate, iterations, r_BN, first BN, crop, flip, jitter: as read in SRe2L's code
+RECOVERY = {
+    "cifar100-ipc50-sre2l": (100, 0.25, 1000, 0.01, 10, None, False, (0, 4)),
+    "tiny-imagenet-ipc50-sre2l": (100, 0.1, 4000, 1, 10, (0.08, 1), True, (-4, 4)),
+    "imagenet-ipc50-sre2l": (100, 0.25, 4000, 0.01, 10, (0.08, 1), True, (0, 32)),
+}
+# epochs, rate, weight decay, batch, warm-up
+SQUEEZE = {"cifar100-ipc50-sre2l": (200, 0.1, 5e-4, 128, 0), "tiny-imagenet-ipc50-sre2l": (50, 0.2, 1e-4, 256, 5)}
+
+
+@pytest.mark.parametrize("name", RECOVERY)
+def test_images_are_recovered_as_published(name: str):
+    values = scenario.load(name).values
+    assert isinstance(values, DistillScenario)
+    config = decode_method(values.method)
+    assert isinstance(config, SRe2LConfig)
+    batch, rate, iterations, weight, first, crop, flip, jitter = RECOVERY[name]
+    recover = config.recover
+    assert (recover.batch_size, recover.learning_rate, recover.iterations) == (batch, rate, iterations)
+    assert (recover.r_bn, recover.first_bn, recover.crop, recover.flip) == (weight, first, crop, flip)
+    assert (recover.jitter, recover.betas, recover.initial, recover.tv, recover.l2) == (
+        jitter,
+        (0.5, 0.9),
+        "noise",
+        0,
+        0,
+    )
+    assert (values.ipc, config.recipe.network, config.teacher.network) == (50, "torchvision:resnet18", None)
+    teacher = config.teacher
+    if name in SQUEEZE:
+        settings = (teacher.epochs, teacher.learning_rate, teacher.weight_decay, teacher.batch_size, teacher.warmup)
+        assert (*settings, teacher.momentum) == (*SQUEEZE[name], 0.9)
+    else:
+        assert (teacher.weights, teacher.epochs) == ("published", 0)
+        assert (config.recipe.epochs, config.recipe.batch_size) == (300, 1024)
+
+
+def test_every_scenario_of_squeeze_and_recover_is_looked_at():
+    shipped = {name for name in scenario.shipped() if name.endswith("-sre2l")}
+    assert shipped == {*RECOVERY, "digits-ipc10-sre2l"}

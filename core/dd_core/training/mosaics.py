@@ -33,8 +33,8 @@ class MosaicSpec(ArtefactSpec):
     """Mosaics, `counts[c]` of each class c; a part is a class."""
 
     kind: ClassVar[str] = "mosaics"
-    verb: ClassVar[str] = "choosing crops for"
-    noun: ClassVar[str] = "class"
+    verb: ClassVar[str] = "choosing"
+    noun: ClassVar[str] = "group of crops"
 
     teacher: TeacherSpec = Field(description="the teacher")
     mosaic: MosaicConfig = Field(description="how crops are drawn and put together")

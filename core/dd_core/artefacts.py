@@ -238,6 +238,15 @@ def opened(folder: Path, kind: type[ArtefactSpec]) -> Artefact:
     return Artefact(spec, folder, digest(facts["parts"][: spec.parts()]))
 
 
+def by_content(content: str, kind: type[ArtefactSpec], *, cache: Path | None = None) -> Artefact | None:
+    """The artefact of a kind whose content has this digest, as a set's provenance names it; None where it is gone."""
+    for folder in sorted(((cache or cache_folder()) / "artefacts" / kind.kind).glob("*/")):
+        facts = _facts(folder)
+        if facts is not None and digest(facts["parts"]) == content:
+            return opened(folder, kind)
+    return None
+
+
 def _sources_of(spec: ArtefactSpec, resources: Any) -> dict[str, Source]:
     """The images that `spec` is made from; raises `UserError` where `resources` lack some."""
     given = resources.sources if isinstance(resources, Resources) else {}

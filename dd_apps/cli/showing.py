@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,17 +21,40 @@ _NAMED = 12  # classes named in the overview
 Png = Annotated[Path | None, typer.Option("--png", metavar="OUT.png", help="Draw the images, a row for each class.")]
 
 
-def inspect(file: SetFile, *, png: Png = None, as_json: Json = False) -> Answer:
+Gif = Annotated[
+    Path | None,
+    typer.Option(
+        "--animate",
+        metavar="OUT.gif",
+        help="Draw how images were recovered; method sre2l keeps that with --set recover.snapshots=20.",
+    ),
+]
+
+
+def inspect(file: SetFile, *, png: Png = None, animate: Gif = None, as_json: Json = False) -> Answer:
     """Show the manifest of a distilled set, and draw its images."""
-    if png is not None and png.suffix.lower() != ".png":
-        raise UserError(f"--png {png}: expected a name that ends in .png")
+    for name, path, suffix in (("--png", png, ".png"), ("--animate", animate, ".gif")):
+        if path is not None and path.suffix.lower() != suffix:
+            raise UserError(f"{name} {path}: expected a name that ends in {suffix}")
     ds = store.read_set(file)
+    if animate is not None:
+        _animate(ds, animate)
     if png is not None:
         from dd_apps.report.pictures import contact_sheet, png_bytes
 
         store.write_bytes(png, png_bytes(contact_sheet(ds)))
-    fields = {"path": str(file), **_overview(ds), "manifest": plain(ds.manifest), "png": str(png) if png else None}
-    return Answer(fields, lambda page: _show(page, ds, file=file, png=png))
+    drawn = {"png": str(png) if png else None, **({"gif": str(animate)} if animate else {})}
+    fields = {"path": str(file), **_overview(ds), "manifest": plain(ds.manifest), **drawn}
+    return Answer(fields, lambda page: _show(page, ds, file=file, drawn=[path for path in (png, animate) if path]))
+
+
+def _animate(ds: DistilledSet, out: Path) -> None:
+    """Draw the images of a set on their way; raises what `sre2l.way_of` raises."""
+    from dd_apps.report.pictures import contact_sheet, gif_bytes
+    from dd_core.methods import sre2l
+
+    sheets = [contact_sheet(replace(ds, images=images)) for images in sre2l.way_of(ds)]
+    store.write_bytes(out, gif_bytes(sheets))
 
 
 def verify(context: typer.Context, file: SetFile, *, as_json: Json = False) -> Answer:
@@ -51,6 +75,7 @@ def verify(context: typer.Context, file: SetFile, *, as_json: Json = False) -> A
 def _overview(ds: DistilledSet) -> dict[str, Any]:
     return {
         "images": len(ds),
+        "digest": ds.digest(),
         "image_shape": list(ds.images.shape[1:]),
         "dtype": ds.images.dtype.name,
         "bytes": ds.nbytes,
@@ -58,13 +83,14 @@ def _overview(ds: DistilledSet) -> dict[str, Any]:
     }
 
 
-def _show(page: Page, ds: DistilledSet, *, file: Path, png: Path | None) -> None:
+def _show(page: Page, ds: DistilledSet, *, file: Path, drawn: list[Path]) -> None:
     manifest = ds.manifest
     page.line(str(file), style="bold")
     page.facts(
         {
             "images": f"{len(ds)} of {' x '.join(map(str, ds.images.shape[1:]))}, {ds.images.dtype.name}",
             "memory": human_bytes(ds.nbytes),
+            "digest": ds.digest(),
             "task": manifest.task,
             "classes": _classes(ds.classes),
             "pixels": manifest.pixels.space,
@@ -88,9 +114,9 @@ def _show(page: Page, ds: DistilledSet, *, file: Path, png: Path | None) -> None
         page.line("none: this set was put together by a program, not made by a run")
     else:
         page.facts(_flat(plain(manifest.provenance)))
-    if png is not None:
+    if drawn:
         page.line()
-        page.line(f"images drawn in {png}")
+        page.line(f"images drawn in {' and '.join(map(str, drawn))}")
 
 
 def _classes(classes: tuple[str, ...]) -> str:

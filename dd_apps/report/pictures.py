@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,6 +54,14 @@ def png_bytes(image: Image.Image) -> bytes:
     """An image as a PNG file; equal images give equal bytes."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def gif_bytes(sheets: Sequence[Image.Image], *, milliseconds: int = 100, last: int = 2000) -> bytes:
+    """Sheets as an animation that repeats; the last one stays for `last` ms. Equal sheets give equal bytes."""
+    buffer, (first, *others) = io.BytesIO(), sheets
+    durations = [milliseconds] * len(others) + [last]
+    first.save(buffer, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
     return buffer.getvalue()
 
 

@@ -68,6 +68,13 @@ class RecoverConfig(Config):
     tv: float = Field(default=0.0, ge=0, description="weight of the total variation of the pixels")
     l2: float = Field(default=0.0, ge=0, description="weight of the mean L2 norm of the images")
     amp: bool = Field(default=False, description="whether the teacher computes in bfloat16 where torch deems it safe")
+    snapshots: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        exclude_if=lambda count: count == 0,
+        description="states of the pixels on their way that are kept in the cache, for `inspect --animate`",
+    )
     log_every: int = Field(default=50, ge=1, description="iterations between two records of the losses")
 
     @model_validator(mode="after")

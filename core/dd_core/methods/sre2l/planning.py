@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dd_core import networks, selection
+import numpy as np
+from jaxtyping import UInt8
+
+from dd_core import artefacts, networks, selection
+from dd_core.config import decode
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.distiller import Context
 from dd_core.errors import UserError
 from dd_core.images import Source, require_labels
 from dd_core.methods.sre2l.config import RECOVERY, TEACHER, SRe2LConfig
-from dd_core.methods.sre2l.recovery import RecoverySpec, recovered
+from dd_core.methods.sre2l.recovery import RecoverySpec, recovered, snapshots
 from dd_core.training.teachers import TeacherSpec, form_in, teacher_for
 
 
@@ -46,3 +50,20 @@ def recovered_set(config: SRe2LConfig, context: Context) -> DistilledSet:
     )
     images = recovered(context.artefacts[RECOVERY]).numpy()
     return DistilledSet(images, selection.labels_of(context.counts).numpy(), manifest)
+
+
+def way_of(ds: DistilledSet) -> UInt8[np.ndarray, "S N C H W"]:
+    """The raw pixels of a set of SRe2L on their way from their start, the last ones as they are in the set.
+
+    Raises `UserError` for another method's set, for one made without snapshots, and where the cache has none of them.
+    """
+    provenance = ds.manifest.provenance
+    if provenance is None or provenance.method != SRe2LConfig.name:
+        raise UserError("only images that were recovered from a teacher (method sre2l) can be shown on their way")
+    config = decode(SRe2LConfig, provenance.config, where="the set's manifest", key="config")
+    if not config.recover.snapshots:
+        raise UserError("the images' way was not kept; distil with --set recover.snapshots=20 to have it in the cache")
+    for content in provenance.artefacts:
+        if (artefact := artefacts.by_content(content, RecoverySpec)) is not None:
+            return snapshots(artefact).numpy()
+    raise UserError("the images' way is not in this cache; it is where the set was made, or it was pruned")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -81,7 +82,10 @@ class RecoverySpec(ArtefactSpec):
                 require_finite(loss=batch.latest.item())  # a state that has diverged is not taken up again
                 progress.save(batch.state_dict())
                 saved = time.monotonic()
-        return {"images": batch.quantised().numpy()}, {"losses": batch.losses}
+        tensors = {"images": batch.quantised().numpy()}
+        if batch.snapshots:
+            tensors["snapshots"] = torch.stack(batch.snapshots).numpy()
+        return tensors, {"losses": batch.losses}
 
     def _first(self, rows: Tensor, form: InputForm, sources: Mapping[str, Source], streams: Streams) -> Tensor:
         """The pixels that a batch starts from (B, C, H, W), normalised."""
@@ -121,10 +125,13 @@ class RecoveryBatch:
         self.matching = StatisticsMatching(self.teacher, first=settings.first_bn)
         self.done, self.latest = 0, torch.zeros(())
         self.losses: list[dict[str, float]] = []
+        self.snapshots: list[Tensor] = []  # (B, C, H, W) uint8 each
 
     def step(self) -> None:
         """One iteration; raises `Diverged` before a non-finite update."""
         settings = self.settings
+        if len(self.snapshots) < settings.snapshots * (self.done + 1) / settings.iterations:
+            self.snapshots.append(self.quantised())
         rate = 0.5 * (1 + math.cos(math.pi * self.done / settings.iterations)) * settings.learning_rate
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -194,11 +201,13 @@ class RecoveryBatch:
             "pixels": self.pixels.detach().clone(),
             "optimiser": self.optimiser.state_dict(),
             "losses": list(self.losses),
+            "snapshots": list(self.snapshots),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state of `state_dict`."""
         self.done, self.losses = state["done"], list(state["losses"])
+        self.snapshots = list(state["snapshots"])
         with torch.no_grad():
             self.pixels.copy_(state["pixels"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -212,3 +221,16 @@ def recovered(artefact: Artefact) -> Tensor:
     for index, (tensors, _) in enumerate(artefact):
         images[spec.rows(index)] = torch.from_numpy(tensors["images"].copy())
     return images
+
+
+def snapshots(artefact: Artefact) -> Tensor:
+    """(S, N, C, H, W) uint8: the pixels on their way, and as they came out; class-major."""
+    spec = artefact.spec
+    assert isinstance(spec, RecoverySpec)
+    frames = torch.empty(0, dtype=torch.uint8)
+    for index, (tensors, _) in enumerate(artefact):
+        kept = torch.from_numpy(np.concatenate([tensors["snapshots"], tensors["images"][None]]))
+        if not index:
+            frames = torch.empty(len(kept), sum(spec.counts), *spec.teacher.image_shape, dtype=torch.uint8)
+        frames[:, spec.rows(index)] = kept
+    return frames

@@ -7,9 +7,10 @@ each score. The labels: those of the images (`hard`), and a teacher's for every 
 normalising by their running statistics (eval) or by the mini-batch (batch-stats). A seed is a set and a network; the
 teacher is one for all. Whether labels or images differ is tested over seeds, paired.
 
-digits and mnist have a ConvNet-2, 32 wide, with batch norm, 500 iterations, and single crops for RDED's mosaics; cifar10
-a ResNet-8, 16 wide, with a teacher of 15 epochs, 500 iterations, and mosaics of four. There one seed has the whole
-table, and three its best pair of images and labels. Nothing is chosen on test images but that pair, which the record says.
+digits and mnist have a ConvNet-2, 32 wide, with batch norm, 500 iterations, and single crops for RDED's mosaics;
+cifar10 a ResNet-8, 16 wide, with a teacher of 15 epochs, 500 iterations, and mosaics of four. There one seed has the
+whole table, and three its best pair of images and labels. Nothing is chosen on test images but that pair, which the
+record says.
 
 Sets are kept in --out, teachers and recovered images in the cache; the same command goes on where it stopped. Appends
 to benchmarks/results/sre2l_cpu.jsonl, and draws the images in benchmarks/results/sre2l-CASE.png.

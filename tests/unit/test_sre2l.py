@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
-from dd_core import artefacts, networks, streams
+from dd_core import artefacts, networks, store, streams
 from dd_core.artefacts import Artefact, Progress, Resources
 from dd_core.distilled import IMAGENET, Size
 from dd_core.errors import Diverged, UserError
 from dd_core.images import InputForm, LabelledImages
-from dd_core.methods import method
+from dd_core.methods import method, sre2l
 from dd_core.methods.sre2l import recovery
 from dd_core.methods.sre2l.config import RecoverConfig
 from dd_core.methods.sre2l.recovery import RecoveryBatch, RecoverySpec, recovered
@@ -423,3 +424,81 @@ def test_fresh_weights_are_trained():
     with pytest.raises(ValidationError, match="knows nothing"):
         TeacherConfig(epochs=0)
     assert "weights" not in TeacherConfig().model_dump(mode="json")
+
+
+# --- on their way -------------------------------------------------------------------------------------------------
+
+
+def kept_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **recover: object) -> Path:
+    monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
+    teacher = {"epochs": 1, "batch_size": 12}
+    settings = {"iterations": 6, "batch_size": 4, **recover}
+    config = method("sre2l", teacher=teacher, recover=settings, recipe={"network": "convnet-1-w4-batchnorm"})
+    out = tmp_path / "set.safetensors"
+    distill(config, blobs(), Size(ipc=2), out=out, options=RunOptions(device="cpu"))
+    return out
+
+
+def test_the_images_way_is_kept_from_their_start_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ds = store.read_set(kept_way(tmp_path, monkeypatch, snapshots=3))
+    way = sre2l.way_of(ds)
+    assert way.shape == (4, 6, 1, 8, 8)
+    assert np.array_equal(way[-1], ds.images)
+    mean, std = ds.manifest.pixels.mean[0], ds.manifest.pixels.std[0]
+    spec = RecoverySpec(
+        teacher=TeacherSpec.of(blobs(), TeacherConfig(network="convnet-1-w4-batchnorm", epochs=1, batch_size=12)),
+        recover=RecoverConfig(iterations=6, batch_size=4, snapshots=3),
+        counts=(2, 2, 2),
+    )
+    for part in range(2):
+        rows = spec.rows(part)
+        noise = torch.randn(len(rows), 1, 8, 8, generator=Streams(0).child("recovery", part).generator("noise"))
+        expected = ((noise * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        assert np.array_equal(way[0][rows], expected.numpy()), "before the first iteration"
+    without = spec.recover.model_copy(update={"snapshots": 0})
+    assert spec.model_copy(update={"recover": without}).digest() != spec.digest()
+    assert "snapshots" not in without.model_dump(mode="json")
+
+
+def test_snapshots_are_evenly_spaced_and_survive_a_state():
+    images = batch(RecoverConfig(iterations=10, snapshots=4))
+    taken: list[int] = []
+    while images.done < 10:
+        before = len(images.snapshots)
+        images.step()
+        taken += [images.done - 1] * (len(images.snapshots) - before)
+        if images.done == 5:
+            again = batch(RecoverConfig(iterations=10, snapshots=4))
+            again.load_state_dict(images.state_dict())
+            images = again
+    assert taken == [0, 2, 5, 7]
+
+
+def test_the_way_is_drawn_as_an_animation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call):
+    file, out = kept_way(tmp_path, monkeypatch, snapshots=3), tmp_path / "way.gif"
+    code, shown, _ = call("inspect", file, "--animate", out)
+    assert code == 0
+    assert f"images drawn in {out}" in " ".join(shown.split())
+    with Image.open(out) as animation:
+        assert animation.n_frames == 4  # type: ignore[attr-defined]
+        assert animation.info["duration"] == 100
+        animation.seek(3)
+        assert animation.info["duration"] == 2000
+    first = out.read_bytes()
+    call("inspect", file, "--animate", out)
+    assert out.read_bytes() == first
+
+
+def test_a_way_that_cannot_be_shown_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call):
+    code, _, err = call("inspect", kept_way(tmp_path, monkeypatch), "--animate", tmp_path / "way.png")
+    assert (code, "expected a name that ends in .gif" in err) == (2, True)
+    with pytest.raises(UserError, match=r"the images' way was not kept; distil with --set recover.snapshots=20"):
+        sre2l.way_of(store.read_set(tmp_path / "set.safetensors"))
+    ds = distill(method("random"), blobs(), Size(ipc=1), options=RunOptions(device="cpu"))
+    with pytest.raises(UserError, match="only images that were recovered from a teacher"):
+        sre2l.way_of(ds)
+    (tmp_path / "other").mkdir()
+    kept = store.read_set(kept_way(tmp_path / "other", monkeypatch, snapshots=2))
+    artefacts.prune(everything=True)
+    with pytest.raises(UserError, match="is not in this cache"):
+        sre2l.way_of(kept)

@@ -70,7 +70,7 @@ CASES = {
     "mnist": Case(
         {"epochs": 2, "learning_rate": 0.05, "batch_size": 128, "views": {"crop": "none", "padding": 2}},
         {"iterations": 500, "jitter": [0, 2]},
-        CONVNET,
+        {**CONVNET, "epochs": 100},
         1,
         3,
     ),

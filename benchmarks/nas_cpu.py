@@ -135,7 +135,7 @@ class Bench:
             small |= {"experts": 1} if self.options.small and name != "dm" else {}
             out = self.file(name)
             out.parent.mkdir(parents=True, exist_ok=True)
-            run = RunOptions(device="cpu", workers=self.pool.workers, resume_command="the same command")
+            run = RunOptions(device="cpu", threads=1, workers=self.pool.workers, resume_command="the same command")
             distill(method(name, **settings | small), self.train, Size(ipc=10), out=out, options=run)
             minutes = round(store.read_json(out.with_suffix(".run") / "run.json")["seconds"] / 60, 1)
             self.tell({"what": "distilled", "name": name, "minutes": minutes})

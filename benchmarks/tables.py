@@ -20,6 +20,7 @@ import blocks_methods
 import blocks_mnist
 import blocks_nas
 import blocks_speed
+import blocks_sre2l
 import blocks_tiny
 import blocks_trajectories
 
@@ -32,6 +33,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **blocks_tiny.BLOCKS,
     **blocks_continual.BLOCKS,
     **blocks_nas.BLOCKS,
+    **blocks_sre2l.BLOCKS,
     **blocks_speed.BLOCKS,
 }
 _BLOCK = re.compile(r"<!-- table (?P<name>[\w-]+) -->\n(?P<body>.*?)\n?<!-- end -->", re.DOTALL)

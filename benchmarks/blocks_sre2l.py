@@ -1,0 +1,101 @@
+"""Blocks of REPRODUCIBILITY: SRe2L and RDED beside random real images, by a teacher's labels and by the images' own.
+
+Every figure is the newest run's. Where a sentence draws a conclusion, the conclusion is computed too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from cells import Record, bold, bullets, matching, percent, records, signed, spread, table, words
+
+IMAGES = ("recovered from noise", "recovered from real images", "rded")
+REAL = "random real"
+LABELS = {"hard": "`hard`", "eval": "`sre2l-fkd`", "batch-stats": "`sre2l-fkd`, `batch-stats`"}
+ASKED_ACCURACY, ASKED_POINTS = 0.9, 0.03  # of recovered digits by a teacher's labels, and over their own
+
+
+def run_of(case: str) -> list[Record]:
+    """The records of the newest whole run of a case."""
+    lines = [line for line in records("sre2l_cpu") if f"--case {case}" in line["command"]]
+    done = matching(lines, what="all")
+    return matching(lines, run=done[-1]["run"]) if done else []
+
+
+def scores(lines: list[Record], images: str, labels: str) -> list[float]:
+    """Accuracies, one for each seed."""
+    first, who = (IMAGES[0], "random_real") if images == REAL else (images, "accuracy")
+    return [line[who] for line in matching(lines, what="score", images=first, labels=labels)]
+
+
+def case_table(case: str) -> list[str]:
+    """A row for each kind of images; bold where it is ahead of random real images under the same labels."""
+    lines = run_of(case)
+    rows = [[images, *(_cell(lines, images, labels) for labels in LABELS)] for images in (*IMAGES, REAL)]
+    return table(["", *LABELS.values()], rows)
+
+
+def _cell(lines: list[Record], images: str, labels: str) -> str:
+    verdicts = matching(lines, what="comparison", first=[images, labels], second=[REAL, labels])
+    return bold(spread(scores(lines, images, labels)), when=bool(verdicts) and verdicts[0]["word"] == "ahead")
+
+
+def case_notes(case: str) -> list[str]:
+    """The teacher, what its labels are worth, and whether any images are ahead of random real ones."""
+    lines = run_of(case)
+    (teacher,) = matching(lines, what="teacher")
+    (whole,) = matching(lines, what="all")
+    versions, hardware = whole["versions"], whole["hardware"]["cpu"]
+    seeds = len(scores(lines, REAL, "hard"))
+    return bullets(
+        f"{whole['data']}. The teacher has {percent(teacher['accuracy'])} % of the test images, and "
+        f"{percent(teacher['training_accuracy'])} % of those that it learned from. {seeds} seeds, a set and a network "
+        f"each; mean ± deviation, last epoch. {hardware}, torch {versions['torch']}, {whole['minutes']:.0f} minutes.",
+        *_teaching(lines),
+        _ahead(lines),
+    )
+
+
+def _teaching(lines: list[Record]) -> list[str]:
+    """What a teacher's labels are worth on the same images."""
+    said: list[str] = []
+    for images in (*IMAGES, REAL):
+        (verdict,) = matching(lines, what="comparison", first=[images, "eval"], second=[images, "hard"])
+        said.append(f"{signed(100 * verdict['difference'])} points ({images}, p = {verdict['p']:.2g})")
+    return [f"A teacher's labels, over the images' own: {words(said)}; paired over seeds."]
+
+
+def _ahead(lines: list[Record]) -> str:
+    pairs = [(line["first"], line["word"]) for line in matching(lines, what="comparison") if line["second"][0] == REAL]
+    by_word: Mapping[str, list[str]] = {
+        word: [f"{images} by {LABELS[labels]}" for (images, labels), own in pairs if own == word]
+        for word in ("ahead", "behind")
+    }
+    ahead = (
+        f"Ahead of random real images: {words(by_word['ahead'])}."
+        if by_word["ahead"]
+        else ("No images are ahead of random real ones by the same labels.")
+    )
+    behind = f" Behind them: {words(by_word['behind'])}." if by_word["behind"] else ""
+    return f"{ahead}{behind} Elsewhere {len(pairs)} tests of so few seeds find no difference."
+
+
+def asked() -> list[str]:
+    """What was asked of the digits."""
+    lines = run_of("digits")
+    ours, hard = (scores(lines, "recovered from noise", labels) for labels in ("eval", "hard"))
+    mean, over = sum(ours) / len(ours), (sum(ours) - sum(hard)) / len(ours)
+    held = "held" if mean >= ASKED_ACCURACY and over >= ASKED_POINTS else "not held"
+    return bullets(
+        f"Asked were {percent(ASKED_ACCURACY)} % for recovered digits by a teacher's labels, and "
+        f"{100 * ASKED_POINTS:.0f} points over their own: {percent(mean)} % and {signed(100 * over)} points, {held}."
+    )
+
+
+CASES = ("digits", "mnist")
+BLOCKS: Mapping[str, Callable[[], list[str]]] = {
+    **{f"sre2l-{case}": partial(case_table, case) for case in CASES},
+    **{f"sre2l-{case}-notes": partial(case_notes, case) for case in CASES},
+    "sre2l-asked": asked,
+}

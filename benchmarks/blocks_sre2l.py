@@ -67,7 +67,8 @@ def _teaching(lines: list[Record]) -> list[str]:
 
 
 def _ahead(lines: list[Record]) -> str:
-    pairs = [(line["first"], line["word"]) for line in matching(lines, what="comparison") if line["second"][0] == REAL]
+    tests = [line for line in matching(lines, what="comparison") if line["second"][0] == REAL != line["first"][0]]
+    pairs = [(line["first"], line["word"]) for line in tests]
     by_word: Mapping[str, list[str]] = {
         word: [f"{images} by {LABELS[labels]}" for (images, labels), own in pairs if own == word]
         for word in ("ahead", "behind")
@@ -78,7 +79,8 @@ def _ahead(lines: list[Record]) -> str:
         else ("No images are ahead of random real ones by the same labels.")
     )
     behind = f" Behind them: {words(by_word['behind'])}." if by_word["behind"] else ""
-    return f"{ahead}{behind} Elsewhere {len(pairs)} tests of so few seeds find no difference."
+    rest = sum(own == "no difference" for _, own in pairs)
+    return f"{ahead}{behind} {rest} of the {len(pairs)} tests, uncorrected and of so few seeds, find no difference."
 
 
 def asked() -> list[str]:

@@ -233,9 +233,10 @@ def opened(folder: Path, kind: type[ArtefactSpec]) -> Artefact:
     if facts is None or facts.get("kind") != kind.kind:
         raise UserError(f"{folder}: is no complete {kind.kind}")
     spec = decode(kind, facts.get("spec"), where=str(file), key="spec")
-    if spec.digest() != facts.get("digest") or len(facts["parts"]) < spec.parts():
+    artefact = _find(spec, folder)
+    if spec.digest() != facts.get("digest") or artefact is None:
         raise UserError(f"{file}: contradicts itself; make the {kind.kind} again")
-    return Artefact(spec, folder, digest(facts["parts"][: spec.parts()]))
+    return artefact
 
 
 def by_content(content: str, kind: type[ArtefactSpec], *, cache: Path | None = None) -> Artefact | None:

@@ -8,6 +8,7 @@ import os
 import stat
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import save
 
 from dd_core import store
 from dd_core.distilled import DistilledSet, Pixels, Size
@@ -165,3 +167,46 @@ def test_json_lines_survive_a_cut_and_can_be_shortened(tmp_path):
     store.keep_lines(path, lambda record: record["step"] < 2)
     store.append_line(path, {"step": 2})
     assert [record["step"] for record in store.read_lines(path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_container_has_the_bytes_that_safetensors_writes(seed: int):
+    draw = np.random.default_rng(seed)
+    names = ["int64", "float64", "float32", "int32", "float16", "int16", "uint8", "bool"]
+    arrays = {f"t{i}": draw.integers(0, 2, (i % 4, 3)).astype(draw.choice(names)) for i in range(12)}
+    arrays |= {"t90": np.array(2.5, dtype=np.float32), "t91": np.zeros((0, 2), dtype=np.int16)}
+    state = {"state": {"text": 'quotes " and \\ and \u00e4\n'}, "body": {}}
+    data = store.container_bytes(store.CHECKPOINT, arrays, state)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert data == save(arrays, metadata=header["__metadata__"])
+
+
+def test_a_set_is_written_without_a_copy_of_it(tmp_path: Path, ds: DistilledSet):
+    large = replace(ds, images=np.zeros((len(ds), ds.images.shape[1], 1000, 1000), dtype=np.uint8))
+    tracemalloc.start()
+    store.write_set(tmp_path / "s.safetensors", large)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < large.images.nbytes / 20
+    assert store.read_set(tmp_path / "s.safetensors").digest() == large.digest()
+
+
+def test_a_set_that_takes_its_bytes_on_the_disk_is_read_and_a_sparse_one_is_not(
+    tmp_path: Path, ds: DistilledSet, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "s.safetensors"
+    store.write_set(path, ds)
+    size = path.stat().st_size
+    monkeypatch.setattr(files, "SET", replace(files.SET, file_bytes=100))
+    assert len(store.read_set(path)) == len(ds), "as large as a file is: it is all there"
+    with path.open("r+b") as file:
+        file.truncate(size + 10 * 2**20)
+    with pytest.raises(UserError, match="is the limit"):
+        store.read_set(path)
+
+
+def test_what_is_done_before_a_set_is_there_knows_its_sha256(tmp_path: Path, ds: DistilledSet):
+    path, seen = tmp_path / "s.safetensors", []
+    sha256 = store.write_set(path, ds, before=lambda digest: seen.append((digest, path.exists())))
+    assert seen == [(store.file_sha256(path), False)]
+    assert sha256 == store.file_sha256(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
 import time
@@ -156,17 +155,18 @@ class RunFolder:
 
     def finish(self, ds: DistilledSet, *, seconds: float, device: torch.device) -> None:
         """Write what the run cost, and then the set: where the set is, everything is. Checkpoints go."""
-        data = store.set_bytes(ds)
         cost = {
-            "sha256": hashlib.sha256(data).hexdigest(),
             "seconds": round(seconds, 3),
             "peak_memory_bytes": devices.peak_memory_bytes(device),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "host": platform.node(),
             "hardware": devices.hardware(device),
         }
-        store.write_json(self.path / "run.json", cost)
-        store.write_bytes(self.out, data)
+
+        def write_cost(sha256: str) -> None:
+            store.write_json(self.path / "run.json", {"sha256": sha256, **cost})
+
+        store.write_set(self.out, ds, before=write_cost)
         self._drop_checkpoints()
 
     def _drop_checkpoints(self) -> None:

@@ -19,14 +19,13 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors.numpy import save as to_safetensors
 
 from dd_core.config import canonical, decode, digest
 from dd_core.distilled import DistilledSet, Layout, Manifest, arrays_of, layout_problems
@@ -37,13 +36,16 @@ from dd_core.system import surroundings
 from dd_core.whitening import Whitening
 
 _MEBI, _GIBI = 1 << 20, 1 << 30
+_BLOCK = 512  # bytes, of `st_blocks`
+# in which safetensors writes tensors: the largest alignment first, then by name
+_ORDER = ("int64", "float64", "float32", "int32", "float16", "int16", "uint8", "bool")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SET = Format(
     kind="dd-apps.set",
     names=r"images|labels|targets|zca_offset|zca_matrix",
     keys=frozenset({"manifest"}),
-    file_bytes=2 * _GIBI,  # a sparse file costs its sender nothing, and its reader all that it claims to hold
+    file_bytes=2 * _GIBI,  # of a sparse one: see `read_set`
     header_bytes=1 * _MEBI,
     tensors=16,
 )
@@ -84,20 +86,33 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader, or a kill at any moment, finds the old bytes or the new ones."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _replace(path, [data])
+
+
+def _replace(path: Path, chunks: Iterable[bytes | memoryview], before: Callable[[str], None] | None = None) -> str:
+    """`write_bytes` for bytes in chunks, of which no copy is made; their sha256.
+
+    before: called with it when all bytes are on the disk, and before the path has them.
+    """
+    temporary, digest_of_all = path.with_name(f".{path.name}.{os.getpid()}.tmp"), hashlib.sha256()
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                for chunk in chunks:
+                    file.write(chunk)
+                    digest_of_all.update(chunk)
                 file.flush()
                 os.fsync(file.fileno())
+            if before is not None:
+                before(digest_of_all.hexdigest())
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
         _sync_folder(path.parent)
+    return digest_of_all.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -117,12 +132,16 @@ def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
 
 def write_container(path: Path, fmt: Format, tensors: Mapping[str, np.ndarray], body: Mapping[str, Any]) -> None:
     """Write one container; equal arguments give equal bytes. Raises `UserError` for what no reader would accept."""
-    data = container_bytes(fmt, tensors, body)
-    write_bytes(path, data)
+    _replace(path, _chunks(fmt, tensors, body))
 
 
 def container_bytes(fmt: Format, tensors: Mapping[str, np.ndarray], body: Mapping[str, Any]) -> bytes:
     """The bytes of a container."""
+    return b"".join(_chunks(fmt, tensors, body))
+
+
+def _chunks(fmt: Format, tensors: Mapping[str, np.ndarray], body: Mapping[str, Any]) -> list[bytes | memoryview]:
+    """The bytes of a container, as `safetensors` writes them: the header, and the memory of each tensor."""
     # not `ascontiguousarray`, which turns a scalar into an array of one
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     for name, array in arrays.items():
@@ -130,11 +149,28 @@ def container_bytes(fmt: Format, tensors: Mapping[str, np.ndarray], body: Mappin
             raise UserError(f"{fmt.kind}: no reader takes a tensor '{name}' of {array.dtype.str}")
     table = {name: _entry(array) for name, array in arrays.items()}
     whole = {"kind": fmt.kind, "version": fmt.version, "tensors": table, **body}
-    data = to_safetensors(arrays, metadata={"manifest": canonical({"body": whole, "sha256": digest(whole)})})
-    header = int.from_bytes(data[:8], "little")
-    if header > fmt.header_bytes or len(table) > fmt.tensors:
-        raise UserError(f"{fmt.kind}: {len(table)} tensors and a header of {header} bytes are more than a reader takes")
-    return data
+    ordered = sorted(arrays, key=lambda name: (_ORDER.index(arrays[name].dtype.name), name))
+    header = _header({name: arrays[name] for name in ordered}, canonical({"body": whole, "sha256": digest(whole)}))
+    if len(header) > fmt.header_bytes or len(table) > fmt.tensors:
+        raise UserError(
+            f"{fmt.kind}: {len(table)} tensors and a header of {len(header)} bytes are more than a reader takes"
+        )
+    return [len(header).to_bytes(8, "little") + header, *(_memory(arrays[name]) for name in ordered)]
+
+
+def _header(arrays: Mapping[str, np.ndarray], manifest: str) -> bytes:
+    """The header of a file of safetensors; written here, as the library takes no file that can be made to fail."""
+    entries: dict[str, Any] = {"__metadata__": {"manifest": manifest}}
+    names, end = {name: kind for kind, name in DTYPES.items()}, 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        entries[name] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
+
+
+def _memory(array: np.ndarray) -> bytes | memoryview:
+    return array.reshape(-1).view(np.uint8).data if array.size else b""
 
 
 def _entry(array: np.ndarray) -> dict[str, Any]:
@@ -142,7 +178,7 @@ def _entry(array: np.ndarray) -> dict[str, Any]:
 
 
 def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(array.reshape(-1).view(np.uint8).data if array.size else b"").hexdigest()
+    return hashlib.sha256(_memory(array)).hexdigest()
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -221,20 +257,26 @@ def set_bytes(ds: DistilledSet) -> bytes:
 
 
 @surroundings.own()
-def write_set(path: Path, ds: DistilledSet) -> str:
-    """Write a distilled set; returns the sha256 of the file."""
-    data = set_bytes(ds)
-    write_bytes(path, data)
-    return hashlib.sha256(data).hexdigest()
+def write_set(path: Path, ds: DistilledSet, *, before: Callable[[str], None] | None = None) -> str:
+    """Write a distilled set of any size; returns the sha256 of the file.
+
+    before: called with that sha256 when the set is on the disk, and before `path` has it.
+    """
+    return _replace(path, _chunks(SET, arrays_of(ds), {"manifest": ds.manifest.model_dump(mode="json")}), before)
 
 
 @surroundings.own()
-def read_set(path: Path, *, file_bytes: int = SET.file_bytes) -> DistilledSet:
+def read_set(path: Path, *, file_bytes: int | None = None) -> DistilledSet:
     """Read a distilled set of at most `file_bytes`, verified in full.
 
-    Raises `UserError` in one line for anything else; more than the manifest is read of nothing that is no set.
+    By default a file may have the bytes that it takes on the disk. A sparse one costs its sender nothing, and its
+    reader all that it claims to hold: it may have `SET.file_bytes`. Raises `UserError` in one line for anything else;
+    more than the manifest is read of nothing that is no set.
     """
     with _opened(path, SET) as file:
+        if file_bytes is None:
+            taken = getattr(os.fstat(file.fileno()), "st_blocks", 0) * _BLOCK
+            file_bytes = max(SET.file_bytes, taken)
         return parse_set(file, name=str(path), file_bytes=file_bytes)
 
 

@@ -157,6 +157,16 @@ def import_(
                 f"{path}: says no names of classes; give --data NAME, whose classes they are, or --classes a,b,c"
             )
         ds = exchange.import_challenge(path, classes=_classes(data, classes) or (), recipe=recipe)
+    elif form == "sre2l":
+        if path is None or images or labels or rate or override:
+            raise UserError("SRe2L's layout is a folder of class folders: give its PATH, without --images and --labels")
+        if pixels is None or (data is None and classes is None):
+            raise UserError(
+                f"{path}: says neither classes nor what networks are to be fed; give --data NAME or --classes a,b,c, "
+                "and --like NAME or --mean and --std"
+            )
+        named = _classes(data, classes) or ()
+        ds = exchange.import_sre2l(path, pixels=pixels, classes=named, recipe=recipe, source=data or "")
     else:
         ds = exchange.import_mtt(
             _files(path, images, labels, rate),

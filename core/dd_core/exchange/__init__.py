@@ -8,6 +8,7 @@ from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
     from dd_core.exchange.challenge import export_challenge, import_challenge
+    from dd_core.exchange.class_folders import export_sre2l, import_sre2l
     from dd_core.exchange.formats import IMPORTS, STATISTICS, pixels_like, read_bytes, write_files
     from dd_core.exchange.mtt_files import IMAGES, LABELS, RATE, SIDECAR, MttFiles, export_mtt, import_mtt
     from dd_core.exchange.pictures import export_png
@@ -25,8 +26,10 @@ __all__ = [
     "export_challenge",
     "export_mtt",
     "export_png",
+    "export_sre2l",
     "import_challenge",
     "import_mtt",
+    "import_sre2l",
     "pixels_like",
     "read_bytes",
     "write_files",
@@ -45,8 +48,10 @@ __getattr__ = names_of(
         "export_challenge": "challenge",
         "export_mtt": "mtt_files",
         "export_png": "pictures",
+        "export_sre2l": "class_folders",
         "import_challenge": "challenge",
         "import_mtt": "mtt_files",
+        "import_sre2l": "class_folders",
         "pixels_like": "formats",
         "read_bytes": "formats",
         "write_files": "formats",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dd_core.distilled import DistilledSet
 from dd_core.exchange.challenge import export_challenge
+from dd_core.exchange.class_folders import export_sre2l
 from dd_core.exchange.formats import Export
 from dd_core.exchange.mtt_files import export_mtt
 from dd_core.exchange.pictures import export_png
@@ -15,4 +16,5 @@ EXPORTS: Mapping[str, Callable[[DistilledSet, Path], Export]] = {
     "challenge": export_challenge,
     "mtt": export_mtt,
     "png": export_png,
+    "sre2l": export_sre2l,
 }

@@ -67,7 +67,11 @@ def work(name: str, cache: Path) -> None:
             import dd_core
             from dd_core import training, unroll  # noqa: F401 (loaded before memory is read)
             from dd_core.system import device
-            from dd_core.system.parallel import computing
+
+            try:
+                from dd_core.system.threads import computing
+            except ImportError:  # an older checkout
+                from dd_core.system.parallel import computing
 
             cpu = torch.device("cpu")
             before = device.peak_memory_bytes(cpu)

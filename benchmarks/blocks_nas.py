@@ -41,30 +41,32 @@ def _proxies(part: str) -> list[Record]:
 def _short(line: Record) -> list[str]:
     ranking = line["ranking"]
     parts = (ranking["whole"], ranking["top_fifth"])
-    intervals = ["" if part is None else _interval(part["spearman"]) for part in parts]
+    intervals = ["" if part is None else interval(part["spearman"]) for part in parts]
     return [line["name"], *intervals, f"{line['core_seconds']:.2g}"]
 
 
-def _regrets(line: Record) -> str:
-    regrets = {choice["k"]: choice["regret"]["value"] for choice in line["ranking"]["choices"]}
-    return f"{regrets[1]:.1f}, {regrets[10]:.1f}"
+def regrets(line: Record) -> str:
+    """Regret at 1 and at 10, in points."""
+    points = {choice["k"]: choice["regret"]["value"] for choice in line["ranking"]["choices"]}
+    return f"{points[1]:.1f}, {points[10]:.1f}"
 
 
 def _row(line: Record) -> list[str]:
     ranking, published = line["ranking"], PUBLISHED.get(line["name"])
     return [
         f"`{line['name']}`",
-        _interval(ranking["whole"]["spearman"]),
+        interval(ranking["whole"]["spearman"]),
         "" if published is None else f"{published:.2f}",
         f"{ranking['whole']['kendall']['value']:.2f}",
-        _interval(ranking["top_fifth"]["spearman"]),
-        _regrets(line),
+        interval(ranking["top_fifth"]["spearman"]),
+        regrets(line),
         str(ranking["failed"] or ""),
         f"{line['core_seconds']:.2f}",
     ]
 
 
-def _interval(estimate: Mapping[str, Any]) -> str:
+def interval(estimate: Mapping[str, Any]) -> str:
+    """An estimate and the ends of its interval."""
     return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
 
 
@@ -128,7 +130,7 @@ def _part(part: str) -> list[str]:
 
 def _brief(line: Record) -> list[str]:
     *first, seconds = _short(line)
-    return [*first, _regrets(line), seconds]
+    return [*first, regrets(line), seconds]
 
 
 def trained_notes() -> list[str]:

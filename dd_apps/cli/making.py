@@ -74,7 +74,7 @@ def distill(
     other = to_pretrain_on(pretrain_on, source, skip_corrupt=skip_corrupt, workers=workers, say=say)
     ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options, pretrain_on=other)
     fields = _cost(out, seconds=time.monotonic() - begun)
-    after = _next(out, data, pretrain_on, skip_corrupt=skip_corrupt)
+    after = _next(out, data, pretrain_on, skip_corrupt=skip_corrupt, taught=hasattr(config, "teacher"))
     return Answer(
         {**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields, after)
     )
@@ -106,11 +106,16 @@ def _cost(out: Path, *, seconds: float) -> dict[str, Any]:
     return {"path": str(out), "sha256": store.file_sha256(out), **costs}
 
 
-def _next(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool) -> str:
-    """Commands to go on with, ready for a shell; a set does not say which folder it came from."""
+def _next(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool, taught: bool) -> str:
+    """Commands to go on with, ready for a shell; a set does not say which folder it came from.
+
+    taught: whether the method has a teacher, which labels what networks see by another protocol than the set's recipe.
+    """
     evaluate = ["dd-apps", "evaluate", str(out)]
     if data.startswith("folder:"):
         evaluate += ["--data", data, *(["--skip-corrupt"] if skip_corrupt else [])]
+    if taught:
+        evaluate += ["--protocol", "sre2l-fkd"]
     if pretrain_on is not None:
         evaluate += ["--pretrain-on", pretrain_on]
     return f"{shlex.join(['dd-apps', 'inspect', str(out), '--png', 'images.png'])}; {shlex.join(evaluate)}"

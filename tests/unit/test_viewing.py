@@ -106,6 +106,15 @@ def test_batch_statistics_are_those_of_the_batch_and_the_running_ones_stay():
     assert all(torch.equal(value, asked.network.state_dict()[name]) for name, value in running.items())
 
 
+def test_the_network_that_is_given_is_left_as_it_is():
+    network = teacher().train()
+    AskedTeacher(network, mode="batch-stats").logits(torch.zeros(2, 1, 8, 8), torch.arange(2), epoch=0)
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert {norm.momentum for norm in networks.batch_norms(network).values()} == {0.1}
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(network.buffers(), teacher().buffers(), strict=True))
+
+
 def test_batch_statistics_of_a_single_image_are_refused():
     asked = AskedTeacher(teacher(), mode="batch-stats")
     with pytest.raises(UserError, match="shown a single image"):

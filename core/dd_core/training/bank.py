@@ -103,7 +103,8 @@ class BankSpec(ArtefactSpec):
         first = index * self.epochs_a_part
         epochs = range(first, min(self.epochs, first + self.epochs_a_part))
         records = [self.draw(epoch) for epoch in epochs]
-        logits = [self._logits(inputs.data, epoch, teacher, device) for epoch in epochs]
+        lessons = ViewedLessons(inputs.data.to(device), self.draw, mixes=self.views.mix != "none")
+        logits = [self._logits(lessons, epoch, teacher) for epoch in epochs]
         tensors = {
             "boxes": np.stack([each.boxes.numpy() for each in records]).astype(np.int16),
             "holes": np.stack([each.holes.numpy() for each in records]).astype(np.int16),
@@ -118,10 +119,7 @@ class BankSpec(ArtefactSpec):
         generator = Streams(self.seed).child("bank").generator("views", epoch)
         return views.draw(self.views, count=self.images, image_size=self.image_size, generator=generator)
 
-    def _logits(
-        self, data: TrainingData, epoch: int, teacher: AskedTeacher, device: torch.device
-    ) -> Float[np.ndarray, "N K"]:
-        lessons = ViewedLessons(data.to(device), self.draw, mixes=self.views.mix != "none")
+    def _logits(self, lessons: ViewedLessons, epoch: int, teacher: AskedTeacher) -> Float[np.ndarray, "N K"]:
         logits = torch.empty(self.images, self.classes)
         for index, rows in enumerate(self._batches(epoch)):
             shown, _ = lessons.batch(rows, epoch=epoch, index=index)

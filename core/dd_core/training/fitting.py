@@ -47,7 +47,7 @@ def train(
     `UserError`. Feed the network what `ds.as_dataset()` gives, or real images through `ds.input_form()`.
 
     A set with features trains a network with as many outputs as an image has features. `teacher` labels what the
-    network sees where the recipe asks a teacher; its batch norms are left in the mode that the recipe says.
+    network sees, where the recipe asks a teacher, and is left as it is.
     """
     provenance = ds.manifest.provenance
     recipe = (recipe or ds.manifest.recipe).for_source("" if provenance is None else provenance.source)

@@ -5,6 +5,7 @@ A teacher that is asked as training goes is `AskedTeacher`; one that has answere
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -105,17 +106,17 @@ class TaughtLessons:
 
 
 class AskedTeacher:
-    """A trained network that labels as training goes; it is left as it is.
+    """A copy of a trained network, which labels as training goes.
 
     mode: `eval`, or `batch-stats`: its batch norms then normalise by the mini-batch that they are shown, and their
     running statistics stay what they were.
     """
 
     def __init__(self, network: nn.Module, *, mode: Labelling) -> None:
-        self.network = network.eval().requires_grad_(False)
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.mode = mode
         if mode == "batch-stats":
-            for norm in batch_norms(network).values():
+            for norm in batch_norms(self.network).values():
                 norm.train()
                 norm.momentum = 0.0  # of the running statistics: they take nothing of the batch
 

@@ -25,7 +25,7 @@ from dd_core.config import Config
 from dd_core.distilled import Size
 from dd_core.distiller import Context, FinishedDistiller, MethodConfig
 from dd_core.methods import sre2l
-from dd_core.recipe import DISTRIBUTIONS, Recipe
+from dd_core.recipe import DISTRIBUTIONS, Beta, Recipe
 from dd_core.training.teacher_config import TeacherConfig
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class RecoverConfig(Config):
         default=100, ge=1, description="images recovered together, whose statistics are matched together"
     )
     learning_rate: float = Field(default=0.25, gt=0, description="initial learning rate of Adam on normalised pixels")
-    betas: tuple[Fraction, Fraction] = Field(default=(0.5, 0.9), description="Adam's betas")
+    betas: tuple[Beta, Beta] = Field(
+        default=(0.5, 0.9), description="decay rates of Adam's two moving averages (beta_1, beta_2)"
+    )
     r_bn: float = Field(default=0.01, ge=0, description="weight of the batch norms' statistics (alpha_BN)")
     first_bn: float = Field(default=10.0, ge=0, description="factor of the first batch norm's statistics")
     initial: Literal["noise", "real"] = Field(

@@ -238,12 +238,27 @@ def test_another_batch_is_another_draw_and_another_seed_too(tmp_path: Path):
 def test_real_pixels_start_as_images_of_their_class():
     whole, source = spec(counts=(12, 12, 12), initial="real", batch_size=36), blobs()
     form = InputForm.of(source)
-    first = whole._first(whole.rows(0), form, {source.fingerprint(): source}, Streams(0))
+    first = whole._first(whole.rows(0), form, Resources.of([source]), Streams(0))
     labels = torch.arange(3).repeat_interleave(12)[whole.rows(0)]
     inputs = form(source.images)
     for label in range(3):
         ours = {tuple(row.tolist()) for row in first[labels == label].flatten(1)}
         assert ours == {tuple(row.tolist()) for row in inputs[source.labels == label].flatten(1)}
+
+
+def test_pixels_start_from_mosaics_as_rded_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
+    teacher, recipe = {"epochs": 1, "batch_size": 12}, {"network": "convnet-1-w4-batchnorm"}
+    mosaic, options = {"images": 12, "crops": 2}, RunOptions(device="cpu")
+    chosen = distill(
+        method("rded", teacher=teacher, mosaic=mosaic, recipe=recipe), blobs(), Size(ipc=2), options=options
+    )
+    recover = {"iterations": 1, "initial": "mosaics", "snapshots": 1, "batch_size": 4}
+    config = method("sre2l", teacher=teacher, recover=recover, mosaic=mosaic, recipe=recipe)
+    ds = distill(config, blobs(), Size(ipc=2), options=options)
+    assert np.array_equal(sre2l.way_of(ds)[0], chosen.images)
+    with pytest.raises(UserError, match="12 images, and 16 are asked for: 4 crops for each mosaic"):
+        distill(config, blobs(), Size(ipc=4), options=options)
 
 
 def test_a_killed_batch_goes_on_to_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,6 @@ from dd_core.artefacts import ArtefactSpec
 from dd_core.augment.view_config import Views
 from dd_core.distilled import Size
 from dd_core.distiller import Context, FinishedDistiller, MethodConfig
-from dd_core.errors import UserError
 from dd_core.recipe import Recipe
 from dd_core.training.mosaic_config import MosaicConfig
 from dd_core.training.teacher_config import TeacherConfig
@@ -56,20 +55,7 @@ class RDEDConfig(MethodConfig):
 
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` where a class has fewer images than the mosaics have crops, and for too small images."""
-        counts, each = size.per_class(len(source.classes)), self.mosaic.factor**2
-        selection.members_of(source, counts)
-        try:
-            selection.members_of(source, [count * each for count in counts])
-        except UserError as error:
-            raise UserError(f"{error.text}: {each} crops for each mosaic, of as many images") from None
-        if max(counts) * each > self.mosaic.images:
-            raise UserError(
-                f"mosaic.images: crops of {self.mosaic.images} images of a class are scored, and {max(counts)} mosaics "
-                f"have {max(counts) * each}; score at least as many"
-            )
-        if min(source.image_shape[1:]) < self.mosaic.factor:
-            sides = "x".join(map(str, source.image_shape[1:]))
-            raise UserError(f"mosaic.factor: {self.mosaic.factor} crops do not fit along each side of {sides} pixels")
+        training.check_mosaics(self.mosaic, source, size.per_class(len(source.classes)))
 
     def build(self, context: Context) -> FinishedDistiller:
         """The mosaics as raw pixels, normalised as the teacher's inputs are; raises what `check` raises."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         training_data,
     )
     from dd_core.training.loop import Loop
-    from dd_core.training.mosaics import mosaics_in, mosaics_of
+    from dd_core.training.mosaics import check_mosaics, mosaics_in, mosaics_of
     from dd_core.training.predicting import accuracy, predictions
     from dd_core.training.pretraining import pretrain
     from dd_core.training.settings import Settings
@@ -36,6 +36,7 @@ _HOME = {
     "accuracy": "predicting",
     "asked": "teachers",
     "block_rows": "lessons",
+    "check_mosaics": "mosaics",
     "fit": "fitting",
     "form_in": "teachers",
     "for_network": "initial",
@@ -62,6 +63,7 @@ __all__ = [
     "accuracy",
     "asked",
     "block_rows",
+    "check_mosaics",
     "fit",
     "for_network",
     "form_in",

@@ -6,7 +6,7 @@ class those with the least loss. Each kept crop is made smaller, and factor x fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +15,10 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
+from dd_core import selection
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
 from dd_core.augment import views
+from dd_core.errors import UserError
 from dd_core.images import InputForm, Source, require_labels
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
@@ -110,3 +112,21 @@ def mosaics_of(
 def mosaics_in(artefact: Artefact) -> UInt8[Tensor, "N C H W"]:
     """All mosaics of a `MosaicSpec`, class-major."""
     return torch.cat([torch.from_numpy(tensors["images"].copy()) for tensors, _ in artefact])
+
+
+def check_mosaics(mosaic: MosaicConfig, source: Source, counts: Sequence[int]) -> None:
+    """Raise `UserError` where a class has fewer images than its mosaics have crops, and for too small images."""
+    each = mosaic.factor**2
+    selection.members_of(source, counts)
+    try:
+        selection.members_of(source, [count * each for count in counts])
+    except UserError as error:
+        raise UserError(f"{error.text}: {each} crops for each mosaic, of as many images") from None
+    if max(counts) * each > mosaic.images:
+        raise UserError(
+            f"mosaic.images: crops of {mosaic.images} images of a class are scored, and {max(counts)} mosaics "
+            f"have {max(counts) * each}; score at least as many"
+        )
+    if min(source.image_shape[1:]) < mosaic.factor:
+        sides = "x".join(map(str, source.image_shape[1:]))
+        raise UserError(f"mosaic.factor: {mosaic.factor} crops do not fit along each side of {sides} pixels")

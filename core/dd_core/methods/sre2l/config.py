@@ -26,12 +26,13 @@ from dd_core.distilled import Size
 from dd_core.distiller import Context, FinishedDistiller, MethodConfig
 from dd_core.methods import sre2l
 from dd_core.recipe import DISTRIBUTIONS, Beta, Recipe
+from dd_core.training.mosaic_config import MosaicConfig
 from dd_core.training.teacher_config import TeacherConfig
 
 if TYPE_CHECKING:
     from dd_core.images import Source
 
-TEACHER, RECOVERY = "teacher", "recovery"  # roles among the artefacts
+TEACHER, MOSAICS, RECOVERY = "teacher", "mosaics", "recovery"  # roles among the artefacts
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -48,8 +49,10 @@ class RecoverConfig(Config):
     )
     r_bn: float = Field(default=0.01, ge=0, description="weight of the batch norms' statistics (alpha_BN)")
     first_bn: float = Field(default=10.0, ge=0, description="factor of the first batch norm's statistics")
-    initial: Literal["noise", "real"] = Field(
-        default="noise", description="what the pixels start from: normal noise, or random real images of their class"
+    initial: Literal["noise", "real", "mosaics"] = Field(
+        default="noise",
+        description="what the pixels start from: normal noise, random real images of their class, or mosaics of real "
+        "crops that the teacher knows best, as method rded makes them",
     )
     crop: tuple[Fraction, Fraction] | None = Field(
         default=None,
@@ -99,6 +102,9 @@ class SRe2LConfig(MethodConfig):
     )
     teacher: TeacherConfig = Field(default=TeacherConfig(), description="how the teacher is trained (squeeze)")
     recover: RecoverConfig = Field(default=RecoverConfig(), description="how images are recovered from the teacher")
+    mosaic: MosaicConfig = Field(
+        default=MosaicConfig(), description="how the mosaics are made that recover.initial 'mosaics' starts from"
+    )
     recipe: Recipe = Field(
         default=Recipe(
             network="torchvision:resnet18",

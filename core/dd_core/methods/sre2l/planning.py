@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import UInt8
 
-from dd_core import artefacts, networks, selection
+from dd_core import artefacts, networks, selection, training
 from dd_core.config import decode
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.distiller import Context
@@ -13,17 +13,21 @@ from dd_core.errors import UserError
 from dd_core.images import Source, require_labels
 from dd_core.methods.sre2l.config import RECOVERY, TEACHER, SRe2LConfig
 from dd_core.methods.sre2l.recovery import RecoverySpec, recovered, snapshots
+from dd_core.training.mosaics import MosaicSpec
 from dd_core.training.teachers import TeacherSpec, form_in, teacher_for
 
 
 def recovery_spec(config: SRe2LConfig, source: Source, size: Size, seed: int) -> RecoverySpec:
     """The images that are to be recovered, and by that their teacher."""
-    return RecoverySpec(
-        teacher=TeacherSpec.of(source, teacher_for(config.recipe, config.teacher)),
-        recover=config.recover,
-        counts=size.per_class(len(source.classes)),
-        seed=seed,
-    )
+    teacher, counts = TeacherSpec.of(source, teacher_for(config.recipe, config.teacher)), _counts(source, size)
+    mosaics = None
+    if config.recover.initial == "mosaics":
+        mosaics = MosaicSpec(teacher=teacher, mosaic=config.mosaic, counts=counts, seed=seed)
+    return RecoverySpec(teacher=teacher, recover=config.recover, mosaics=mosaics, counts=counts, seed=seed)
+
+
+def _counts(source: Source, size: Size) -> tuple[int, ...]:
+    return size.per_class(len(source.classes))
 
 
 def check_source(config: SRe2LConfig, source: Source, size: Size) -> None:
@@ -35,9 +39,10 @@ def check_source(config: SRe2LConfig, source: Source, size: Size) -> None:
             f"teacher '{name}' has no batch norm, whose statistics SRe2L matches; take a network with some, such as "
             "convnet-3-batchnorm or torchvision:resnet18"
         )
-    counts = size.per_class(len(source.classes))
     if config.recover.initial == "real":
-        selection.members_of(source, counts)
+        selection.members_of(source, _counts(source, size))
+    if config.recover.initial == "mosaics":
+        training.check_mosaics(config.mosaic, source, _counts(source, size))
 
 
 def recovered_set(config: SRe2LConfig, context: Context) -> DistilledSet:

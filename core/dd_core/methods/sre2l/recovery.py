@@ -15,14 +15,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dd_core import selection
-from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
+from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
 from dd_core.augment import views
 from dd_core.errors import require_finite
-from dd_core.images import InputForm, Source
-from dd_core.methods.sre2l.config import TEACHER, RecoverConfig
+from dd_core.images import InputForm
+from dd_core.methods.sre2l.config import MOSAICS, TEACHER, RecoverConfig
 from dd_core.methods.sre2l.statistics import StatisticsMatching, mean_norm, total_variation
 from dd_core.streams import Streams
 from dd_core.system import device as devices
+from dd_core.training.mosaics import MosaicSpec, mosaics_in
 from dd_core.training.teachers import TeacherSpec, form_in, network_of
 
 SAVE_SECONDS = 30.0  # between two records of a batch under way, at least
@@ -37,12 +38,13 @@ class RecoverySpec(ArtefactSpec):
 
     teacher: TeacherSpec = Field(description="the teacher")
     recover: RecoverConfig = Field(description="how images are recovered")
+    mosaics: MosaicSpec | None = Field(default=None, description="what the pixels start from, where it is mosaics")
     counts: tuple[int, ...] = Field(description="images of each class")
     seed: int = Field(default=0, ge=0, description="seed of first pixels and views")
 
     def needs(self) -> dict[str, ArtefactSpec]:
-        """The teacher."""
-        return {TEACHER: self.teacher}
+        """The teacher, and the mosaics that the pixels start from."""
+        return {TEACHER: self.teacher, **({} if self.mosaics is None else {MOSAICS: self.mosaics})}
 
     def sources(self) -> dict[str, str]:
         """The real images, where pixels start from them."""
@@ -71,7 +73,7 @@ class RecoverySpec(ArtefactSpec):
         form = form_in(teacher)
         streams, rows = Streams(self.seed).child("recovery", index), self.rows(index)
         labels = selection.labels_of(self.counts)[rows]
-        first = self._first(rows, form, resources.sources, streams)
+        first = self._first(rows, form, resources, streams)
         batch = RecoveryBatch(network_of(teacher), first, labels, form, self.recover, streams=streams, device=device)
         if (state := progress.load()) is not None:
             batch.load_state_dict(state)
@@ -87,11 +89,13 @@ class RecoverySpec(ArtefactSpec):
             tensors["snapshots"] = torch.stack(batch.snapshots).numpy()
         return tensors, {"losses": batch.losses}
 
-    def _first(self, rows: Tensor, form: InputForm, sources: Mapping[str, Source], streams: Streams) -> Tensor:
+    def _first(self, rows: Tensor, form: InputForm, resources: Resources, streams: Streams) -> Tensor:
         """The pixels that a batch starts from (B, C, H, W), normalised."""
         if self.recover.initial == "noise":
             return torch.randn(len(rows), *self.teacher.image_shape, generator=streams.generator("noise"))
-        source = sources[self.teacher.source]
+        if self.mosaics is not None:
+            return form(mosaics_in(resources.artefacts[MOSAICS])[rows])
+        source = resources.sources[self.teacher.source]
         chosen = selection.random_indices(source, self.counts, streams=Streams(self.seed), stream="recovery-real")
         return form(source.take(chosen[rows]))
 

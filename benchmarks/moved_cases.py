@@ -75,6 +75,7 @@ def sets() -> Iterator[Case]:
     grey, colour = f"folder:{GIVEN}/grey", f"folder:{GIVEN}/colour"
     weights = f'{{distribution="xavier", count=1, pretraining={{source="{DIGITS}", name="digits", epochs=1}}}}'
     search = ("steps=3", "networks=2", "batch_real=100", f"{NARROW}-nonorm", "recipe.epochs=3")
+    taught = (f"{NARROW}-batchnorm", "teacher.epochs=1", "teacher.views.padding=1")
     commands = {
         **{name: distil(name, ipc=2) for name in ("random", "herding", "k-means", "average")},
         "herding-features": distil("herding", "features=random-network", NARROW, ipc=2),
@@ -104,6 +105,9 @@ def sets() -> Iterator[Case]:
         "mtt-lenet": match("mtt", "recipe.network=lenet", "recipe.initialisation=xavier"),
         "datm-options": match("datm", "ema=0.9", "range_below=0.9", "training.dtype=bfloat16", "batch_syn=5"),
         "tesla-parts": match("tesla", "batch_syn=5", "zca=true", ipc=2),
+        "sre2l": distil("sre2l", *taught, "recover.iterations=4", "recover.batch_size=6", "recover.crop=[0.5, 1.0]"),
+        "sre2l-real": distil("sre2l", *taught, "recover.iterations=3", "recover.initial=real", "recover.tv=0.001"),
+        "rded": distil("rded", *taught, "mosaic.images=20", "mosaic.crops=2"),
         "four-seeds-on": match("mtt", options=("--seed", "4")),
         "unequal": ("distill", "random", "--data", "digits", "--images", "13", "--out", "set.safetensors", *CPU),
     }

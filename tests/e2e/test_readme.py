@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -100,6 +101,24 @@ def test_the_commands_that_exchange_sets_run(capsys: pytest.CaptureFixture[str])
     assert theirs.manifest.pixels.mean == (0.4914, 0.4822, 0.4465)
     assert torch.equal(theirs.inputs(), soft.inputs())
     assert theirs.manifest.recipe.learning_rate == soft.manifest.recipe.learning_rate
+
+
+def test_the_commands_of_a_teacher_run(capsys: pytest.CaptureFixture[str]):
+    from dd_apps.cli import main
+
+    lines = [line.split("#")[0].strip() for block in _blocks("README.md", "bash") for line in block.splitlines()]
+    assert [line.split()[1] for line in lines] == ["distill", "relabel", "evaluate", "evaluate"]
+    settings = ("teacher.epochs=1", "teacher.batch_size=500", "recover.iterations=2", "recipe.epochs=2")
+    short = [word for setting in settings for word in ("--set", setting)]
+    more = {"distill": short, "relabel": ["--json"], "evaluate": ["--nets", "1"]}
+    folder = ""
+    for line in lines:
+        words = shlex.split(line.replace("FOLDER", folder))[1:]
+        capsys.readouterr()
+        assert main([*words, *more[words[0]]]) == 0, capsys.readouterr().err
+        if words[0] == "relabel":
+            folder = json.loads(capsys.readouterr().out)["path"]
+    assert Path("recovered.safetensors").exists()
 
 
 def test_the_two_commands_are_targets_of_the_makefile():

@@ -31,6 +31,18 @@ METHODS: dict[str, dict[str, Any]] = {
         "gradient": "adjoint",
         "recipe": {"network": "convnet-1-w4"},
     },
+    "sre2l": {
+        "name": "sre2l",
+        "teacher": {"network": "convnet-1-w4-batchnorm", "epochs": 2, "batch_size": 12},
+        "recover": {"iterations": 3, "batch_size": 2},
+        "recipe": {"network": "convnet-1-w4"},
+    },
+    "rded": {
+        "name": "rded",
+        "teacher": {"network": "convnet-1-w4-batchnorm", "epochs": 1, "batch_size": 12},
+        "mosaic": {"images": 12, "crops": 2},
+        "recipe": {"network": "convnet-1-w4"},
+    },
     "pretrained": {
         "name": "dataset-distillation",
         "steps": 3,

@@ -211,6 +211,16 @@ def test_the_bank_of_another_set_is_refused_by_its_digest():
         scored(other, bank=made(ds))
 
 
+@pytest.mark.parametrize("fields", [{"images": 10**9}, {"image_size": (8, 9)}, {"classes": 10**6}])
+def test_a_bank_that_names_the_set_and_claims_more_is_refused_before_it_is_read(fields: dict[str, object]):
+    ds = recovered()
+    bank = made(ds)
+    spec = bank.spec.model_copy(update=fields)
+    claiming = Bank(replace(bank.artefact, spec=spec))
+    with pytest.raises(UserError, match="has another number or size of images"):
+        scored(ds, bank=claiming)
+
+
 def test_there_is_nothing_to_keep_without_a_teacher():
     with pytest.raises(UserError, match="protocol 'hard' has no teacher label views"):
         made(recovered(), protocol="hard")

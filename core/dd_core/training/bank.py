@@ -161,6 +161,9 @@ class Bank:
                 f"{self.artefact.folder}: is the bank of the set with the digest {self.spec.set_digest[:12]}..., and "
                 f"this set's is {ds.digest()[:12]}..."
             )
+        spec, shape = self.spec, ds.images.shape
+        if (spec.images, spec.image_size, spec.classes) != (len(ds), shape[2:], len(ds.classes)):
+            raise UserError(f"{self.artefact.folder}: has another number or size of images than the set that it names")
 
     def lessons(self, data: Lessons, *, temperature: float) -> TaughtLessons:
         """The set's images by the views of the bank, with the teacher's probabilities for each."""

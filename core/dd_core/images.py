@@ -58,6 +58,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsChannels(Protocol):
+    """A source that knows a cheaper way to its `channel_counts` than a pass over it in each process."""
+
+    def channel_counts(self) -> Int64[Tensor, "C 256"]:
+        """How often each of the 256 values occurs in each channel."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
     """Images in memory. images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: their names.
@@ -214,16 +223,23 @@ def pixel_batch(image_shape: tuple[int, int, int], *, most: int, bytes_each: int
 
 
 @surroundings.own()
-def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of each channel with pixels in [0, 1], exact: from a histogram of the 256 values.
-
-    A constant channel gets std 1, so that it normalises to zero.
-    """
+def channel_counts(source: Source) -> Int64[Tensor, "C 256"]:
+    """How often each of the 256 values occurs in each channel, by a pass over all images."""
     channels = source.image_shape[0]
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     for batch in source.batches(pixel_batch(source.image_shape, most=4096)):
         for channel in range(channels):
             counts[channel] += torch.bincount(batch[:, channel].flatten(), minlength=256)
+    return counts
+
+
+@surroundings.own()
+def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of each channel with pixels in [0, 1], exact: from a histogram of the 256 values.
+
+    A constant channel gets std 1, so that it normalises to zero.
+    """
+    counts = source.channel_counts() if isinstance(source, CountsChannels) else channel_counts(source)
     values = torch.arange(256, dtype=torch.float64) / 255
     weights = counts.double() / counts.sum(1, keepdim=True)
     mean = weights @ values

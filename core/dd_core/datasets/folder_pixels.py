@@ -1,4 +1,7 @@
-"""The decoded pixels of a folder as an artefact, made by processes that do without torch."""
+"""What is made of a folder's files once: their decoded pixels, or how often each value occurs in them.
+
+Both are artefacts whose parts are made by processes that do without torch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import PIL
@@ -26,19 +29,19 @@ if TYPE_CHECKING:
     from dd_core.datasets.streaming import StreamedFolder
 
 _PART_BYTES = 16 << 20
+_COUNTED_FILES = 2048  # in a part of channel statistics: a minute or so of decoding photographs
 
 
 class Files(NamedTuple):
-    """Where the pixels of a `FolderPixelsSpec` come from."""
+    """Where the pixels of a `FilesSpec` come from."""
 
     folder: Path
     files: tuple[ImageFile, ...]
 
 
-class FolderPixelsSpec(ArtefactSpec):
-    """The decoded images of a list of files, in that order."""
+class FilesSpec(ArtefactSpec):
+    """Something that is made of the decoded images of a list of files, part by part."""
 
-    kind: ClassVar[str] = "folder"
     uses_torch: ClassVar[bool] = False
 
     fingerprint: str = Field(description="digest of the files' paths and contents")
@@ -52,36 +55,73 @@ class FolderPixelsSpec(ArtefactSpec):
         """Parts of `part_size` images; the last may be smaller."""
         return -(-self.count // self.part_size)
 
+
+class FolderPixelsSpec(FilesSpec):
+    """The decoded images of a list of files, in that order."""
+
+    kind: ClassVar[str] = "folder"
+
     def make_part(self, index: int, *, resources: Files, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """Decode one part."""
         return {"images": _decode_part(_Part(self, index, resources))}, {}
 
 
-def pixels_of(source: StreamedFolder) -> FolderPixelsSpec:
-    """The artefact that holds all the pixels of `source`."""
-    return FolderPixelsSpec(
+class ChannelStatsSpec(FilesSpec):
+    """How often each of the 256 values occurs in each channel of a list of files: mean and deviation, exactly."""
+
+    kind: ClassVar[str] = "channel-stats"
+    verb: ClassVar[str] = "counting"
+
+    def make_part(self, index: int, *, resources: Files, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
+        """Count one part, a file at a time."""
+        return {"counts": _count_part(_Part(self, index, resources))}, {}
+
+
+S = TypeVar("S", bound=FilesSpec)
+
+
+def _spec_of(kind: type[S], source: StreamedFolder, *, part_size: int) -> S:
+    return kind(
         fingerprint=digest(source.files),
         shape=source.image_shape,
         count=len(source),
-        part_size=max(1, min(4096, _PART_BYTES * len(source) // source.nbytes)),
+        part_size=part_size,
         pillow=PIL.__version__,
         decoding=decoding.VERSION,
     )
 
 
+def pixels_of(source: StreamedFolder) -> FolderPixelsSpec:
+    """The artefact that holds all the pixels of `source`."""
+    part_size = max(1, min(4096, _PART_BYTES * len(source) // source.nbytes))
+    return _spec_of(FolderPixelsSpec, source, part_size=part_size)
+
+
 @dataclass(frozen=True)
 class _Part:
-    spec: FolderPixelsSpec
+    spec: FilesSpec
     index: int
     source: Files
 
 
 def _decode_part(part: _Part) -> np.ndarray:
+    return np.stack(list(_images_of(part)))
+
+
+def _count_part(part: _Part) -> np.ndarray:
+    counts = np.zeros((part.spec.shape[0], 256), dtype=np.int64)
+    for image in _images_of(part):
+        for channel, values in zip(counts, image, strict=True):
+            channel += np.bincount(values.reshape(-1), minlength=256)
+    return counts
+
+
+def _images_of(part: _Part) -> Iterator[np.ndarray]:
     folder, files = part.source
     start = part.index * part.spec.part_size
     with quiet():
-        wanted = files[start : start + part.spec.part_size]
-        return np.stack([decode_file(folder, file, shape=part.spec.shape) for file in wanted])
+        for file in files[start : start + part.spec.part_size]:
+            yield decode_file(folder, file, shape=part.spec.shape)
 
 
 def parts_of(source: StreamedFolder, *, workers: Workers, progress: Say) -> Iterator[np.ndarray]:
@@ -103,6 +143,20 @@ def parts_of(source: StreamedFolder, *, workers: Workers, progress: Say) -> Iter
         except UserError as error:
             progress(f"{error}; decoding these images again")
             yield _decode_part(_Part(spec, index, files))
+
+
+def channel_counts(source: StreamedFolder) -> np.ndarray:
+    """int64 (C, 256): how often each value occurs in each channel; from the cache, or counted here and kept in it."""
+    spec, files = _spec_of(ChannelStatsSpec, source, part_size=_COUNTED_FILES), Files(source.folder, source.files)
+    workers = local(source.workers, spec.parts())
+    try:
+        parts = [tensors["counts"] for tensors, _ in artefacts.get(spec, resources=files, workers=workers)]
+    except UserError:
+        if _is_writable(artefacts.cache_folder()):
+            raise
+        jobs = (_Part(spec, index, files) for index in range(spec.parts()))
+        parts = list(parallel.run(_count_part, jobs, workers=workers, uses_torch=False))
+    return np.sum(parts, axis=0)
 
 
 def _is_writable(folder: Path) -> bool:

@@ -60,7 +60,7 @@ def load(
     channels = 1 if all(header.grey for header in train.files.values()) else 3
     headers = (header for survey in (train, chosen) for header in survey.files.values())
     side = (image_size, image_size) if image_size is not None else _common_size(path, headers)
-    source = _streamed(path, chosen, layout.classes, (channels, *side))
+    source = replace(_streamed(path, chosen, layout.classes, (channels, *side)), workers=workers)
     if layout.test is None:
         source = _side(source, split, progress)
     _say_what_is_odd(source, chosen, progress)

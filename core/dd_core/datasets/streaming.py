@@ -20,8 +20,10 @@ from torch import Tensor
 
 from dd_core.config import digest
 from dd_core.datasets.decoding import ImageFile, decode_file, quiet
+from dd_core.datasets.folder_pixels import channel_counts
 from dd_core.images import LabelledImages
 from dd_core.system import surroundings
+from dd_core.system.parallel import Workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,10 @@ class LoadedFolder(LabelledImages):
 
 @dataclass(frozen=True, eq=False)
 class StreamedFolder:
-    """Labelled image files of one shape (C, H, W) below `folder`; labels: int64 (N,). `origin`: see `images.called`."""
+    """Labelled image files of one shape (C, H, W) below `folder`; labels: int64 (N,). `origin`: see `images.called`.
+
+    workers: who decodes the files where all of them are decoded for an artefact.
+    """
 
     folder: Path
     files: tuple[ImageFile, ...]
@@ -45,6 +50,7 @@ class StreamedFolder:
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     origin: str = field(default="", kw_only=True)
+    workers: Workers = field(default=Workers(), kw_only=True)
 
     @property
     def name(self) -> str:
@@ -76,6 +82,14 @@ class StreamedFolder:
         """All images in order, `size` at a time."""
         for start in range(0, len(self), size):
             yield self._decoded(self.files[start : start + size])
+
+    @surroundings.own()
+    def channel_counts(self) -> Int64[Tensor, "C 256"]:
+        """How often each value occurs in each channel: an artefact, which is made once for the same files.
+
+        Raises `UserError` for a file that changed meanwhile.
+        """
+        return torch.from_numpy(channel_counts(self))
 
     @surroundings.own()
     def subset(self, indices: Int64[Tensor, " n"]) -> StreamedFolder:

@@ -9,8 +9,10 @@ from functools import cached_property
 from math import prod
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
+from PIL import Image
 from torch import Tensor
 
 from dd_core.errors import UserError
@@ -55,6 +57,24 @@ class Source(Protocol):
 
     def subset(self, indices: Int64[Tensor, " n"]) -> Source:
         """A source of the images at `indices`, with the same classes."""
+        ...
+
+    def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:
+        """(height, width) of the images `rows` before they are brought to `image_shape`, which `views` are cut from."""
+        ...
+
+    def views(
+        self,
+        rows: Int64[Tensor, " n"],
+        boxes: Int64[Tensor, "n 4"],
+        *,
+        flips: Bool[Tensor, " n"],
+        size: tuple[int, int],
+    ) -> UInt8[Tensor, "n C H W"]:
+        """What each box (top, left, height, width) shows of the image of its row, at `size` (H, W): see `resized_crop`.
+
+        A row may be there often, with a box each. Raises `UserError` for a box that is not within its image.
+        """
         ...
 
 
@@ -143,6 +163,30 @@ class LabelledImages:
         return LabelledImages(self.images[indices], labels, self.classes, self.name, origin=self.origin)
 
     @surroundings.own()
+    def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:
+        """(height, width) of the images `rows`: all have the one of `image_shape`."""
+        return torch.tensor(self.image_shape[1:]).repeat(len(rows), 1)
+
+    @surroundings.own()
+    def views(
+        self,
+        rows: Int64[Tensor, " n"],
+        boxes: Int64[Tensor, "n 4"],
+        *,
+        flips: Bool[Tensor, " n"],
+        size: tuple[int, int],
+    ) -> UInt8[Tensor, "n C H W"]:
+        """What each box shows of the image of its row, mirrored where `flips` says so: see `resized_crop`.
+
+        Raises `UserError` for a box that is not within its image.
+        """
+        require_within(boxes, self.sizes(rows))
+        shown = np.empty((len(rows), self.image_shape[0], *size), dtype=np.uint8)
+        for index, (row, box, flip) in enumerate(zip(rows.tolist(), boxes.tolist(), flips.tolist(), strict=True)):
+            shown[index] = resized_crop(self.images[row].numpy(), box, flip=flip, size=size)
+        return torch.from_numpy(shown)
+
+    @surroundings.own()
     def split(self, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
         """(rest, held out): `fraction` of each class is held out, drawn by `seed`."""
         rest, validation = split_indices(self, fraction, seed)
@@ -170,6 +214,32 @@ class LabelledImages:
     def channel_stats(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """See `channel_stats`."""
         return channel_stats(self)
+
+
+def resized_crop(pixels: np.ndarray, box: Sequence[int], *, flip: bool, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (C, H, W): `box` of uint8 `pixels`, at `size`, and then mirrored left and right where `flip` is true.
+
+    box: (top, left, height, width). As torchvision's RandomResizedCrop of an image: cut out, so that pixels beyond the
+    edge of the box have no part, and resized by Pillow, bilinear, each pixel the mean of all that it covers.
+    """
+    top, left, height, width = box
+    high, wide = size
+    cut = np.ascontiguousarray(pixels[:, top : top + height, left : left + width])
+    channels = [Image.fromarray(channel).resize((wide, high), Image.Resampling.BILINEAR) for channel in cut]
+    shown = np.stack([np.asarray(channel) for channel in channels])
+    return shown[:, :, ::-1] if flip else shown
+
+
+def require_within(boxes: Int64[Tensor, "n 4"], sizes: Int64[Tensor, "n 2"]) -> None:
+    """Raise `UserError` for a box (top, left, height, width) that is empty or not within its (height, width)."""
+    starts, sides = boxes[:, :2], boxes[:, 2:]
+    beyond = ((starts < 0) | (sides < 1) | (starts + sides > sizes)).any(1)
+    for index in beyond.nonzero().flatten().tolist():
+        (top, left, high, wide), (height, width) = boxes[index].tolist(), sizes[index].tolist()
+        raise UserError(
+            f"box {index}, {wide} x {high} pixels from column {left} and row {top} on, is not within its image of "
+            f"{width} x {height}"
+        )
 
 
 def called(source: Source) -> str:

@@ -13,8 +13,9 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,17 +93,31 @@ def decode(data: bytes, *, shape: tuple[int, int, int]) -> np.ndarray:
     image = _convert(_over_black(_open(data))[0], channels=channels)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
-    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+    return _array(image)
+
+
+def decode_whole(data: bytes, *, channels: int) -> np.ndarray:
+    """uint8 (C, H, W) at the file's own size, upright; raises `Unreadable`."""
+    return _array(_convert(_over_black(_open(data))[0], channels=channels))
 
 
 def decode_file(folder: Path, file: ImageFile, *, shape: tuple[int, int, int]) -> np.ndarray:
     """`decode` of a file, which must still have its sha256; raises `UserError` naming it."""
+    return _decoded_file(folder, file, partial(decode, shape=shape))
+
+
+def decode_whole_file(folder: Path, file: ImageFile, *, channels: int) -> np.ndarray:
+    """`decode_whole` of a file, which must still have its sha256; raises `UserError` naming it."""
+    return _decoded_file(folder, file, partial(decode_whole, channels=channels))
+
+
+def _decoded_file(folder: Path, file: ImageFile, pixels_of: Callable[[bytes], np.ndarray]) -> np.ndarray:
     path = folder / file.name
     try:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise Unreadable("its content changed since it was examined; touch it and run again")
-        return decode(data, shape=shape)
+        return pixels_of(data)
     except OSError as error:
         raise UserError(f"{path}: {os.strerror(error.errno or 0)}") from None
     except Unreadable as reason:
@@ -219,6 +234,11 @@ def _convert(image: Image.Image, *, channels: int) -> Image.Image:
         return image.convert("L" if channels == 1 else "RGB")
     except ValueError as error:
         raise Unreadable(f"pixels of mode {image.mode} cannot be converted ({error})") from None
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """(C, H, W) of an image in mode L or RGB."""
+    return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
 
 
 # --- what is worth saying of pixels in mode L or RGB --------------------------------------------------------------

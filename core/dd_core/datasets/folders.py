@@ -124,4 +124,5 @@ def _streamed(path: Path, survey: Survey, classes: tuple[str, ...], shape: tuple
     labels = torch.tensor([position[class_name(file.name.partition("/")[0])] for file in survey.files])
     names = tuple(printable(name) for name in classes)
     origin = f"folder:{printable(str(path))}"
-    return StreamedFolder(survey.folder, tuple(survey.files), labels, names, shape, origin=origin)
+    sizes = torch.tensor([(header.height, header.width) for header in survey.files.values()])
+    return StreamedFolder(survey.folder, tuple(survey.files), labels, names, shape, origin=origin, native_sizes=sizes)

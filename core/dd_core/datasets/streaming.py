@@ -7,23 +7,26 @@ of the memory limit a folder lies on, it is the same data, bit for bit and by na
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from dd_core.config import digest
-from dd_core.datasets.decoding import ImageFile, decode_file, quiet
+from dd_core.datasets.decoding import ImageFile, decode_file, decode_whole_file, quiet
 from dd_core.datasets.folder_pixels import channel_counts
-from dd_core.images import LabelledImages
+from dd_core.images import LabelledImages, require_within, resized_crop
 from dd_core.system import surroundings
 from dd_core.system.parallel import Workers
+
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,8 @@ class LoadedFolder(LabelledImages):
 class StreamedFolder:
     """Labelled image files of one shape (C, H, W) below `folder`; labels: int64 (N,). `origin`: see `images.called`.
 
-    workers: who decodes the files where all of them are decoded for an artefact.
+    native_sizes: (N, 2), height and width of each file's image as it is seen. workers: who decodes the files where all
+    of them are decoded for an artefact.
     """
 
     folder: Path
@@ -50,6 +54,7 @@ class StreamedFolder:
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     origin: str = field(default="", kw_only=True)
+    native_sizes: Int64[Tensor, "N 2"] = field(kw_only=True)
     workers: Workers = field(default=Workers(), kw_only=True)
 
     @property
@@ -76,7 +81,7 @@ class StreamedFolder:
 
     def take(self, indices: Int64[Tensor, " n"]) -> UInt8[Tensor, "n C H W"]:
         """The images at `indices`, in that order; raises `UserError` for a file that changed meanwhile."""
-        return self._decoded([self.files[index] for index in indices.tolist()])
+        return self._decoded(self._files(indices))
 
     def batches(self, size: int) -> Iterator[UInt8[Tensor, "n C H W"]]:
         """All images in order, `size` at a time."""
@@ -94,15 +99,53 @@ class StreamedFolder:
     @surroundings.own()
     def subset(self, indices: Int64[Tensor, " n"]) -> StreamedFolder:
         """A source of the images at `indices`, with the same classes."""
-        files = tuple(self.files[index] for index in indices.tolist())
-        return replace(self, files=files, labels=self.labels[indices])
+        labels, native_sizes = self.labels[indices], self.native_sizes[indices]
+        return replace(self, files=self._files(indices), labels=labels, native_sizes=native_sizes)
 
     @surroundings.own()
-    def _decoded(self, files: list[ImageFile] | tuple[ImageFile, ...]) -> UInt8[Tensor, "n C H W"]:
-        images = np.empty((len(files), *self.image_shape), dtype=np.uint8)
-        read = partial(decode_file, self.folder, shape=self.image_shape)
-        # threads and not `parallel`: Pillow decodes without the GIL, and nothing is copied between processes
-        with quiet(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for row, pixels in zip(images, pool.map(read, files), strict=True):
-                row[:] = pixels
-        return torch.from_numpy(images)
+    def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:
+        """(height, width) of the images `rows` as their files have them; nothing is read."""
+        return self.native_sizes[rows]
+
+    @surroundings.own()
+    def views(
+        self,
+        rows: Int64[Tensor, " n"],
+        boxes: Int64[Tensor, "n 4"],
+        *,
+        flips: Bool[Tensor, " n"],
+        size: tuple[int, int],
+    ) -> UInt8[Tensor, "n C H W"]:
+        """What each box shows of the image of its row at the file's own size: see `images.resized_crop`.
+
+        Raises `UserError` for a box that is not within its image, and for a file that changed meanwhile.
+        """
+        require_within(boxes, self.sizes(rows))
+        channels = self.image_shape[0]
+
+        def view(job: tuple[ImageFile, list[int], bool]) -> np.ndarray:
+            file, box, flip = job
+            pixels = decode_whole_file(self.folder, file, channels=channels)
+            return resized_crop(pixels, box, flip=flip, size=size)
+
+        jobs = list(zip(self._files(rows), boxes.tolist(), flips.tolist(), strict=True))
+        return _stacked(view, jobs, shape=(channels, *size))
+
+    def _files(self, rows: Int64[Tensor, " n"]) -> tuple[ImageFile, ...]:
+        return tuple(self.files[row] for row in rows.tolist())
+
+    @surroundings.own()
+    def _decoded(self, files: tuple[ImageFile, ...]) -> UInt8[Tensor, "n C H W"]:
+        return _stacked(partial(decode_file, self.folder, shape=self.image_shape), files, shape=self.image_shape)
+
+
+def _stacked(
+    image_of: Callable[[Job], np.ndarray], jobs: Sequence[Job], *, shape: tuple[int, int, int]
+) -> UInt8[Tensor, "n C H W"]:
+    """The image (C, H, W) of each job, in order."""
+    images = np.empty((len(jobs), *shape), dtype=np.uint8)
+    # threads and not `parallel`: Pillow decodes without the GIL, and nothing is copied between processes
+    with quiet(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for row, pixels in zip(images, pool.map(image_of, jobs), strict=True):
+            row[:] = pixels
+    return torch.from_numpy(images)

@@ -191,18 +191,25 @@ def test_a_set_is_written_without_a_copy_of_it(tmp_path: Path, ds: DistilledSet)
     assert store.read_set(tmp_path / "s.safetensors").digest() == large.digest()
 
 
-def test_a_set_that_takes_its_bytes_on_the_disk_is_read_and_a_sparse_one_is_not(
+def test_a_set_without_holes_is_read_however_large_and_a_sparse_one_is_not(
     tmp_path: Path, ds: DistilledSet, monkeypatch: pytest.MonkeyPatch
 ):
-    path = tmp_path / "s.safetensors"
-    store.write_set(path, ds)
-    size = path.stat().st_size
-    monkeypatch.setattr(files, "SET", replace(files.SET, file_bytes=100))
+    pixels = np.zeros((len(ds), ds.images.shape[1], 600, 600), np.float32)
+    path, hollow = tmp_path / "s.safetensors", tmp_path / "hollow.safetensors"
+    store.write_set(path, replace(ds, images=pixels))
+    whole = path.read_bytes()
+    hollow.write_bytes(whole[: -pixels.nbytes])
+    os.truncate(hollow, len(whole))
+    assert hollow.read_bytes() == whole
+    assert len(store.read_set(hollow)) == len(ds), "it is small enough"
+    monkeypatch.setattr(files, "SET", replace(files.SET, file_bytes=len(whole) - 1))
     assert len(store.read_set(path)) == len(ds), "as large as a file is: it is all there"
-    with path.open("r+b") as file:
-        file.truncate(size + 10 * 2**20)
-    with pytest.raises(UserError, match="is the limit"):
-        store.read_set(path)
+    limit = f"it has {len(whole):,} bytes, some of them in holes, .* and {len(whole) - 1:,} is the limit"
+    with pytest.raises(UserError, match=limit):
+        store.read_set(hollow)
+    assert len(store.read_set(hollow, file_bytes=len(whole))) == len(ds), "the caller is ready for it"
+    hollow.write_bytes(hollow.read_bytes())
+    assert len(store.read_set(hollow)) == len(ds), "a copy without holes"
 
 
 def test_what_is_done_before_a_set_is_there_knows_its_sha256(tmp_path: Path, ds: DistilledSet):

@@ -36,7 +36,6 @@ from dd_core.system import surroundings
 from dd_core.whitening import Whitening
 
 _MEBI, _GIBI = 1 << 20, 1 << 30
-_BLOCK = 512  # bytes, of `st_blocks`
 # in which safetensors writes tensors: the largest alignment first, then by name
 _ORDER = ("int64", "float64", "float32", "int32", "float16", "int16", "uint8", "bool")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -269,15 +268,31 @@ def write_set(path: Path, ds: DistilledSet, *, before: Callable[[str], None] | N
 def read_set(path: Path, *, file_bytes: int | None = None) -> DistilledSet:
     """Read a distilled set of at most `file_bytes`, verified in full.
 
-    By default a file may have the bytes that it takes on the disk. A sparse one costs its sender nothing, and its
-    reader all that it claims to hold: it may have `SET.file_bytes`. Raises `UserError` in one line for anything else;
+    By default a file may be of any size, unless it has holes. Such a one costs its sender nothing, and its reader all
+    that it claims to hold: it may have `SET.file_bytes`. Raises `UserError` in one line for anything else;
     more than the manifest is read of nothing that is no set.
     """
     with _opened(path, SET) as file:
         if file_bytes is None:
-            taken = getattr(os.fstat(file.fileno()), "st_blocks", 0) * _BLOCK
-            file_bytes = max(SET.file_bytes, taken)
+            file_bytes = os.fstat(file.fileno()).st_size
+            if file_bytes > SET.file_bytes and _has_holes(file, file_bytes):
+                raise UserError(
+                    f"{path}: not a readable {SET.kind} file: it has {file_bytes:,} bytes, some of them in holes, "
+                    f"which take no room on the disk, and {SET.file_bytes:,} is the limit for such a file; a copy by "
+                    "`cp --sparse=never` has none"
+                )
         return parse_set(file, name=str(path), file_bytes=file_bytes)
+
+
+def _has_holes(file: BinaryIO, size: int) -> bool:
+    """Whether some of a file's bytes are on no disk; true where that cannot be told.
+
+    The room that a file takes (`st_blocks`) does not tell: a file system may compress, or count a new file later.
+    """
+    try:
+        return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < size  # the end of a file counts as a hole
+    except (OSError, AttributeError):
+        return True
 
 
 def parse_set(file: BinaryIO, *, name: str, file_bytes: int = SET.file_bytes) -> DistilledSet:

@@ -19,6 +19,7 @@ import blocks_gpu
 import blocks_methods
 import blocks_mnist
 import blocks_nas
+import blocks_nas_cpu
 import blocks_speed
 import blocks_sre2l
 import blocks_tiny
@@ -33,6 +34,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **blocks_tiny.BLOCKS,
     **blocks_continual.BLOCKS,
     **blocks_nas.BLOCKS,
+    **blocks_nas_cpu.BLOCKS,
     **blocks_sre2l.BLOCKS,
     **blocks_speed.BLOCKS,
 }

@@ -61,6 +61,8 @@ def test_a_resnet_has_the_papers_layers(name: str, n: int, width: int, channels:
         ("resnet-w8", "6n"),
         ("resnet-8-16", "'16' is no width; type for example resnet-8-w32"),
         ("resnet-8-w0", "'w0' is no width"),
+        ("resnet-8-", "'' is no width"),
+        ("resnet-8-w16-", "'' is one word too many"),
         ("resnet-8-w8-batchnorm", "'batchnorm' is one word too many"),
     ],
 )
@@ -128,3 +130,36 @@ def test_they_are_listed():
 def test_what_has_no_batch_norm_mixes_no_images():
     assert networks.mixes_images(built("resnet-8"))
     assert networks.batch_norms(built("convnet-3-w8")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("convnet-2-w8", "such as convnet-2-w8-batchnorm"),
+        ("convnet-2-groupnorm-leakyrelu-w8", "such as convnet-2-leakyrelu-w8-batchnorm"),
+        ("timm:vit_tiny_patch16_224", "such as bn-vit-tiny"),
+        ("lenet", "such as convnet-3-batchnorm, resnet-8 or torchvision:resnet18"),
+    ],
+)
+def test_a_network_without_batch_norms_is_refused_and_a_similar_one_named(name: str, advice: str):
+    with pytest.raises(UserError) as refusal:
+        networks.require_batch_norms(built(name), name)
+    assert str(refusal.value) == (
+        f"network '{name}' has no batch norm, whose statistics SRe2L matches; take a network with some, {advice}"
+    )
+    suggestion = advice.split()[2].rstrip(",")
+    networks.require_batch_norms(built(suggestion), suggestion)
+
+
+def test_a_batch_norm_without_statistics_is_refused():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+    with pytest.raises(UserError, match="network 'mine': its batch norm '2' keeps no mean and variance"):
+        networks.require_batch_norms(network, "mine")
+    assert networks.mixes_images(network)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, TokenBatchNorm])
+def test_batch_norms_of_every_kind_are_met_in_their_order(norm: type[nn.Module]):
+    network = nn.Sequential(nn.Sequential(norm(2), nn.GroupNorm(1, 2)), nn.InstanceNorm2d(2), nn.LayerNorm(2), norm(3))
+    assert {path: module.num_features for path, module in networks.batch_norms(network).items()} == {"0.0": 2, "3": 3}
+    assert list(networks.batch_norms(network)) == ["0.0", "3"]

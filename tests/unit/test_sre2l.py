@@ -424,8 +424,35 @@ def test_published_weights_that_cannot_be_had_are_refused(tmp_path: Path, monkey
     with pytest.raises(UserError, match="network 'resnet-8' has no published weights"):
         taught(tmp_path, "resnet-8")
     published(monkeypatch, error=OSError("no route to host"))
-    with pytest.raises(UserError, match="the weights of network 'torchvision:resnet18' could not be loaded: no route"):
+    without = "the weights of network 'torchvision:resnet18' could not be loaded: no route to host; without a network "
+    with pytest.raises(
+        UserError, match=f"{without}connection, put the library's file where it looks first, below TORCH"
+    ):
         taught(tmp_path, "torchvision:resnet18")
+    published(monkeypatch, error=RuntimeError("no weights"))
+    with pytest.raises(UserError, match=r"could not be loaded: no weights$"):
+        taught(tmp_path, "torchvision:resnet18")
+
+
+@pytest.mark.parametrize("name", ["torchvision:inception_v3", "torchvision:googlenet"])
+def test_published_weights_of_networks_that_normalise_images_themselves_are_refused(name: str, tmp_path: Path):
+    with pytest.raises(UserError, match="are for images that it normalises anew, which fresh ones do not"):
+        taught(tmp_path, name)
+
+
+def test_published_weights_without_a_linear_layer_are_for_their_own_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Convolutional(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(3, 1000, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    published(monkeypatch)
+    monkeypatch.setattr("torchvision.models.get_model", lambda *_, **__: Convolutional())
+    with pytest.raises(
+        UserError, match=r"could not be loaded: it returns \(1, 1000\) for one image instead of \(1, 3\)"
+    ):
+        taught(tmp_path, "torchvision:squeezenet1_0")
 
 
 def test_small_images_have_another_first_layer_than_published_weights(tmp_path: Path):

@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
-    from dd_core.networks.models import (
-        FeatureNetwork,
-        batch_norms,
-        build,
-        embed,
-        for_source,
-        initialise_xavier,
-        mixes_images,
-        norm_inputs,
-    )
+    from dd_core.networks.models import FeatureNetwork, build, embed, for_source, initialise_xavier
+    from dd_core.networks.norms import batch_norms, mixes_images, norm_inputs, require_batch_norms
 
 __all__ = [
     "FeatureNetwork",
@@ -27,17 +19,19 @@ __all__ = [
     "initialise_xavier",
     "mixes_images",
     "norm_inputs",
+    "require_batch_norms",
 ]
 __getattr__ = names_of(
     __name__,
     {
         "FeatureNetwork": "models",
-        "batch_norms": "models",
+        "batch_norms": "norms",
         "build": "models",
         "embed": "models",
         "for_source": "models",
         "initialise_xavier": "models",
-        "mixes_images": "models",
-        "norm_inputs": "models",
+        "mixes_images": "norms",
+        "norm_inputs": "norms",
+        "require_batch_norms": "norms",
     },
 )

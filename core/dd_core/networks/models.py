@@ -1,8 +1,8 @@
 """Networks by name: the literature's ConvNet, LeNet and AlexCifarNet, any timm or torchvision classifier, and others'.
 
 The ConvNet is that of Gidaris and Komodakis 2018, as Zhao, Mopuri and Bilen 2021 and everybody after them use
-it; LeNet and AlexCifarNet are those of Wang et al. 2018. `names` holds the spelling. Everything is
-built from scratch: pretrained weights are never loaded.
+it; LeNet and AlexCifarNet are those of Wang et al. 2018. `names` holds the spelling. Weights are fresh unless
+`pretrained` asks for those that a library publishes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dd_core import streams
 from dd_core.errors import UserError, nearest
 from dd_core.images import Source
-from dd_core.networks.bn_vit import TokenBatchNorm, with_batch_norms
+from dd_core.networks.bn_vit import with_batch_norms
 from dd_core.networks.kernels import AveragePool, Convolution, InstanceNorm
 from dd_core.networks.names import (
     GROUPS,
@@ -31,9 +31,9 @@ from dd_core.networks.names import (
 )
 from dd_core.networks.resnets import STAGES, resnet_layers
 
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 SMALL_IMAGE = 64  # pixels; up to here an ImageNet network's strided stem would throw most of the image away
 VIT_TINY = "vit_tiny_patch16_224"
+OFFLINE = "; without a network connection, put the library's file where it looks first, below TORCH_HOME or HF_HOME"
 PATCHES = 8  # patches a side that a transformer gets of a small image
 
 
@@ -122,21 +122,6 @@ def embed(network: nn.Module, images: Float[Tensor, "N C H W"]) -> Float[Tensor,
     finally:
         handle.remove()
     return seen[-1].flatten(1)
-
-
-def mixes_images(network: nn.Module) -> bool:
-    """Whether what `network` makes of an image in training mode depends on the others of its batch: a batch norm."""
-    return bool(batch_norms(network))
-
-
-def batch_norms(network: nn.Module) -> dict[str, BatchNorm]:
-    """The batch norms of `network` by name, in the order of its definition."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, BatchNorm)}
-
-
-def norm_inputs(norm: nn.Module, inputs: Tensor) -> Tensor:
-    """The inputs of a batch norm as (M, C, ...): those of one over tokens (B, T, C) are (B T, C)."""
-    return inputs.flatten(0, -2) if isinstance(norm, TokenBatchNorm) else inputs
 
 
 def initialise_xavier(network: nn.Module, *, generator: torch.Generator) -> None:
@@ -290,7 +275,8 @@ def _from_library(name: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
     except Exception as error:  # somebody else's constructors and forwards, which raise anything at all
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if pretrained:
-            raise UserError(f"the weights of network '{name}' could not be loaded: {reason}") from error
+            advice = OFFLINE if isinstance(error, OSError) else ""
+            raise UserError(f"the weights of network '{name}' could not be loaded: {reason}{advice}") from error
         images = f"{shape['in_channels']} x {_size(shape['image_size'])}"
         raise UserError(f"network '{name}' cannot take images of {images} pixels: {reason}") from error
     return network.train()
@@ -336,7 +322,12 @@ def _from_torchvision(model: str, shape: _Shape, *, pretrained: bool) -> nn.Modu
     options: dict[str, Any] = {} if pretrained else {"num_classes": shape["classes"]}
     if model.startswith("vit_") and image_size[0] == image_size[1]:
         options["image_size"] = image_size[0]
-    if model in ("googlenet", "inception_v3") and not pretrained:  # their second heads would make them return tuples
+    if model in ("googlenet", "inception_v3"):  # their second heads would make them return tuples
+        if pretrained:
+            raise UserError(
+                f"published weights of 'torchvision:{model}' are for images that it normalises anew, which fresh ones "
+                "do not; take timm:inception_v3"
+            )
         options |= {"aux_logits": False, "init_weights": True}
     network = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
     path, first = _first(network, nn.Conv2d)
@@ -352,8 +343,8 @@ def _from_torchvision(model: str, shape: _Shape, *, pretrained: bool) -> nn.Modu
 def _fit_head(network: nn.Module, classes: int) -> None:
     """A fresh last layer, where the network tells another number of classes apart."""
     linears = {path: module for path, module in network.named_modules() if isinstance(module, nn.Linear)}
-    *_, (path, head) = linears.items()
-    if head.out_features != classes:
+    path, head = next(reversed(linears.items()), ("", None))
+    if head is not None and head.out_features != classes:
         network.set_submodule(path, nn.Linear(head.in_features, classes))
 
 

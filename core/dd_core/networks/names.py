@@ -142,14 +142,15 @@ def parse_convnet(name: str) -> ConvNetSpec:
 
 def parse_resnet(name: str) -> tuple[int, int]:
     """(blocks a stage, width) of `resnet-DEPTH[-wWIDTH]`; raises `UserError` naming the word that is wrong."""
-    depth, width, *more = [*name.split("-")[1:], "", ""]
+    depth, *words = name.split("-")[1:] or [""]
     if not _is_positive(depth) or int(depth) < 8 or int(depth) % 6 != 2:
         raise UserError(f"network '{name}': a resnet has 6n + 2 layers, as in resnet-8, resnet-20 and resnet-32")
-    for word in filter(None, more):
+    for word in words[1:]:
         raise UserError(f"network '{name}': '{word}' is one word too many, after a resnet's depth and width")
-    if width and not (width[0] == "w" and _is_positive(width[1:])):
+    width = words[0] if words else f"w{RESNET_WIDTH}"
+    if width[:1] != "w" or not _is_positive(width[1:]):
         raise UserError(f"network '{name}': '{width}' is no width; type for example resnet-{depth}-w32")
-    return int(depth) // 6, int(width[1:]) if width else RESNET_WIDTH
+    return int(depth) // 6, int(width[1:])
 
 
 def _token(word: str) -> tuple[str, int | str]:

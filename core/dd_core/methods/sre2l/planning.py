@@ -33,12 +33,8 @@ def _counts(source: Source, size: Size) -> tuple[int, ...]:
 def check_source(config: SRe2LConfig, source: Source, size: Size) -> None:
     """Raise `UserError` for a teacher without batch norms, and where a class has too few images to start from."""
     require_labels(source)
-    name = teacher_for(config.recipe, config.teacher).network
-    if not networks.batch_norms(networks.for_source(str(name), source, seed=0)):
-        raise UserError(
-            f"teacher '{name}' has no batch norm, whose statistics SRe2L matches; take a network with some, such as "
-            "convnet-3-batchnorm or torchvision:resnet18"
-        )
+    name = str(teacher_for(config.recipe, config.teacher).network)
+    networks.require_batch_norms(networks.for_source(name, source, seed=0), name)
     if config.recover.initial == "real":
         selection.members_of(source, _counts(source, size))
     if config.recover.initial == "mosaics":

@@ -1,0 +1,48 @@
+"""Batch norms: which ones a network has, and what stands in their place in one that has none."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dd_core.errors import UserError
+from dd_core.networks.bn_vit import TokenBatchNorm
+from dd_core.networks.names import TOKENS
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+
+
+def batch_norms(network: nn.Module) -> dict[str, BatchNorm]:
+    """The batch norms of `network` by name, in the order of its definition."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, BatchNorm)}
+
+
+def mixes_images(network: nn.Module) -> bool:
+    """Whether what `network` makes of an image in training mode depends on the others of its batch: a batch norm."""
+    return bool(batch_norms(network))
+
+
+def norm_inputs(norm: nn.Module, inputs: Tensor) -> Tensor:
+    """The inputs of a batch norm as (M, C, ...): those of one over tokens (B, T, C) are (B T, C)."""
+    return inputs.flatten(0, -2) if isinstance(norm, TokenBatchNorm) else inputs
+
+
+def require_batch_norms(network: nn.Module, name: str) -> None:
+    """Raise `UserError` unless the network called `name` keeps statistics that images can be recovered from."""
+    norms = batch_norms(network)
+    if not norms:
+        raise UserError(
+            f"network '{name}' has no batch norm, whose statistics SRe2L matches; take a network with some, such as "
+            f"{_similar(network, name)}"
+        )
+    for path, norm in norms.items():
+        if norm.running_mean is None or norm.running_var is None:
+            raise UserError(f"network '{name}': its batch norm '{path}' keeps no mean and variance for SRe2L to match")
+
+
+def _similar(network: nn.Module, name: str) -> str:
+    """Names of networks with batch norms that are like the one called `name`."""
+    if name.partition("-")[0] == "convnet":
+        words = [word for word in name.split("-") if TOKENS.get(word, ("",))[0] != "norm"]
+        return "-".join([*words, "batchnorm"])
+    transformer = any(isinstance(module, nn.LayerNorm) for module in network.modules())
+    return "bn-vit-tiny" if transformer else "convnet-3-batchnorm, resnet-8 or torchvision:resnet18"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dd_core.exchange.mtt_files import IMAGES, LABELS, RATE, SIDECAR, MttFiles, export_mtt, import_mtt
     from dd_core.exchange.pictures import export_png
     from dd_core.exchange.table import EXPORTS
+    from dd_core.exchange.weights import read_weights
 
 __all__ = [
     "EXPORTS",
@@ -32,6 +33,7 @@ __all__ = [
     "import_sre2l",
     "pixels_like",
     "read_bytes",
+    "read_weights",
     "write_files",
 ]
 __getattr__ = names_of(
@@ -54,6 +56,7 @@ __getattr__ = names_of(
         "import_sre2l": "class_folders",
         "pixels_like": "formats",
         "read_bytes": "formats",
+        "read_weights": "weights",
         "write_files": "formats",
     },
 )

@@ -138,15 +138,20 @@ def losses_of_all(ds: DistilledSet) -> list[str]:
 # --- in ------------------------------------------------------------------------------------------------------
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """A whole file of somebody else's, of at most `limit` bytes; raises `UserError`."""
+def require_file(path: Path, limit: int) -> None:
+    """Raise `UserError` unless `path` is a regular file of at most `limit` bytes."""
     with store.disk_errors(path):
         if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for somebody to write to it
             raise UserError(f"{path}: is no regular file")
         if (size := path.stat().st_size) > limit:
             raise UserError(f"{path}: has {size:,} bytes, and {limit:,} is the limit")
-        with open(path, "rb") as file:
-            return file.read(limit)
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A whole file of somebody else's, of at most `limit` bytes; raises `UserError`."""
+    require_file(path, limit)
+    with store.disk_errors(path), open(path, "rb") as file:
+        return file.read(limit)
 
 
 def recipe_of_format(form: str, *, source: str = "") -> Recipe:

@@ -1,15 +1,21 @@
-"""One tensor in a file of `torch.save`, as other people's code leaves it: the one place where a pickle is read.
+"""Files of `torch.save`, as other people's code leaves them: the one place where a pickle is read.
 
 `torch.load(weights_only=True)` runs no code, but a file may still claim to be far more than it is. So its records, the
-names in its pickle and the sizes that it claims are looked at first, and nothing but a tensor is ever made.
+names in its pickle and the sizes that it claims are looked at first, and nothing but tensors in plain containers is
+ever made.
 """
 
 from __future__ import annotations
 
+import mmap
 import pickletools
+import re
 import zipfile
-from io import BytesIO
+from collections.abc import Mapping
+from io import BufferedReader, BytesIO
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +25,20 @@ from dd_core.errors import UserError
 from dd_core.exchange.formats import read_bytes
 from dd_core.store.headers import Refused
 
+
+class Bounds(NamedTuple):
+    """What a file of `torch.save` holds, in words, and how much of it is read at most before it is loaded."""
+
+    noun: str
+    records: int
+    pickle_bytes: int
+
+
 _FILE_BYTES = store.SET.file_bytes // 2  # so that images with their logits fit into the file of a set
-_RECORDS = 16  # torch.save writes seven for a tensor
-_PICKLE_BYTES = 4096  # and a pickle of some two hundred bytes
+_TENSOR = Bounds("a tensor", 16, 4096)  # torch.save writes seven records for it, and a pickle of some two hundred bytes
+_NETWORK = Bounds("a network's state_dict", 20_000, 16 << 20)
+# of the format that torch.save wrote before 1.6: five pickles (the first one is this number), then each tensor's values
+_OLD_MAGIC, _OLD_PICKLES = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", 5
 _KINDS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _NAMES = {
     "collections OrderedDict",
@@ -47,7 +64,7 @@ def read_tensor(path: Path, *dtypes: str, dims: int, advice: str = "") -> np.nda
     """
     data = read_bytes(path, _FILE_BYTES)
     try:
-        stored = _examined(data)
+        stored = _one_storage(data)
         # without values first: a shape is a claim, and a stride of zero makes a large tensor of a few bytes
         claimed = _loaded(data, "meta")
         dtype = str(claimed.dtype).removeprefix("torch.")
@@ -74,33 +91,60 @@ def _loaded(data: bytes, place: str) -> torch.Tensor:
     return content
 
 
-def _examined(data: bytes) -> int:
-    """The bytes of the one storage in the file, as far as can be told without loading it; raises `Refused`."""
-    if data[:2] != b"PK":
-        raise Refused("it is no zip archive, which torch.save writes since 1.6; load it in its place and save it again")
-    # each entry of the directory begins like this; four bytes of pixels are it by one chance in four billion
-    if data.count(b"PK\x01\x02") > 2 * _RECORDS:
-        raise Refused("it has more records than a tensor needs")
-    with zipfile.ZipFile(BytesIO(data)) as archive:
-        entries = archive.infolist()
-        records = {entry.filename.partition("/")[2]: entry for entry in entries}
-        if not len(records) == len(entries) <= _RECORDS:
-            raise Refused("it has more records than a tensor needs")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise Refused("its records are compressed, and those of torch.save are not")
-        if sum(entry.file_size for entry in entries) > len(data):
-            raise Refused("its records claim to be more than the file")
-        storages = [entry for name, entry in records.items() if name.startswith("data/")]
-        if "data.pkl" not in records or records["data.pkl"].file_size > _PICKLE_BYTES:
-            raise Refused("its pickle is missing, or longer than that of a tensor")
-        _check_names(archive.read(records["data.pkl"]))
+def load_network(file: BufferedReader, path: Path) -> Any:
+    """Whatever plain containers with tensors in them the open file at `path` holds, in its current format or its old.
+
+    The tensors of a current file lie in the file itself and not in memory. Raises `Refused`, or whatever torch raises.
+    """
+    if file.read(len(_OLD_MAGIC)) == _OLD_MAGIC:
+        file.seek(0)
+        pickles = BytesIO(file.read(_NETWORK.pickle_bytes))
+        for _ in range(_OLD_PICKLES):
+            _check_names(pickles, _NETWORK)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:2] != b"PK":
+            raise Refused("it is no file of torch.save")
+        _examined(file, data, _NETWORK)
+    # mapped, a storage is a piece of the file, and so none is larger than the file, whatever the pickle claims
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _one_storage(data: bytes) -> int:
+    """The bytes of the one tensor's values in a file, as far as can be told without loading it; raises `Refused`."""
+    records = _examined(BytesIO(data), data, _TENSOR)
+    storages = [entry for name, entry in records.items() if name.startswith("data/")]
     if len(storages) != 1:
         raise Refused(f"it holds {len(storages)} tensors")
     return storages[0].file_size
 
 
-def _check_names(pickled: bytes) -> None:
+def _examined(file: BytesIO | BufferedReader, data: bytes | mmap.mmap, bounds: Bounds) -> Mapping[str, zipfile.ZipInfo]:
+    """The records in a file by name, once they and the names in its pickle are harmless; raises `Refused`."""
+    noun, limit, pickle_bytes = bounds
+    if data[:2] != b"PK":
+        raise Refused("it is no zip archive, which torch.save writes since 1.6; load it in its place and save it again")
+    # each entry of the directory begins like this; four bytes of pixels are it by one chance in four billion
+    if sum(1 for _ in islice(re.finditer(b"PK\x01\x02", data), 2 * limit + 1)) > 2 * limit:
+        raise Refused(f"it has more records than {noun} needs")
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        records = {entry.filename.partition("/")[2]: entry for entry in entries}
+        if not len(records) == len(entries) <= limit:
+            raise Refused(f"it has more records than {noun} needs")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise Refused("its records are compressed, and those of torch.save are not")
+        if sum(entry.file_size for entry in entries) > len(data):
+            raise Refused("its records claim to be more than the file")
+        if "data.pkl" not in records or records["data.pkl"].file_size > pickle_bytes:
+            raise Refused(f"its pickle is missing, or longer than that of {noun}")
+        _check_names(BytesIO(archive.read(records["data.pkl"])), bounds)
+    return records
+
+
+def _check_names(pickled: BytesIO, bounds: Bounds) -> None:
     """Refuse a pickle that names anything but what a tensor is made with. Nothing in it is run."""
     for operation, argument, _ in pickletools.genops(pickled):
         if operation.name in ("STACK_GLOBAL", "INST") or (operation.name == "GLOBAL" and argument not in _NAMES):
-            raise Refused(f"its pickle names {str(argument or 'what it makes up')[:60]!r}, and a tensor needs no such")
+            name = str(argument or "what it makes up")[:60]
+            raise Refused(f"its pickle names {name!r}, and {bounds.noun} needs no such")

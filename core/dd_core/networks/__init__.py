@@ -9,6 +9,7 @@ from dd_core.lazy import names_of
 if TYPE_CHECKING:
     from dd_core.networks.models import FeatureNetwork, build, embed, for_source, initialise_xavier
     from dd_core.networks.norms import batch_norms, mixes_images, norm_inputs, require_batch_norms
+    from dd_core.networks.weights import load_into
 
 __all__ = [
     "FeatureNetwork",
@@ -17,6 +18,7 @@ __all__ = [
     "embed",
     "for_source",
     "initialise_xavier",
+    "load_into",
     "mixes_images",
     "norm_inputs",
     "require_batch_norms",
@@ -30,6 +32,7 @@ __getattr__ = names_of(
         "embed": "models",
         "for_source": "models",
         "initialise_xavier": "models",
+        "load_into": "weights",
         "mixes_images": "norms",
         "norm_inputs": "norms",
         "require_batch_norms": "norms",

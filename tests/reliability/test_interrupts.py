@@ -85,7 +85,7 @@ def test_a_signal_outside_the_loop_is_answered_in_one_line(server: Server, tmp_p
     assert server.run(command, made, tmp_path / "cache", tmp_path / "made", tmp_path / "said") == 0
     words = ["evaluate", str(out), "--nets", "1000", "--json"]
     process = server.start(command, words, tmp_path / "cache", stdout, stderr)
-    wait_for(lambda: stderr.exists() and "training 1000" in stderr.read_text(), process)
+    wait_for(lambda: stderr.exists() and "random real images\n" in stderr.read_text(), process)
     assert process.pid is not None
     os.kill(process.pid, number)
     assert ended(process) == CODES[signal.Signals(number)]

@@ -132,7 +132,7 @@ class RecoveryBatch:
         self.snapshots: list[Tensor] = []  # (B, C, H, W) uint8 each
 
     def step(self) -> None:
-        """One iteration; raises `Diverged` before a non-finite update."""
+        """One iteration; raises `Diverged` where a recorded loss, every `log_every` iterations, is not finite."""
         settings = self.settings
         if len(self.snapshots) < settings.snapshots * (self.done + 1) / settings.iterations:
             self.snapshots.append(self.quantised())

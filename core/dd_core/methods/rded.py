@@ -12,12 +12,11 @@ from pydantic import Field
 
 from dd_core import selection, training
 from dd_core.artefacts import ArtefactSpec
-from dd_core.augment.view_config import Views
 from dd_core.distilled import Size
 from dd_core.distiller import Context, FinishedDistiller, MethodConfig
 from dd_core.recipe import Recipe
 from dd_core.training.mosaic_config import MosaicConfig
-from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.teacher_config import TAUGHT, TeacherConfig
 
 if TYPE_CHECKING:
     from dd_core.images import Source
@@ -34,16 +33,7 @@ class RDEDConfig(MethodConfig):
     teacher: TeacherConfig = Field(default=TeacherConfig(), description="how the teacher is trained")
     mosaic: MosaicConfig = Field(default=MosaicConfig(), description="how crops are drawn and put together")
     recipe: Recipe = Field(
-        default=Recipe(
-            network="torchvision:resnet18",
-            optimiser="adamw",
-            learning_rate=1e-3,
-            weight_decay=0.01,
-            decayed="matrices",
-            schedule="cosine",
-            batch_size=128,
-            views=Views(mix="cutmix"),
-        ),
+        default=TAUGHT,
         description="how networks train on the set; protocol sre2l-fkd has the teacher label what they see",
     )
 

@@ -9,6 +9,19 @@ from pydantic import Field, field_validator, model_validator
 from dd_core.augment.view_config import Views
 from dd_core.config import Config, checked
 from dd_core.networks.names import family
+from dd_core.recipe import Recipe
+
+# how networks train on a set that a teacher made; protocols have the teacher label what they see
+TAUGHT = Recipe(
+    network="torchvision:resnet18",
+    optimiser="adamw",
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    decayed="matrices",
+    schedule="cosine",
+    batch_size=128,
+    views=Views(mix="cutmix"),
+)
 
 
 class TeacherConfig(Config):

@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dd_core.artefacts import ArtefactSpec
-from dd_core.augment.view_config import Views
 from dd_core.config import Config
 from dd_core.distilled import Size
 from dd_core.distiller import Context, FinishedDistiller, MethodConfig
 from dd_core.methods import sre2l
 from dd_core.recipe import DISTRIBUTIONS, Beta, Recipe
 from dd_core.training.mosaic_config import MosaicConfig
-from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.teacher_config import TAUGHT, TeacherConfig
 
 if TYPE_CHECKING:
     from dd_core.images import Source
@@ -106,16 +105,7 @@ class SRe2LConfig(MethodConfig):
         default=MosaicConfig(), description="how the mosaics are made that recover.initial 'mosaics' starts from"
     )
     recipe: Recipe = Field(
-        default=Recipe(
-            network="torchvision:resnet18",
-            optimiser="adamw",
-            learning_rate=1e-3,
-            weight_decay=0.01,
-            decayed="matrices",
-            schedule="cosine",
-            batch_size=128,
-            views=Views(mix="cutmix"),
-        ),
+        default=TAUGHT,
         description="how networks train on the set; protocol sre2l-fkd has the teacher label what they see",
     )
 

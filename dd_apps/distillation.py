@@ -11,7 +11,7 @@ from dd_apps.data import DataScenario, images_a_class, to_pretrain_on
 from dd_apps.report.scores import figures, score_table
 from dd_apps.scoring import SCORES, Scored, Scoring, Start, check_names, score
 from dd_apps.task import Outcome
-from dd_core import runner
+from dd_core import exchange, runner
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
 from dd_core.evaluation import protocols
@@ -74,7 +74,7 @@ def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[D
     data = scenario.real_images
     train = data.load("train", workers=workers, say=say)
     other = to_pretrain_on(scenario.pretrain_on, train, skip_corrupt=scenario.skip_corrupt, workers=workers, say=say)
-    config = decode_method(scenario.method)
+    config = exchange.with_weights_kept(decode_method(scenario.method))
     size = Size(ipc=scenario.ipc, images=scenario.images)
     ds = runner.distill(config, train, size, seed=scenario.seed, out=out, options=options, pretrain_on=other)
     if not protocols.load(scenario.protocol).trains_networks or scenario.start in DISTRIBUTIONS:

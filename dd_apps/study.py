@@ -19,7 +19,7 @@ from dd_apps.data import Data, DataScenario, images_a_class
 from dd_apps.report.scores import figures, study_plot, study_table
 from dd_apps.scoring import SCORES, Scoring, check_names, score
 from dd_apps.task import Outcome
-from dd_core import runner
+from dd_core import exchange, runner
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
 from dd_core.methods import decode_method
@@ -132,7 +132,7 @@ def run(scenario: StudyScenario, *, folder: Path, options: RunOptions) -> list[C
     if max(counts) > len(train.classes):
         raise UserError(f"classes: {max(counts)} are asked for, and {train.name} has {len(train.classes)}")
     config, scoring = (
-        decode_method(scenario.method),
+        exchange.with_weights_kept(decode_method(scenario.method)),
         Scoring(scenario.protocol, (scenario.network,) if scenario.network else (), scenario.nets, scenario.seed),
     )
     cells: list[Cell] = []

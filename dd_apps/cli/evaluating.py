@@ -13,7 +13,7 @@ from dd_apps.data import data_of, to_pretrain_on
 from dd_apps.report.scores import figures, machine, score_table
 from dd_apps.scenario import assign
 from dd_apps.scoring import SCORES, Scored, Scoring, check_names, score
-from dd_core import artefacts, store
+from dd_core import artefacts, exchange, store
 from dd_core.config import decode
 from dd_core.training.teacher_config import TeacherConfig
 
@@ -126,7 +126,7 @@ def teacher_of(settings: list[str]) -> TeacherConfig | None:
     table: dict[str, Any] = {}
     for setting in settings:
         assign(table, setting)
-    return decode(TeacherConfig, table, where="--teacher") if table else None
+    return exchange.with_weights_kept(decode(TeacherConfig, table, where="--teacher")) if table else None
 
 
 def _fields(scored: Scored) -> dict[str, Any]:

@@ -65,10 +65,11 @@ def distill(
         fresh=fresh,
     )
     begun = time.monotonic()
-    from dd_core import runner
+    from dd_core import exchange, runner
     from dd_core.runner import folder as checkpoints
 
     checkpoints.check_out(out)
+    config = exchange.with_weights_kept(config)
     say = run_options.reporter.message
     source = Data(data, image_size, skip_corrupt).load("train", workers=workers, say=say)
     other = to_pretrain_on(pretrain_on, source, skip_corrupt=skip_corrupt, workers=workers, say=say)

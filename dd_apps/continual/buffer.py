@@ -37,6 +37,7 @@ from dd_apps.continual.labels import batched_with
 from dd_core.distilled import Provenance, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
+from dd_core.exchange import with_weights_kept
 from dd_core.images import LabelledImages
 from dd_core.recipe import DISTRIBUTIONS
 from dd_core.runner import RunOptions, distill
@@ -103,7 +104,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         if fill is not None and fill < 1:
             raise UserError(f"fill must be at least 1, not {fill}")
         self.images_per_class, self.seed, self.fill, self.data = images_per_class, seed, fill, data
-        self.config = memory_config({"name": method} if isinstance(method, str) else method)
+        self.config = with_weights_kept(memory_config({"name": method} if isinstance(method, str) else method))
         self.folder = None if folder is None else Path(folder)
         self.device = device
         self.provenances: list[Provenance] = []

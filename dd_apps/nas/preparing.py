@@ -9,7 +9,7 @@ from pathlib import Path
 from dd_apps.nas.config import NasScenario
 from dd_apps.nas.kit import Kit, files_of
 from dd_apps.nas.proxies.config import ProxyConfig, sets_of
-from dd_core import runner
+from dd_core import exchange, runner
 from dd_core.distilled import DistilledSet, Size
 from dd_core.methods import decode_method
 from dd_core.runner import RunOptions
@@ -63,7 +63,7 @@ def prepared(scenario: NasScenario, proxies: Sequence[ProxyConfig], *, folder: P
     for name, config in scenario.sets.items():
         options.reporter.message(f"set {name}: {config.method['name']}, {config.ipc} a class")
         train, size = kit.tools().images.train, Size(ipc=config.ipc)
-        method = decode_method(config.method)
+        method = exchange.with_weights_kept(decode_method(config.method))
         made[name] = runner.distill(method, train, size, seed=config.seed, out=files[name], options=options)
     resolved = tuple(_with_files(config, files) for config in proxies)
     return Prepared(replace(kit, proxies=resolved), made)

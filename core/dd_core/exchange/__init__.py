@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dd_core.exchange.mtt_files import IMAGES, LABELS, RATE, SIDECAR, MttFiles, export_mtt, import_mtt
     from dd_core.exchange.pictures import export_png
     from dd_core.exchange.table import EXPORTS
-    from dd_core.exchange.weights import read_weights
+    from dd_core.exchange.weights import keep_weights, read_weights, with_weights_kept
 
 __all__ = [
     "EXPORTS",
@@ -31,9 +31,11 @@ __all__ = [
     "import_challenge",
     "import_mtt",
     "import_sre2l",
+    "keep_weights",
     "pixels_like",
     "read_bytes",
     "read_weights",
+    "with_weights_kept",
     "write_files",
 ]
 __getattr__ = names_of(
@@ -54,9 +56,11 @@ __getattr__ = names_of(
         "import_challenge": "challenge",
         "import_mtt": "mtt_files",
         "import_sre2l": "class_folders",
+        "keep_weights": "weights",
         "pixels_like": "formats",
         "read_bytes": "formats",
         "read_weights": "weights",
+        "with_weights_kept": "weights",
         "write_files": "formats",
     },
 )

@@ -6,19 +6,22 @@ import struct
 from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from dd_core import store
+from dd_core import store, training
+from dd_core.config import Config
 from dd_core.errors import UserError
 from dd_core.exchange.formats import require_file
 from dd_core.exchange.torch_tensors import load_network
 from dd_core.store.headers import Refused
 from dd_core.system import surroundings
+from dd_core.training.teacher_config import WEIGHT_FILES, TeacherConfig
 
+C = TypeVar("C", bound=Config)
 FILE_BYTES = 4 << 30  # of the largest file that is read unless the caller allows more
 _HEADER_BYTES = 4 << 20  # of a safetensors file: some hundred bytes a tensor
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training code keeps weights under, beside other things
@@ -33,7 +36,7 @@ def read_weights(path: Path, *, limit: int = FILE_BYTES) -> dict[str, Tensor]:
     their names may begin with `module.` or `_orig_mod.`. No code in the file is run. Raises `UserError` in one line for
     another file, a damaged or hostile one, and for a value that is not finite.
     """
-    if path.suffix.lower() not in (".safetensors", ".pth", ".pt"):
+    if path.suffix.lower() not in WEIGHT_FILES:
         raise UserError(f"{path}: weights are read from files called .safetensors, .pth or .pt")
     require_file(path, limit)
     read = _read_safetensors if path.suffix.lower() == ".safetensors" else _read_torch
@@ -44,6 +47,26 @@ def read_weights(path: Path, *, limit: int = FILE_BYTES) -> dict[str, Tensor]:
             raise UserError(f"{path}: no weights that can be used: {reason}") from None
         except Exception as error:  # of a damaged file safetensors, zipfile, pickletools and torch raise anything
             raise UserError(f"{path}: damaged, or no {path.suffix} file ({type(error).__name__})") from None
+
+
+def keep_weights(path: Path, *, limit: int = FILE_BYTES) -> str:
+    """Keep the weights in a file in the cache; returns their name, `TeacherConfig(weights="sha256:...")`.
+
+    The name is that of the weights: the same ones in another file, or in another kind of file, have it too. Raises what
+    `read_weights` raises.
+    """
+    return training.keep_weights(read_weights(path, limit=limit))
+
+
+def with_weights_kept(config: C) -> C:
+    """The config of a teacher, or of a method that has one, with the weights kept where it names a file of them."""
+    if isinstance(config, TeacherConfig):
+        file = config.weights_file
+        return config if file is None else config.model_copy(update={"weights": keep_weights(Path(file))})
+    teacher = getattr(config, "teacher", None)
+    if not isinstance(teacher, TeacherConfig):
+        return config
+    return config.model_copy(update={"teacher": with_weights_kept(teacher)})
 
 
 def _read_safetensors(file: BufferedReader, path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dd_core.training.bank import opened_bank
     from dd_core.training.fitting import fit, train
     from dd_core.training.initial import for_network, initialised, load_weights, require_pure, require_startable
+    from dd_core.training.kept_weights import keep_weights
     from dd_core.training.lessons import (
         Lessons,
         RealLessons,
@@ -41,6 +42,7 @@ _HOME = {
     "form_in": "teachers",
     "for_network": "initial",
     "initialised": "initial",
+    "keep_weights": "kept_weights",
     "lessons_of": "lessons",
     "load_weights": "initial",
     "mosaics_in": "mosaics",
@@ -68,6 +70,7 @@ __all__ = [
     "for_network",
     "form_in",
     "initialised",
+    "keep_weights",
     "lessons_of",
     "load_weights",
     "mosaics_in",

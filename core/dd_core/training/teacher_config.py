@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +11,9 @@ from dd_core.augment.view_config import Views
 from dd_core.config import Config, checked
 from dd_core.networks.names import family
 from dd_core.recipe import Recipe
+
+FRESH, PUBLISHED, KEPT = "fresh", "published", "sha256:"
+WEIGHT_FILES = (".safetensors", ".pth", ".pt")
 
 # how networks train on a set that a teacher made; protocols have the teacher label what they see
 TAUGHT = Recipe(
@@ -30,13 +34,14 @@ class TeacherConfig(Config):
     network: str | None = Field(
         default=None, description="network of the teacher; `list networks`; none: the network of the recipe"
     )
-    weights: Literal["fresh", "published"] = Field(
-        default="fresh",
-        exclude_if=lambda weights: weights == "fresh",
-        description="weights that training begins with: fresh ones, or those that timm or torchvision publishes",
+    weights: str = Field(
+        default=FRESH,
+        exclude_if=lambda weights: weights == FRESH,
+        description="weights that training begins with: fresh, published (those of timm or torchvision), or a "
+        ".safetensors, .pth or .pt file",
     )
     epochs: int = Field(
-        default=50, ge=0, description="passes over the real images (SRe2L: 50 to 200); 0: published weights as they are"
+        default=50, ge=0, description="passes over the real images (SRe2L: 50 to 200); 0: the weights as they are"
     )
     learning_rate: float = Field(default=0.1, gt=0, description="highest learning rate of SGD")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
@@ -56,9 +61,22 @@ class TeacherConfig(Config):
 
     @model_validator(mode="after")
     def _is_trained_somehow(self) -> TeacherConfig:
-        if self.weights == "fresh" and self.epochs == 0:
+        if self.weights == FRESH and self.epochs == 0:
             raise ValueError("epochs: a teacher with fresh weights that is not trained knows nothing")
         return self
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file that the weights are in, if they are in one."""
+        return self.weights if self.weights.lower().endswith(WEIGHT_FILES) else None
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_somewhere(cls, weights: str) -> str:
+        kept = re.fullmatch(f"{KEPT}[0-9a-f]{{64}}", weights)
+        if weights not in (FRESH, PUBLISHED) and not kept and not weights.lower().endswith(WEIGHT_FILES):
+            raise ValueError(f"{weights[:60]!r} is none of {FRESH}, {PUBLISHED}, and a {', '.join(WEIGHT_FILES)} file")
+        return weights
 
     @field_validator("network")
     @classmethod

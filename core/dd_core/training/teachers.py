@@ -23,11 +23,12 @@ from dd_core.recipe import Labelling, Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.training.initial import load_weights
+from dd_core.training.kept_weights import KeptWeightsSpec, load_kept
 from dd_core.training.lessons import RealLessons
 from dd_core.training.loop import Loop
 from dd_core.training.predicting import accuracy
 from dd_core.training.settings import Settings
-from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.teacher_config import KEPT, PUBLISHED, TeacherConfig
 from dd_core.training.viewing import AskedTeacher, viewed
 
 SAVE_SECONDS = 30.0  # between two records of a teacher under way, at least
@@ -48,8 +49,13 @@ class TeacherSpec(ArtefactSpec):
 
     @staticmethod
     def of(source: Source, teacher: TeacherConfig) -> TeacherSpec:
-        """The teacher of a source; `teacher` names its network."""
+        """The teacher of a source; `teacher` names its network. Raises `UserError` for weights that are in a file."""
         assert teacher.network is not None
+        if teacher.weights_file is not None:
+            raise UserError(
+                f"teacher.weights: {teacher.weights_file} has a name only once it is kept; "
+                "exchange.keep_weights(FILE) keeps it, and returns its name"
+            )
         return TeacherSpec(
             source=source.fingerprint(),
             source_name=source.name,
@@ -68,6 +74,11 @@ class TeacherSpec(ArtefactSpec):
         """The real images."""
         return {self.source: self.source_name}
 
+    def needs(self) -> dict[str, ArtefactSpec]:
+        """The weights that training begins with, where somebody gave them."""
+        kept = self.teacher.weights.removeprefix(KEPT)
+        return {} if kept == self.teacher.weights else {"weights": KeptWeightsSpec(sha256=kept)}
+
     def cost(self, resources: Any, parts: int) -> str:
         """How much training it is."""
         del parts
@@ -83,7 +94,7 @@ class TeacherSpec(ArtefactSpec):
         """Train it, with its state kept every half minute; raises `Diverged`."""
         del index
         source, device = resources.sources[self.source], devices.resolve(resources.device)
-        model = self.fresh()
+        model = self.fresh(resources.artefacts.get("weights"))
         form = form_of(source, self.teacher, model)
         loss = self._train(model, source, form, device=device, progress=progress) if self.teacher.epochs else None
         facts = {"loss": loss, "accuracy": accuracy(model, source, form, device=device)}
@@ -106,8 +117,11 @@ class TeacherSpec(ArtefactSpec):
                 saved = time.monotonic()
         return loop.mean_loss
 
-    def fresh(self) -> nn.Module:
-        """The network before its first epoch; raises `UserError` for published weights that cannot be had."""
+    def fresh(self, kept: Artefact | None = None) -> nn.Module:
+        """The network before its first epoch, with the weights that were `kept`, if any.
+
+        Raises `UserError` for published weights that cannot be had, and for kept ones of another network.
+        """
         channels, height, width = self.image_shape
         model = networks.build(
             self.network,
@@ -115,9 +129,11 @@ class TeacherSpec(ArtefactSpec):
             classes=self.classes,
             image_size=(height, width),
             seed=Streams(self.teacher.seed).child("teacher").seed,
-            pretrained=self.teacher.weights == "published",
+            pretrained=self.teacher.weights == PUBLISHED,
         )
-        if self.teacher.epochs == 0 and (published := _published_classes(model)) not in (None, self.classes):
+        if kept is not None:
+            load_kept(model, kept)
+        elif self.teacher.epochs == 0 and (published := _published_classes(model)) not in (None, self.classes):
             raise UserError(
                 f"teacher.epochs: the published weights of '{self.network}' are for {published} classes, and there are "
                 f"{self.classes} here; train it for some epochs"
@@ -155,7 +171,7 @@ def teacher_for(recipe: Recipe, teacher: TeacherConfig) -> TeacherConfig:
 
 def form_of(source: Source, teacher: TeacherConfig, network: nn.Module) -> InputForm:
     """How a teacher, and a set that is made with it, see the images of a source."""
-    if teacher.weights == "published":
+    if teacher.weights == PUBLISHED:
         config: Mapping[str, Any] = getattr(network, "pretrained_cfg", {})  # of timm; torchvision's have ImageNet's
         mean, std = config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1])
         return InputForm(tuple(mean), tuple(std))

@@ -16,6 +16,7 @@ from dd_core.distilled import Size
 from dd_core.distiller import Context
 from dd_core.images import PIXEL_BYTES, InputForm, channel_stats, pixel_batch
 from dd_core.methods import method
+from dd_core.methods.sre2l.recovery import RecoveryBatch
 from dd_core.methods.trajectory_matching import opinions as matching
 from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions, distill
@@ -134,11 +135,18 @@ def test_what_is_short_is_said_with_the_setting_that_helps(monkeypatch: pytest.M
     )
 
 
+def sre2l(*, teacher_batch: int, batch: int) -> dict:
+    teacher = {"network": "convnet-1-w8-batchnorm", "epochs": 1, "batch_size": teacher_batch}
+    return {"teacher": teacher, "recover": {"iterations": 1, "batch_size": batch}}
+
+
 METHODS = [
     ("dm", {"steps": 1, "recipe": {"network": "convnet-1-w8-batchnorm"}}, "batch_real"),
     ("dm", {"steps": 1, "batch_bytes": 2000, "recipe": {"network": "convnet-1-w8"}}, "batch_bytes"),
     ("dataset-distillation", {"steps": 1, "epochs": 2, "recipe": {"network": "convnet-1-w8"}}, "batch_bytes"),
     ("optimized", {"steps": 1, "networks": 1, "recipe": {"network": "convnet-1-w8", "epochs": 1}}, "network"),
+    ("sre2l", sre2l(teacher_batch=2, batch=50), "recover.batch_size"),
+    ("sre2l", sre2l(teacher_batch=12, batch=1), "teacher.batch_size"),
     ("k-means", {}, "number of images in the largest class"),
     ("herding", {}, "number of images in the largest class"),
     (
@@ -251,3 +259,16 @@ def test_the_estimate_of_dataset_distillation_covers_its_step(gradient: str):
     distiller = config.build(Context(source, size, Streams(0), CPU))
     measured = footprint.peak_bytes(lambda: distiller.step(0))
     assert 0.8 < config.footprint(source, size, CPU).bytes / measured < 2.5
+
+
+@pytest.mark.parametrize("images", [4, 16])
+def test_the_estimate_of_sre2l_covers_an_iteration(images: int):
+    config, source = method("sre2l", **sre2l(teacher_batch=1, batch=images)), blobs(side=16, classes=2, per_class=40)
+    network, form = networks.for_source("convnet-1-w8-batchnorm", source, seed=0), InputForm.of(source)
+    first, labels = form(source.images[:images]), torch.zeros(images, dtype=torch.int64)
+
+    def iteration() -> None:
+        RecoveryBatch(network, first, labels, form, config.recover, streams=Streams(0), device=CPU).step()
+
+    measured = footprint.peak_bytes(iteration)
+    assert 0.9 < config.footprint(source, Size(ipc=20), CPU).bytes / measured < 1.3

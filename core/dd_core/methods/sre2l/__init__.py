@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
-    from dd_core.methods.sre2l.planning import check_source, recovered_set, recovery_spec, way_of
+    from dd_core.methods.sre2l.planning import check_source, footprint, recovered_set, recovery_spec, way_of
 
-__all__ = ["check_source", "recovered_set", "recovery_spec", "way_of"]
+__all__ = ["check_source", "footprint", "recovered_set", "recovery_spec", "way_of"]
 __getattr__ = names_of(
     __name__,
-    {"check_source": "planning", "recovered_set": "planning", "recovery_spec": "planning", "way_of": "planning"},
+    dict.fromkeys(__all__, "planning"),
 )

@@ -29,7 +29,10 @@ from dd_core.training.mosaic_config import MosaicConfig
 from dd_core.training.teacher_config import TAUGHT, TeacherConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from dd_core.images import Source
+    from dd_core.system.budget import Footprint
 
 TEACHER, MOSAICS, RECOVERY = "teacher", "mosaics", "recovery"  # roles among the artefacts
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -123,6 +126,10 @@ class SRe2LConfig(MethodConfig):
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` for a teacher without batch norms, and where a class has too few images to start from."""
         sre2l.check_source(self, source, size)
+
+    def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
+        """The teacher's step of training, or an iteration on a batch of images."""
+        return sre2l.footprint(self, source, size, device)
 
     def build(self, context: Context) -> FinishedDistiller:
         """The recovered images as a set."""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
+from torch import Tensor
 
 from dd_core import artefacts, networks, selection, training
 from dd_core.config import decode
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.distiller import Context
 from dd_core.errors import UserError
-from dd_core.images import Source, require_labels
+from dd_core.images import InputForm, Source, require_labels
 from dd_core.methods.sre2l.config import RECOVERY, TEACHER, SRe2LConfig
-from dd_core.methods.sre2l.recovery import RecoverySpec, recovered, snapshots
+from dd_core.methods.sre2l.recovery import RecoveryBatch, RecoverySpec, recovered, snapshots
+from dd_core.recipe import Recipe
+from dd_core.streams import Streams
+from dd_core.system.budget import Footprint
+from dd_core.system.footprint import bytes_an_image
+from dd_core.training.estimates import training_bytes
 from dd_core.training.mosaics import MosaicSpec
 from dd_core.training.teachers import TeacherSpec, form_in, teacher_for
 
@@ -39,6 +46,26 @@ def check_source(config: SRe2LConfig, source: Source, size: Size) -> None:
         selection.members_of(source, _counts(source, size))
     if config.recover.initial == "mosaics":
         training.check_mosaics(config.mosaic, source, _counts(source, size))
+
+
+def footprint(config: SRe2LConfig, source: Source, size: Size, device: torch.device) -> Footprint:
+    """The teacher's step of training, or an iteration on a batch of images."""
+    shape, classes, teacher = source.image_shape, len(source.classes), teacher_for(config.recipe, config.teacher)
+    name = str(teacher.network)
+    recipe = Recipe(network=name, batch_size=teacher.batch_size)
+    training = training_bytes(recipe, shape, classes, len(source), device) if teacher.epochs else 0
+    network = networks.for_source(name, source, seed=0)
+    form = InputForm((0.5,) * shape[0], (0.5,) * shape[0])
+
+    def iteration(pixels: Tensor) -> None:
+        labels = torch.zeros(len(pixels), dtype=torch.int64)
+        batch = RecoveryBatch(network, form(pixels), labels, form, config.recover, streams=Streams(0), device=device)
+        batch.step()
+
+    images = min(config.recover.batch_size, sum(_counts(source, size)))
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    recovery = images * bytes_an_image(iteration, shape, device) + weights
+    return Footprint(max(training, recovery), (f"{'teacher' if training > recovery else 'recover'}.batch_size",))
 
 
 def recovered_set(config: SRe2LConfig, context: Context) -> DistilledSet:

@@ -40,6 +40,7 @@ class Data:
     name: str
     image_size: int | None = None
     skip_corrupt: bool = False
+    labelled: bool = True
     _told: set[str] = field(default_factory=set, init=False, compare=False, repr=False)
 
     def load(self, split: str, *, workers: Workers | None = None, say: Callable[[str], None] | None = None) -> Source:
@@ -53,6 +54,7 @@ class Data:
             split=split,
             image_size=self.image_size,
             skip_corrupt=self.skip_corrupt,
+            labelled=self.labelled,
             workers=workers,
             progress=heard,
         )

@@ -59,6 +59,10 @@ class Source(Protocol):
         """A source of the images at `indices`, with the same classes."""
         ...
 
+    def without_labels(self) -> Source:
+        """The same images, without labels and classes."""
+        ...
+
     def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:
         """(height, width) of the images `rows` before they are brought to `image_shape`, which `views` are cut from."""
         ...
@@ -89,7 +93,7 @@ class CountsChannels(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images in memory. images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: their names.
+    """Images in memory. images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: their names, if any.
 
     origin: where they come from, for messages only; see `called`. Raises `UserError` where the parts do not fit
     together.
@@ -186,9 +190,13 @@ class LabelledImages:
             shown[index] = resized_crop(self.images[row].numpy(), box, flip=flip, size=size)
         return torch.from_numpy(shown)
 
+    def without_labels(self) -> LabelledImages:
+        """The same images, without labels and classes."""
+        return LabelledImages(self.images, None, (), self.name, origin=self.origin)
+
     @surroundings.own()
     def split(self, fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
-        """(rest, held out): `fraction` of each class is held out, drawn by `seed`."""
+        """(rest, held out): see `split_indices`."""
         rest, validation = split_indices(self, fraction, seed)
         return self.subset(rest), self.subset(validation)
 
@@ -269,17 +277,18 @@ def indices_by_class(source: Source) -> list[Int64[Tensor, " n"]]:
 
 
 def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Tensor, " rest"], Int64[Tensor, " held"]]:
-    """(rest, held out), both sorted: `fraction` of each class, at least one image on either side.
+    """(rest, held out), both sorted: `fraction` of each class, or of images without labels, drawn by `seed`.
 
-    Raises `UserError` for a fraction outside (0, 1) and for a class of one image.
+    At least one image is on either side. Raises `UserError` for a fraction outside (0, 1) and for a class of one image.
     """
     if not 0 < fraction < 1:
         raise UserError(f"a split needs a fraction between 0 and 1, not {fraction}")
     validation: list[Tensor] = []
     rest: list[Tensor] = []
-    for index, members in enumerate(indices_by_class(source)):
+    for index, members in enumerate([torch.arange(len(source))] if source.labels is None else indices_by_class(source)):
         if len(members) < 2:
-            raise UserError(f"{called(source)}: class '{source.classes[index]}' has one image and cannot be split")
+            kind = "" if source.labels is None else f"class '{source.classes[index]}' "
+            raise UserError(f"{called(source)}: {kind}has one image and cannot be split")
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         order = torch.randperm(len(members), generator=generator(seed, "split", index))
         validation.append(members[order[:count]])

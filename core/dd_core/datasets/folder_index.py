@@ -66,28 +66,37 @@ class Surveyor:
     skip_corrupt: bool
     workers: Workers
     say: Say
+    labelled: bool = True
 
     def survey(self, folder: Path) -> Survey:
-        """Every image in the class folders of `folder`, from the index where nothing changed.
+        """Every image in the class folders of `folder`, or anywhere below it, from the index where nothing changed.
 
         Raises `UserError` for a class without images and, unless they are skipped, for an unreadable one.
         """
         with store.disk_errors(folder):
-            labels = subfolders(folder)
-            listed = {name: stat for label in labels for name, stat in _class_files(folder, label)}
-            loose = sum(is_image(name, folder) for name in visible_files(folder))
+            labels = subfolders(folder) if self.labelled else []
+            listed = dict(_class_files(folder, labels) if self.labelled else _files(folder, ""))
+            loose = sum(is_image(name, folder) for name in visible_files(folder)) if self.labelled else 0
         stats = {name: stat for name, stat in listed.items() if stat is not None}
         others = [name for name in listed if name not in stats]
-        _require_every_class(folder, labels, stats, "no images")
+        self._require(folder, labels, stats, "no images")
         index = _Index(folder)
         facts = {name: known for name, stat in stats.items() if (known := index.look_up(name, stat))}
         problems = self._examine_rest(folder, stats, facts, index)
         if problems:
             self._report(folder, problems)
-            _require_every_class(folder, labels, facts, "no readable images")
+            self._require(folder, labels, facts, "no readable images")
         files = {ImageFile(name, facts[name][0]): facts[name][1] for name in stats if name in facts}
         place = "" if folder == self.path else f" in {printable(folder.name)}"
         return Survey(folder, files, tuple(_not_read(others, loose, place)))
+
+    def _require(self, folder: Path, labels: list[str], names: Mapping[str, Any], what: str) -> None:
+        """Raise `UserError` where a class, or an unlabelled folder, has none of the `names`."""
+        full = {name.partition("/")[0] for name in names}
+        empty = [label for label in labels if label not in full]
+        if empty or not names:
+            where = few(empty) if empty else "it"
+            raise UserError(f"folder:{folder}: {what} in {where}; files that are read: {', '.join(SUFFIXES)}")
 
     def _examine_rest(
         self, folder: Path, stats: Mapping[str, _Stat], facts: dict[str, _Facts], index: _Index
@@ -139,15 +148,13 @@ def _not_read(others: Sequence[str], loose: int, place: str) -> Iterator[str]:
         yield f"left out {loose:,} {noun} beside the class folders{place}: in no class"
 
 
-def _require_every_class(folder: Path, labels: list[str], names: Mapping[str, Any], what: str) -> None:
-    full = {name.partition("/")[0] for name in names}
-    empty = [label for label in labels if label not in full]
-    if empty:
-        raise UserError(f"folder:{folder}: {what} in {few(empty)}; files that are read: {', '.join(SUFFIXES)}")
+def _class_files(folder: Path, labels: Sequence[str]) -> list[tuple[str, _Stat | None]]:
+    """The files of each class, sorted, one class after the other."""
+    return [entry for label in labels for entry in _files(folder / label, f"{label}/")]
 
 
-def _class_files(folder: Path, label: str) -> list[tuple[str, _Stat | None]]:
-    return sorted(_walk(folder / label, f"{label}/", ()), key=lambda entry: entry[0])
+def _files(folder: Path, prefix: str) -> list[tuple[str, _Stat | None]]:
+    return sorted(_walk(folder, prefix, ()), key=lambda entry: entry[0])
 
 
 def _walk(folder: Path, prefix: str, above: tuple[_Stat, ...]) -> Iterator[tuple[str, _Stat | None]]:

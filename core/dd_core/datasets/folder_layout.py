@@ -28,7 +28,7 @@ _SEPARATORS = re.compile(r"[\W_]+")
 class Layout(NamedTuple):
     """Where the class folders are, the sorted class names, and what a user should be told in a line each.
 
-    test: None where no folder is the test split.
+    classes: none where images are read without labels. test: None where no folder is the test split.
     """
 
     train: Path
@@ -39,8 +39,7 @@ class Layout(NamedTuple):
 
 def find(path: Path) -> Layout:
     """The layout of a folder; raises `UserError` for one without class folders, or that can be read in two ways."""
-    if not path.is_dir():
-        raise UserError(f"folder:{path}: {'not a folder' if path.exists() else 'there is no such folder'}")
+    _require_folder(path)
     with store.disk_errors(path):
         names = subfolders(path)
         splits = [name for name in names if role(name) and _holds_classes(path / name)]
@@ -50,10 +49,41 @@ def find(path: Path) -> Layout:
         return _of_splits(path, names, splits, train)
 
 
+def find_unlabelled(path: Path) -> Layout:
+    """The layout of a folder whose folders are no classes: a training and a test folder, or all that is in `path`.
+
+    Raises `UserError` for a folder that can be read in two ways.
+    """
+    _require_folder(path)
+    with store.disk_errors(path):
+        names = subfolders(path)
+        splits = [name for name in names if role(name)]
+        train = _only(path, splits, "train")
+        if train is None:
+            if {"test", "val"} & {role(name) for name in splits}:
+                raise UserError(
+                    f"folder:{path} has {few(splits)}, but no training folder; put the training images into a folder "
+                    "called train"
+                )
+            return Layout(path, None, (), ())
+        test = _only(path, splits, "test") or _only(path, splits, "val")
+        unused = [name for name in names if name not in (train, test)]
+        loose = [few(unused)] if unused else []
+        if has_images(path):
+            loose.append("the images beside them")
+        remarks = (f"'{printable(train)}' is read for training; not read: {' and '.join(loose)}",) if loose else ()
+        return Layout(path / train, None if test is None else path / test, (), remarks)
+
+
 def role(name: str) -> str | None:
     """ "train", "test" or "val" for a folder that is called so, else None."""
     match = _ROLES.fullmatch(_SEPARATORS.sub("", name.casefold()))
     return match.lastgroup if match else None
+
+
+def _require_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise UserError(f"folder:{path}: {'not a folder' if path.exists() else 'there is no such folder'}")
 
 
 def _holds_classes(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
     PATH/cat/1.png  PATH/dog/x/2.jpg                     a fifth of each class is the test split
     PATH/train/cat/1.png  PATH/test/cat/2.png            test/, or val/ where there is no test/: see `folder_layout`
+    PATH/1.png  PATH/any/where/2.jpg                     read without labels only, as self-supervised methods do
 
 Folders within a class belong to it; what is passed over is told, except hidden files and what systems leave behind.
 The pixels are an artefact, named by the sha256 over sorted (relative path, content sha256) and by their shape. With
@@ -37,21 +38,23 @@ def load(
     split: str,
     image_size: int | None,
     skip_corrupt: bool,
+    labelled: bool,
     memory_limit: int,
     workers: Workers,
     progress: Say,
 ) -> Source:
     """The train or test images of a folder, in memory up to `memory_limit` bytes of pixels, else streamed.
 
-    `progress` hears what is passed over, which images are held out, and what is odd about the images returned.
+    `progress` hears what is passed over, which images are held out, and what is odd about the images returned. Without
+    labels, folders below are no classes, and images may lie anywhere.
     Raises `UserError` for a folder without class folders or whose layout can be read in two ways, classes that differ
     between train and test, an unreadable image (left out and counted with `skip_corrupt`), mixed sizes without
     `image_size`, and dark drawings on a transparent ground, which would be lost.
     """
-    layout = folder_layout.find(path)
+    layout = folder_layout.find(path) if labelled else folder_layout.find_unlabelled(path)
     for remark in layout.remarks:
         progress(remark)
-    surveyor = Surveyor(path, skip_corrupt, workers, progress)
+    surveyor = Surveyor(path, skip_corrupt, workers, progress, labelled)
     train = surveyor.survey(layout.train)
     chosen = train if split == "train" or layout.test is None else surveyor.survey(layout.test)
     for remark in chosen.remarks:
@@ -85,6 +88,7 @@ def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> Loa
         source.name,
         origin=source.origin,
         content=source.fingerprint(),
+        unlabelled=source.without_labels().fingerprint(),
     )
 
 
@@ -94,7 +98,8 @@ def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> Loa
 def _side(whole: StreamedFolder, split: str, say: Say) -> StreamedFolder:
     """The split asked for; the source's origin says what is held out."""
     rest, held_out = split_indices(whole, _HELD_OUT, seed=0)
-    split_line = f"{len(held_out):,} of {len(whole):,} images, a fifth of each class, are held out as the test split"
+    share = "a fifth" if whole.labels is None else "a fifth of each class"
+    split_line = f"{len(held_out):,} of {len(whole):,} images, {share}, are held out as the test split"
     say(split_line)
     side = whole.subset(rest if split == "train" else held_out)
     return replace(side, origin=f"{whole.origin} ({split_line})")
@@ -121,7 +126,9 @@ def _common_size(path: Path, headers: Iterable[Header]) -> tuple[int, int]:
 
 def _streamed(path: Path, survey: Survey, classes: tuple[str, ...], shape: tuple[int, int, int]) -> StreamedFolder:
     position = {name: index for index, name in enumerate(classes)}
-    labels = torch.tensor([position[class_name(file.name.partition("/")[0])] for file in survey.files])
+    labels = None
+    if classes:
+        labels = torch.tensor([position[class_name(file.name.partition("/")[0])] for file in survey.files])
     names = tuple(printable(name) for name in classes)
     origin = f"folder:{printable(str(path))}"
     sizes = torch.tensor([(header.height, header.width) for header in survey.files.values()])

@@ -27,7 +27,8 @@ DATASETS = {
     "cifar100": "60,000 colour 32x32 photographs, 100 classes",
     "svhn": "99,289 colour 32x32 house numbers, 10 classes",
     "stl10": "13,000 labelled colour 96x96 photographs, 10 classes",
-    "folder:PATH": "your own images: one folder a class, or a training and a test folder with such folders inside",
+    "folder:PATH": "your own images: one folder a class, or a training and a test folder with such folders inside; "
+    "self-supervised methods take folders without classes",
 }
 
 
@@ -38,6 +39,7 @@ def load(
     split: str = "train",
     image_size: int | None = None,
     skip_corrupt: bool = False,
+    labelled: bool = True,
     memory_limit: int = 2 * 2**30,
     workers: Workers | None = None,
     root: Path | None = None,
@@ -45,6 +47,7 @@ def load(
 ) -> Source:
     """The "train" or "test" images of a data set: uint8 (N, C, H, W), `image_size` pixels square where that is given.
 
+    Without `labelled`, images come without labels and classes, those of a folder from anywhere below it.
     `memory_limit` is in bytes of pixels, and a folder above it streams. Downloads go to `root`, else to
     `$DD_APPS_DATA`, else to the cache. Raises `UserError` for an unknown name, a data set that is neither
     there nor to be had, and whatever is wrong with a folder.
@@ -62,12 +65,14 @@ def load(
             split=split,
             image_size=image_size,
             skip_corrupt=skip_corrupt,
+            labelled=labelled,
             memory_limit=memory_limit,
             workers=workers or Workers(count=min(8, os.cpu_count() or 1)),
             progress=progress or _silent,
         )
     images = arrays.digits(split) if name == "digits" else arrays.of_torchvision(name, split, _root(root))
-    return images if image_size is None else arrays.resized(images, image_size, memory_limit)
+    images = images if image_size is None else arrays.resized(images, image_size, memory_limit)
+    return images if labelled else images.without_labels()
 
 
 def class_names(name: str) -> tuple[str, ...]:

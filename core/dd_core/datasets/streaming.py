@@ -31,18 +31,27 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True, eq=False)
 class LoadedFolder(LabelledImages):
-    """A folder in memory. `content` is the fingerprint of its files; its subsets have that of their pixels."""
+    """A folder in memory. Its subsets have the fingerprint of their pixels.
+
+    content: the fingerprint of its files; unlabelled: that of the same files without their labels.
+    """
 
     content: str = field(kw_only=True)
+    unlabelled: str = field(kw_only=True)
 
     def fingerprint(self) -> str:
         """As of the same `StreamedFolder`."""
         return self.content
 
+    def without_labels(self) -> LoadedFolder:
+        """The same images, without labels and classes."""
+        same = self.unlabelled
+        return LoadedFolder(self.images, None, (), self.name, origin=self.origin, content=same, unlabelled=same)
+
 
 @dataclass(frozen=True, eq=False)
 class StreamedFolder:
-    """Labelled image files of one shape (C, H, W) below `folder`; labels: int64 (N,). `origin`: see `images.called`.
+    """Image files of one shape (C, H, W) below `folder`; labels: int64 (N,) or None. `origin`: see `images.called`.
 
     native_sizes: (N, 2), height and width of each file's image as it is seen. workers: who decodes the files where all
     of them are decoded for an artefact.
@@ -50,7 +59,7 @@ class StreamedFolder:
 
     folder: Path
     files: tuple[ImageFile, ...]
-    labels: Int64[Tensor, " N"]
+    labels: Int64[Tensor, " N"] | None
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     origin: str = field(default="", kw_only=True)
@@ -77,7 +86,8 @@ class StreamedFolder:
 
     @cached_property
     def _fingerprint(self) -> str:
-        return digest([self.image_shape, self.classes, self.labels.tolist(), self.files])
+        labels = None if self.labels is None else self.labels.tolist()
+        return digest([self.image_shape, self.classes, labels, self.files])
 
     def take(self, indices: Int64[Tensor, " n"]) -> UInt8[Tensor, "n C H W"]:
         """The images at `indices`, in that order; raises `UserError` for a file that changed meanwhile."""
@@ -99,8 +109,13 @@ class StreamedFolder:
     @surroundings.own()
     def subset(self, indices: Int64[Tensor, " n"]) -> StreamedFolder:
         """A source of the images at `indices`, with the same classes."""
-        labels, native_sizes = self.labels[indices], self.native_sizes[indices]
+        labels = None if self.labels is None else self.labels[indices]
+        native_sizes = self.native_sizes[indices]
         return replace(self, files=self._files(indices), labels=labels, native_sizes=native_sizes)
+
+    def without_labels(self) -> StreamedFolder:
+        """The same images, without labels and classes."""
+        return replace(self, labels=None, classes=())
 
     @surroundings.own()
     def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:

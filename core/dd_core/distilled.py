@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, JsonValue, model_serializer, model_validator
 
 from dd_core.config import Config, digest, plain
-from dd_core.errors import UserError
+from dd_core.errors import Option, UserError
 from dd_core.recipe import Recipe
 from dd_core.system import surroundings
 from dd_core.system.environment import Environment
@@ -54,6 +54,14 @@ class Size(Config):
     def of(counts: Sequence[int]) -> Size:
         """The size of `counts[c]` images of each class c; an `ipc` where all classes have equally many."""
         return Size(ipc=counts[0]) if len(set(counts)) == 1 else Size(counts=tuple(counts))
+
+    def total(self, classes: int) -> int:
+        """Images in all; raises `UserError` where those of a class are counted, and there are no classes, or others."""
+        if self.images is not None:
+            return self.images
+        if not classes:
+            raise UserError(f"without labels there are no classes; say how many images in all: {Option('images', 100)}")
+        return sum(self.per_class(classes))
 
     def per_class(self, classes: int) -> tuple[int, ...]:
         """Images of each class; raises `UserError` where a class would get none, or `counts` are of other classes."""

@@ -22,9 +22,10 @@ from dd_core.methods import method, sre2l
 from dd_core.methods.sre2l import recovery
 from dd_core.methods.sre2l.config import RecoverConfig
 from dd_core.methods.sre2l.recovery import RecoveryBatch, RecoverySpec, recovered
-from dd_core.methods.sre2l.statistics import StatisticsMatching, distance, mean_norm, total_variation
+from dd_core.methods.sre2l.statistics import StatisticsMatching, distance
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams, generator
+from dd_core.synthetic import mean_norm, total_variation
 from dd_core.testing import blobs
 from dd_core.training import accuracy
 from dd_core.training.teacher_config import TeacherConfig

@@ -20,8 +20,9 @@ from dd_core.augment import views
 from dd_core.errors import require_finite
 from dd_core.images import InputForm
 from dd_core.methods.sre2l.config import MOSAICS, TEACHER, RecoverConfig
-from dd_core.methods.sre2l.statistics import StatisticsMatching, mean_norm, total_variation
+from dd_core.methods.sre2l.statistics import StatisticsMatching
 from dd_core.streams import Streams
+from dd_core.synthetic import mean_norm, total_variation
 from dd_core.system import device as devices
 from dd_core.training.mosaics import MosaicSpec, mosaics_in
 from dd_core.training.teachers import TeacherSpec, form_in, network_of

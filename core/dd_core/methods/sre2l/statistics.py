@@ -5,7 +5,6 @@ Shapes: B images, C channels of a batch norm's input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -59,20 +58,3 @@ def distance(inputs: Float[Tensor, "B C *rest"], mean: Float[Tensor, " C"], vari
     across = [axis for axis in range(values.ndim) if axis != 1]
     variances, means = torch.var_mean(values, dim=across, correction=0)
     return (means - mean).norm() + (variances - variance).norm()
-
-
-def total_variation(images: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
-    """Sum over four directions of the L2 norm of all differences between neighbouring pixels (Yin et al. 2020)."""
-    down, right = images[:, :, 1:], images[:, :, :, 1:]
-    differences: Sequence[Tensor] = (
-        right - images[:, :, :, :-1],
-        down - images[:, :, :-1],
-        down[:, :, :, 1:] - images[:, :, :-1, :-1],
-        down[:, :, :, :-1] - right[:, :, :-1],
-    )
-    return torch.stack([difference.norm() for difference in differences]).sum()
-
-
-def mean_norm(images: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
-    """Mean over images of the L2 norm."""
-    return images.flatten(1).norm(dim=1).mean()

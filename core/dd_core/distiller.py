@@ -127,6 +127,11 @@ class MethodConfig(Config):
             return "fresh"
         return "one" if self.recipe.for_one_network else "pretrained"
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether it looks at labels; one that does not is given images without them."""
+        return True
+
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` for what cannot be, before anything is made for it; `build` may find more."""
 

@@ -56,3 +56,37 @@ class Views(Config):
     def for_source(self, name: str) -> Views:
         """The same with `flip` decided for the images called `name`: digits and letters are not mirrored."""
         return self if self.flip is not None else self.model_copy(update={"flip": name not in MIRRORED})
+
+
+Chance = Annotated[float, Field(ge=0, le=1)]
+
+
+class Distortions(Config):
+    """Two views of an image for self-supervised learning; the defaults are solo-learn's for CIFAR."""
+
+    crop: tuple[Fraction, Fraction] = Field(
+        default=(0.2, 1.0), description="smallest and largest part of an image's area that a crop shows"
+    )
+    flip: bool | None = Field(
+        default=None,
+        description="whether half of the views are mirrored left and right; none: unless the images are digits",
+    )
+    jitter: Chance = Field(default=0.8, description="part of the views whose colours are changed")
+    brightness: float = Field(default=0.4, ge=0, le=1, description="largest departure of the brightness factor from 1")
+    contrast: float = Field(default=0.4, ge=0, le=1, description="largest departure of the contrast factor from 1")
+    saturation: float = Field(default=0.2, ge=0, le=1, description="largest departure of the saturation factor from 1")
+    hue: float = Field(default=0.1, ge=0, le=0.5, description="largest turn of the hue, of a whole circle")
+    grey: Chance = Field(default=0.2, description="part of the views that lose their colours")
+    solarise: tuple[Chance, Chance] = Field(
+        default=(0.0, 0.2), description="part of the first and of the second views whose bright values are turned over"
+    )
+
+    @model_validator(mode="after")
+    def _crop_is_a_range(self) -> Distortions:
+        if self.crop[0] > self.crop[1]:
+            raise ValueError(f"crop: from {self.crop[0]:g} to {self.crop[1]:g} of the area is no range")
+        return self
+
+    def for_source(self, name: str) -> Distortions:
+        """The same with `flip` decided for the images called `name`: digits and letters are not mirrored."""
+        return self if self.flip is not None else self.model_copy(update={"flip": name not in MIRRORED})

@@ -28,6 +28,19 @@ TAUGHT = Recipe(
 )
 
 
+def file_of(weights: str) -> str | None:
+    """The file that a teacher's weights are in, if they are in one."""
+    return weights if weights.lower().endswith(WEIGHT_FILES) else None
+
+
+def require_weights(weights: str) -> str:
+    """`weights` as they are; raises `ValueError` for what names none."""
+    kept = re.fullmatch(f"{KEPT}[0-9a-f]{{64}}", weights)
+    if weights not in (FRESH, PUBLISHED) and not kept and file_of(weights) is None:
+        raise ValueError(f"{weights[:60]!r} is none of {FRESH}, {PUBLISHED}, and a {', '.join(WEIGHT_FILES)} file")
+    return weights
+
+
 class TeacherConfig(Config):
     """A network trained on the real images: SGD with momentum, cosine schedule, mini-batches of views."""
 
@@ -68,15 +81,12 @@ class TeacherConfig(Config):
     @property
     def weights_file(self) -> str | None:
         """The file that the weights are in, if they are in one."""
-        return self.weights if self.weights.lower().endswith(WEIGHT_FILES) else None
+        return file_of(self.weights)
 
     @field_validator("weights")
     @classmethod
     def _weights_are_somewhere(cls, weights: str) -> str:
-        kept = re.fullmatch(f"{KEPT}[0-9a-f]{{64}}", weights)
-        if weights not in (FRESH, PUBLISHED) and not kept and not weights.lower().endswith(WEIGHT_FILES):
-            raise ValueError(f"{weights[:60]!r} is none of {FRESH}, {PUBLISHED}, and a {', '.join(WEIGHT_FILES)} file")
-        return weights
+        return require_weights(weights)
 
     @field_validator("network")
     @classmethod

@@ -19,6 +19,7 @@ from dd_core.exchange.formats import require_file
 from dd_core.exchange.torch_tensors import load_network
 from dd_core.store.headers import Refused
 from dd_core.system import surroundings
+from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 from dd_core.training.teacher_config import WEIGHT_FILES, TeacherConfig
 
 C = TypeVar("C", bound=Config)
@@ -60,11 +61,11 @@ def keep_weights(path: Path, *, limit: int = FILE_BYTES) -> str:
 
 def with_weights_kept(config: C) -> C:
     """The config of a teacher, or of a method that has one, with the weights kept where it names a file of them."""
-    if isinstance(config, TeacherConfig):
+    if isinstance(config, TeacherConfig | FeatureTeacherConfig):
         file = config.weights_file
         return config if file is None else config.model_copy(update={"weights": keep_weights(Path(file))})
     teacher = getattr(config, "teacher", None)
-    if not isinstance(teacher, TeacherConfig):
+    if not isinstance(teacher, TeacherConfig | FeatureTeacherConfig):
         return config
     return config.model_copy(update={"teacher": with_weights_kept(teacher)})
 

@@ -47,6 +47,15 @@ def keep_weights(state: Mapping[str, Tensor]) -> str:
     return KEPT + sha256
 
 
+def classes_in(kept: Artefact, model: nn.Module) -> int | None:
+    """How many outputs the last linear layer of `model` has among the weights that were kept; None without it."""
+    tensors, facts = kept.part(0)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or f"{linear[-1]}.weight" not in facts["names"]:
+        return None
+    return len(tensors[f"t{facts['names'].index(f'{linear[-1]}.weight')}"])
+
+
 def load_kept(model: nn.Module, kept: Artefact) -> None:
     """Give `model` the weights of a `KeptWeightsSpec`; raises `UserError` where they are another network's."""
     tensors, facts = kept.part(0)

@@ -40,7 +40,7 @@ def nt_xent(first: Float[Tensor, "n D"], second: Float[Tensor, "n D"], *, temper
 
 
 def byol(predicted: Float[Tensor, "n D"], target: Float[Tensor, "n D"]) -> Float[Tensor, ""]:
-    """Mean over images of 2 - 2 cos(predicted, target). Grill et al. 2020, equation 2, for one of its two directions."""
+    """Mean over images of 2 - 2 cos(predicted, target): Grill et al. 2020, equation 2, one of its two directions."""
     return 2 - 2 * F.cosine_similarity(predicted.float(), target.float(), dim=1).mean()
 
 

@@ -22,6 +22,7 @@ from dd_core.images import InputForm, Source
 from dd_core.recipe import Labelling, Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
+from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 from dd_core.training.initial import load_weights
 from dd_core.training.kept_weights import KeptWeightsSpec, load_kept
 from dd_core.training.lessons import RealLessons
@@ -51,11 +52,7 @@ class TeacherSpec(ArtefactSpec):
     def of(source: Source, teacher: TeacherConfig) -> TeacherSpec:
         """The teacher of a source; `teacher` names its network. Raises `UserError` for weights that are in a file."""
         assert teacher.network is not None
-        if teacher.weights_file is not None:
-            raise UserError(
-                f"teacher.weights: {teacher.weights_file} has a name only once it is kept; "
-                "exchange.keep_weights(FILE) keeps it, and returns its name"
-            )
+        require_kept(teacher.weights_file)
         return TeacherSpec(
             source=source.fingerprint(),
             source_name=source.name,
@@ -169,7 +166,16 @@ def teacher_for(recipe: Recipe, teacher: TeacherConfig) -> TeacherConfig:
     return teacher.model_copy(update={"network": teacher.network or recipe.network})
 
 
-def form_of(source: Source, teacher: TeacherConfig, network: nn.Module) -> InputForm:
+def require_kept(file: str | None) -> None:
+    """Raise `UserError` for weights that are in a `file`."""
+    if file is not None:
+        raise UserError(
+            f"teacher.weights: {file} has a name only once it is kept; exchange.keep_weights(FILE) keeps it, and "
+            "returns its name"
+        )
+
+
+def form_of(source: Source, teacher: TeacherConfig | FeatureTeacherConfig, network: nn.Module) -> InputForm:
     """How a teacher, and a set that is made with it, see the images of a source."""
     if teacher.weights == PUBLISHED:
         config: Mapping[str, Any] = getattr(network, "pretrained_cfg", {})  # of timm; torchvision's have ImageNet's

@@ -45,6 +45,7 @@ class DistillScenario(DataScenario):
         try:
             check_names(protocol=self.protocol, networks=self.networks, start=self.start)
             config = decode_method(self.method)
+            config.require_labels_used("the score of a classifier")
             if config.starts == "one" and self.start is None and {*self.networks} - {config.recipe.network}:
                 raise UserError(f"networks: the set is for one {config.recipe.network}, and for no other network")
         except UserError as error:

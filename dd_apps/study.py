@@ -68,7 +68,7 @@ class StudyScenario(DataScenario):
     def _can_be_run(self) -> StudyScenario:
         try:
             check_names(protocol=self.protocol, networks=[self.network] if self.network else [])
-            decode_method(self.method)
+            decode_method(self.method).require_labels_used("the score of a classifier")
         except UserError as error:
             raise ValueError(error.text) from None
         return self

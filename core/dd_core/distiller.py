@@ -129,8 +129,13 @@ class MethodConfig(Config):
 
     @property
     def uses_labels(self) -> bool:
-        """Whether it looks at labels; one that does not is given images without them."""
+        """Whether it looks at labels; one that does not is given images without them, and its sets have features."""
         return True
+
+    def require_labels_used(self, use: str) -> None:
+        """Raise `UserError` where sets have no labels, which `use` needs."""
+        if not self.uses_labels:
+            raise UserError(f"method '{self.name}' makes a set with features and no labels, and {use} needs labels")
 
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` for what cannot be, before anything is made for it; `build` may find more."""

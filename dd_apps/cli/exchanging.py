@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 _NAMED_FILES = 5
 
-To = Annotated[str, typer.Option("--format", metavar="FORMAT", help="challenge, mtt (for DATM too) or png.")]
-From = Annotated[str, typer.Option("--format", metavar="FORMAT", help="mtt, datm (labels are logits) or challenge.")]
+To = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="challenge, mtt (for DATM too), sre2l, krr-st or png.")
+]
+From = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="mtt, datm (labels are logits), challenge, sre2l or krr-st.")
+]
 OutFolder = Annotated[Path, typer.Option(metavar="PATH", help="Folder for the files.")]
 OutFile = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the distilled set goes.")]
 Replace = Annotated[bool, typer.Option("--fresh", help="Replace files that are there and differ.")]
@@ -111,7 +115,8 @@ def export(
 def _show_export(page: Page, fields: dict[str, Any]) -> None:
     names = fields["files"]
     more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
-    page.line(f"{fields['path']}: {fields['images']} images of {fields['classes']} classes")
+    what = f" of {fields['classes']} classes" if fields["classes"] else ""
+    page.line(f"{fields['path']}: {fields['images']} images{what}")
     page.line(f"files: {', '.join(names[:_NAMED_FILES])}{more}")
     for what in fields["lost"]:
         page.line(f"does not travel: {what}")
@@ -167,6 +172,12 @@ def import_(
             )
         named = _classes(data, classes) or ()
         ds = exchange.import_sre2l(path, pixels=pixels, classes=named, recipe=recipe, source=data or "")
+    elif form == "krr-st":
+        if path is None or images or labels or rate or classes or override:
+            raise UserError(
+                "KRR-ST's sets are folders with x_syn.pt and y_syn.pt: give the PATH of one, and no classes"
+            )
+        ds = exchange.import_krr_st(path, pixels=pixels, recipe=recipe, source=data or "")
     else:
         ds = exchange.import_mtt(
             _files(path, images, labels, rate),
@@ -257,12 +268,15 @@ def _numbers(option: str, text: str) -> Sequence[float]:
 
 
 def _show_import(page: Page, ds: DistilledSet, fields: dict[str, Any], data: str | None) -> None:
-    page.line(f"{fields['path']}: {len(ds)} images of {len(ds.classes)} classes, {human_bytes(ds.nbytes)}")
-    evaluate = shlex.join(["dd-apps", "evaluate", fields["path"], "--data", data or "NAME"])
+    what = f"of {len(ds.classes)} classes" if ds.classes else f"with {ds.manifest.targets}, without labels"
+    page.line(f"{fields['path']}: {len(ds)} images {what}, {human_bytes(ds.nbytes)}")
+    after = [["dd-apps", "inspect", fields["path"], "--png", "images.png"]]
+    if ds.labels is not None:
+        after.append(["dd-apps", "evaluate", fields["path"], "--data", data or "NAME"])
     page.facts(
         {
             "sha256": fields["sha256"],
             "recipe": f"{ds.manifest.recipe.network}, learning rate {ds.manifest.recipe.learning_rate:g}",
-            "next": f"{shlex.join(['dd-apps', 'inspect', fields['path'], '--png', 'images.png'])}; {evaluate}",
+            "next": "; ".join(map(shlex.join, after)),
         }
     )

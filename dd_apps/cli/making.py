@@ -71,11 +71,14 @@ def distill(
     checkpoints.check_out(out)
     config = exchange.with_weights_kept(config)
     say = run_options.reporter.message
-    source = Data(data, image_size, skip_corrupt).load("train", workers=workers, say=say)
+    source = Data(data, image_size, skip_corrupt, config.uses_labels).load("train", workers=workers, say=say)
     other = to_pretrain_on(pretrain_on, source, skip_corrupt=skip_corrupt, workers=workers, say=say)
     ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options, pretrain_on=other)
     fields = _cost(out, seconds=time.monotonic() - begun)
-    after = _next(out, data, pretrain_on, skip_corrupt=skip_corrupt, taught=hasattr(config, "teacher"))
+    after = f"{shlex.join(['dd-apps', 'inspect', str(out), '--png', 'images.png'])}"
+    if config.uses_labels:
+        scored = _scored_by(out, data, pretrain_on, skip_corrupt=skip_corrupt, taught=hasattr(config, "teacher"))
+        after = f"{after}; {shlex.join(scored)}"
     return Answer(
         {**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields, after)
     )
@@ -107,8 +110,8 @@ def _cost(out: Path, *, seconds: float) -> dict[str, Any]:
     return {"path": str(out), "sha256": store.file_sha256(out), **costs}
 
 
-def _next(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool, taught: bool) -> str:
-    """Commands to go on with, ready for a shell; a set does not say which folder it came from.
+def _scored_by(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool, taught: bool) -> list[str]:
+    """The command that scores the set; a set does not say which folder it came from.
 
     taught: whether the method has a teacher, which labels what networks see by another protocol than the set's recipe.
     """
@@ -119,11 +122,12 @@ def _next(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool, 
         evaluate += ["--protocol", "sre2l-fkd"]
     if pretrain_on is not None:
         evaluate += ["--pretrain-on", pretrain_on]
-    return f"{shlex.join(['dd-apps', 'inspect', str(out), '--png', 'images.png'])}; {shlex.join(evaluate)}"
+    return evaluate
 
 
 def _show(page: Page, ds: DistilledSet, fields: dict[str, Any], after: str) -> None:
-    page.line(f"{fields['path']}: {len(ds)} images of {len(ds.classes)} classes, {human_bytes(ds.nbytes)}")
+    what = f"of {len(ds.classes)} classes" if ds.classes else f"with {ds.manifest.targets}, without labels"
+    page.line(f"{fields['path']}: {len(ds)} images {what}, {human_bytes(ds.nbytes)}")
     page.facts(
         {
             "sha256": fields["sha256"],

@@ -120,6 +120,8 @@ def _show(page: Page, ds: DistilledSet, *, file: Path, drawn: list[Path]) -> Non
 
 
 def _classes(classes: tuple[str, ...]) -> str:
+    if not classes:
+        return "none"
     named = ", ".join(classes[:_NAMED])
     return f"{len(classes)}: {named}{', ...' if len(classes) > _NAMED else ''}"
 

@@ -147,6 +147,7 @@ def memory_config(method: Mapping[str, Any] | MethodConfig, *, key: str = "metho
     and for an attack.
     """
     config = method if isinstance(method, MethodConfig) else methods.decode_method(method, key=key)
+    config.require_labels_used("a replay buffer")
     if config.starts != "fresh":
         raise UserError(f"{key}: makes {for_particular_weights(config.name)}")
     if getattr(config, "attack", None) is not None:

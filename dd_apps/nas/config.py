@@ -48,7 +48,7 @@ class MadeSet(Config):
     @model_validator(mode="after")
     def _method_is_known(self) -> MadeSet:
         try:
-            decode_method(self.method)
+            decode_method(self.method).require_labels_used("a proxy")
         except UserError as error:
             raise ValueError(error.text) from None
         return self

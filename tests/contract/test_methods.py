@@ -155,6 +155,32 @@ class TestSRe2LFromRealImages(DistillerConformance):
     )
 
 
+KRR_ST = {
+    "steps": 3,
+    "batch_real": 10,
+    "networks": 2,
+    "online_steps": 2,
+    "teacher": {"network": "convnet-1-w4-batchnorm", "epochs": 1, "batch_size": 12, "warmup": 0, "projector": [6, 5]},
+    "recipe": {"network": "convnet-1-w8-batchnorm"},
+}
+
+
+class TestKRRST(DistillerConformance):
+    config = method("krr-st", **KRR_ST)
+    diverging = method("krr-st", **{**KRR_ST, "learning_rate": 1e30})
+    needs_labels = False
+    starts_from_real_images = False  # its size is of all images, and not of each class
+
+
+UNROLLED = {"inner": "unrolled", "unrolled_steps": 2, "objective": "labels", "recipe": {"network": "convnet-1-w8"}}
+
+
+class TestKRRSTLabelledAndUnrolled(DistillerConformance):
+    config = method("krr-st", **{**KRR_ST, **UNROLLED, "initial": "noise"})
+    diverging = method("krr-st", **{**KRR_ST, **UNROLLED, "learning_rate": 1e30})
+    starts_from_real_images = False
+
+
 class TestRDED(DistillerConformance):
     config = method(
         "rded",

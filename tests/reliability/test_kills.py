@@ -43,6 +43,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "mosaic": {"images": 12, "crops": 2},
         "recipe": {"network": "convnet-1-w4"},
     },
+    "krr-st": {
+        "name": "krr-st",
+        "steps": 4,
+        "batch_real": 6,
+        "networks": 2,
+        "online_steps": 2,
+        "teacher": {"network": "convnet-1-w4-batchnorm", "epochs": 1, "batch_size": 12, "warmup": 0},
+        "recipe": {"network": "convnet-1-w4-batchnorm"},
+    },
     "pretrained": {
         "name": "dataset-distillation",
         "steps": 3,

@@ -162,7 +162,7 @@ def test_learned_targets_cannot_be_submitted(kind: str, tmp_path: Path):
         exchange.export_challenge(DistilledSet(ds.images, ds.labels, soft, targets), tmp_path)
 
 
-@pytest.mark.parametrize("form", ["challenge", "mtt", "png"])
+@pytest.mark.parametrize("form", ["challenge", "mtt", "sre2l"])
 def test_a_set_without_labels_has_no_such_format(form: str, tmp_path: Path):
     ds = a_set()
     bare = DistilledSet(ds.images, None, ds.manifest.model_copy(update={"task": "self-supervised"}))

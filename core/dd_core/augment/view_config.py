@@ -12,6 +12,11 @@ from dd_core.config import Config
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
+def _mirrored(flip: bool | None, name: str) -> bool:
+    """What is asked for, or else whether images called `name` may be mirrored."""
+    return name not in MIRRORED if flip is None else flip
+
+
 class Views(Config):
     """A crop, perhaps mirrored, perhaps mixed with the view of another image."""
 
@@ -55,7 +60,7 @@ class Views(Config):
 
     def for_source(self, name: str) -> Views:
         """The same with `flip` decided for the images called `name`: digits and letters are not mirrored."""
-        return self if self.flip is not None else self.model_copy(update={"flip": name not in MIRRORED})
+        return self.model_copy(update={"flip": _mirrored(self.flip, name)})
 
 
 Chance = Annotated[float, Field(ge=0, le=1)]
@@ -89,4 +94,4 @@ class Distortions(Config):
 
     def for_source(self, name: str) -> Distortions:
         """The same with `flip` decided for the images called `name`: digits and letters are not mirrored."""
-        return self if self.flip is not None else self.model_copy(update={"flip": name not in MIRRORED})
+        return self.model_copy(update={"flip": _mirrored(self.flip, name)})

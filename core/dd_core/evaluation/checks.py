@@ -17,7 +17,12 @@ from dd_core.training import estimates
 
 
 def check_match(ds: DistilledSet, train: Source, test: Source) -> None:
-    """Raise `UserError` where the set and the real images are of other classes, or of another shape."""
+    """Raise `UserError` for a set without labels, and where the real images are of other classes or another shape."""
+    if ds.labels is None:
+        raise UserError(
+            f"the set has {ds.manifest.targets} and no labels, so it trains no classifier to be scored; pre-train a "
+            "backbone on it, and probe that"
+        )
     for source in (train, test):
         if source.classes != ds.classes:
             raise UserError(

@@ -9,6 +9,7 @@ from dd_core.lazy import names_of
 if TYPE_CHECKING:
     from dd_core.exchange.challenge import export_challenge, import_challenge
     from dd_core.exchange.class_folders import export_sre2l, import_sre2l
+    from dd_core.exchange.feature_files import export_krr_st, import_krr_st
     from dd_core.exchange.formats import IMPORTS, STATISTICS, pixels_like, read_bytes, write_files
     from dd_core.exchange.mtt_files import IMAGES, LABELS, RATE, SIDECAR, MttFiles, export_mtt, import_mtt
     from dd_core.exchange.pictures import export_png
@@ -25,10 +26,12 @@ __all__ = [
     "STATISTICS",
     "MttFiles",
     "export_challenge",
+    "export_krr_st",
     "export_mtt",
     "export_png",
     "export_sre2l",
     "import_challenge",
+    "import_krr_st",
     "import_mtt",
     "import_sre2l",
     "keep_weights",
@@ -50,10 +53,12 @@ __getattr__ = names_of(
         "SIDECAR": "mtt_files",
         "STATISTICS": "formats",
         "export_challenge": "challenge",
+        "export_krr_st": "feature_files",
         "export_mtt": "mtt_files",
         "export_png": "pictures",
         "export_sre2l": "class_folders",
         "import_challenge": "challenge",
+        "import_krr_st": "feature_files",
         "import_mtt": "mtt_files",
         "import_sre2l": "class_folders",
         "keep_weights": "weights",

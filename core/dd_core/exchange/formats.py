@@ -2,6 +2,7 @@
 
     challenge   the ECCV-2024 Dataset Distillation Challenge: one tensor, ten rows a class, normalised
     mtt, datm   MTT (Cazenavette et al. 2022) and its family: images, labels or logits, learned rate; a tensor each
+    krr-st      KRR-ST (Lee et al. 2024): images and the features that a backbone learns of them; a tensor each
     png         images in class folders, for anything; `folder:PATH` reads them
     sre2l       JPEG files in folders of numbered classes, as SRe2L's scripts write and read them
 
@@ -52,7 +53,7 @@ def pixels_like(name: str, *, space: Literal["raw", "normalised"] = "normalised"
     return Pixels(space=space, mean=STATISTICS[name].mean, std=STATISTICS[name].std)
 
 
-IMPORTS = ("mtt", "datm", "challenge", "sre2l")  # the formats that sets can be made of
+IMPORTS = ("mtt", "datm", "challenge", "sre2l", "krr-st")  # the formats that sets can be made of
 
 
 # --- out -----------------------------------------------------------------------------------------------------

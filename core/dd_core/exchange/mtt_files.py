@@ -32,7 +32,7 @@ IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
 SIDECAR = "normalisation.json"  # ours, beside those of the MTT family
 
 
-class _Sidecar(Config):
+class Sidecar(Config):
     """What `normalisation.json` says."""
 
     space: Literal["raw", "normalised", "whitened"]
@@ -73,7 +73,7 @@ def export_mtt(ds: DistilledSet, folder: Path) -> Export:
     if ds.manifest.targets not in ("none", "logits"):
         raise UserError(f"the MTT family stores labels or logits, and this set's targets are '{ds.manifest.targets}'")
     whitened = ds.whitening is not None
-    sidecar = _Sidecar(
+    sidecar = Sidecar(
         space="whitened" if whitened else "normalised",
         mean=ds.manifest.pixels.mean,
         std=ds.manifest.pixels.std,
@@ -113,7 +113,7 @@ def import_mtt(
     `source` (digits are not mirrored), with the values of `recipe` in place of its own. Raises `UserError` for what is
     not said, for what contradicts the sidecar, and for files that are not what they should be.
     """
-    sidecar = None if files.sidecar is None else _read_sidecar(files.sidecar)
+    sidecar = None if files.sidecar is None else read_sidecar(files.sidecar)
     if sidecar is not None and not override:
         for problem in _contradictions(sidecar, pixels, classes):
             raise UserError(
@@ -143,15 +143,16 @@ def import_mtt(
     return checked_set(files.images, images, labels, manifest, logits)
 
 
-def _read_sidecar(path: Path) -> _Sidecar:
+def read_sidecar(path: Path) -> Sidecar:
+    """What a `normalisation.json` says; raises `UserError` for a file that says something else."""
     try:
         content = json.loads(read_bytes(path, store.SET.header_bytes))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
-    return decode(_Sidecar, content, where=str(path))
+    return decode(Sidecar, content, where=str(path))
 
 
-def _contradictions(sidecar: _Sidecar, pixels: Pixels | None, classes: Sequence[str] | None) -> Iterator[str]:
+def _contradictions(sidecar: Sidecar, pixels: Pixels | None, classes: Sequence[str] | None) -> Iterator[str]:
     """Where what is given differs from what the sidecar says, in words; numbers may be rounded to three places."""
     if classes is not None and tuple(classes) != sidecar.classes:
         pairs = zip_longest(sidecar.classes, classes, fillvalue="nothing")
@@ -170,7 +171,7 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _pixels_of(files: MttFiles, sidecar: _Sidecar | None) -> Pixels:
+def _pixels_of(files: MttFiles, sidecar: Sidecar | None) -> Pixels:
     if sidecar is None:
         known = ", ".join(f"{name} ({statistics.meaning})" for name, statistics in STATISTICS.items())
         raise UserError(

@@ -11,18 +11,17 @@ from PIL import Image
 from dd_core.datasets.folder_names import class_name, is_passed_over
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
-from dd_core.exchange.formats import Export, labels_of, losses_of_all
+from dd_core.exchange.formats import Export, losses_of_all
 from dd_core.system import surroundings
 
 
 @surroundings.own()
 def export_png(ds: DistilledSet, folder: Path) -> Export:
-    """`CLASS/00000.png` and so on, 8 bits a value: what `folder:PATH` reads.
+    """`CLASS/00000.png` and so on, 8 bits a value: what `folder:PATH` reads; `00000.png` of a set without labels.
 
     `folder:PATH` keeps a fifth of each class for testing, unless PATH has these folders in `train` and real images in
     `test`. Raises `UserError` for images that are neither grey nor colour, and for classes that cannot be folders.
     """
-    labels = labels_of(ds, "png")
     if ds.images.shape[1] not in (1, 3):
         raise UserError(f"PNG files are written with 1 or 3 channels, and these images have {ds.images.shape[1]}")
     for name in ds.classes:
@@ -30,12 +29,15 @@ def export_png(ds: DistilledSet, folder: Path) -> Export:
         if ds.classes.count(name) > 1:
             raise UserError(f"two classes are called '{name}', and cannot be two folders")
     values = np.rint(np.clip(ds.raw(), 0, 1) * 255).astype(np.uint8)
+    if ds.labels is None:
+        plain_files = {f"{row:05d}.png": _png(image) for row, image in enumerate(values)}
+        return Export(folder, plain_files, tuple(_lost_in_png(ds)))
     files = {
         f"{name}/{index:05d}.png": _png(values[row])
         for label, name in enumerate(ds.classes)
-        for index, row in enumerate(np.flatnonzero(labels == label))
+        for index, row in enumerate(np.flatnonzero(ds.labels == label))
     }
-    return Export(folder, files, tuple(_lost_in_png(ds, labels)))
+    return Export(folder, files, tuple(_lost_in_png(ds)))
 
 
 def _png(values: np.ndarray) -> bytes:
@@ -54,7 +56,7 @@ def _check_folder_name(name: str) -> None:
         raise UserError(f"class {name[:60]!a} is not in Unicode's composed form (NFC); give it another name first")
 
 
-def _lost_in_png(ds: DistilledSet, labels: np.ndarray) -> list[str]:
+def _lost_in_png(ds: DistilledSet) -> list[str]:
     recipe, raw, lost = ds.manifest.recipe, ds.raw(), list[str]()
     if ds.images.dtype != np.uint8:
         outside = int((np.abs(raw - raw.clip(0, 1)) > 0.5 / 255).sum())
@@ -67,7 +69,7 @@ def _lost_in_png(ds: DistilledSet, labels: np.ndarray) -> list[str]:
     lost.append(f"the recipe ({rates}, augmentation '{recipe.augmentation}'), and the mean and std of its inputs")
     if ds.whitening is not None:
         lost.append("the whitening")
-    used = [name for label, name in enumerate(ds.classes) if (labels == label).any()]
+    used = [name for label, name in enumerate(ds.classes) if ds.labels is not None and (ds.labels == label).any()]
     if len(used) < len(ds.classes):
         lost.append(f"{len(ds.classes) - len(used)} classes without an image")
     if used != sorted(used):

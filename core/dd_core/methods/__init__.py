@@ -19,6 +19,7 @@ METHODS = {
     "ftd": "dd_core.methods.trajectory_matching.config:FTDConfig",
     "herding": "dd_core.methods.herding:HerdingConfig",
     "k-means": "dd_core.methods.k_means:KMeansConfig",
+    "krr-st": "dd_core.methods.krr_st.config:KRRSTConfig",
     "m-datm": "dd_core.methods.trajectory_matching.config:MDATMConfig",
     "mtt": "dd_core.methods.trajectory_matching.config:MTTConfig",
     "optimized": "dd_core.methods.optimized.config:OptimizedConfig",

@@ -71,9 +71,9 @@ class DistillerConformance:
     def test_makes_a_set_of_the_size_and_shape_asked_for(self, channels: int, size: Size):
         source = blobs(channels=channels)
         ds = distill(self.config, source, size, options=CPU)
-        assert ds.images.shape == (sum(size.per_class(3)), *source.image_shape)
-        assert ds.classes == source.classes
+        assert ds.images.shape == (size.total(3), *source.image_shape)
         if self.needs_labels:
+            assert ds.classes == source.classes
             assert ds.labels is not None
             assert np.bincount(ds.labels).tolist() == list(size.per_class(3))
             assert (np.diff(ds.labels) >= 0).all(), "rows must be in class-major order"
@@ -163,6 +163,8 @@ class DistillerConformance:
             distill(self.config, blobs(), Size(ipc=13), options=CPU)
 
     def test_fewer_images_than_classes_are_refused(self):
+        if not self.needs_labels:
+            pytest.skip("a self-supervised method")
         with pytest.raises(UserError, match="2 images for 3 classes"):
             distill(self.config, blobs(), Size(images=2), options=CPU)
 

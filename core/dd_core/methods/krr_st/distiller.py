@@ -1,0 +1,210 @@
+"""The loop of KRR-ST: the problem of `config`, one batch of real images and one network at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dd_core import networks, selection, training, unroll
+from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distiller import Context
+from dd_core.errors import require_finite
+from dd_core.images import InputForm, require_labels
+from dd_core.methods.krr_st.config import FEATURES, TEACHER, KRRSTConfig
+from dd_core.methods.krr_st.pool import Pool
+from dd_core.methods.krr_st.regression import predictions, with_one
+from dd_core.synthetic import mean_norm, total_variation
+from dd_core.system.footprint import prediction_batch
+from dd_core.training.feature_teachers import features_in, form_of_teacher
+
+FALL = 1e-3  # of the learning rate, over all steps
+
+
+class KRRSTDistiller:
+    """Images (N, C, H, W) as network inputs, with targets (N, K), under way."""
+
+    def __init__(self, config: KRRSTConfig, context: Context) -> None:
+        source, streams, device = context.source, context.streams, context.device
+        self.config, self.source, self.streams, self.device = config, source, streams, device
+        supervised = config.objective == "labels"
+        self.form = InputForm.of(source) if supervised else form_of_teacher(context.artefacts[TEACHER])
+        self.answers = _one_hot(source) if supervised else features_in(context.artefacts[FEATURES])
+        count = context.size.total(len(source.classes))
+        self.rows = self._chosen(context, count)
+        self.pixels = self._first_pixels(count).to(device).requires_grad_()
+        self.targets = self._first_targets(count).to(device).requires_grad_()
+        self.optimiser = torch.optim.AdamW([self.pixels, self.targets], lr=config.learning_rate, weight_decay=0.0)
+        self.black, self.white = (value.to(device) for value in self._bounds())
+        self.recipe = config.recipe.for_source(source.name)
+        self.pool = None if config.inner == "unrolled" else self._pool()
+        self.at_once = 0  # real images that go through a network together; measured at the first step
+
+    def _chosen(self, context: Context, count: int) -> Tensor:
+        """Real images that the synthetic ones start from; those of the labelled bound are class-major."""
+        if self.config.objective == "labels":
+            return selection.random_indices(self.source, context.counts, streams=self.streams, stream="initial-images")
+        return torch.randperm(len(self.source), generator=self.streams.generator("initial-images"))[:count]
+
+    # --- where they start -------------------------------------------------------------------------------------------
+
+    def _first_pixels(self, count: int) -> Tensor:
+        if self.config.initial == "noise":
+            return torch.randn(count, *self.source.image_shape, generator=self.streams.generator("noise"))
+        images = self.source.take(self.rows)
+        return self.form(images) if self.config.inputs == "normalised" else images.float() / 255
+
+    def _first_targets(self, count: int) -> Tensor:
+        if self.config.initial_targets == "teacher" and self.config.initial == "real":
+            return self.answers[self.rows].clone()
+        mean, std = self.answers.mean(0), self.answers.std(0, correction=0)
+        noise = torch.randn(count, self.answers.shape[1], generator=self.streams.generator("noisy-targets"))
+        return mean + std * noise
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        """What black and white are as inputs, (C, 1, 1) each."""
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.form.mean, self.form.std))
+        if self.config.inputs == "as-shipped":
+            return torch.zeros_like(mean), torch.ones_like(std)
+        return (0 - mean) / std, (1 - mean) / std
+
+    def _pool(self) -> Pool:
+        return Pool(
+            self.recipe,
+            pixels=self.pixels,
+            targets=self.targets,
+            count=self.config.networks,
+            oldest=self.config.online_steps,
+            rule=self.config.pool,
+            streams=self.streams.child("pool"),
+            device=self.device,
+        )
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def step(self, index: int) -> dict[str, float]:
+        """One outer iteration; raises `Diverged` before an update that is not finite."""
+        config = self.config
+        if self.pool is not None and index == 0:
+            self.pool.grow_up()
+        if not self.at_once:
+            self.at_once = self._measured()
+        member = int(torch.randint(config.networks, (), generator=self.streams.generator("network", index)))
+        real = torch.randperm(len(self.source), generator=self.streams.generator("real", index))[: config.batch_real]
+        if self.pool is None:
+            loss, gradients = self._unrolled(index, real)
+        else:
+            loss = self.loss(self.pool.network(member), real)
+            gradients = torch.autograd.grad(loss, (self.pixels, self.targets))
+        self._update(index, loss.detach(), gradients)
+        if self.pool is None:
+            return {"loss": loss.item()}
+        self.pool.advance(member)
+        return {"loss": loss.item(), "age": float(self.pool.ages[member])}
+
+    def loss(self, network: nn.Module, rows: Tensor) -> Tensor:
+        """How far the regression on `network`'s features is from the answers of the real images `rows`."""
+        support = with_one(networks.embed(network, self.pixels))
+        with torch.no_grad():
+            parts = [networks.embed(network, self._real(part)) for part in rows.split(self.at_once)]
+        queries = with_one(torch.cat(parts))
+        return self._distance(predictions(support, self.targets, queries, ridge=self.config.ridge), rows)
+
+    def _unrolled(self, index: int, rows: Tensor) -> tuple[Tensor, unroll.Tensors]:
+        """The loss of a network that has learned images and targets from the start, and its gradient."""
+        config = self.config
+        streams = self.streams.child("unrolled", index)
+        outputs = self.answers.shape[1]
+        network = training.initialised(self.recipe, self.source.image_shape, outputs, streams=streams).to(self.device)
+        real = self._real(rows)
+
+        def inner(t: int, theta: unroll.Tensors, learned: unroll.Tensors) -> Tensor:
+            del t
+            return F.mse_loss(unroll.apply(network, theta, learned[0]), learned[1])
+
+        result = unroll.unroll(
+            unroll.sgd_step(inner, lambda t, learned: torch.tensor(self.recipe.learning_rate, device=self.device)),
+            config.unrolled_steps,
+            tuple(parameter.detach() for parameter in network.parameters()),
+            (self.pixels, self.targets),
+            lambda theta: self._distance(unroll.apply(network, theta, real), rows),
+            mode=config.gradient,
+        )
+        return result.loss, result.learned
+
+    def _distance(self, predicted: Tensor, rows: Tensor) -> Tensor:
+        answers = self.answers[rows].to(predicted)
+        if self.config.objective == "labels":
+            return F.cross_entropy(predicted, answers.argmax(1))
+        return F.mse_loss(predicted, answers)
+
+    def _update(self, index: int, loss: Tensor, gradients: tuple[Tensor, ...]) -> None:
+        config = self.config
+        pixels, targets = gradients
+        if config.tv or config.l2:
+            prior = config.tv * total_variation(self.pixels) + config.l2 * mean_norm(self.pixels)
+            pixels = pixels + torch.autograd.grad(prior, self.pixels)[0]
+        require_finite(loss=loss.item(), gradient=pixels.norm().item() + targets.norm().item())
+        self.pixels.grad, self.targets.grad = pixels, targets
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * (1 + (FALL - 1) * index / config.steps)
+        self.optimiser.step()
+        if config.bounded:
+            with torch.no_grad():
+                self.pixels.clamp_(self.black, self.white)
+
+    def _real(self, rows: Tensor) -> Tensor:
+        return self.form(self.source.take(rows).to(self.device))
+
+    def _measured(self) -> int:
+        """How many real images may go through a network together."""
+        outputs = self.answers.shape[1]
+        network = training.initialised(self.recipe, self.source.image_shape, outputs, streams=self.streams)
+        network = network.to(self.device).eval()
+        shape, most = self.source.image_shape, self.config.batch_real
+        return prediction_batch(
+            lambda images: networks.embed(network, self.form(images)), shape, self.device, most=most
+        )
+
+    # --- state and result -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Images, targets, their moments, and the pool."""
+        state: dict[str, Any] = {
+            "pixels": self.pixels.detach().clone(),
+            "targets": self.targets.detach().clone(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        return state if self.pool is None else {**state, "pool": self.pool.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state of `state_dict`."""
+        with torch.no_grad():
+            self.pixels.copy_(state["pixels"])
+            self.targets.copy_(state["targets"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.pool is not None:
+            self.pool.load_state_dict(state["pool"])
+
+    def export(self) -> DistilledSet:
+        """The images, float32 as networks take them, with their targets; those of the labelled bound with labels."""
+        supervised = self.config.objective == "labels"
+        manifest = Manifest(
+            task="classification" if supervised else "self-supervised",
+            classes=self.source.classes if supervised else (),
+            pixels=Pixels(space="normalised", mean=self.form.mean, std=self.form.std),
+            targets="logits" if supervised else "features",
+            recipe=self.recipe,
+        )
+        labels = require_labels(self.source)[self.rows].numpy() if supervised else None
+        images, targets = (tensor.detach().cpu().numpy().copy() for tensor in (self.pixels, self.targets))
+        return DistilledSet(images, labels, manifest, targets)
+
+
+def _one_hot(source: Any) -> Tensor:
+    """(N, K) labels as numbers around zero, which a linear regression predicts."""
+    labels, classes = require_labels(source), len(source.classes)
+    return F.one_hot(labels, classes).float() - 1 / classes

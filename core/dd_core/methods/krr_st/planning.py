@@ -1,0 +1,55 @@
+"""What a run of KRR-ST needs, and what it cannot be run with."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+
+from dd_core import training
+from dd_core.artefacts import ArtefactSpec
+from dd_core.distilled import Size
+from dd_core.errors import UserError
+from dd_core.images import Source, called, require_labels
+from dd_core.methods.krr_st.config import FEATURES, TEACHER, KRRSTConfig
+from dd_core.streams import Streams
+from dd_core.system.budget import Footprint
+from dd_core.training.estimates import training_bytes
+from dd_core.training.feature_teachers import FeaturesSpec
+
+_WIDTH = 512  # features of the literature's teachers: those of a teacher are known once it is made
+
+
+def needed(config: KRRSTConfig, source: Source) -> dict[str, ArtefactSpec]:
+    """The teacher, and its features of all real images; nothing for the labelled bound."""
+    if config.objective == "labels":
+        return {}
+    network = config.teacher.network or config.recipe.network
+    features = FeaturesSpec.of(source, config.teacher.model_copy(update={"network": network}))
+    return {TEACHER: features.teacher, FEATURES: features}
+
+
+def check_source(config: KRRSTConfig, source: Source, size: Size) -> None:
+    """Raise `UserError` for too few real images, and for a network that cannot be unrolled."""
+    count = size.total(len(source.classes))
+    if config.objective == "labels":
+        require_labels(source)
+    if config.initial == "real" and count > len(source):
+        raise UserError(
+            f"{called(source)} has {len(source):,} images, and {count:,} are asked for; images that start from noise "
+            "can be more"
+        )
+    if config.inner == "unrolled":
+        training.require_pure(config.recipe, source.image_shape, _WIDTH, method="inner 'unrolled'")
+
+
+def footprint(config: KRRSTConfig, source: Source, size: Size, device: torch.device) -> Footprint:
+    """A step of training on all synthetic images, and the networks of the pool."""
+    count = size.total(len(source.classes))
+    recipe = config.recipe.model_copy(update={"batch_size": count})
+    step = training_bytes(recipe, source.image_shape, _WIDTH, count, device)
+    model = training.initialised(config.recipe, source.image_shape, _WIDTH, streams=Streams(0))
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    return Footprint(
+        step + 3 * config.networks * weights + 16 * count * prod(source.image_shape), ("number of images",)
+    )

@@ -1,0 +1,40 @@
+"""Kernel ridge regression in closed form, with its gradient.
+
+Shapes: N support images, B queries, D features of an image, K targets of an image.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def with_one(features: Float[Tensor, "n D"]) -> Float[Tensor, "n D+1"]:
+    """The features with a constant 1 beside them, by which a linear regression has an offset."""
+    return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+
+
+def predictions(
+    support: Float[Tensor, "N D"], targets: Float[Tensor, "N K"], queries: Float[Tensor, "B D"], *, ridge: float
+) -> Float[Tensor, "B K"]:
+    """What ridge regression from `support` to `targets` makes of `queries`; all of them have a gradient.
+
+        K_qs (K_ss + lambda I)^-1 Y,   K_ab = F_a F_b^T,   lambda = ridge trace(K_ss), taken as a constant
+
+    The features are computed with in float32 at least, whatever surrounds the call. Of more images than features the
+    same is solved for the weights, F_q (F_s^T F_s + lambda I)^-1 F_s^T Y, whose matrix is smaller and has full rank.
+    (Lee et al. 2024, equation 6.)
+    """
+    with torch.autocast(support.device.type, enabled=False):
+        f_s, f_q = (
+            features if features.dtype == torch.float64 else features.float() for features in (support, queries)
+        )
+        values, penalty = targets.to(f_s.dtype), ridge * f_s.square().sum().detach()
+        if len(f_s) <= f_s.shape[1]:
+            return (f_q @ f_s.T) @ torch.linalg.solve(_damped(f_s @ f_s.T, penalty), values)
+        return f_q @ torch.linalg.solve(_damped(f_s.T @ f_s, penalty), f_s.T @ values)
+
+
+def _damped(matrix: Float[Tensor, "n n"], penalty: Float[Tensor, ""]) -> Float[Tensor, "n n"]:
+    return matrix + penalty * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)

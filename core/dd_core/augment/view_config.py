@@ -12,7 +12,7 @@ from dd_core.config import Config
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-def _mirrored(flip: bool | None, name: str) -> bool:
+def _mirrored(name: str, *, flip: bool | None) -> bool:
     """What is asked for, or else whether images called `name` may be mirrored."""
     return name not in MIRRORED if flip is None else flip
 
@@ -60,7 +60,7 @@ class Views(Config):
 
     def for_source(self, name: str) -> Views:
         """The same with `flip` decided for the images called `name`: digits and letters are not mirrored."""
-        return self.model_copy(update={"flip": _mirrored(self.flip, name)})
+        return self.model_copy(update={"flip": _mirrored(name, flip=self.flip)})
 
 
 Chance = Annotated[float, Field(ge=0, le=1)]
@@ -94,4 +94,4 @@ class Distortions(Config):
 
     def for_source(self, name: str) -> Distortions:
         """The same with `flip` decided for the images called `name`: digits and letters are not mirrored."""
-        return self.model_copy(update={"flip": _mirrored(self.flip, name)})
+        return self.model_copy(update={"flip": _mirrored(name, flip=self.flip)})

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from dd_core.artefacts import Progress
 from dd_core.errors import UserError
 from dd_core.streams import generator
+from dd_core.training.feature_teacher_config import Objective, solo_learn
 from dd_core.training.lars import LARS
+from dd_core.training.settings import Settings
 
 RATES = (0.3, 0.3, 0.1, 0.0)
 
@@ -124,3 +128,60 @@ def test_numbers_out_of_range_are_refused(name: str, number: float):
     settings: dict[str, Any] = {"rate": 0.1, name: number}
     with pytest.raises(UserError, match=f"LARS: {name} is out of range: {number:g}"):
         LARS(parameters(), **settings)
+
+
+# --- who uses it --------------------------------------------------------------------------------------------------
+
+
+def test_settings_make_it_with_their_rate_momentum_and_decay():
+    settings = Settings(
+        learning_rate=0.3, epochs=4, batch_size=2, optimiser="lars", momentum=0.8, weight_decay=0.01, warmup=2
+    )
+    optimiser = settings.optimiser_of(parameters(), rate=settings.rate(0))
+    assert isinstance(optimiser, LARS)
+    (group,) = optimiser.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (pytest.approx(0.1), 0.8, 0.01)
+
+
+def test_its_state_survives_the_disk(tmp_path: Path):
+    weights = parameters()
+    optimiser = LARS(weights, rate=0.3)
+    stepped(optimiser, weights, 0)
+    Progress(tmp_path / "state").save({"optimiser": optimiser.state_dict()})
+    state = Progress(tmp_path / "state").load()
+    assert state is not None
+    resumed = LARS(parameters(), rate=1.0)
+    resumed.load_state_dict(state["optimiser"])
+    assert resumed.param_groups[0]["lr"] == 0.3
+    for ours, theirs in zip(resumed.state.values(), optimiser.state.values(), strict=True):
+        assert torch.equal(ours["velocity"], theirs["velocity"])
+
+
+def test_the_presets_are_those_of_solo_learns_files():
+    crop = (0.08, 1.0)
+    common = {"network": "torchvision:resnet18", "epochs": 1000, "batch_size": 256, "optimiser": "lars"}
+    common |= {"momentum": 0.9, "warmup": 10, "temperature": 0.2, "tau": 0.99, "loss_scale": 0.1}
+    own: dict[Objective, dict[str, Any]] = {
+        "barlow-twins": {
+            "learning_rate": 0.3,
+            "weight_decay": 1e-4,
+            "projector": (2048, 2048),
+            "off_diagonal": 0.0051,
+            "distortions": {"crop": crop, "jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2}
+            | {"hue": 0.1, "grey": 0.2, "solarise": (0.0, 0.2), "flip": None},
+        },
+        "simclr": {
+            "learning_rate": 0.4,
+            "weight_decay": 1e-4,
+            "projector": (2048, 256),
+            "distortions": {"crop": crop, "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8}
+            | {"hue": 0.2, "grey": 0.2, "solarise": (0.0, 0.0), "flip": None},
+        },
+        "byol": {"learning_rate": 1.0, "weight_decay": 1e-5, "projector": (4096, 256)},
+    }
+    for objective, values in own.items():
+        settings = solo_learn(objective).model_dump()
+        assert settings["objective"] == objective
+        assert {name: settings[name] for name in common} == common
+        assert {name: settings[name] for name in values} == values
+    assert solo_learn("byol").distortions == solo_learn("barlow-twins").distortions

@@ -59,3 +59,18 @@ def test_equal_views_are_best_and_all_have_a_finite_gradient(name: str):
         one = pair[0].clone().requires_grad_()
         (gradient,) = torch.autograd.grad(function(one, pair[1], **options), one)
         assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", ["barlow_twins", "nt_xent", "byol"])
+def test_a_callers_autocast_and_double_precision_change_no_digit(name: str):
+    function = getattr(objectives, name)
+    options = {"temperature": 0.2} if name == "nt_xent" else {}
+    first, second = views(count=64, width=32)
+    exact = function(first.double(), second.double(), **options)
+    assert exact.dtype == torch.float64
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = function(first, second, **options)
+        halves = function(first.bfloat16(), second.bfloat16(), **options)
+    assert torch.equal(inside, function(first, second, **options))
+    assert inside.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert halves.dtype == torch.float32

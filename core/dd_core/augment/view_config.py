@@ -67,7 +67,10 @@ Chance = Annotated[float, Field(ge=0, le=1)]
 
 
 class Distortions(Config):
-    """Two views of an image for self-supervised learning; the defaults are solo-learn's for CIFAR."""
+    """Two views of an image for self-supervised learning.
+
+    The defaults are solo-learn's asymmetric ones for CIFAR, but for the crop, whose smallest part there is 0.08.
+    """
 
     crop: tuple[Fraction, Fraction] = Field(
         default=(0.2, 1.0), description="smallest and largest part of an image's area that a crop shows"

@@ -74,5 +74,5 @@ def _adapted(weights: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor
     size, slope, decay = weights.norm(), gradient.norm(), group["weight_decay"]
     trust = group["eta"] * size / (slope + decay * size + _EPSILON)
     if group["clip"]:
-        trust = (trust / group["lr"]).clamp(max=1.0) if group["lr"] else torch.ones_like(trust)
+        trust = (trust / group["lr"]).clamp(max=1.0)  # at a rate of 0 it is 1, and nothing moves
     return torch.where((size > 0) & (slope > 0), trust * (gradient + decay * weights), gradient)

@@ -1,4 +1,6 @@
-"""What self-supervised learning minimises over two views of each image, computed in float32 at least.
+"""What self-supervised learning minimises over two views of each image.
+
+It is computed in float32 at least, whatever surrounds the call.
 
 Shapes: n images, D numbers of a view.
 """
@@ -20,8 +22,9 @@ def barlow_twins(
 
     Zbontar et al. 2021, equations 1 and 2; lambda is `off_diagonal`.
     """
-    one, other = (_standardised(values.float()) for values in (first, second))
-    correlation = one.T @ other / len(one)
+    with torch.autocast(first.device.type, enabled=False):
+        one, other = (_standardised(_precise(values)) for values in (first, second))
+        correlation = one.T @ other / len(one)
     diagonal = correlation.diagonal()
     rest = correlation.square().sum() - diagonal.square().sum()
     return (1 - diagonal).square().sum() + off_diagonal * rest
@@ -32,8 +35,9 @@ def nt_xent(first: Float[Tensor, "n D"], second: Float[Tensor, "n D"], *, temper
 
     Chen et al. 2020 (SimCLR), equation 1.
     """
-    views = F.normalize(torch.cat([first, second]).float(), dim=1)
-    likeness = views @ views.T / temperature
+    with torch.autocast(first.device.type, enabled=False):
+        views = F.normalize(_precise(torch.cat([first, second])), dim=1)
+        likeness = views @ views.T / temperature
     likeness = likeness.masked_fill(torch.eye(len(views), dtype=torch.bool, device=views.device), -torch.inf)
     partners = torch.arange(len(views), device=views.device).roll(len(first))
     return F.cross_entropy(likeness, partners)
@@ -41,7 +45,11 @@ def nt_xent(first: Float[Tensor, "n D"], second: Float[Tensor, "n D"], *, temper
 
 def byol(predicted: Float[Tensor, "n D"], target: Float[Tensor, "n D"]) -> Float[Tensor, ""]:
     """Mean over images of 2 - 2 cos(predicted, target): Grill et al. 2020, equation 2, one of its two directions."""
-    return 2 - 2 * F.cosine_similarity(predicted.float(), target.float(), dim=1).mean()
+    return 2 - 2 * F.cosine_similarity(_precise(predicted), _precise(target), dim=1).mean()
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _standardised(values: Tensor) -> Tensor:

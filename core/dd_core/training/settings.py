@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dd_core.recipe import BETAS, LossName, Recipe, ScheduledStep
+from dd_core.training.lars import LARS
 
 Schedule = Literal["constant", "step", "cosine", "halving", "decay"]
 
@@ -32,7 +33,7 @@ class Settings:
     learning_rate: float
     epochs: int
     batch_size: int
-    optimiser: Literal["sgd", "adam", "adamw", "descent"] = "sgd"
+    optimiser: Literal["sgd", "adam", "adamw", "lars", "descent"] = "sgd"
     momentum: float = 0.0
     betas: tuple[float, float] = BETAS
     weight_decay: float = 0.0
@@ -107,6 +108,8 @@ class Settings:
         """A new optimiser of the parameters."""
         if self.optimiser == "descent":
             return PlainDescent(parameters, rate=rate)
+        if self.optimiser == "lars":
+            return LARS(parameters, rate=rate, momentum=self.momentum, weight_decay=self.weight_decay)
         groups = self._groups(parameters)
         if self.optimiser == "sgd":
             return torch.optim.SGD(groups, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)

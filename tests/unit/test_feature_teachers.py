@@ -28,6 +28,7 @@ from dd_core.training.feature_teachers import (
     features_in,
     form_of_teacher,
 )
+from dd_core.training.lars import LARS
 from dd_core.training.two_views import Learner
 
 CPU = torch.device("cpu")
@@ -196,3 +197,24 @@ def test_what_cannot_be_learned_is_refused(tmp_path: Path):
         decode(FeatureTeacherConfig, {"epochs": 0})
     with pytest.raises(Diverged, match="teacher's training loss"):
         made(tmp_path, learning_rate=1e30)
+    one = source().subset(torch.tensor([3]))
+    with pytest.raises(UserError, match="blobs has one image; a teacher learns without labels from two at least"):
+        FeatureTeacherSpec.of(one, config())
+    assert FeatureTeacherSpec.of(one, config(weights="published", epochs=0)).image_shape == (3, 8, 8)
+
+
+def test_only_byol_has_a_network_that_follows():
+    assert not [*learner().target.parameters()]
+    assert not [*learner(objective="simclr").target.parameters()]
+    assert not any(parameter.requires_grad for parameter in learner(objective="byol").target.parameters())
+
+
+def test_lars_trains_a_teacher_at_the_rate_of_the_epoch():
+    ours, plain = learner(optimiser="lars", epochs=4, learning_rate=0.2), learner(epochs=4, learning_rate=0.2)
+    ours.epoch()
+    plain.epoch()
+    assert isinstance(ours.optimiser, LARS)
+    weights = [next(made.online.parameters()) for made in (ours, plain)]
+    assert not torch.equal(*weights)
+    ours.epoch()
+    assert ours.optimiser.param_groups[0]["lr"] == pytest.approx(0.2 * 0.5 * (1 + math.cos(math.pi / 4)))

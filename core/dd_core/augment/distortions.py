@@ -55,13 +55,12 @@ def draw(
 def distorted(images: UInt8[Tensor, "n C H W"], records: Distorted) -> Float[Tensor, "n C H W"]:
     """The views that n records say, in [0, 1], on the images' device."""
     shown = views.crops(images.float() / 255, records.boxes, records.flips).clamp(0, 1)
-    factors, order, jittered = (
-        tensor.to(shown.device) for tensor in (records.factors, records.order, records.jittered)
-    )
+    factors = records.factors.to(shown.device)
     operations = (colour.brightened, colour.contrasted, colour.saturated, colour.hued)
     for place in range(len(operations)):
         for number, operation in enumerate(operations):
-            rows = (jittered & (order[:, place] == number)).nonzero().flatten()
+            chosen = records.jittered & (records.order[:, place] == number)
+            rows = chosen.nonzero().flatten().to(shown.device)  # found on the CPU: a GPU is not waited for
             if len(rows):
                 shown = shown.index_copy(0, rows, operation(shown[rows], factors[rows, number]))
     shown = colour.where(records.greyed.to(shown.device), colour.grey(shown).expand_as(shown), shown)

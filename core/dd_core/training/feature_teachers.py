@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dd_core import networks
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
 from dd_core.errors import UserError
-from dd_core.images import InputForm, Source
+from dd_core.images import InputForm, Source, called
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.footprint import prediction_batch
@@ -56,9 +56,14 @@ class FeatureTeacherSpec(ArtefactSpec):
 
     @staticmethod
     def of(source: Source, teacher: FeatureTeacherConfig) -> FeatureTeacherSpec:
-        """The teacher of a source; `teacher` names its network. Raises `UserError` for weights that are in a file."""
+        """The teacher of a source; `teacher` names its network.
+
+        Raises `UserError` for weights that are in a file, and for a single image to train on: objectives need two.
+        """
         assert teacher.network is not None
         require_kept(teacher.weights_file)
+        if teacher.epochs and len(source) < 2:
+            raise UserError(f"{called(source)} has one image; a teacher learns without labels from two at least")
         fingerprint, name, shape = source.fingerprint(), source.name, source.image_shape
         return FeatureTeacherSpec(source=fingerprint, source_name=name, image_shape=shape, teacher=teacher)
 

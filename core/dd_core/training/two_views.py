@@ -38,7 +38,8 @@ class Learner:
         with self.streams.seeded("projector"):
             self.online = nn.Sequential(backbone, projector(config, width)).to(device).train()
             self.predictor = predictor(config).to(device).train()
-        self.target = copy.deepcopy(self.online).requires_grad_(False)  # BYOL's
+        followed = self.online if config.objective == "byol" else nn.Sequential()
+        self.target = copy.deepcopy(followed).requires_grad_(False)
         self.settings = Settings(
             learning_rate=config.learning_rate,
             epochs=config.epochs,

@@ -1,0 +1,39 @@
+"""Transfer: backbones that are pre-trained on a distilled set, and what they are worth on other images.
+
+    from dd_apps.transfer import linear_probe, pretrain
+
+    backbone = pretrain("timm:resnet10t", ds)
+    print(linear_probe(backbone, train, test, fraction=0.01, form=ds.input_form()).accuracy)
+
+`backbones` builds a backbone, `pretraining` trains it on a set, `embedding` has its features of real images. `probes`
+and `fine_tuning` score it, `labelled` draws the labels that these learn from, and `weights` has its file. `data_free`
+teaches a student without the teacher's data. `settings` are the ways of scoring, `config` is the scenario of the task
+`transfer`, `task` runs it, and `reporting` has its tables.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dd_core.lazy import names_of
+
+if TYPE_CHECKING:
+    from dd_apps.transfer.embedding import features
+    from dd_apps.transfer.fine_tuning import FineTuned, fine_tune
+    from dd_apps.transfer.pretraining import pretrain
+    from dd_apps.transfer.probes import knn, linear_probe
+    from dd_apps.transfer.scores import TransferScore
+
+__all__ = ["FineTuned", "TransferScore", "features", "fine_tune", "knn", "linear_probe", "pretrain"]
+__getattr__ = names_of(
+    __name__,
+    {
+        "FineTuned": "fine_tuning",
+        "TransferScore": "scores",
+        "features": "embedding",
+        "fine_tune": "fine_tuning",
+        "knn": "probes",
+        "linear_probe": "probes",
+        "pretrain": "pretraining",
+    },
+)

@@ -1,0 +1,126 @@
+"""Backbones: any network by name, a user's module, or a function that makes one, with as many outputs as are asked for.
+
+The last layer is what pre-training learns its targets by and what a new task replaces; all before it is the backbone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dd_apps.transfer.names import imported, is_import_path
+from dd_core import networks, streams
+from dd_core.errors import UserError
+from dd_core.networks import FeatureNetwork
+
+Shape = tuple[int, int, int]
+Factory = Callable[[int, int, tuple[int, int]], nn.Module]  # (in_channels, outputs, image_size)
+Backbone = str | nn.Module | Factory
+
+
+def built(backbone: Backbone, image_shape: Shape, *, outputs: int, seed: int) -> nn.Module:
+    """A network for images (C, H, W) with `outputs` outputs, on the CPU and in training mode.
+
+    A name or a function gives a network with first weights of its own, drawn by `seed`. A module is copied with the
+    weights that it has; where it has another number of outputs, its last linear layer is drawn afresh. Equal arguments
+    give equal weights, and torch's global generator is left as it was. Raises `UserError` for an unknown name and for a
+    network that does not give (1, outputs) for one image.
+    """
+    if isinstance(backbone, str) and is_import_path(backbone):
+        backbone = imported(backbone)
+    channels, height, width = image_shape
+    if isinstance(backbone, str):
+        return networks.build(backbone, in_channels=channels, classes=outputs, image_size=(height, width), seed=seed)
+    if isinstance(backbone, nn.Module):
+        model = copy.deepcopy(backbone).cpu()
+        if _width(model, image_shape, name_of(backbone)) != outputs:
+            model = with_outputs(model, outputs, seed=seed)
+    else:
+        model = _called(backbone, image_shape, outputs=outputs, seed=seed)
+    if (width := _width(model, image_shape, name_of(backbone))) != outputs:
+        raise UserError(f"backbone '{name_of(backbone)}' gives {width} outputs for an image, and is to give {outputs}")
+    return model.train()
+
+
+def name_of(backbone: Backbone) -> str:
+    """What a message or a table calls a backbone."""
+    if isinstance(backbone, str):
+        return backbone
+    if isinstance(backbone, nn.Module):
+        return type(backbone).__name__
+    return getattr(backbone, "__name__", type(backbone).__name__)
+
+
+def with_outputs(model: nn.Module, outputs: int, *, seed: int) -> nn.Module:
+    """`model` with a last linear layer of `outputs` outputs, drawn by `seed`, in place.
+
+    Raises `UserError` for a module without a linear layer at its end.
+    """
+    with streams.seeded(seed, "last-layer"):
+        if isinstance(model, FeatureNetwork):
+            model.classifier = nn.Linear(model.classifier.in_features, outputs)
+        elif hasattr(model, "reset_classifier"):  # timm's networks
+            timm_model: Any = model
+            timm_model.reset_classifier(outputs)
+        else:
+            path, last = _last_linear(model)
+            head = nn.Linear(last.in_features, outputs, bias=last.bias is not None)
+            if path:
+                model.set_submodule(path, head)
+            else:
+                model = head
+    return model
+
+
+def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
+    linears = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise UserError(
+            f"backbone '{type(model).__name__}' has no linear layer, so it has no last layer that a task replaces; end "
+            "it with nn.Linear"
+        )
+    return linears[-1]
+
+
+def _called(factory: Factory, image_shape: Shape, *, outputs: int, seed: int) -> nn.Module:
+    channels, height, width = image_shape
+    with streams.seeded(seed, "network"):
+        try:
+            model = factory(channels, outputs, (height, width))
+        except Exception as error:  # a user's code, which raises anything at all
+            raise UserError(
+                f"backbone '{name_of(factory)}' could not be made by (in_channels, outputs, image_size) = "
+                f"({channels}, {outputs}, ({height}, {width})): {_line(error)}"
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"backbone '{name_of(factory)}' gives a {type(model).__name__}, not a torch.nn.Module")
+    return model.cpu()
+
+
+@torch.no_grad()
+def _width(model: nn.Module, image_shape: Shape, name: str) -> int:
+    """How many numbers `model` gives for an image; its state and torch's generator stay as they were."""
+    channels, height, width = image_shape
+    training = model.training
+    try:
+        with streams.seeded(0, "width"):
+            output = model.eval()(torch.zeros(1, channels, height, width))
+    except Exception as error:  # a user's code, which raises anything at all
+        raise UserError(
+            f"backbone '{name}' cannot take images of {channels} x {height} x {width} pixels: {_line(error)}; take a "
+            "backbone for this size, or images of another size"
+        ) from error
+    finally:
+        model.train(training)
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
+        given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UserError(f"backbone '{name}' gives {given} for one image, and is to give (1, outputs)")
+    return output.shape[1]
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,205 @@
+"""Probes of frozen features: softmax regression, by L-BFGS or by SGD, and nearest neighbours.
+
+Shapes: n labelled images, m tested ones, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from dd_apps.transfer.embedding import features
+from dd_apps.transfer.labelled import check_target, labelled_rows, labels_at
+from dd_apps.transfer.scores import TransferScore
+from dd_apps.transfer.settings import LinearProbe, Neighbours, SgdProbe
+from dd_apps.transfer.stepping import take_steps
+from dd_core.errors import require_finite
+from dd_core.images import InputForm, Source
+from dd_core.streams import Streams
+from dd_core.system import device as devices
+from dd_core.system import surroundings
+from dd_core.training import Loop, Settings, TrainingData
+
+Probe = LinearProbe | SgdProbe | Neighbours
+AT_ONCE = 256  # tested images whose similarities to all labelled ones are in memory
+
+
+def linear_probe(
+    backbone: nn.Module,
+    train: Source,
+    test: Source,
+    *,
+    fraction: float = 1.0,
+    form: InputForm | None = None,
+    settings: LinearProbe | SgdProbe | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> TransferScore:
+    """How well a linear classifier on the frozen features of `backbone` tells the classes of `test` apart.
+
+    It learns from `fraction` of the labels of `train`, drawn by `seed`. form: how images are fed, `ds.input_form()` of
+    the set that the backbone learned; None normalises them by the statistics of `train`. settings: L-BFGS as in MKDT
+    unless given. Raises `UserError` for images without labels, with one class or of other classes, and `Diverged`.
+    """
+    chosen = settings or LinearProbe()
+    return Features.of(backbone, train, test, form=form, device=device).score(
+        chosen, fraction=fraction, seed=seed, device=device
+    )
+
+
+def knn(
+    backbone: nn.Module,
+    train: Source,
+    test: Source,
+    *,
+    k: int = 200,
+    temperature: float = 0.1,
+    fraction: float = 1.0,
+    form: InputForm | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> TransferScore:
+    """How well the `k` nearest neighbours among frozen features tell the classes of `test` apart.
+
+    See `Neighbours` for the votes and `linear_probe` for the rest.
+    """
+    return Features.of(backbone, train, test, form=form, device=device).score(
+        Neighbours(k=k, temperature=temperature), fraction=fraction, seed=seed, device=device
+    )
+
+
+class Features:
+    """The frozen features of a target's training and test images, computed once for any number of probes."""
+
+    def __init__(self, train: Source, test: Source, known: Tensor, tested: Tensor, form: InputForm) -> None:
+        self.train, self.test, self.known, self.tested, self.form = train, test, known, tested, form
+
+    @staticmethod
+    def of(
+        backbone: nn.Module, train: Source, test: Source, *, form: InputForm | None = None, device: str = "auto"
+    ) -> Features:
+        """Raises what `check_target` and `features` raise."""
+        check_target(train, test)
+        chosen = form or InputForm.of(train)
+        known, tested = (features(backbone, source, chosen, device=device) for source in (train, test))
+        return Features(train, test, known, tested, chosen)
+
+    @surroundings.own()
+    def score(self, settings: Probe, *, fraction: float, seed: int, device: str = "auto") -> TransferScore:
+        """A probe that learns from `fraction` of the training labels."""
+        rows = labelled_rows(self.train, fraction, seed=seed)
+        known, labels, classes = self.known[rows], labels_at(self.train, rows), len(self.train.classes)
+        where = devices.resolve(device)
+        if isinstance(settings, Neighbours):
+            guesses = neighbours_of(self.tested, known, labels, classes=classes, settings=settings, device=where)
+        elif isinstance(settings, LinearProbe):
+            weight, bias = softmax_regression(known.to(where), labels.to(where), classes=classes, settings=settings)
+            guesses = (self.tested.to(where) @ weight.T + bias).argmax(1).cpu()
+        else:
+            layer = sgd_regression(known, labels, classes=classes, settings=settings, seed=seed, device=where)
+            with torch.no_grad():
+                guesses = layer(self.tested.to(where)).argmax(1).cpu()
+        right = guesses == labels_at(self.test, torch.arange(len(self.test)))
+        return TransferScore(
+            accuracy=int(right.sum()) / len(right),
+            done=settings.words,
+            fraction=fraction,
+            labels=len(rows),
+            tested=len(right),
+            classes=classes,
+            seed=seed,
+            features=known.shape[1],
+            **described(self.form),
+        )
+
+
+def described(form: InputForm) -> dict[str, Any]:
+    """How images were fed, as a score has it."""
+    return {"mean": tuple(form.mean), "std": tuple(form.std), "whitened": form.whitening is not None}
+
+
+def softmax_regression(
+    features_nD: Float[Tensor, "n D"], labels: Int64[Tensor, " n"], *, classes: int, settings: LinearProbe
+) -> tuple[Float[Tensor, "K D"], Float[Tensor, " K"]]:
+    """(W, b) of little (1 / n) sum_i CE(W x_i + b, y_i) + l2 |W|^2, by L-BFGS from zeros.
+
+    Its steps fulfil the strong Wolfe conditions. Raises `Diverged` where the objective is not finite.
+    """
+    weight = features_nD.new_zeros(classes, features_nD.shape[1]).requires_grad_()
+    bias = features_nD.new_zeros(classes).requires_grad_()
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=settings.iterations,
+        max_eval=25 * settings.iterations,  # torch's own line search takes up to 25
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(features_nD @ weight.T + bias, labels) + settings.l2 * weight.square().sum()
+        require_finite(**{"objective of the linear probe": loss.item()})
+        loss.backward()
+        return loss
+
+    solver.step(objective)
+    return weight.detach(), bias.detach()
+
+
+def sgd_regression(
+    features_nD: Float[Tensor, "n D"],
+    labels: Int64[Tensor, " n"],
+    *,
+    classes: int,
+    settings: SgdProbe,
+    seed: int,
+    device: torch.device,
+) -> nn.Linear:
+    """A linear layer that SGD trained by cross-entropy, first weights as PyTorch draws them; raises `Diverged`."""
+    streams = Streams(seed).child("probe")
+    with streams.seeded("layer"):
+        layer = nn.Linear(features_nD.shape[1], classes)
+    lessons = TrainingData(features_nD[:, :, None, None], labels, None, classes)  # images of one pixel
+    loop = Loop(
+        nn.Sequential(nn.Flatten(), layer),
+        lessons,
+        Settings(
+            learning_rate=settings.learning_rate,
+            epochs=settings.steps,
+            batch_size=settings.batch_size,
+            momentum=settings.momentum,
+            schedule="cosine",
+            loss_called="loss of the linear probe",
+            check_every=100,
+        ),
+        streams=streams,
+        device=device,
+    )
+    take_steps(loop, batch_size=settings.batch_size)
+    return layer.eval()
+
+
+def neighbours_of(
+    tested: Float[Tensor, "m D"],
+    known: Float[Tensor, "n D"],
+    labels: Int64[Tensor, " n"],
+    *,
+    classes: int,
+    settings: Neighbours,
+    device: torch.device,
+) -> Int64[Tensor, " m"]:
+    """The class with the most votes of the k nearest neighbours; the first of equals.
+
+    A neighbour of cosine similarity s votes with exp(s / T) for its class (Wu et al. 2018, "Unsupervised feature
+    learning via non-parametric instance discrimination", section 3.4). All images vote where there are fewer than k.
+    """
+    known, votes = F.normalize(known.to(device)), F.one_hot(labels.to(device), classes).to(known.dtype)
+    guesses: list[Tensor] = []
+    for part in tested.split(AT_ONCE):
+        similarity, nearest = (F.normalize(part.to(device)) @ known.T).topk(min(settings.k, len(known)))
+        weights = ((similarity - 1) / settings.temperature).exp()  # exp(s / T) but for a factor that all share
+        guesses.append((weights[:, :, None] * votes[nearest]).sum(1).argmax(1).cpu())
+    return torch.cat(guesses)

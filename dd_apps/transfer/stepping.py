@@ -1,0 +1,33 @@
+"""A number of steps on real images in `training.Loop`, each with its own learning rate along the schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from dd_core.streams import Streams
+from dd_core.training import Loop
+
+
+def take_steps(loop: Loop, *, batch_size: int) -> None:
+    """Train for as many steps as the loop's settings have epochs, so that a schedule's epoch is one step.
+
+    Passes over all images follow each other, each in an order of its own; the last mini-batch of a pass may be smaller.
+    Raises `Diverged`.
+    """
+    steps = loop.settings.epochs
+    with loop.streams.seeded("training"):
+        for _, rows in zip(range(steps), mini_batches(len(loop.lessons), batch_size, loop.streams), strict=False):
+            loop.step(rows)
+            loop.end_epoch()
+
+
+def mini_batches(images: int, size: int, streams: Streams) -> Iterator[Int64[Tensor, " n"]]:
+    """Rows of mini-batches without end."""
+    passes = 0
+    while True:
+        yield from torch.randperm(images, generator=streams.generator("order", passes)).split(size)
+        passes += 1

@@ -23,17 +23,32 @@ if TYPE_CHECKING:
     from dd_apps.transfer.pretraining import pretrain
     from dd_apps.transfer.probes import knn, linear_probe
     from dd_apps.transfer.scores import TransferScore
+    from dd_apps.transfer.weights import LoadedBackbone, load_backbone, save_backbone
 
-__all__ = ["FineTuned", "TransferScore", "features", "fine_tune", "knn", "linear_probe", "pretrain"]
+__all__ = [
+    "FineTuned",
+    "LoadedBackbone",
+    "TransferScore",
+    "features",
+    "fine_tune",
+    "knn",
+    "linear_probe",
+    "load_backbone",
+    "pretrain",
+    "save_backbone",
+]
 __getattr__ = names_of(
     __name__,
     {
         "FineTuned": "fine_tuning",
+        "LoadedBackbone": "weights",
         "TransferScore": "scores",
         "features": "embedding",
         "fine_tune": "fine_tuning",
         "knn": "probes",
         "linear_probe": "probes",
+        "load_backbone": "weights",
         "pretrain": "pretraining",
+        "save_backbone": "weights",
     },
 )

@@ -55,6 +55,11 @@ def name_of(backbone: Backbone) -> str:
     return getattr(backbone, "__name__", type(backbone).__name__)
 
 
+def outputs_for(model: nn.Module, image_shape: Shape) -> int:
+    """How many numbers `model` gives for an image (C, H, W); raises `UserError` where it cannot take one."""
+    return _width(model, image_shape, name_of(model))
+
+
 def with_outputs(model: nn.Module, outputs: int, *, seed: int) -> nn.Module:
     """`model` with a last linear layer of `outputs` outputs, drawn by `seed`, in place.
 
@@ -108,7 +113,7 @@ def _width(model: nn.Module, image_shape: Shape, name: str) -> int:
     training = model.training
     try:
         with streams.seeded(0, "width"):
-            output = model.eval()(torch.zeros(1, channels, height, width))
+            output = model.eval()(torch.zeros(1, channels, height, width, device=_device_of(model)))
     except Exception as error:  # a user's code, which raises anything at all
         raise UserError(
             f"backbone '{name}' cannot take images of {channels} x {height} x {width} pixels: {_line(error)}; take a "
@@ -120,6 +125,10 @@ def _width(model: nn.Module, image_shape: Shape, name: str) -> int:
         given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UserError(f"backbone '{name}' gives {given} for one image, and is to give (1, outputs)")
     return output.shape[1]
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def _line(error: Exception) -> str:

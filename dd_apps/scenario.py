@@ -36,6 +36,7 @@ TASKS = {
     "nas-rank": "dd_apps.nas.config:RankScenario",
     "nas-search": "dd_apps.nas.config:SearchScenario",
     "study": "dd_apps.study:StudyScenario",
+    "transfer": "dd_apps.transfer.config:TransferScenario",
 }
 
 

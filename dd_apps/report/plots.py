@@ -65,6 +65,14 @@ class Course:
     failed: Sequence[int] = ()
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A square of numbers under a title: a row for each line, None where there is no number."""
+
+    title: str
+    values: Sequence[Sequence[float | None]]
+
+
 def curves(name: str, groups: Mapping[str, Sequence[Curve]], *, title: str, x: str, y: str) -> Picture:
     """One colour and one mark for each group; `x` and `y` say what the axes are."""
     figure = _figure(7.5, 4)
@@ -178,6 +186,30 @@ def courses(name: str, searches: Sequence[Course], *, title: str, y: str, note: 
     axes.set(xlabel="trials", ylabel=y)
     axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(axes)
+    return _picture(name, title, figure, note=note)
+
+
+def heat_map(
+    name: str, panels: Sequence[Panel], *, rows: Sequence[str], columns: Sequence[str], title: str, note: str = ""
+) -> Picture:
+    """Numbers on colours, a panel beside another with lines in common; all panels share the scale of colours."""
+    across, down = len(columns), len(rows)
+    figure = _figure(2.2 + (0.75 * across + 0.4) * len(panels), 1.6 + 0.38 * down)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    known = [value for panel in panels for row in panel.values for value in row if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    for panel, axes in zip(panels, grid, strict=True):
+        numbers = [[math.nan if value is None else value for value in row] for row in panel.values]
+        axes.imshow(numbers, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        for place, (row, column) in enumerate((row, column) for row in range(down) for column in range(across)):
+            value = panel.values[place // across][place % across]
+            dark = value is not None and value < (low + high) / 2
+            text = "-" if value is None else f"{value:.1f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize="x-small", color="w" if dark else "k")
+        axes.set_title(panel.title, fontsize="small")
+        wrapped = ["\n".join(textwrap.wrap(column, _TITLE)) for column in columns]
+        axes.set_xticks(range(across), wrapped, rotation=45, ha="right", rotation_mode="anchor", fontsize="x-small")
+        axes.set_yticks(range(down), rows if axes is grid[0] else [""] * down, fontsize="x-small")
     return _picture(name, title, figure, note=note)
 
 

@@ -68,7 +68,7 @@ class Neighbours(Config):
     @property
     def called(self) -> str:
         """For a table's title."""
-        return "kNN"
+        return f"kNN (k {self.k}, T {self.temperature:g})"
 
     @property
     def words(self) -> str:

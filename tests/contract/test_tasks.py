@@ -38,3 +38,13 @@ class TestNasSearch(TaskConformance):
         'max_trials = 6\nstrategy = { name = "evolution", population_size = 3, sample_size = 2 }\n'
         'proxy = { kind = "zero-cost", measure = "naswot", images = 16 }\n'
     )
+
+
+class TestTransfer(TaskConformance):
+    scenario = (
+        'task = "transfer"\ndata = "digits"\nclasses = [0, 1, 2]\nimages = 60\nbackbones = ["convnet-1-w4", "lenet"]\n'
+        'targets = [{ data = "digits", classes = [3, 4], train = 40, test = 20 }]\nseeds = 1\nfractions = [0.1, 1.0]\n'
+        'scores = [{ kind = "fine-tune", steps = 2 }]\n'
+        'rows = [{ kind = "none" }, { kind = "set", set = "mine" }, { kind = "random", like = "mine" }]\n'
+        f"[sets.mine]\nipc = 1\nmethod = {DM}\n"
+    )

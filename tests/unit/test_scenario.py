@@ -42,7 +42,7 @@ def test_every_shipped_scenario_decodes_and_says_what_it_is(name: str):
 
 def test_a_shipped_scenario_lies_in_the_folder_of_its_task():
     shipped = scenario.shipped()
-    tasks = {"continual", "distill", "nas-rank", "nas-search", "study"}
+    tasks = {"continual", "distill", "nas-rank", "nas-search", "study", "transfer"}
     assert {path.parent.name for path in shipped.values()} == tasks
     for path in shipped.values():
         assert scenario.read(path)["task"] == path.parent.name

@@ -17,11 +17,11 @@ from dd_core.training import estimates
 
 
 def check_match(ds: DistilledSet, train: Source, test: Source) -> None:
-    """Raise `UserError` for a set without labels, and where the real images are of other classes or another shape."""
-    if ds.labels is None:
+    """Raise `UserError` for a set without classes, and where the real images are of other classes or another shape."""
+    if ds.manifest.task != "classification":
         raise UserError(
-            f"the set has {ds.manifest.targets} and no labels, so it trains no classifier to be scored; pre-train a "
-            "backbone on it, and probe that"
+            f"a {ds.manifest.task} set with targets '{ds.manifest.targets}' trains no classifier that could be scored; "
+            "pre-train a backbone on it, and probe that"
         )
     for source in (train, test):
         if source.classes != ds.classes:

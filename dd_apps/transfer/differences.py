@@ -1,0 +1,53 @@
+"""Paired differences between rows, with intervals: the tests of `dd_core.evaluation.verdicts`, and their intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy import stats
+
+from dd_core.config import Config
+from dd_core.evaluation import verdicts
+
+LEVEL = 0.95  # of intervals
+
+
+class Difference(Config):
+    """The mean of ours minus theirs over pairs, its interval by Student's t at 95 %, and the verdict at 5 %.
+
+    low, high, word: None where one pair, or pairs whose differences are all the same, show no noise. new_draw: whether
+    one side is one set in all pairs, and the other side was drawn for each: the interval is then that of another draw.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    word: verdicts.Word | None
+    pairs: int
+    new_draw: bool
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float], *, new_draw: bool) -> Difference:
+    """Pair i is of one seed. See `verdicts.paired` and, for `new_draw`, `verdicts.new_draw`, whose t is inverted here.
+
+    Raises ValueError where there are not as many of both, or none.
+    """
+    verdict = (verdicts.new_draw if new_draw else verdicts.paired)(ours, theirs)
+    low = high = None
+    if verdict.pairs > 1 and verdict.word is not None:
+        spread = statistics.stdev(a - b for a, b in zip(ours, theirs, strict=True))
+        variance = 1 / verdict.pairs + new_draw
+        half = float(stats.t.ppf((1 + LEVEL) / 2, verdict.pairs - 1)) * spread * math.sqrt(variance)
+        low, high = verdict.difference - half, verdict.difference + half
+    return Difference(
+        mean=verdict.difference,
+        low=low,
+        high=high,
+        p=verdict.p,
+        word=verdict.word,
+        pairs=verdict.pairs,
+        new_draw=new_draw,
+    )

@@ -1,0 +1,145 @@
+"""What each row of a scenario pre-trains on under each seed: distilled sets, and sets of real images, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dd_apps.transfer import drawing
+from dd_apps.transfer.config import FILE, MadeSet, Overrides, RandomRow, RowConfig, SetRow, TransferScenario, overridden
+from dd_apps.transfer.teaching import FindLabeller
+from dd_core import exchange, runner, store
+from dd_core.distilled import DistilledSet
+from dd_core.errors import UserError
+from dd_core.images import Source
+from dd_core.methods import decode_method
+from dd_core.recipe import Recipe
+from dd_core.runner import RunOptions
+from dd_core.streams import Streams
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a row pre-trains on under a seed: a file of a set, what is in it by digest, and the recipe.
+
+    method: what distilled the images, empty where nothing did or the set does not say.
+    """
+
+    file: Path
+    digest: str
+    recipe: Recipe
+    images: int
+    targets: str
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The source, the sets that were made, and the lesson of each row and seed; None for no pre-training."""
+
+    source: Source
+    made: Mapping[str, DistilledSet]
+    lessons: Mapping[tuple[str, int], Lesson | None]
+
+
+class Preparation:
+    """Makes the sets of a scenario in `folder`, or finds them there."""
+
+    def __init__(
+        self, scenario: TransferScenario, source: Source, folder: Path, options: RunOptions, find: FindLabeller
+    ) -> None:
+        self.scenario, self.source, self.folder, self.options, self.find = scenario, source, folder, options, find
+        self._sets: dict[Path, DistilledSet] = {}
+
+    def run(self) -> Prepared:
+        """Raises what the runner raises, and `UserError` for rows that their sets do not allow."""
+        lessons = {
+            (row.called, seed): self._lesson(row, seed)
+            for row in self.scenario.rows
+            for seed in self.scenario.all_seeds
+        }
+        own = {self._file(name, seed) for name in self.scenario.sets for seed in self.scenario.all_seeds}
+        made = {file.stem: ds for file, ds in self._sets.items() if file in own}
+        return Prepared(self.source, made, lessons)
+
+    # --- sets -------------------------------------------------------------------------------------------------------
+
+    def set_of(self, name: str, seed: int) -> DistilledSet:
+        """The set that a row calls `name`, under a seed of the scenario."""
+        file = self._file(name, seed)
+        if file not in self._sets:
+            config = self.scenario.sets.get(name)
+            ds = store.read_set(file) if config is None else self._make(name, config, file, seed)
+            if ds.images.shape[1:] != self.source.image_shape:
+                theirs, ours = ("x".join(map(str, each)) for each in (ds.images.shape[1:], self.source.image_shape))
+                raise UserError(f"set {name} has {theirs} images (C x H x W), and the source has {ours}")
+            self._sets[file] = ds
+        return self._sets[file]
+
+    def _make(self, name: str, config: MadeSet, file: Path, seed: int) -> DistilledSet:
+        self.options.reporter.message(f"set {file.stem}: {config.method['name']}")
+        method = exchange.with_weights_kept(decode_method(config.method))
+        source = self.source if config.labels else self.source.without_labels()
+        offset = seed - self.scenario.seed if config.anew else 0
+        return runner.distill(method, source, config.size, seed=config.seed + offset, out=file, options=self.options)
+
+    def _file(self, name: str, seed: int) -> Path:
+        if name.endswith(FILE):
+            return Path(name)
+        anew = self.scenario.sets[name].anew
+        return self.folder / "sets" / (f"{name}-{seed}{FILE}" if anew else f"{name}{FILE}")
+
+    # --- lessons ----------------------------------------------------------------------------------------------------
+
+    def _lesson(self, row: RowConfig, seed: int) -> Lesson | None:
+        if isinstance(row, SetRow) and row.like is None:
+            ds, file = self.set_of(row.set, seed), self._file(row.set, seed)
+            return _described(file, drawing.with_recipe(ds, self._recipe(ds.manifest.recipe, row)))
+        if isinstance(row, SetRow | RandomRow):
+            ds = self._taught(row, seed) if isinstance(row, SetRow) else self._random(row, seed)
+            place = [each.called for each in self.scenario.rows].index(row.called)
+            file = self.folder / "rows" / f"{place}-{seed}{FILE}"
+            store.write_set(file, ds)
+            return _described(file, ds)
+        return None
+
+    def _taught(self, row: SetRow, seed: int) -> DistilledSet:
+        """The images of a set with the features that the teacher of another set gives them."""
+        assert row.like is not None
+        ds, like = self.set_of(row.set, seed), self.set_of(row.like, seed)
+        images = drawing.as_source(ds, row.set)
+        return self._with_features(row, images, like)
+
+    def _random(self, row: RandomRow, seed: int) -> DistilledSet:
+        """Random real images, like those of a set."""
+        like, streams = self.set_of(row.like, seed), Streams(seed).child("random real")
+        count, source = row.images or len(like), self.source
+        if row.targets == "labels":
+            rows = drawing.random_rows(source, count, streams=streams)
+            base = like.manifest.recipe if like.manifest.task == "classification" else drawing.LABELS
+            return drawing.labelled_set(source, rows, like, self._recipe(base, row))
+        rows = drawing.random_rows(source.without_labels(), count, streams=streams)
+        return self._with_features(row, source.subset(rows), like)
+
+    def _with_features(self, row: SetRow | RandomRow, images: Source, like: DistilledSet) -> DistilledSet:
+        features = self.find(like, self.source, self.options)(images, torch.arange(len(images)))
+        recipe = self._recipe(like.manifest.recipe, row).for_source(self.source.name)
+        return drawing.features_set(images, features, like, recipe)
+
+    def _recipe(self, recipe: Recipe, row: SetRow | RandomRow) -> Recipe:
+        changes: Overrides = {**self.scenario.recipe, **row.recipe}
+        if recipe.steps and changes and "steps" not in changes:
+            raise UserError(
+                f"row '{row.called}': its set is learned in an order of steps, which {', '.join(changes)} would not "
+                "change; give the row recipe.steps = [] as well"
+            )
+        return overridden(recipe, changes)
+
+
+def _described(file: Path, ds: DistilledSet) -> Lesson:
+    made = ds.manifest.provenance
+    method = "" if made is None else made.method
+    return Lesson(file, ds.digest(), ds.manifest.recipe, len(ds), ds.manifest.targets, method)

@@ -14,10 +14,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dd_apps.transfer.embedding import features
-from dd_core.distilled import DistilledSet
+from dd_core import artefacts
+from dd_core.artefacts import Artefact, Resources
+from dd_core.distilled import DistilledSet, Provenance
 from dd_core.errors import UserError
-from dd_core.images import InputForm, Source
+from dd_core.images import InputForm, Source, called
+from dd_core.methods import decode_method
 from dd_core.runner import RunOptions
+from dd_core.training.feature_teachers import FeatureTeacherSpec, backbone_of, form_of_teacher
 
 
 @runtime_checkable
@@ -46,11 +50,38 @@ class NetworkLabeller:
 
 
 def labeller_of(ds: DistilledSet, source: Source, options: RunOptions) -> FeatureLabeller:
-    """The teacher of a set with features, found or made from the training images `source` that the set was made of.
+    """The teacher of a set with features: in the cache, or made again from the training images that it learned.
 
-    Raises `UserError` for a set that names no teacher.
+    `source` are these images, with labels or without. Raises `UserError` for a set that names no teacher, and where the
+    cache has none and `source` are other images.
     """
-    del source, options
     if ds.manifest.targets != "features":
         raise UserError("the set has no features for targets, so it has no teacher of features; name one that has")
-    raise UserError("the set does not say which teacher gave its features; leave out rows with a teacher's features")
+    made = ds.manifest.provenance
+    if made is None or not made.artefacts:
+        raise UserError(
+            "the set does not say which teacher gave its features; leave out rows with a teacher's features"
+        )
+    kept = (artefacts.by_content(content, FeatureTeacherSpec) for content in made.artefacts)
+    teacher = next(filter(None, kept), None) or _made_again(made, source, options)
+    # the network itself, whose features are what its last layer reads
+    return NetworkLabeller(backbone_of(teacher).network, form_of_teacher(teacher), options.device)
+
+
+def _made_again(made: Provenance, source: Source, options: RunOptions) -> Artefact:
+    """The teacher, trained as the set's provenance says."""
+    learned = next(
+        (images for images in (source, source.without_labels()) if images.fingerprint() == made.fingerprint), None
+    )
+    if learned is None:
+        raise UserError(
+            f"the teacher of the set's features is not in the cache, and it learned other images than {called(source)} "
+            f"(fingerprint {made.fingerprint[:12]}...), from which it could be made again"
+        )
+    config = decode_method({"name": made.method, **made.config})
+    specs = config.needs(learned, size=made.size, seed=made.seed).values()
+    spec = next((spec for spec in specs if isinstance(spec, FeatureTeacherSpec)), None)
+    if spec is None:
+        raise UserError(f"method '{made.method}' has no teacher of features; leave out rows with a teacher's features")
+    resources = Resources.of([learned], device=options.device)
+    return artefacts.get(spec, resources=resources, workers=options.workers, reporter=options.reporter)

@@ -47,7 +47,7 @@ class FeatureTeacherSpec(ArtefactSpec):
 
     kind: ClassVar[str] = "feature-teacher"
     verb: ClassVar[str] = "training"
-    noun: ClassVar[str] = "self-supervised teacher"
+    noun: ClassVar[str] = "teacher without labels"
 
     source: str = Field(description="fingerprint of the real images")
     source_name: str = Field(description="name of the real images: those of digits are not mirrored")

@@ -160,12 +160,18 @@ def test_half_precision_is_computed_in_single_and_double_stays(dtype: torch.dtyp
     assert nearest_neighbours(features.to(dtype), labels, features, k=1, temperature=0.1).tolist() == labels.tolist()
 
 
-def test_features_of_inference_mode_and_a_callers_no_grad_are_taken():
-    features, labels = clouds(40)
-    with torch.inference_mode():
-        given = features.clone()
+def test_nothing_that_surrounds_a_call_changes_it():
+    features, labels, tested = normal(300, 64).float(), classes(300), normal(500, 64, stream="tested").float()
+
+    def answers(given: torch.Tensor) -> list[torch.Tensor]:
         probe = linear_probe(given, labels)
-    assert torch.equal(probe.weights, linear_probe(features, labels).weights)
+        neighbours = nearest_neighbours(given, labels, tested, k=9, temperature=0.07)
+        return [*probe, probe.labels_of(tested), neighbours]
+
+    plain = answers(features)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        surrounded = answers(features.clone())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(surrounded, plain, strict=True))
 
 
 def test_the_published_conventions_are_named():

@@ -33,6 +33,7 @@ class LinearProbe(NamedTuple):
     weights: Float[Tensor, "K D"]
     bias: Float[Tensor, " K"]
 
+    @surroundings.own()
     def labels_of(self, features: Float[Tensor, "n W"]) -> Int64[Tensor, " n"]:
         """The class with the largest logit, the first of equals. Raises `UserError` for another number of features."""
         _require_width(features, self.weights.shape[1])

@@ -15,6 +15,7 @@ from dd_core.distiller import Context
 from dd_core.errors import Diverged, UserError
 from dd_core.evaluation import evaluate
 from dd_core.methods import method
+from dd_core.methods.krr_st import regression
 from dd_core.methods.krr_st.pool import Pool
 from dd_core.methods.krr_st.regression import predictions, with_one
 from dd_core.recipe import Recipe
@@ -93,7 +94,33 @@ def test_of_more_images_than_features_nothing_is_lost_in_float32():
     assert error.norm() < 1e-4 * by_numpy(s, y, q, 1e-6).std() * 250**0.5
 
 
-def test_under_autocast_the_closed_form_is_in_float32():
+def test_nothing_is_lost_of_features_that_resemble_each_other():
+    """As of a ConvNet: a few directions have nearly all of the variance, and the least eigenvalue is the ridge."""
+    s = with_one(normal(150, 6, stream="a") @ normal(6, 200, stream="b") + 1e-3 * normal(150, 200, stream="c"))
+    q = with_one(normal(40, 6, stream="d") @ normal(6, 200, stream="b") + 1e-3 * normal(40, 200, stream="e"))
+    y, weights = normal(150, 5, stream="y"), normal(40, 5, stream="w").double()
+    gradients = []
+    for precision in (torch.float32, torch.float64):
+        inputs = [tensor.to(precision, copy=True).requires_grad_() for tensor in (s, y)]
+        predicted = predictions(*inputs, q.to(precision), ridge=1e-6)
+        assert predicted.dtype == precision
+        gradients.append([predicted, *torch.autograd.grad((predicted.double() * weights).sum(), inputs)])
+    assert np.allclose(gradients[1][0].detach().numpy(), by_numpy(s, y, q, 1e-6), rtol=1e-6, atol=1e-6)
+    for single, double in zip(*gradients, strict=True):
+        assert (single - double).norm() < 1e-5 * double.norm()
+
+
+def test_the_smaller_of_both_systems_is_solved(monkeypatch: pytest.MonkeyPatch):
+    sizes, damped = [], regression._damped
+    monkeypatch.setattr(
+        regression, "_damped", lambda matrix, penalty: sizes.append(len(matrix)) or damped(matrix, penalty)
+    )
+    for images, width in ((6, 9), (9, 9), (20, 9)):
+        predictions(normal(images, width), normal(images, 2), normal(3, width), ridge=0.1)
+    assert sizes == [6, 9, 9]
+
+
+def test_under_autocast_the_closed_form_is_not_in_half_precision():
     s, y, q = normal(6, 9, stream="s"), normal(6, 3, stream="y"), normal(5, 9, stream="q")
     plain = predictions(s, y, q, ridge=1e-3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -130,6 +157,21 @@ def test_networks_begin_at_different_ages_and_learn_all_images_at_each_step():
     assert not made.network(0).training
 
 
+def test_what_the_recipe_does_not_decay_the_networks_of_the_pool_do_not():
+    recipe = RECIPE.model_copy(update={"decayed": "matrices", "weight_decay": 0.5})
+    made = Pool(
+        recipe,
+        pixels=normal(6, 1, 8, 8),
+        targets=normal(6, 5),
+        count=1,
+        oldest=4,
+        rule="paper",
+        streams=Streams(1),
+        device=CPU,
+    )
+    assert [group["weight_decay"] for group in made.loops[0].optimiser.param_groups] == [0.5, 0.0]
+
+
 def test_networks_learn_the_images_as_they_are_now():
     pixels, targets = normal(6, 1, 8, 8).requires_grad_(), normal(6, 5, stream="y").requires_grad_()
     made, still = pool(pixels=pixels, targets=targets), pool(pixels=pixels.detach().clone(), targets=targets)
@@ -145,6 +187,7 @@ def test_by_the_papers_rule_a_fresh_network_grows_old_in_turn():
     for _ in range(9):
         made.advance(0)
         ages.append(made.ages[0])
+        assert made.age(0) == ages[-1]
     assert ages == [1, 2, 3, 0, 1, 2, 3, 0, 1]
     assert made.drawn == [2]
 
@@ -159,6 +202,7 @@ def test_as_shipped_a_network_that_was_replaced_stays_fresh():
         fresh = training.initialised(RECIPE, (1, 8, 8), 5, streams=Streams(1).child("network-0", number))
         assert torch.equal(made.network(0).classifier.weight, fresh.classifier.weight)  # type: ignore[arg-type]
         weights.append(fresh.classifier.weight)
+        assert (made.ages, made.age(0)) == ([2], 0), "its age is not forgotten, and it has taken no step"
     assert made.drawn == [3]
     assert not torch.equal(weights[0], weights[1])
 
@@ -331,6 +375,23 @@ def test_the_labelled_bound_is_cross_entropy_of_a_closed_form_probe():
     assert (made.export().manifest.task, made.export().manifest.targets) == ("classification", "logits")
 
 
+def test_the_labelled_bound_from_noise_has_the_targets_of_its_labels_and_as_many_images_as_are_asked_for():
+    made = distiller(objective="labels", initial="noise", size=Size(ipc=20))
+    labels = made.export().labels
+    assert labels is not None
+    assert labels.tolist() == [0] * 20 + [1] * 20 + [2] * 20
+    assert made.targets.detach().argmax(1).tolist() == labels.tolist()
+    assert made.pixels.std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_the_age_that_is_told_is_that_of_the_network_that_was_used():
+    made = distiller()
+    member = int(torch.randint(2, (), generator=Streams(3).generator("network", 0)))
+    made.pool.grow_up()  # type: ignore[union-attr]
+    age = made.pool.ages[member]  # type: ignore[union-attr]
+    assert distiller().step(0)["age"] == age
+
+
 @pytest.mark.parametrize("gradient", ["full", "adjoint"])
 def test_the_naive_form_is_the_gradient_through_training(gradient: str):
     recipe = {**plain(RECIPE), "network": "convnet-1-w4"}
@@ -363,6 +424,10 @@ def test_the_naive_form_is_the_gradient_through_training(gradient: str):
     [
         ({"recipe": {"loss": "cross-entropy"}}, "recipe.loss: targets are learned as they are, by 'mse'"),
         ({"recipe": {"optimiser": "adam"}}, "recipe.optimiser: the networks of the pool learn by 'sgd'"),
+        (
+            {"objective": "labels", "initial_targets": "noise"},
+            "initial_targets: those of objective 'labels' start from",
+        ),
         ({"pool": "shipped"}, "method.pool: .*'paper' or 'as-shipped'"),
     ],
 )
@@ -381,6 +446,9 @@ def test_sizes_and_sources_that_do_not_fit_are_refused():
         distill(krr(objective="labels"), bare, Size(images=3), options=options)
     with pytest.raises(UserError, match="has a BatchNorm2d, whose output depends on more"):
         distill(krr(inner="unrolled"), bare, Size(images=3), options=options)
+    shapeless = krr(recipe={**plain(RECIPE), "network": "torchvision:squeezenet1_1"})
+    with pytest.raises(UserError, match="SqueezeNet has no linear layer, so it has no features to compare"):
+        shapeless.check(blobs(channels=3, side=32), Size(images=3))
 
 
 def test_a_set_with_features_trains_no_classifier():

@@ -77,8 +77,8 @@ class KRRSTConfig(MethodConfig):
     initial: Literal["real", "noise"] = Field(default="real", description="what the images start from")
     initial_targets: Literal["teacher", "noise"] = Field(
         default="teacher",
-        description="what the targets start from: those of the real images that the images start from, or noise of "
-        "their mean and deviation",
+        description="what the targets start from: the teacher's features of the real images that the images start "
+        "from, or noise of the features' mean and deviation, as always where the images start from noise",
     )
     inputs: Literal["normalised", "as-shipped"] = Field(
         default="normalised",
@@ -93,7 +93,8 @@ class KRRSTConfig(MethodConfig):
     inner: Literal["krr", "unrolled"] = Field(
         default="krr",
         description="how images and targets are learned from: by the last layer of a network of the pool, in closed "
-        "form; or by a fresh network's steps of training, with the gradient through them",
+        "form; or by a fresh network's steps of plain gradient descent at the recipe's rate, with the gradient through "
+        "them",
     )
     unrolled_steps: int = Field(default=10, ge=1, description="steps of training of inner 'unrolled'")
     gradient: Literal["full", "adjoint"] = Field(
@@ -108,7 +109,8 @@ class KRRSTConfig(MethodConfig):
     )
     recipe: Recipe = Field(
         default=PRETRAINED_ON,
-        description="how a backbone is pre-trained on the set, and by which steps the networks of the pool learn",
+        description="how a backbone is pre-trained on the set; the networks of the pool learn by its optimiser at a "
+        "constant rate, all images at each step, without augmentation",
     )
 
     @model_validator(mode="after")
@@ -119,6 +121,8 @@ class KRRSTConfig(MethodConfig):
             raise ValueError(f"recipe.initialisation: {' or '.join(map(repr, DISTRIBUTIONS))}")
         if self.recipe.optimiser != "sgd":
             raise ValueError("recipe.optimiser: the networks of the pool learn by 'sgd'")
+        if self.objective == "labels" and self.initial_targets == "noise":
+            raise ValueError("initial_targets: those of objective 'labels' start from labels, and from no noise")
         return self
 
     @property

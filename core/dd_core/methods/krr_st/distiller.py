@@ -32,8 +32,15 @@ class KRRSTDistiller:
         self.config, self.source, self.streams, self.device = config, source, streams, device
         supervised = config.objective == "labels"
         self.form = InputForm.of(source) if supervised else form_of_teacher(context.artefacts[TEACHER])
-        self.answers = _one_hot(source) if supervised else features_in(context.artefacts[FEATURES])
+        self.answers = (
+            _around_zero(require_labels(source), len(source.classes))
+            if supervised
+            else features_in(context.artefacts[FEATURES])
+        )
         count = context.size.total(len(source.classes))
+        self.labels = (
+            torch.arange(len(context.counts)).repeat_interleave(torch.tensor(context.counts)) if supervised else None
+        )
         self.rows = self._chosen(context, count)
         self.pixels = self._first_pixels(count).to(device).requires_grad_()
         self.targets = self._first_targets(count).to(device).requires_grad_()
@@ -44,7 +51,9 @@ class KRRSTDistiller:
         self.at_once = 0  # real images that go through a network together; measured at the first step
 
     def _chosen(self, context: Context, count: int) -> Tensor:
-        """Real images that the synthetic ones start from; those of the labelled bound are class-major."""
+        """Real images that the synthetic ones start from, if they do; those of the labelled bound are class-major."""
+        if self.config.initial == "noise":
+            return torch.arange(0)
         if self.config.objective == "labels":
             return selection.random_indices(self.source, context.counts, streams=self.streams, stream="initial-images")
         return torch.randperm(len(self.source), generator=self.streams.generator("initial-images"))[:count]
@@ -58,6 +67,8 @@ class KRRSTDistiller:
         return self.form(images) if self.config.inputs == "normalised" else images.float() / 255
 
     def _first_targets(self, count: int) -> Tensor:
+        if self.labels is not None:
+            return _around_zero(self.labels, self.answers.shape[1])
         if self.config.initial_targets == "teacher" and self.config.initial == "real":
             return self.answers[self.rows].clone()
         mean, std = self.answers.mean(0), self.answers.std(0, correction=0)
@@ -102,8 +113,9 @@ class KRRSTDistiller:
         self._update(index, loss.detach(), gradients)
         if self.pool is None:
             return {"loss": loss.item()}
+        age = self.pool.age(member)
         self.pool.advance(member)
-        return {"loss": loss.item(), "age": float(self.pool.ages[member])}
+        return {"loss": loss.item(), "age": float(age)}
 
     def loss(self, network: nn.Module, rows: Tensor) -> Tensor:
         """How far the regression on `network`'s features is from the answers of the real images `rows`."""
@@ -199,12 +211,11 @@ class KRRSTDistiller:
             targets="logits" if supervised else "features",
             recipe=self.recipe,
         )
-        labels = require_labels(self.source)[self.rows].numpy() if supervised else None
+        labels = None if self.labels is None else self.labels.numpy()
         images, targets = (tensor.detach().cpu().numpy().copy() for tensor in (self.pixels, self.targets))
         return DistilledSet(images, labels, manifest, targets)
 
 
-def _one_hot(source: Any) -> Tensor:
-    """(N, K) labels as numbers around zero, which a linear regression predicts."""
-    labels, classes = require_labels(source), len(source.classes)
+def _around_zero(labels: Tensor, classes: int) -> Tensor:
+    """(n, K) labels as numbers around zero, which a linear regression predicts."""
     return F.one_hot(labels, classes).float() - 1 / classes

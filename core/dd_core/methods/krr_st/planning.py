@@ -6,7 +6,7 @@ from math import prod
 
 import torch
 
-from dd_core import training
+from dd_core import networks, training
 from dd_core.artefacts import ArtefactSpec
 from dd_core.distilled import Size
 from dd_core.errors import UserError
@@ -30,7 +30,7 @@ def needed(config: KRRSTConfig, source: Source) -> dict[str, ArtefactSpec]:
 
 
 def check_source(config: KRRSTConfig, source: Source, size: Size) -> None:
-    """Raise `UserError` for too few real images, and for a network that cannot be unrolled."""
+    """Raise `UserError` for too few real images, and for a network without features or that cannot be unrolled."""
     count = size.total(len(source.classes))
     if config.objective == "labels":
         require_labels(source)
@@ -41,6 +41,10 @@ def check_source(config: KRRSTConfig, source: Source, size: Size) -> None:
         )
     if config.inner == "unrolled":
         training.require_pure(config.recipe, source.image_shape, _WIDTH, method="inner 'unrolled'")
+        return
+    model = training.initialised(config.recipe, source.image_shape, _WIDTH, streams=Streams(0)).eval()
+    with torch.no_grad():
+        networks.embed(model, torch.zeros(1, *source.image_shape))
 
 
 def footprint(config: KRRSTConfig, source: Source, size: Size, device: torch.device) -> Footprint:

@@ -59,6 +59,10 @@ class Pool:
         """Network `index` in evaluation mode."""
         return self.loops[index].model.eval()
 
+    def age(self, index: int) -> int:
+        """How many steps network `index` has taken; a fresh one none, whatever the rule counts."""
+        return self.loops[index].done
+
     def advance(self, index: int) -> None:
         """One step of network `index`, or a fresh one in its place."""
         if self.ages[index] < self.oldest:
@@ -92,6 +96,7 @@ class Pool:
             batch_size=len(self.rows),
             momentum=self.recipe.momentum,
             weight_decay=self.recipe.weight_decay,
+            decayed=self.recipe.decayed,
             loss="mse",
             check_every=0,  # `_finite_gradient` looks before every update
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -17,15 +16,13 @@ from dd_apps.transfer.labelled import check_target, labelled_rows, labels_at
 from dd_apps.transfer.scores import TransferScore
 from dd_apps.transfer.settings import LinearProbe, Neighbours, SgdProbe
 from dd_apps.transfer.stepping import take_steps
-from dd_core.errors import require_finite
 from dd_core.images import InputForm, Source
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import surroundings
-from dd_core.training import Loop, Settings, TrainingData
+from dd_core.training import Loop, Settings, TrainingData, feature_quality
 
 Probe = LinearProbe | SgdProbe | Neighbours
-AT_ONCE = 256  # tested images whose similarities to all labelled ones are in memory
 
 
 def linear_probe(
@@ -95,10 +92,15 @@ class Features:
         known, labels, classes = self.known[rows], labels_at(self.train, rows), len(self.train.classes)
         where = devices.resolve(device)
         if isinstance(settings, Neighbours):
-            guesses = neighbours_of(self.tested, known, labels, classes=classes, settings=settings, device=where)
+            k, temperature = settings.k, settings.temperature
+            guesses = feature_quality.nearest_neighbours(
+                known.to(where), labels, self.tested.to(where), k=k, temperature=temperature
+            ).cpu()
         elif isinstance(settings, LinearProbe):
-            weight, bias = softmax_regression(known.to(where), labels.to(where), classes=classes, settings=settings)
-            guesses = (self.tested.to(where) @ weight.T + bias).argmax(1).cpu()
+            probe = feature_quality.linear_probe(
+                known.to(where), labels, l2=settings.l2, iterations=settings.iterations
+            )
+            guesses = probe.labels_of(self.tested.to(where)).cpu()
         else:
             layer = sgd_regression(known, labels, classes=classes, settings=settings, seed=seed, device=where)
             with torch.no_grad():
@@ -120,33 +122,6 @@ class Features:
 def described(form: InputForm) -> dict[str, Any]:
     """How images were fed, as a score has it."""
     return {"mean": tuple(form.mean), "std": tuple(form.std), "whitened": form.whitening is not None}
-
-
-def softmax_regression(
-    features_nD: Float[Tensor, "n D"], labels: Int64[Tensor, " n"], *, classes: int, settings: LinearProbe
-) -> tuple[Float[Tensor, "K D"], Float[Tensor, " K"]]:
-    """(W, b) of little (1 / n) sum_i CE(W x_i + b, y_i) + l2 |W|^2, by L-BFGS from zeros.
-
-    Its steps fulfil the strong Wolfe conditions. Raises `Diverged` where the objective is not finite.
-    """
-    weight = features_nD.new_zeros(classes, features_nD.shape[1]).requires_grad_()
-    bias = features_nD.new_zeros(classes).requires_grad_()
-    solver = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=settings.iterations,
-        max_eval=25 * settings.iterations,  # torch's own line search takes up to 25
-        line_search_fn="strong_wolfe",
-    )
-
-    def objective() -> Tensor:
-        solver.zero_grad()
-        loss = F.cross_entropy(features_nD @ weight.T + bias, labels) + settings.l2 * weight.square().sum()
-        require_finite(**{"objective of the linear probe": loss.item()})
-        loss.backward()
-        return loss
-
-    solver.step(objective)
-    return weight.detach(), bias.detach()
 
 
 def sgd_regression(
@@ -180,26 +155,3 @@ def sgd_regression(
     )
     take_steps(loop, batch_size=settings.batch_size)
     return layer.eval()
-
-
-def neighbours_of(
-    tested: Float[Tensor, "m D"],
-    known: Float[Tensor, "n D"],
-    labels: Int64[Tensor, " n"],
-    *,
-    classes: int,
-    settings: Neighbours,
-    device: torch.device,
-) -> Int64[Tensor, " m"]:
-    """The class with the most votes of the k nearest neighbours; the first of equals.
-
-    A neighbour of cosine similarity s votes with exp(s / T) for its class (Wu et al. 2018, "Unsupervised feature
-    learning via non-parametric instance discrimination", section 3.4). All images vote where there are fewer than k.
-    """
-    known, votes = F.normalize(known.to(device)), F.one_hot(labels.to(device), classes).to(known.dtype)
-    guesses: list[Tensor] = []
-    for part in tested.split(AT_ONCE):
-        similarity, nearest = (F.normalize(part.to(device)) @ known.T).topk(min(settings.k, len(known)))
-        weights = ((similarity - 1) / settings.temperature).exp()  # exp(s / T) but for a factor that all share
-        guesses.append((weights[:, :, None] * votes[nearest]).sum(1).argmax(1).cpu())
-    return torch.cat(guesses)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from dd_apps.transfer import (
@@ -34,6 +33,7 @@ from dd_core.errors import Diverged, UserError
 from dd_core.images import InputForm, LabelledImages
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
+from dd_core.training import feature_quality
 
 SHAPE = (3, 8, 8)
 MSE = Recipe(network="convnet-2-w8", loss="mse", learning_rate=0.05, epochs=4, batch_size=8, schedule="constant")
@@ -302,27 +302,6 @@ def points(count: int = 60, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.randn(count, 4, generator=draw) + 0.7 * F.one_hot(labels, 4), labels
 
 
-def test_the_linear_probe_is_the_optimum_that_scikit_learn_finds():
-    known, labels = points()
-    weight, bias = probes.softmax_regression(
-        known.double(), labels, classes=3, settings=LinearProbe(iterations=500, l2=0.01)
-    )
-    # scikit-learn minimises |W|^2 / 2 + C sum CE
-    reference = LogisticRegression(C=1 / (2 * 0.01 * len(known)), tol=1e-10, max_iter=5000).fit(known, labels)
-    np.testing.assert_allclose(weight, reference.coef_, atol=1e-4)
-    np.testing.assert_allclose(bias - bias.mean(), reference.intercept_ - reference.intercept_.mean(), atol=1e-4)
-
-
-def test_the_linear_probe_takes_as_many_iterations_as_it_is_given():
-    known, labels = points()
-    weight, _ = probes.softmax_regression(known, labels, classes=3, settings=LinearProbe(iterations=1, l2=0.5))
-    # the first step of L-BFGS goes along the gradient at zero
-    gradient = (torch.full((60, 3), 1 / 3) - F.one_hot(labels, 3)).T @ known / 60
-    assert F.cosine_similarity(weight.flatten(), -gradient.flatten(), dim=0) > 1 - 1e-6
-    with pytest.raises(Diverged, match="objective of the linear probe"):
-        probes.softmax_regression(known * float("inf"), labels, classes=3, settings=LinearProbe())
-
-
 def test_the_probe_by_sgd_is_a_plain_loop_with_momentum_along_a_cosine():
     known, labels = points(20)
     settings = SgdProbe(steps=9, batch_size=8)
@@ -351,23 +330,27 @@ def test_passes_have_orders_of_their_own_and_every_image_once():
     assert first.tolist() != second.tolist()
 
 
-@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (5, 0.1), (5, 10.0), (100, 0.5)])
-def test_neighbours_vote_by_their_similarity(k: int, temperature: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(probes, "AT_ONCE", 4)
-    (known, labels), (tested, _) = points(30), points(11, seed=1)
-    settings = Neighbours(k=k, temperature=temperature)
-    guesses = probes.neighbours_of(tested, known, labels, classes=3, settings=settings, device=CPU)
-    expected = []
-    for x in tested.double().numpy():
-        near = [
-            (float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)), int(c))
-            for y, c in zip(known.double().numpy(), labels, strict=True)
-        ]
-        votes = [0.0] * 3
-        for similarity, label in sorted(near, reverse=True)[:k]:
-            votes[label] += np.exp(similarity / temperature)
-        expected.append(int(np.argmax(votes)))
-    assert guesses.tolist() == expected
+@pytest.mark.parametrize(
+    "settings",
+    [Neighbours(k=1, temperature=0.1), Neighbours(k=9, temperature=0.01), Neighbours(k=9, temperature=10.0)]
+    + [LinearProbe(iterations=iterations, l2=l2) for iterations, l2 in ((1, 1e-3), (20, 1e-3), (20, 1.0))],
+)
+def test_probes_and_neighbours_are_those_of_the_engine_with_the_settings(settings):
+    (known, labels), (tested, truth) = points(60), points(200, seed=1)
+    train, test = (
+        LabelledImages(torch.zeros(n, 3, 1, 1, dtype=torch.uint8), y, ("a", "b", "c"), "points")
+        for n, y in ((60, labels), (200, truth))
+    )
+    score = probes.Features(train, test, known, tested, InputForm((0.5,) * 3, (0.2,) * 3)).score(
+        settings, fraction=1.0, seed=0, device="cpu"
+    )
+    if isinstance(settings, Neighbours):
+        k, temperature = settings.k, settings.temperature
+        guesses = feature_quality.nearest_neighbours(known, labels, tested, k=k, temperature=temperature)
+    else:
+        probe = feature_quality.linear_probe(known, labels, l2=settings.l2, iterations=settings.iterations)
+        guesses = probe.labels_of(tested)
+    assert score.accuracy == (guesses == truth).double().mean().item()
 
 
 @pytest.mark.parametrize("settings", [LinearProbe(), SgdProbe(steps=30), "knn"])

@@ -25,7 +25,7 @@ def predictions(
     It is computed in float64, whatever the features are: the smallest eigenvalue is a millionth of the largest one, and
     float32 would leave an error of a percent in values and gradients. Of more images than features the same is solved
     for the weights, F_q (F_s^T F_s + lambda I)^-1 F_s^T Y, whose matrix is smaller. The result is in the features' own
-    precision, in float32 at least. (Lee et al. 2024, equation 6.)
+    precision, in float32 at least. (Lee et al. 2024)
     """
     f_s, f_q, values = (tensor.double() for tensor in (support, queries, targets))
     penalty = ridge * f_s.square().sum().detach()

@@ -78,7 +78,7 @@ def _interval(estimate: Mapping[str, float], unit: Unit | None) -> str:
 
 def _number(value: float, unit: Unit | None) -> str:
     if unit == "percent":
-        return f"{100 * value:.1f}"
+        return f"{round(100 * value, 1) + 0.0:.1f}"  # no -0.0
     if unit == "bytes":
         return human_bytes(int(value))
     if unit == "seconds":

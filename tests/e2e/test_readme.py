@@ -40,7 +40,7 @@ def _run(code: str) -> str:
 
 def test_the_python_snippets_run():
     snippets = _blocks("README.md", "python")
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     _run(snippets[0])
     assert Path("digits.safetensors").exists()
 
@@ -53,6 +53,10 @@ def test_the_nni_snippet_runs():
     values = eval(_run(_blocks("README.md", "python")[2]).strip().splitlines()[-1])
     assert len(values) == 2
     assert 0 < values[1] <= values[0] < 1
+
+
+def test_the_transfer_snippet_runs():
+    assert 0.2 < float(_run(_blocks("README.md", "python")[3]).strip().splitlines()[-1]) <= 1
 
 
 def test_the_shell_snippets_run(capsys: pytest.CaptureFixture[str]):

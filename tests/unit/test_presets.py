@@ -10,12 +10,16 @@ import torch
 
 from dd_apps import scenario
 from dd_apps.distillation import DistillScenario
+from dd_apps.transfer.config import TransferScenario
+from dd_apps.transfer.settings import FineTuning
 from dd_core.distilled import Size
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method, method
+from dd_core.methods.krr_st.config import KRRSTConfig
 from dd_core.methods.sre2l.config import SRe2LConfig
 from dd_core.methods.trajectory_matching.config import MTTConfig
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec
+from dd_core.training.feature_teacher_config import solo_learn
 from dd_core.zca import WhiteningSpec
 
 
@@ -306,3 +310,22 @@ def test_images_are_recovered_as_published(name: str):
 def test_every_scenario_of_squeeze_and_recover_is_looked_at():
     shipped = {name for name in scenario.shipped() if name.endswith("-sre2l")}
     assert shipped == {*RECOVERY, "digits-ipc10-sre2l"}
+
+
+def test_krr_st_is_run_as_published():
+    """As read in the published code; the teacher by solo-learn's settings, since the paper's are not public."""
+    values = scenario.load("transfer-cifar100-krr-st").values
+    assert isinstance(values, TransferScenario)
+    (made,) = values.sets.values()
+    config = decode_method(made.method)
+    assert isinstance(config, KRRSTConfig)
+    assert (made.images, made.labels, values.data, values.images) == (1000, False, "cifar100", None)
+    assert (config.steps, config.learning_rate, config.batch_real, config.ridge) == (160_000, 1e-4, 1024, 1e-6)
+    assert (config.networks, config.online_steps, config.pool, config.inputs) == (10, 1000, "paper", "normalised")
+    recipe = config.recipe
+    assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.1, 0.9, 1e-3)
+    assert (recipe.epochs, recipe.batch_size, recipe.loss, recipe.schedule) == (1000, 256, "mse", "constant")
+    assert config.teacher == solo_learn("barlow-twins")
+    tuned = values.scores[0]
+    assert isinstance(tuned, FineTuning)
+    assert (tuned.steps, tuned.learning_rate, tuned.weight_decay, tuned.batch_size) == (10_000, 0.01, 5e-4, 256)

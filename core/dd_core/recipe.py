@@ -16,6 +16,7 @@ from dd_core.augment.view_config import Views
 from dd_core.config import Config, checked
 from dd_core.errors import unknown_name
 from dd_core.networks.names import family
+from dd_core.networks.origins import FRESH, file_of, require_weights
 
 DISTRIBUTIONS = ("default", "xavier")  # of freshly initialised weights
 
@@ -46,12 +47,38 @@ class Pretraining(Config):
     name: str = Field(
         default="", description="name of the images to pre-train on; filled in together with their fingerprint"
     )
-    epochs: int = Field(default=10, ge=1, description="passes over the images (paper: 40 for MNIST on LeNet)")
+    weights: str = Field(
+        default=FRESH,
+        exclude_if=lambda weights: weights == FRESH,
+        description="weights that pre-training begins with, but for the last layer, which is drawn afresh: fresh, "
+        "published (those of timm or torchvision), or a .safetensors, .pth or .pt file",
+    )
+    epochs: int = Field(
+        default=10,
+        ge=0,
+        description="passes over the images (paper: 40 for MNIST on LeNet); 0: weights as they are",
+    )
     learning_rate: float = Field(
         default=1e-3, gt=0, description="initial learning rate of Adam (paper: 2e-4 for LeNet, else 1e-3)"
     )
     decay_every: int = Field(default=5, ge=1, description="epochs after which the learning rate is halved, each time")
     batch_size: int = Field(default=128, ge=1, description="images in a mini-batch")
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file that the weights are in, if they are in one."""
+        return file_of(self.weights)
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_somewhere(cls, weights: str) -> str:
+        return require_weights(weights)
+
+    @model_validator(mode="after")
+    def _is_trained_somehow(self) -> Pretraining:
+        if self.weights == FRESH and self.epochs == 0:
+            raise ValueError("epochs: fresh weights that are not trained are no pre-trained ones")
+        return self
 
 
 class StartingPool(Config):

@@ -9,15 +9,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dd_apps import scenario
 from dd_apps.continual import DistilledBuffer
-from dd_core import artefacts, datasets, exchange, runner, store
+from dd_apps.distillation import DistillScenario
+from dd_core import artefacts, datasets, exchange, networks, runner, store
 from dd_core.artefacts import Resources
 from dd_core.distilled import Size
 from dd_core.errors import UserError
+from dd_core.evaluation import evaluate
 from dd_core.images import InputForm
-from dd_core.methods import method
+from dd_core.methods import decode_method, method
+from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions
 from dd_core.testing import blobs
+from dd_core.training.initial import require_pure
 from dd_core.training.teacher_config import TeacherConfig
 from dd_core.training.teachers import TeacherSpec, network_of
 
@@ -130,3 +135,85 @@ def test_a_file_that_was_not_kept_is_no_name():
 def test_weights_that_are_nowhere_are_refused(weights: str):
     with pytest.raises(UserError, match=r"is none of fresh, published, and a \.safetensors, \.pth, \.pt file"):
         method("sre2l", teacher={"network": NETWORK, "weights": weights})
+
+
+# --- networks that a set is made for ------------------------------------------------------------------------------
+
+
+def adapting(file: Path | str, **pretraining: object):
+    return method(
+        "dataset-distillation",
+        steps=1,
+        epochs=2,
+        pool=2,
+        start="random-pretrained",
+        pretraining={"weights": str(file), "epochs": 0, **pretraining},
+        recipe={"network": "convnet-1-w8-nonorm", "initialisation": "xavier"},
+    )
+
+
+def elsewhere(classes: int, path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a network for other classes, in a file."""
+    network = networks.build("convnet-1-w8-nonorm", in_channels=1, classes=classes, image_size=(8, 8), seed=9)
+    torch.save(network.state_dict(), path)
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+def test_a_network_from_a_file_gets_a_head_of_its_own_for_the_images_at_hand(classes: int, tmp_path: Path):
+    """Wang et al. 2018, section 3.3: networks trained elsewhere are adapted with few distilled images."""
+    given = elsewhere(classes, tmp_path / "elsewhere.pth")
+    config = exchange.with_weights_kept(adapting(tmp_path / "elsewhere.pth"))
+    pool = artefacts.get(config.needs(blobs(), size=Size(ipc=1), seed=0)["starting weights"])  # needs no images
+    states = [dict(zip(facts["names"], tensors.values(), strict=True)) for tensors, facts in pool]
+    for state in states:
+        assert np.array_equal(state["features.0.weight"], given["features.0.weight"])
+        assert state["classifier.weight"].shape == (3, 128)
+    assert not np.array_equal(states[0]["classifier.weight"], states[1]["classifier.weight"])
+    ds = runner.distill(config, blobs(), Size(ipc=1), options=CPU)
+    result = evaluate(ds, train=blobs(), test=blobs(), nets=2, device="cpu")
+    assert result.start == "pretrained"
+
+
+def test_networks_from_a_file_may_be_trained_on(tmp_path: Path):
+    elsewhere(7, tmp_path / "elsewhere.pth")
+    config = exchange.with_weights_kept(adapting(tmp_path / "elsewhere.pth", epochs=1))
+    spec = config.needs(blobs(), size=Size(ipc=1), seed=0)["starting weights"]
+    with pytest.raises(UserError, match="needs the images of 'blobs'"):
+        artefacts.get(spec, cache=tmp_path / "empty")
+    pool = artefacts.get(spec, resources=Resources.of([blobs()], device="cpu"))
+    assert pool.part(0)[1]["loss"] > 0
+
+
+def test_networks_of_others_and_files_that_were_not_kept_are_refused(tmp_path: Path):
+    elsewhere(7, tmp_path / "elsewhere.pth")
+    config = adapting(tmp_path / "elsewhere.pth")
+    with pytest.raises(UserError, match=r"pretraining\.weights: .*elsewhere\.pth has a name only once it is kept"):
+        config.needs(blobs(), size=Size(ipc=1), seed=0)
+    kept = exchange.with_weights_kept(config)
+    other = kept.model_copy(update={"recipe": kept.recipe.model_copy(update={"network": "convnet-1-w4-nonorm"})})
+    with pytest.raises(UserError, match=r"pretraining\.weights: not the weights of this network"):
+        runner.distill(other, blobs(), Size(ipc=1), options=CPU)
+    with pytest.raises(UserError, match="fresh weights that are not trained are no pre-trained ones"):
+        method("dataset-distillation", pretraining={"epochs": 0})
+
+
+def test_alexnet_can_be_unrolled_without_its_dropout():
+    options = {"in_channels": 3, "classes": 4, "image_size": (64, 64), "seed": 0}
+    plain, calm = (networks.build(f"torchvision:alexnet{end}", **options) for end in ("", "-nodropout"))  # type: ignore[arg-type]
+    assert plain.state_dict().keys() == calm.state_dict().keys()
+    assert all(torch.equal(value, calm.state_dict()[name]) for name, value in plain.state_dict().items())
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(calm.train()(images), calm(images))
+    assert torch.equal(calm(images), plain.eval()(images))
+    require_pure(Recipe(network="torchvision:alexnet-nodropout"), (3, 64, 64), 4, method="mine")
+    with pytest.raises(UserError, match="has a Dropout"):
+        require_pure(Recipe(network="torchvision:alexnet"), (3, 64, 64), 4, method="mine")
+
+
+def test_the_papers_experiment_is_a_scenario():
+    values = scenario.load("alexnet-to-folder").values
+    assert isinstance(values, DistillScenario)
+    config = decode_method(values.method)
+    assert (config.starts, config.recipe.network) == ("one", "torchvision:alexnet-nodropout")
+    assert (config.pretraining.weights, config.pretraining.epochs) == ("published", 0)  # type: ignore[attr-defined]

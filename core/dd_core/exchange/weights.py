@@ -17,13 +17,16 @@ from dd_core.config import Config
 from dd_core.errors import UserError
 from dd_core.exchange.formats import require_file
 from dd_core.exchange.torch_tensors import load_network
+from dd_core.networks.origins import WEIGHT_FILES
+from dd_core.recipe import Pretraining
 from dd_core.store.headers import Refused
 from dd_core.system import surroundings
 from dd_core.training.feature_teacher_config import FeatureTeacherConfig
-from dd_core.training.teacher_config import WEIGHT_FILES, TeacherConfig
+from dd_core.training.teacher_config import TeacherConfig
 
 C = TypeVar("C", bound=Config)
 FILE_BYTES = 4 << 30  # of the largest file that is read unless the caller allows more
+_WITH_WEIGHTS = (TeacherConfig, FeatureTeacherConfig, Pretraining)  # they have `weights`, and the file of these
 _HEADER_BYTES = 4 << 20  # of a safetensors file: some hundred bytes a tensor
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training code keeps weights under, beside other things
 _PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before each name
@@ -60,14 +63,13 @@ def keep_weights(path: Path, *, limit: int = FILE_BYTES) -> str:
 
 
 def with_weights_kept(config: C) -> C:
-    """The config of a teacher, or of a method that has one, with the weights kept where it names a file of them."""
-    if isinstance(config, TeacherConfig | FeatureTeacherConfig):
+    """The config of a teacher, or of a method that begins with given weights, with these kept where it names a file."""
+    if isinstance(config, _WITH_WEIGHTS):
         file = config.weights_file
         return config if file is None else config.model_copy(update={"weights": keep_weights(Path(file))})
-    teacher = getattr(config, "teacher", None)
-    if not isinstance(teacher, TeacherConfig | FeatureTeacherConfig):
-        return config
-    return config.model_copy(update={"teacher": with_weights_kept(teacher)})
+    parts = {name: getattr(config, name, None) for name in ("teacher", "pretraining")}
+    kept = {name: with_weights_kept(part) for name, part in parts.items() if isinstance(part, _WITH_WEIGHTS)}
+    return config.model_copy(update=kept) if kept else config
 
 
 def _read_safetensors(file: BufferedReader, path: Path) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from dd_core.networks.bn_vit import with_batch_norms
 from dd_core.networks.kernels import AveragePool, Convolution, InstanceNorm
 from dd_core.networks.names import (
     GROUPS,
+    NO_DROPOUT,
     ConvNetSpec,
     family,
     first_size,
@@ -258,7 +259,7 @@ class _Shape(TypedDict):
 
 
 def _from_library(name: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
-    library, colon, model = name.partition(":")
+    library, colon, model = name.removesuffix(NO_DROPOUT).partition(":")
     try:
         if name == "bn-vit-tiny":
             network = with_batch_norms(_from_timm(VIT_TINY, shape, pretrained=False))
@@ -269,6 +270,8 @@ def _from_library(name: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
                 _shrink_stem(network)
         else:
             network = others_by_name()[name].load()(**shape)
+        if name.endswith(NO_DROPOUT):
+            _stop_dropout(network)
         _check_forward(network, shape)
     except UserError:
         raise
@@ -280,6 +283,13 @@ def _from_library(name: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
         images = f"{shape['in_channels']} x {_size(shape['image_size'])}"
         raise UserError(f"network '{name}' cannot take images of {images} pixels: {reason}") from error
     return network.train()
+
+
+def _stop_dropout(network: nn.Module) -> None:
+    """Put layers in the place of dropout and stochastic depth that give what they get; no weight has another name."""
+    for path, module in list(network.named_modules()):
+        if type(module).__name__.startswith(("Drop", "StochasticDepth")):
+            network.set_submodule(path, nn.Identity())
 
 
 def _require_published(name: str, kind: str, image_size: tuple[int, int]) -> None:

@@ -29,6 +29,7 @@ NETWORKS = {
     "bn-vit-tiny": "timm's ViT-Tiny with batch norms over images and tokens for layer norms (Yao et al. 2021)",
     "timm:NAME": "any timm image classifier, from scratch: timm:resnet18, timm:vit_tiny_patch16_224",
     "torchvision:NAME": "any torchvision image classifier, from scratch: torchvision:vgg11",
+    "torchvision:alexnet-nodropout": "one of timm's or torchvision's without dropout, so that it can be unrolled",
 }
 
 FAMILIES = ("convnet", "lenet", "alexcifarnet", "resnet", "bn-vit-tiny", "timm", "torchvision", "other")
@@ -47,6 +48,7 @@ TOKENS = {
     "nopool": ("pool", "none"),
 }
 
+NO_DROPOUT = "-nodropout"  # after a library's name: its dropout is off in training too
 RESNET_WIDTH = 16  # He et al. 2016
 GROUPS = 4  # of the group norm, as in the literature
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from dd_core.augment.view_config import Distortions
 from dd_core.config import Config, checked
 from dd_core.networks.names import family
-from dd_core.training.teacher_config import FRESH, file_of, require_weights
+from dd_core.networks.origins import FRESH, file_of, require_weights
 
 Objective = Literal["barlow-twins", "simclr", "byol"]
 

@@ -16,14 +16,14 @@ from dd_core import networks
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
 from dd_core.errors import UserError
 from dd_core.images import InputForm, Source, called
+from dd_core.networks.origins import PUBLISHED
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.footprint import prediction_batch
 from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 from dd_core.training.initial import load_weights
-from dd_core.training.kept_weights import KeptWeightsSpec, classes_in, load_kept
-from dd_core.training.teacher_config import KEPT, PUBLISHED
-from dd_core.training.teachers import SAVE_SECONDS, form_of, require_kept
+from dd_core.training.kept_weights import classes_in, kept_spec, load_kept, require_kept
+from dd_core.training.teachers import SAVE_SECONDS, form_of
 from dd_core.training.two_views import Learner
 
 CLASSES, PUBLISHED_CLASSES = 2, 1000  # of the last layer, which nobody reads
@@ -61,7 +61,7 @@ class FeatureTeacherSpec(ArtefactSpec):
         Raises `UserError` for weights that are in a file, and for a single image to train on: objectives need two.
         """
         assert teacher.network is not None
-        require_kept(teacher.weights_file)
+        require_kept(teacher.weights_file, option="teacher.weights")
         if teacher.epochs and len(source) < 2:
             raise UserError(f"{called(source)} has one image; a teacher learns without labels from two at least")
         fingerprint, name, shape = source.fingerprint(), source.name, source.image_shape
@@ -79,8 +79,7 @@ class FeatureTeacherSpec(ArtefactSpec):
 
     def needs(self) -> dict[str, ArtefactSpec]:
         """The weights that training begins with, where somebody gave them."""
-        kept = self.teacher.weights.removeprefix(KEPT)
-        return {} if kept == self.teacher.weights else {"weights": KeptWeightsSpec(sha256=kept)}
+        return kept_spec(self.teacher.weights)
 
     def cost(self, resources: Any, parts: int) -> str:
         """How much training it is."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from dd_core import artefacts, networks
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
+from dd_core.config import canonical
 from dd_core.errors import UserError
-from dd_core.training.starts import weights_digest
-from dd_core.training.teacher_config import KEPT
+from dd_core.networks.origins import KEPT, kept_digest
 
 
 class KeptWeightsSpec(ArtefactSpec):
@@ -31,9 +33,33 @@ class KeptWeightsSpec(ArtefactSpec):
         if not isinstance(resources, Mapping):
             raise UserError(
                 f"the weights {KEPT}{self.sha256[:12]}... are not in this cache; name the file that they came in, as "
-                "teacher.weights=FILE, and they are kept there"
+                "weights=FILE, and they are kept there"
             )
         return {f"t{position}": value for position, value in enumerate(resources.values())}, {"names": list(resources)}
+
+
+def weights_digest(state: Mapping[str, np.ndarray]) -> str:
+    """sha256 of the names, types, shapes and values of weights, however they are stored."""
+    whole = hashlib.sha256()
+    for name, value in state.items():
+        whole.update(canonical([name, value.dtype.str, list(value.shape)]).encode())
+        whole.update(np.ascontiguousarray(value).tobytes())
+    return whole.hexdigest()
+
+
+def require_kept(file: str | None, *, option: str) -> None:
+    """Raise `UserError` for weights that are in a `file`."""
+    if file is not None:
+        raise UserError(
+            f"{option}: {file} has a name only once it is kept; exchange.keep_weights(FILE) keeps it, and returns its "
+            "name"
+        )
+
+
+def kept_spec(weights: str) -> dict[str, ArtefactSpec]:
+    """What an artefact needs that begins with `weights`: those that are kept under a digest, by the role `weights`."""
+    digest = kept_digest(weights)
+    return {} if digest is None else {"weights": KeptWeightsSpec(sha256=digest)}
 
 
 def keep_weights(state: Mapping[str, Tensor]) -> str:
@@ -50,14 +76,25 @@ def keep_weights(state: Mapping[str, Tensor]) -> str:
 def classes_in(kept: Artefact, model: nn.Module) -> int | None:
     """How many outputs the last linear layer of `model` has among the weights that were kept; None without it."""
     tensors, facts = kept.part(0)
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear or f"{linear[-1]}.weight" not in facts["names"]:
-        return None
-    return len(tensors[f"t{facts['names'].index(f'{linear[-1]}.weight')}"])
+    weight = f"{last_linear(model)}.weight"
+    return len(tensors[f"t{facts['names'].index(weight)}"]) if weight in facts["names"] else None
 
 
-def load_kept(model: nn.Module, kept: Artefact) -> None:
-    """Give `model` the weights of a `KeptWeightsSpec`; raises `UserError` where they are another network's."""
+def load_kept(model: nn.Module, kept: Artefact, *, origin: str = "teacher.weights", head: bool = True) -> None:
+    """Give `model` the weights of a `KeptWeightsSpec`; without `head` its last linear layer stays as it is.
+
+    Raises `UserError`, in a line that begins with `origin`, where they are another network's.
+    """
     tensors, facts = kept.part(0)
     state = {name: torch.tensor(tensors[f"t{position}"]) for position, name in enumerate(facts["names"])}
-    networks.load_into(model, state, origin="teacher.weights")
+    if not head:
+        last = last_linear(model)
+        own = {name: value for name, value in model.state_dict().items() if name.startswith(f"{last}.")}
+        state = {**state, **own}
+    networks.load_into(model, state, origin=origin)
+
+
+def last_linear(model: nn.Module) -> str | None:
+    """The path of the last linear layer, which gives a value for each class."""
+    paths = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return paths[-1] if paths else None

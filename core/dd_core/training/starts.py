@@ -7,18 +7,17 @@ weights are found in the cache, or made again and compared with the digest.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
+from torch import nn
 
-from dd_core import artefacts
+from dd_core import artefacts, networks
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
-from dd_core.config import canonical
 from dd_core.errors import UserError
 from dd_core.images import Source
+from dd_core.networks.origins import FRESH, PUBLISHED
 from dd_core.recipe import Pretraining, Recipe, StartingPool
 from dd_core.streams import Streams
 from dd_core.system import device as devices
@@ -26,6 +25,7 @@ from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Reporter
 from dd_core.system.threads import computing
 from dd_core.training.initial import initialised
+from dd_core.training.kept_weights import kept_spec, last_linear, load_kept, require_kept, weights_digest
 from dd_core.training.pretraining import pretrain
 
 
@@ -46,10 +46,15 @@ class StartingWeightsSpec(ArtefactSpec):
         fields = super().determining()
         return {**fields, "weights": {**fields["weights"], "count": None}}
 
+    def needs(self) -> dict[str, ArtefactSpec]:
+        """The weights that pre-training begins with, where somebody gave them."""
+        pretraining = self.weights.pretraining
+        return {} if pretraining is None else kept_spec(pretraining.weights)
+
     def sources(self) -> dict[str, str]:
         """The images to pre-train on, if any."""
         pretraining = self.weights.pretraining
-        return {} if pretraining is None else {pretraining.source: pretraining.name}
+        return {} if pretraining is None or not pretraining.epochs else {pretraining.source: pretraining.name}
 
     def parts(self) -> int:
         """One network a part."""
@@ -58,7 +63,8 @@ class StartingWeightsSpec(ArtefactSpec):
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """Draw network `index` from its own stream, and pre-train it, in one thread, if the pool is of such.
 
-        Raises `UserError` where the images to pre-train on are of another form.
+        Raises `UserError` where the images to pre-train on are of another form, and for given weights of another
+        network.
         """
         weights = self.weights
         streams = Streams(weights.seed).child("held-out" if weights.held_out else "starting-weights", index)
@@ -66,6 +72,8 @@ class StartingWeightsSpec(ArtefactSpec):
         model = initialised(recipe, self.image_shape, self.classes, streams=streams)
         facts: dict[str, Any] = {}
         if weights.pretraining is not None:
+            model = self._begun(model, weights.pretraining, resources, streams)
+        if weights.pretraining is not None and weights.pretraining.epochs:
             source = self._images(resources.sources[weights.pretraining.source])
             device = devices.resolve(resources.device)
             with computing(1):
@@ -74,6 +82,27 @@ class StartingWeightsSpec(ArtefactSpec):
         state = {name: value.numpy() for name, value in model.cpu().state_dict().items()}
         tensors = {f"t{position}": value for position, value in enumerate(state.values())}
         return tensors, {"names": list(state), "sha256": weights_digest(state), **facts}
+
+    def _begun(self, drawn: nn.Module, pretraining: Pretraining, resources: Any, streams: Streams) -> nn.Module:
+        """The network with the weights that pre-training begins with; its last linear layer is as it was drawn."""
+        if pretraining.weights == FRESH:
+            return drawn
+        if pretraining.weights != PUBLISHED:
+            load_kept(drawn, resources.artefacts["weights"], origin="pretraining.weights", head=False)
+            return drawn
+        channels, height, width = self.image_shape
+        published = networks.build(
+            self.network,
+            in_channels=channels,
+            classes=self.classes,
+            image_size=(height, width),
+            seed=streams.seed,
+            pretrained=True,
+        )
+        head = f"{last_linear(drawn)}."
+        own = {name: value for name, value in drawn.state_dict().items() if name.startswith(head)}
+        networks.load_into(drawn, {**published.state_dict(), **own}, origin="pretraining.weights")
+        return drawn
 
     def _images(self, source: Source) -> Source:
         if source.image_shape != self.image_shape or len(source.classes) != self.classes:
@@ -86,15 +115,6 @@ def _form(image_shape: tuple[int, int, int], classes: int) -> str:
     return f"{classes} classes of {'x'.join(map(str, image_shape))} images"
 
 
-def weights_digest(state: Mapping[str, np.ndarray]) -> str:
-    """sha256 of the names, types, shapes and values of weights, however they are stored."""
-    whole = hashlib.sha256()
-    for name, value in state.items():
-        whole.update(canonical([name, value.dtype.str, list(value.shape)]).encode())
-        whole.update(np.ascontiguousarray(value).tobytes())
-    return whole.hexdigest()
-
-
 def identity_of(pool: Artefact) -> str:
     """`sha256:...` of the first network of a pool, as a recipe for that network alone names it."""
     return f"sha256:{pool.part(0)[1]['sha256']}"
@@ -103,7 +123,9 @@ def identity_of(pool: Artefact) -> str:
 def spec_of(
     recipe: Recipe, image_shape: tuple[int, int, int], classes: int, weights: StartingPool
 ) -> StartingWeightsSpec:
-    """The pool `weights` of the recipe's network, for images (C, H, W)."""
+    """The pool `weights` of the recipe's network, for images (C, H, W); raises `UserError` for weights in a file."""
+    if weights.pretraining is not None:
+        require_kept(weights.pretraining.weights_file, option="pretraining.weights")
     return StartingWeightsSpec(network=recipe.network, image_shape=image_shape, classes=classes, weights=weights)
 
 

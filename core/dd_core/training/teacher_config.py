@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,10 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from dd_core.augment.view_config import Views
 from dd_core.config import Config, checked
 from dd_core.networks.names import family
+from dd_core.networks.origins import FRESH, file_of, require_weights
 from dd_core.recipe import Recipe
-
-FRESH, PUBLISHED, KEPT = "fresh", "published", "sha256:"
-WEIGHT_FILES = (".safetensors", ".pth", ".pt")
 
 # how networks train on a set that a teacher made; protocols have the teacher label what they see
 TAUGHT = Recipe(
@@ -26,19 +23,6 @@ TAUGHT = Recipe(
     batch_size=128,
     views=Views(mix="cutmix"),
 )
-
-
-def file_of(weights: str) -> str | None:
-    """The file that a teacher's weights are in, if they are in one."""
-    return weights if weights.lower().endswith(WEIGHT_FILES) else None
-
-
-def require_weights(weights: str) -> str:
-    """`weights` as they are; raises `ValueError` for what names none."""
-    kept = re.fullmatch(f"{KEPT}[0-9a-f]{{64}}", weights)
-    if weights not in (FRESH, PUBLISHED) and not kept and file_of(weights) is None:
-        raise ValueError(f"{weights[:60]!r} is none of {FRESH}, {PUBLISHED}, and a {', '.join(WEIGHT_FILES)} file")
-    return weights
 
 
 class TeacherConfig(Config):

@@ -19,17 +19,18 @@ from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
 from dd_core.distilled import IMAGENET
 from dd_core.errors import UserError
 from dd_core.images import InputForm, Source
+from dd_core.networks.origins import PUBLISHED
 from dd_core.recipe import Labelling, Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 from dd_core.training.initial import load_weights
-from dd_core.training.kept_weights import KeptWeightsSpec, load_kept
+from dd_core.training.kept_weights import kept_spec, load_kept, require_kept
 from dd_core.training.lessons import RealLessons
 from dd_core.training.loop import Loop
 from dd_core.training.predicting import accuracy
 from dd_core.training.settings import Settings
-from dd_core.training.teacher_config import KEPT, PUBLISHED, TeacherConfig
+from dd_core.training.teacher_config import TeacherConfig
 from dd_core.training.viewing import AskedTeacher, viewed
 
 SAVE_SECONDS = 30.0  # between two records of a teacher under way, at least
@@ -52,7 +53,7 @@ class TeacherSpec(ArtefactSpec):
     def of(source: Source, teacher: TeacherConfig) -> TeacherSpec:
         """The teacher of a source; `teacher` names its network. Raises `UserError` for weights that are in a file."""
         assert teacher.network is not None
-        require_kept(teacher.weights_file)
+        require_kept(teacher.weights_file, option="teacher.weights")
         return TeacherSpec(
             source=source.fingerprint(),
             source_name=source.name,
@@ -73,8 +74,7 @@ class TeacherSpec(ArtefactSpec):
 
     def needs(self) -> dict[str, ArtefactSpec]:
         """The weights that training begins with, where somebody gave them."""
-        kept = self.teacher.weights.removeprefix(KEPT)
-        return {} if kept == self.teacher.weights else {"weights": KeptWeightsSpec(sha256=kept)}
+        return kept_spec(self.teacher.weights)
 
     def cost(self, resources: Any, parts: int) -> str:
         """How much training it is."""
@@ -164,15 +164,6 @@ def _published_classes(network: nn.Module) -> int | None:
 def teacher_for(recipe: Recipe, teacher: TeacherConfig) -> TeacherConfig:
     """The teacher with a network: its own, or that of the recipe."""
     return teacher.model_copy(update={"network": teacher.network or recipe.network})
-
-
-def require_kept(file: str | None) -> None:
-    """Raise `UserError` for weights that are in a `file`."""
-    if file is not None:
-        raise UserError(
-            f"teacher.weights: {file} has a name only once it is kept; exchange.keep_weights(FILE) keeps it, and "
-            "returns its name"
-        )
 
 
 def form_of(source: Source, teacher: TeacherConfig | FeatureTeacherConfig, network: nn.Module) -> InputForm:

@@ -91,6 +91,16 @@ class CountsChannels(Protocol):
         ...
 
 
+@runtime_checkable
+class DecodesFiles(Protocol):
+    """A source whose images stay in files, and are decoded when they are asked for."""
+
+    @property
+    def decoders(self) -> int:
+        """Processes that decode them ahead, beside the one that uses them; no result depends on it."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
     """Images in memory. images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: their names, if any.

@@ -20,6 +20,7 @@ from dd_core.augment.view_config import Views
 
 ATTEMPTS = 10  # of torchvision's RandomResizedCrop, before it takes the centre
 FLIP_PROBABILITY = 0.5
+ROWS_AT_ONCE = 1 << 16  # whose boxes are drawn together: a draw takes 1.5 kB of memory a row
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,26 @@ class Records:
         return Records(self.boxes[rows], self.flips[rows], self.partners[rows], self.shares[rows], self.holes[rows])
 
 
-def draw(views: Views, *, count: int, image_size: tuple[int, int], generator: torch.Generator) -> Records:
+def draw(
+    views: Views,
+    *,
+    count: int,
+    image_size: tuple[int, int],
+    generator: torch.Generator,
+    native_sizes: Int64[Tensor, "N 2"] | None = None,
+) -> Records:
     """One view of each of `count` images of (H, W) pixels. `generator` is a CPU generator.
 
     Every image takes equally many draws: the record of a row depends on `count`, and on no other row.
+
+    native_sizes: (height, width) of the pixels that each crop is cut from, by default those of the image.
     """
     size = torch.tensor(image_size).expand(count, 2)
     if views.crop is not None:
-        boxes = draw_boxes(size, scale=views.crop, ratio=views.ratio, generator=generator)
+        parts = [size] if native_sizes is None else native_sizes.split(ROWS_AT_ONCE)
+        boxes = torch.cat(
+            [draw_boxes(part, scale=views.crop, ratio=views.ratio, generator=generator) for part in parts]
+        )
     else:
         shifts = torch.randint(-views.padding, views.padding + 1, (count, 2), generator=generator)
         boxes = torch.cat([shifts, size], dim=1)

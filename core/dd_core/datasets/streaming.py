@@ -54,7 +54,7 @@ class StreamedFolder:
     """Image files of one shape (C, H, W) below `folder`; labels: int64 (N,) or None. `origin`: see `images.called`.
 
     native_sizes: (N, 2), height and width of each file's image as it is seen. workers: who decodes the files where all
-    of them are decoded for an artefact.
+    of them are decoded for an artefact, and, but for one, where a network trains on them.
     """
 
     folder: Path
@@ -79,6 +79,11 @@ class StreamedFolder:
         """Bytes of all the pixels, were they in memory."""
         channels, height, width = self.image_shape
         return len(self) * channels * height * width
+
+    @property
+    def decoders(self) -> int:
+        """All local workers but the one that uses the images."""
+        return self.workers.count - 1 if self.workers.engine == "processes" else 0
 
     def fingerprint(self) -> str:
         """sha256 over shape, classes and, in order, each relative path and content sha256."""

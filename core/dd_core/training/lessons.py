@@ -3,17 +3,19 @@
 `Lessons` is the contract, and reading it is enough to write one: a teacher that is asked as training goes, or a bank of
 labels for views that were recorded. `epoch` and `index` say which mini-batch is asked for, so lessons with a
 record for each of them find it; those that answer by the row alone leave them unused. Lessons that change as they are
-used are `Stateful` too, and the loop keeps their state with its own.
+used are `Stateful` too, and the loop keeps their state with its own; those that prepare mini-batches while the network
+trains on earlier ones are `Foreseeing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from dd_core.distilled import DistilledSet
@@ -21,6 +23,7 @@ from dd_core.errors import UserError
 from dd_core.images import InputForm, Source, normalise, require_labels
 from dd_core.recipe import Recipe
 from dd_core.training import losses
+from dd_core.training.prefetching import Reader, Wanted
 
 Shape = tuple[int, int, int]
 
@@ -65,6 +68,15 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state of `state_dict`."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """Lessons that prepare mini-batches before they are asked for, where they are told which ones will be."""
+
+    def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
+        """Within the block, the images of each of `batches` are asked for, in this order; at its end nothing waits."""
         ...
 
 
@@ -191,13 +203,19 @@ def _shape_of(inputs: Tensor) -> Shape:
 
 
 class RealLessons:
-    """Real images with their labels, taken out of a source as they are asked for, and fed as `form` says."""
+    """Real images with their labels, taken out of a source as they are asked for, and fed as `form` says.
 
-    def __init__(self, source: Source, form: InputForm, *, device: torch.device | None = None) -> None:
+    decoders: processes that decode them ahead; 0: none, as where several networks train at the same time.
+    """
+
+    def __init__(
+        self, source: Source, form: InputForm, *, device: torch.device | None = None, decoders: int = 0
+    ) -> None:
         """Raises `UserError` for a source without labels."""
         self.source, self.form, self.device = source, form, device or torch.device("cpu")
         self.labels = require_labels(source).to(self.device)
         self.black = form.black
+        self._reader = Reader(source, workers=decoders)
 
     @property
     def image_shape(self) -> Shape:
@@ -214,12 +232,30 @@ class RealLessons:
 
     def to(self, device: torch.device) -> RealLessons:
         """The same with batches on another device; the images stay where they are."""
-        return RealLessons(self.source, self.form, device=device)
+        return RealLessons(self.source, self.form, device=device, decoders=self._reader.workers)
 
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Images, normalised or whitened on the device, with their labels."""
         del epoch, index
-        images = self.source.take(rows).to(self.device)
+        return self._fed(self._reader.images(Wanted(rows)), rows)
+
+    def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
+        """See `Foreseeing`: images are decoded ahead where there are processes for it."""
+        del epoch
+        return self._reader.ahead(map(Wanted, batches))
+
+    def views(
+        self, rows: Int64[Tensor, " n"], boxes: Int64[Tensor, "n 4"], flips: Bool[Tensor, " n"]
+    ) -> tuple[Tensor, Tensor]:
+        """What each box shows of its image before that was brought to `image_shape`, fed as `batch`; with labels."""
+        return self._fed(self._reader.images(Wanted(rows, boxes, flips), size=self.image_shape[1:]), rows)
+
+    def views_ahead(self, wanted: Iterable[Wanted]) -> AbstractContextManager[object]:
+        """See `Foreseeing`; within the block, it is `views` that are asked for."""
+        return self._reader.ahead(wanted, size=self.image_shape[1:])
+
+    def _fed(self, images: UInt8[Tensor, "n C H W"], rows: Int64[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+        images = images.to(self.device)
         # a form sets its surroundings aside at every call, which a small network's step would notice
         whitened = self.form.whitening is not None
         inputs = self.form(images) if whitened else normalise(images, self.form.mean, self.form.std)

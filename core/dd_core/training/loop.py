@@ -24,7 +24,7 @@ from dd_core import augment
 from dd_core.errors import require_finite
 from dd_core.streams import Streams
 from dd_core.training import losses
-from dd_core.training.lessons import Lessons, Stateful, block_rows
+from dd_core.training.lessons import Foreseeing, Lessons, Stateful, block_rows
 from dd_core.training.settings import Settings
 
 Gradients = tuple[Tensor, ...]
@@ -73,8 +73,10 @@ class Loop:
         # a layer that draws unseen by `draws_numbers` leaves the caller's generator alone too
         with self.streams.seeded("training", self.done):
             while self.done < (self.settings.epochs if until is None else until):
-                for rows in self.mini_batches():
-                    self.step(rows)
+                batches = self.mini_batches()
+                with self._ahead(batches):
+                    for rows in batches:
+                        self.step(rows)
                 self.end_epoch()
 
     def epoch(self) -> None:
@@ -89,6 +91,9 @@ class Loop:
             order = torch.randperm(len(self.lessons), generator=self.streams.generator("order", self.done))
             batches = order.split(self.settings.batch_size)
         return batches[len(self._sizes) :] if self._begun else batches
+
+    def _ahead(self, batches: Sequence[Tensor]) -> AbstractContextManager[object]:
+        return self.lessons.ahead(batches, epoch=self.done) if isinstance(self.lessons, Foreseeing) else nullcontext()
 
     def end_epoch(self) -> None:
         """Count the present epoch as done. Whoever calls `step` for rows of their own decides when that is."""

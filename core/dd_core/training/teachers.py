@@ -18,7 +18,7 @@ from dd_core import networks
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
 from dd_core.distilled import IMAGENET
 from dd_core.errors import UserError
-from dd_core.images import InputForm, Source
+from dd_core.images import DecodesFiles, InputForm, Source, called
 from dd_core.networks.origins import PUBLISHED
 from dd_core.recipe import Labelling, Recipe
 from dd_core.streams import Streams
@@ -31,13 +31,18 @@ from dd_core.training.loop import Loop
 from dd_core.training.predicting import accuracy
 from dd_core.training.settings import Settings
 from dd_core.training.teacher_config import TeacherConfig
-from dd_core.training.viewing import AskedTeacher, viewed
+from dd_core.training.viewing import AskedTeacher, viewed, viewed_in_files
 
 SAVE_SECONDS = 30.0  # between two records of a teacher under way, at least
 
 
 class TeacherSpec(ArtefactSpec):
-    """A teacher of images (C, H, W)."""
+    """A teacher of images (C, H, W).
+
+    Where its views are crops, it learns them from the pixels that its source keeps: of images in memory from the stored
+    ones, which have `image_shape` already; of a folder that streams from those of each file at the file's own size
+    (`native`). So a folder has one teacher in memory and another streamed, though its fingerprint is the same.
+    """
 
     kind: ClassVar[str] = "teacher"
     verb: ClassVar[str] = "training"
@@ -48,6 +53,11 @@ class TeacherSpec(ArtefactSpec):
     image_shape: tuple[int, int, int] = Field(description="channels, height and width of the real images")
     classes: int = Field(description="number of classes of the real images")
     teacher: TeacherConfig = Field(description="how the teacher is trained")
+    native: bool = Field(
+        default=False,
+        exclude_if=lambda native: not native,
+        description="whether crops are cut from images as their files have them, before they get image_shape",
+    )
 
     @staticmethod
     def of(source: Source, teacher: TeacherConfig) -> TeacherSpec:
@@ -60,6 +70,7 @@ class TeacherSpec(ArtefactSpec):
             image_shape=source.image_shape,
             classes=len(source.classes),
             teacher=teacher,
+            native=teacher.views.crop is not None and isinstance(source, DecodesFiles),
         )
 
     @property
@@ -88,9 +99,13 @@ class TeacherSpec(ArtefactSpec):
         return f"the teacher labels {100 * facts['accuracy']:.1f} % of its training images rightly"
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Train it, with its state kept every half minute; raises `Diverged`."""
+        """Train it, with its state kept every half minute.
+
+        Raises `Diverged`, and `UserError` where it learns from files and the images are in memory.
+        """
         del index
         source, device = resources.sources[self.source], devices.resolve(resources.device)
+        self._require_files(source)
         model = self.fresh(resources.artefacts.get("weights"))
         form = form_of(source, self.teacher, model)
         loss = self._train(model, source, form, device=device, progress=progress) if self.teacher.epochs else None
@@ -98,6 +113,13 @@ class TeacherSpec(ArtefactSpec):
         weights = {name: value.numpy() for name, value in model.cpu().state_dict().items()}
         tensors = {f"t{position}": value for position, value in enumerate(weights.values())}
         return tensors, {"names": list(weights), "mean": form.mean, "std": form.std, **facts}
+
+    def _require_files(self, source: Source) -> None:
+        if self.native and not isinstance(source, DecodesFiles):
+            raise UserError(
+                f"the teacher learns from crops of image files at their own size, and {called(source)} is in memory; "
+                "load it by datasets.load(..., memory_limit=0), which leaves it on disk"
+            )
 
     def _train(
         self, model: nn.Module, source: Source, form: InputForm, *, device: torch.device, progress: Progress
@@ -141,7 +163,9 @@ class TeacherSpec(ArtefactSpec):
         """The teacher's training, before its first epoch."""
         teacher = self.teacher
         streams = Streams(teacher.seed).child("teacher")
-        lessons = viewed(RealLessons(source, form), teacher.views.for_source(self.source_name), streams)
+        decoders = source.decoders if isinstance(source, DecodesFiles) else 0
+        real, views = RealLessons(source, form, decoders=decoders), teacher.views.for_source(self.source_name)
+        lessons = (viewed_in_files if self.native else viewed)(real, views, streams)
         settings = Settings(
             learning_rate=teacher.learning_rate,
             epochs=teacher.epochs,

@@ -6,7 +6,8 @@ A teacher that is asked as training goes is `AskedTeacher`; one that has answere
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,7 +22,8 @@ from dd_core.errors import UserError
 from dd_core.networks import batch_norms
 from dd_core.recipe import Labelling
 from dd_core.streams import Streams
-from dd_core.training.lessons import Lessons, Shape
+from dd_core.training.lessons import Foreseeing, Lessons, RealLessons, Shape
+from dd_core.training.prefetching import Wanted
 
 Draw = Callable[[int], Records]  # the records of all images in an epoch
 
@@ -69,6 +71,20 @@ class ViewedLessons:
         shares = own.shares.to(shown)[:, None]
         return views.mix(shown, other, own), torch.lerp(self._soft(other_targets), self._soft(targets), shares)
 
+    def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
+        """See `Foreseeing`; a batch of mixed views asks for its images, and then for their partners."""
+        if not isinstance(self._lessons, Foreseeing):
+            return nullcontext()
+        return self._lessons.ahead((rows for rows, _ in self._parts(batches, epoch)), epoch=epoch)
+
+    def _parts(self, batches: Iterable[Tensor], epoch: int) -> Iterator[tuple[Tensor, Records]]:
+        """The images that each batch shows, with their records, in the order in which they are asked for."""
+        for rows in batches:
+            own = self._records(epoch).of(rows)
+            yield rows, own
+            if self._mixes:
+                yield own.partners, self._records(epoch).of(own.partners)
+
     def _records(self, epoch: int) -> Records:
         if self._latest is None or self._latest[0] != epoch:
             self._latest = (epoch, self._draw(epoch))
@@ -80,6 +96,29 @@ class ViewedLessons:
 
     def _soft(self, targets: Tensor) -> Tensor:
         return F.one_hot(targets, self.outputs).float() if targets.ndim == 1 else targets
+
+
+class NativeLessons(ViewedLessons):
+    """Views whose crops are cut from the images as their files have them, and only then brought to the images' size.
+
+    So does torchvision's RandomResizedCrop on a photograph: a small crop of a large one keeps its detail.
+    """
+
+    def __init__(self, lessons: RealLessons, records: Draw, *, mixes: bool) -> None:
+        super().__init__(lessons, records, mixes=mixes)
+        self._real = lessons
+
+    def to(self, device: torch.device) -> NativeLessons:
+        """The same with batches on another device."""
+        return NativeLessons(self._real.to(device), self._draw, mixes=self._mixes)
+
+    def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
+        """See `Foreseeing`; views are decoded ahead where there are processes for it."""
+        parts = self._parts(batches, epoch)
+        return self._real.views_ahead(Wanted(rows, records.boxes, records.flips) for rows, records in parts)
+
+    def _shown(self, rows: Tensor, records: Records, *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        return self._real.views(rows, records.boxes, records.flips)
 
 
 class TaughtLessons:
@@ -146,3 +185,16 @@ def viewed(lessons: Lessons, settings: Views, streams: Streams) -> ViewedLessons
         return views.draw(settings, count=count, image_size=(height, width), generator=generator)
 
     return ViewedLessons(lessons, draw, mixes=settings.mix != "none")
+
+
+def viewed_in_files(lessons: RealLessons, settings: Views, streams: Streams) -> NativeLessons:
+    """`lessons` by crops of their files' own pixels, drawn anew in every epoch."""
+    count, (_, height, width) = len(lessons), lessons.image_shape
+    native_sizes = lessons.source.sizes(torch.arange(count))
+
+    def draw(epoch: int) -> Records:
+        generator = streams.generator("views", epoch)
+        size = (height, width)
+        return views.draw(settings, count=count, image_size=size, generator=generator, native_sizes=native_sizes)
+
+    return NativeLessons(lessons, draw, mixes=settings.mix != "none")

@@ -14,11 +14,11 @@ import torch
 from image_trees import load, put_classes, spoil
 
 from dd_core.augment.views import draw_boxes
-from dd_core.datasets.prefetching import Wanted, prefetched
 from dd_core.datasets.streaming import StreamedFolder
 from dd_core.errors import OutOfResources, UserError
 from dd_core.streams import generator
 from dd_core.testing import blobs
+from dd_core.training.prefetching import Wanted, prefetched
 
 
 @pytest.fixture

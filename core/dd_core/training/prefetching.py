@@ -7,7 +7,9 @@ and views, so that neither the number of processes nor their haste changes anyth
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +31,45 @@ class Wanted(NamedTuple):
     flips: Bool[Tensor, " n"] | None = None
 
 
+class Reader:
+    """Batches of a source; where it is known which ones come next, `workers` processes decode them ahead.
+
+    workers: as of `prefetched`; 0: batches are read as they are asked for.
+    """
+
+    def __init__(self, source: Source, *, workers: int = 0) -> None:
+        self.source, self.workers = source, workers
+        self._loaded: Iterator[Tensor] | None = None
+        self._expected = deque[Wanted]()
+
+    @contextmanager
+    def ahead(self, batches: Iterable[Wanted], *, size: tuple[int, int] | None = None) -> Iterator[None]:
+        """Within the block, `batches` are asked for, in this order and at this `size`; its end ends the processes."""
+        if not self.workers:
+            yield
+            return
+        self._loaded = loaded = prefetched(self.source, self._noted(batches), size=size, workers=self.workers)
+        try:
+            yield
+        finally:
+            loaded.close()
+            self._loaded = None
+            self._expected.clear()
+
+    def images(self, wanted: Wanted, *, size: tuple[int, int] | None = None) -> UInt8[Tensor, "n C H W"]:
+        """A batch; raises what `prefetched` raises."""
+        if self._loaded is None:
+            return _images(self.source, wanted, size)
+        images = next(self._loaded)
+        assert torch.equal(self._expected.popleft().rows, wanted.rows), "another batch was announced"
+        return images
+
+    def _noted(self, batches: Iterable[Wanted]) -> Iterator[Wanted]:
+        for wanted in batches:
+            self._expected.append(wanted)
+            yield wanted
+
+
 def prefetched(
     source: Source,
     batches: Iterable[Wanted],
@@ -36,7 +77,7 @@ def prefetched(
     size: tuple[int, int] | None = None,
     workers: int = 0,
     ahead: int = 2,
-) -> Iterator[UInt8[Tensor, "n C H W"]]:
+) -> Generator[UInt8[Tensor, "n C H W"]]:
     """The images of each batch, in order; a batch is drawn when its decoding begins. size: (H, W) of views.
 
     workers: processes of this machine, no more than it has cores. Each is at most `ahead` batches ahead, which bounds

@@ -95,9 +95,42 @@ def asked() -> list[str]:
     )
 
 
+def natural_table() -> list[str]:
+    """A row for each weight: accuracies, bold where ahead of the images without, and roughness."""
+    lines = run_of("natural")
+    kinds = list(dict.fromkeys(line["images"] for line in matching(lines, what="roughness")))
+    rows = [[images, *(_natural_cell(lines, images, labels) for labels in NATURAL)] for images in kinds]
+    for row in rows:
+        rough = [line["of_real"] for line in matching(lines, what="roughness", images=row[0])]
+        row.append(f"{sum(rough) / len(rough):.2f}")
+    return table(["", *(LABELS[labels] for labels in NATURAL), "roughness"], rows)
+
+
+def _natural_cell(lines: list[Record], images: str, labels: str) -> str:
+    values = [line["accuracy"] for line in matching(lines, what="score", images=images, labels=labels)]
+    verdicts = matching(lines, what="comparison", first=[images, labels])
+    return bold(spread(values), when=bool(verdicts) and verdicts[0]["word"] == "ahead")
+
+
+def natural_notes() -> list[str]:
+    """What asking for natural images costs or brings."""
+    lines = run_of("natural")
+    (whole,) = matching(lines, what="all")
+    tests = [line for line in matching(lines, what="comparison") if line["first"] != line["second"]]
+    told = {word: sum(line["word"] == word for line in tests) for word in ("ahead", "behind", "no difference")}
+    return bullets(
+        f"{whole['data']}, the same teacher; three seeds, a set and a network each, mean ± deviation. Of {len(tests)} "
+        f"tests against the images without, paired over seeds and uncorrected, {told['ahead']} find them ahead, "
+        f"{told['behind']} behind. {whole['hardware']['cpu']}, {whole['minutes']:.0f} minutes."
+    )
+
+
 CASES = ("digits", "mnist")
+NATURAL = ("hard", "eval")
 BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **{f"sre2l-{case}": partial(case_table, case) for case in CASES},
     **{f"sre2l-{case}-notes": partial(case_notes, case) for case in CASES},
     "sre2l-asked": asked,
+    "sre2l-natural": natural_table,
+    "sre2l-natural-notes": natural_notes,
 }

@@ -1,6 +1,6 @@
 """SRe2L and RDED against random real images, by a teacher's labels and by the images' own, on a CPU.
 
-    python benchmarks/sre2l_cpu.py --case digits|mnist|cifar10 [--data folder:DIR] [--copy TEXT] [--workers 2] [--small]
+    python benchmarks/sre2l_cpu.py --case digits|mnist|cifar10|natural [--data folder:DIR] [--copy TEXT] [--small]
 
 Ten images a class: recovered from noise, recovered from real images, RDED's mosaics, and random real ones, the twin of
 each score. The labels: those of the images (`hard`), and a teacher's for every view (`sre2l-fkd`), its batch norms
@@ -11,6 +11,10 @@ digits and mnist have a ConvNet-2, 32 wide, with batch norm, 500 iterations, and
 cifar10 a ResNet-8, 16 wide, with a teacher of 15 epochs, 500 iterations, and mosaics of four. There one seed has the
 whole table, and three its best pair of images and labels. Nothing is chosen on test images but that pair, which the
 record says.
+
+natural has the digits recovered from noise without and with what asks for natural images: total variation and the L2
+norm, three weights each. Beside the accuracy stands how rough the images are: their total variation, divided by that of
+as many real images of their class; real ones have 1.
 
 Sets are kept in --out, teachers and recovered images in the cache; the same command goes on where it stopped. Appends
 to benchmarks/results/sre2l_cpu.jsonl, and draws the images in benchmarks/results/sre2l-CASE.png.
@@ -40,6 +44,7 @@ from dd_core.evaluation.verdicts import paired
 from dd_core.images import Source
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
+from dd_core.synthetic import total_variation
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Messages
 from dd_core.training.teachers import network_of
@@ -82,10 +87,16 @@ CASES = {
         1,
     ),
 }
+CASES["natural"] = CASES["digits"]
 IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "recovered from noise": ("sre2l", {"initial": "noise"}),
     "recovered from real images": ("sre2l", {"initial": "real"}),
     "rded": ("rded", {}),
+}
+NATURAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "recovered from noise": ("sre2l", {"initial": "noise"}),
+    **{f"total variation {weight:g}": ("sre2l", {"initial": "noise", "tv": weight}) for weight in (1e-3, 1e-2, 1e-1)},
+    **{f"norm {weight:g}": ("sre2l", {"initial": "noise", "l2": weight}) for weight in (1e-2, 1e-1, 1.0)},
 }
 REAL = "random real"
 LABELS: dict[str, dict[str, Any]] = {
@@ -95,6 +106,12 @@ LABELS: dict[str, dict[str, Any]] = {
 }
 BEST_SEEDS = 3  # of the best pair, where the table has one
 SMALL: dict[str, Any] = {"teacher": {"epochs": 1}, "recover": {"iterations": 5}, "recipe": {"epochs": 3}}
+
+
+def images_of(case: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The kinds of images of a case, by the method that makes each and how it recovers them."""
+    return NATURAL if case == "natural" else IMAGES
+
 
 Scores = dict[tuple[str, str], list[float]]  # by images and labels, one for each seed
 
@@ -110,7 +127,7 @@ class Bench:
 
     def config(self, images: str) -> MethodConfig:
         """The method that makes some images."""
-        name, recover = IMAGES[images]
+        name, recover = images_of(self.options.case)[images]
         settings = {
             "teacher": self.case.teacher,
             "recover": {**self.case.recover, **recover},
@@ -133,7 +150,7 @@ class Bench:
 
     def teacher(self) -> None:
         """Train the teacher, or find it, and say what it knows of the test images."""
-        spec = self.config("rded").needs(self.train, size=Size(ipc=IPC), seed=0)["teacher"]
+        spec = self.config(next(iter(IMAGES))).needs(self.train, size=Size(ipc=IPC), seed=0)["teacher"]
         resources = Resources.of([self.train], device="cpu")
         begun = time.monotonic()
         made = artefacts.get(spec, resources=resources, workers=self.workers, reporter=Messages(print))
@@ -160,7 +177,7 @@ class Bench:
         )
         ours, twin = result.accuracy.mean, result.random_real.mean
         self.scores.setdefault((images, labels), []).append(ours)
-        first = images == next(iter(IMAGES))  # every kind of images has the same twin
+        first = images == next(iter(images_of(self.options.case)))  # every kind of images has the same twin
         if first:
             self.scores.setdefault((REAL, labels), []).append(twin)
         self.tell(
@@ -186,6 +203,28 @@ class Bench:
             record = {"difference": verdict.difference, "p": verdict.p, "word": verdict.word, "seeds": len(ours)}
             self.tell({"what": "comparison", "first": first, "second": second, **record})
 
+    def roughness(self, images: str, seed: int) -> None:
+        """The total variation of images, in that of as many random real ones."""
+        ds = self.set_of(images, seed)
+        real = distill(method("random"), self.train, Size(ipc=IPC), seed=seed, options=RunOptions(device="cpu"))
+        ours, theirs = (total_variation(torch.from_numpy(each.raw())).item() for each in (ds, real))
+        self.tell({"what": "roughness", "images": images, "seed": seed, "of_real": ours / theirs})
+
+    def natural(self) -> None:
+        """Asking for natural images: accuracy against the images recovered without, and roughness."""
+        for seed in range(self.case.seeds):
+            for images in NATURAL:
+                for labels in ("hard", "eval"):
+                    self.score(images, labels, seed)
+                self.roughness(images, seed)
+        first = next(iter(NATURAL))
+        for images in NATURAL:
+            for labels in ("hard", "eval"):
+                pair = (images, labels), (first, labels)
+                verdict = paired(*(self.scores[each] for each in pair))
+                record = {"difference": verdict.difference, "p": verdict.p, "word": verdict.word}
+                self.tell({"what": "comparison", "first": pair[0], "second": pair[1], **record})
+
     def tell(self, record: Mapping[str, Any]) -> None:
         """Print, and keep."""
         print(json.dumps(record), flush=True)
@@ -201,6 +240,11 @@ def main() -> None:
     bench = Bench(options)
     bench.teacher()
     seeds = bench.case.seeds
+    if options.case == "natural":
+        bench.natural()
+        draw([bench.set_of(images, 0) for images in NATURAL], bench.train, options)
+        bench.tell({"what": "all", "minutes": round((time.monotonic() - begun) / 60, 1)})
+        return
     for seed in range(seeds):
         for images in IMAGES:
             for labels in LABELS:
@@ -239,7 +283,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="to try it out: no figures")
     parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where sets and scores are kept")
     options = parser.parse_args()
-    options.data = options.data or options.case
+    options.data = options.data or ("digits" if options.case == "natural" else options.case)
     if options.small:
         options.out /= "small"
     options.out.mkdir(parents=True, exist_ok=True)

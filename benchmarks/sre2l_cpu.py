@@ -95,8 +95,8 @@ IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 NATURAL: dict[str, tuple[str, dict[str, Any]]] = {
     "recovered from noise": ("sre2l", {"initial": "noise"}),
-    **{f"total variation {weight:g}": ("sre2l", {"initial": "noise", "tv": weight}) for weight in (1e-3, 1e-2, 1e-1)},
-    **{f"norm {weight:g}": ("sre2l", {"initial": "noise", "l2": weight}) for weight in (1e-2, 1e-1, 1.0)},
+    **{f"total variation {weight:g}": ("sre2l", {"initial": "noise", "tv": weight}) for weight in (1e-5, 1e-4, 1e-3)},
+    **{f"norm {weight:g}": ("sre2l", {"initial": "noise", "l2": weight}) for weight in (1e-3, 1e-2, 1e-1)},
 }
 REAL = "random real"
 LABELS: dict[str, dict[str, Any]] = {

@@ -1,6 +1,6 @@
 """What an iteration on an image costs: recovery by SRe2L, and matching trajectories through the steps of a student.
 
-    python benchmarks/sre2l_speed.py [--rounds 5] [--parts small large flat]
+    python benchmarks/sre2l_speed.py [--rounds 5] [--parts small large flat folder]
 
 Each case has a process of its own with one thread. A repetition is one outer iteration; it counts for every image that
 it changes, so a figure is seconds over images. Memory is the peak of the process in excess of the loaded interpreter.
@@ -11,6 +11,8 @@ small   64 px, 20 images in 10 classes: a ConvNet-4 and a ResNet-18, recovered f
         gradient by `full` and by `adjoint`
 large   224 px, 10 images: BN-ViT-Tiny and a ResNet-50, recovered from
 flat    224 px, BN-ViT-Tiny: the images of 2 and of 40 a class in batches of 10, and of 10 and of 1000 classes
+folder  64 px crops of 500 and of 2,000 generated photographs of 256 px, which stay in files: one epoch of training a
+        ResNet-8, with what decoding takes
 
 Appends to benchmarks/results/sre2l_speed.jsonl.
 """
@@ -23,8 +25,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from record import RESULTS, append, facts, now
@@ -33,7 +38,7 @@ NAME, STEPS = "sre2l-speed", 10
 
 
 class Case(NamedTuple):
-    """What is done with a network: `recover`, or the mode of an unrolled gradient."""
+    """What is done with a network: `recover`, `squeeze`, or the mode of an unrolled gradient."""
 
     what: str
     network: str
@@ -57,6 +62,10 @@ CASES = {
         "1 batch": Case("recover", "bn-vit-tiny", 224, 10, 10),
         "4 batches": Case("recover", "bn-vit-tiny", 224, 10, 10, sets=4),
         "1000 classes": Case("recover", "bn-vit-tiny", 224, 10, 1000),
+    },
+    "folder": {
+        "500 photographs": Case("squeeze", "resnet-8", 64, 500),
+        "2000 photographs": Case("squeeze", "resnet-8", 64, 2000),
     },
 }
 
@@ -124,6 +133,39 @@ def iteration(case: Case) -> Callable[[], object]:
     return lambda: unroll.unroll(step, STEPS, start, learned, distance, mode=case.what)  # type: ignore[arg-type]
 
 
+def photographs(folder: Path, count: int, classes: int) -> None:
+    """JPEG files of 256 x 256 pixels in class folders, smooth as photographs are."""
+    import numpy as np
+    from PIL import Image
+
+    for split, images in {"train": count, "test": classes}.items():
+        for index in range(images):
+            coarse = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            path = folder / split / f"class {index % classes}" / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+def squeezing(case: Case, folder: Path) -> Callable[[], object]:
+    """An epoch of a teacher on photographs in `folder`, which it puts there."""
+    import torch
+
+    from dd_core import datasets
+    from dd_core.augment.view_config import Views
+    from dd_core.images import InputForm
+    from dd_core.system.parallel import Workers
+    from dd_core.training.teacher_config import TeacherConfig
+    from dd_core.training.teachers import TeacherSpec
+
+    photographs(folder / "images", case.images, case.classes)
+    options: dict[str, Any] = {"image_size": case.side, "memory_limit": 0, "workers": Workers(count=1)}
+    source = datasets.load(f"folder:{folder / 'images'}", **options)
+    spec = TeacherSpec.of(source, TeacherConfig(network=case.network, views=Views(), epochs=100))
+    assert spec.native
+    form = InputForm((0.5,) * 3, (0.2,) * 3)
+    return spec.loop(spec.fresh(), source, form, device=torch.device("cpu")).epoch
+
+
 def work(part: str, name: str, rounds: int) -> None:
     """One case in this process: seconds of each repetition, and the peak of memory in excess, on stdout."""
     import torch
@@ -134,10 +176,16 @@ def work(part: str, name: str, rounds: int) -> None:
     from dd_core.system.threads import computing
 
     cpu, case = torch.device("cpu"), CASES[part][name]
-    with computing(1):
-        built(case)
-        before, run = device.peak_memory_bytes(cpu), iteration(case)
-        run()
+    with computing(1), ExitStack() as stack:
+        if case.what == "squeeze":
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            os.environ["DD_APPS_CACHE"] = str(Path(folder, "cache"))
+            run, rounds = squeezing(case, Path(folder)), 1
+            before = device.peak_memory_bytes(cpu)
+        else:
+            built(case)
+            before, run = device.peak_memory_bytes(cpu), iteration(case)
+            run()
         seconds: list[float] = []
         for _ in range(rounds):
             begun = time.process_time()

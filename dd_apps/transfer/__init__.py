@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
+    from dd_apps.transfer.data_free import DataFree, teach_student
     from dd_apps.transfer.embedding import features
     from dd_apps.transfer.fine_tuning import FineTuned, fine_tune
     from dd_apps.transfer.pretraining import pretrain
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dd_apps.transfer.weights import LoadedBackbone, load_backbone, save_backbone
 
 __all__ = [
+    "DataFree",
     "FineTuned",
     "LoadedBackbone",
     "TransferScore",
@@ -36,10 +38,12 @@ __all__ = [
     "load_backbone",
     "pretrain",
     "save_backbone",
+    "teach_student",
 ]
 __getattr__ = names_of(
     __name__,
     {
+        "DataFree": "data_free",
         "FineTuned": "fine_tuning",
         "LoadedBackbone": "weights",
         "TransferScore": "scores",
@@ -50,5 +54,6 @@ __getattr__ = names_of(
         "load_backbone": "weights",
         "pretrain": "pretraining",
         "save_backbone": "weights",
+        "teach_student": "data_free",
     },
 )

@@ -22,7 +22,7 @@ from dd_apps.transfer.preparing import Preparation
 from dd_apps.transfer.settings import FineTuning
 from dd_apps.transfer.task import run_task
 from dd_core import store
-from dd_core.config import decode
+from dd_core.config import decode, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, UserError
 from dd_core.evaluation import evaluate
@@ -155,6 +155,9 @@ def test_a_cell_is_what_the_library_gives(folder: Path):
     assert probed["krr"]["10 % of labels"] == {"mean": probe.accuracy, "std": None}
     assert probed["no pre-training"]["10 % of labels"] == {"mean": nothing.accuracy, "std": None}
     assert finely["krr"]["10 % of labels"] == {"mean": tuned.accuracy, "std": None}
+    recorded = {each["row"]: each["values"]["linear probe"]["0.1"] for each in outcome.details["scores"]}
+    assert recorded["krr"] == plain(probe), "images are fed as those of the set"
+    assert recorded["no pre-training"] == plain(nothing), "and without a set by the target's own statistics"
 
 
 def test_a_recipe_of_all_rows_and_one_of_a_row(folder: Path):

@@ -175,7 +175,42 @@ def _accuracies(line: Record) -> list[str]:
     return [f"{100 * line[mean]:.1f} ± {100 * line[std]:.1f}" for mean, std in pairs]
 
 
+def _searches(what: str) -> list[Record]:
+    """The records of the newest run of searches."""
+    lines = records("nas_search")
+    return matching(lines, run=lines[-1]["run"], what=what) if lines else []
+
+
+def searches() -> list[str]:
+    """A row for each proxy, a column for each strategy: regret in points, with its interval."""
+    lines = _searches("regret")
+    strategies = list(dict.fromkeys(line["strategy"] for line in lines))
+    rows: list[list[str]] = []
+    for proxy in dict.fromkeys(line["proxy"] for line in lines):
+        own = {line["strategy"]: line for line in matching(lines, proxy=proxy)}
+        cells = [f"{own[name]['mean']:.1f} ± {own[name]['half']:.1f}" for name in strategies]
+        rows.append([f"`{proxy}`", *cells])
+    return table(["regret in points, by", *strategies], rows)
+
+
+def searches_notes() -> list[str]:
+    """Which searches are told apart."""
+    tests, (first, *_) = _searches("comparison"), _searches("regret")
+    apart = [
+        f"{' by '.join(line['first'])} is {line['word']} of {' by '.join(line['second'])} (p = {line['p']:.2g})"
+        for line in tests
+        if line["word"] != "no difference"
+    ]
+    told = words(apart) if apart else "none tells two searches apart"
+    least = min(line["p"] for line in tests)
+    return paragraph(
+        f"Mean and half the 95 % interval (Student's t) over {len(first['values'])} seeds of 60 trials each, among all "
+        f"15,625 cells. Of {len(tests)} tests, paired over seeds and uncorrected, {told} (the least p is {least:.2f})."
+    )
+
+
 BLOCKS = {
+    **{"nas-searches": searches, "nas-searches-notes": searches_notes},
     **{"nas-measures": measures, "nas-measures-notes": measures_notes, "nas-reduced": reduced},
     **{"nas-trained": trained, "nas-trained-notes": trained_notes, "nas-own": own, "nas-variants": variants},
     **{"nas-chosen": chosen, "nas-chosen-notes": chosen_notes, "nas-sets": sets},

@@ -25,7 +25,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from dd_apps.data import Data, DataScenario
 from dd_apps.task import Outcome
-from dd_apps.transfer.names import check_backbone
+from dd_apps.transfer.names import check_backbone, is_import_path
 from dd_apps.transfer.settings import ScoringConfig
 from dd_core.config import Config, checked, decode, plain
 from dd_core.datasets import check_name
@@ -33,6 +33,7 @@ from dd_core.distilled import Size
 from dd_core.errors import UserError, unknown_name
 from dd_core.methods import decode_method
 from dd_core.recipe import Recipe
+from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions
@@ -174,7 +175,23 @@ class RandomRow(_Row):
         return f"{count}random real like {like}, {learned}"
 
 
-RowConfig = Annotated[NoRow | SetRow | RandomRow, Field(discriminator="kind")]
+class WholeRow(_Row):
+    """Backbones that learn the whole source without labels: what a set of it could be worth at most."""
+
+    kind: Literal["whole"] = Field(
+        default="whole", description="self-supervised pre-training on all images of the source, an upper bound"
+    )
+    teacher: FeatureTeacherConfig = Field(
+        default=FeatureTeacherConfig(), description="how a backbone is pre-trained; its network and seed are filled in"
+    )
+
+    @property
+    def own_name(self) -> str:
+        """What is learned of the images."""
+        return f"whole source, {self.teacher.objective}"
+
+
+RowConfig = Annotated[NoRow | SetRow | RandomRow | WholeRow, Field(discriminator="kind")]
 
 
 # --- what is transferred to --------------------------------------------------------------------------------------
@@ -260,6 +277,10 @@ class TransferScenario(DataScenario):
                 raise ValueError(f"sets: '{name}': a set is called by a plain name, such as dm-10, and no file")
             if name not in used:
                 raise ValueError(f"sets: no row uses '{name}'")
+        whole = [row.called for row in self.rows if isinstance(row, WholeRow)]
+        for name in self.backbones:
+            if whole and is_import_path(name):
+                raise ValueError(f"rows: '{whole[0]}' pre-trains networks by name, and '{name}' is an import path")
         for name in sorted(used):
             if name not in self.sets and not name.endswith(FILE):
                 raise ValueError(f"rows: {unknown_name('set', name, [*self.sets, f'a file *{FILE}']).text}")

@@ -12,9 +12,9 @@ from dd_apps.data import Data
 from dd_apps.transfer.config import TargetConfig, TransferScenario
 from dd_apps.transfer.labelled import check_target
 from dd_core import selection
-from dd_core.distilled import DistilledSet, Manifest, Size
+from dd_core.distilled import IMAGENET, DistilledSet, Manifest, Pixels, Size
 from dd_core.errors import Option, UserError
-from dd_core.images import LabelledImages, Source, called, require_labels
+from dd_core.images import LabelledImages, Source, called, channel_stats, require_labels
 from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions
 from dd_core.streams import Streams
@@ -114,6 +114,15 @@ def features_set(source: Source, features: Tensor, like: DistilledSet, recipe: R
     )
     images = source.take(torch.arange(len(source))).numpy()
     return DistilledSet(images, None, manifest, targets=features.numpy(), whitening=like.whitening)
+
+
+def sample_of(source: Source, *, statistics: str) -> DistilledSet:
+    """The first image of a source as a set, which says how images are normalised: by their own, or ImageNet's."""
+    mean, std = IMAGENET if statistics == "imagenet" else channel_stats(source)
+    manifest = Manifest(
+        task="self-supervised", classes=(), pixels=Pixels(space="raw", mean=mean, std=std), recipe=Recipe()
+    )
+    return DistilledSet(source.take(torch.arange(1)).numpy(), None, manifest)
 
 
 def as_source(ds: DistilledSet, name: str) -> LabelledImages:

@@ -15,17 +15,19 @@ from dd_apps.transfer.backbones import built
 from dd_apps.transfer.config import TargetConfig
 from dd_apps.transfer.drawing import target_of
 from dd_apps.transfer.fine_tuning import fine_tune
-from dd_apps.transfer.preparing import Lesson
+from dd_apps.transfer.preparing import Lesson, Whole
 from dd_apps.transfer.pretraining import pretrain
 from dd_apps.transfer.probes import Features
 from dd_apps.transfer.scores import TransferScore
 from dd_apps.transfer.settings import FineTuning, ScoringConfig
 from dd_apps.transfer.weights import load_backbone, save_backbone
-from dd_core import store
+from dd_core import artefacts, store
+from dd_core.artefacts import Resources
 from dd_core.config import Config, canonical, digest, plain
 from dd_core.errors import Diverged
 from dd_core.images import InputForm, Source
 from dd_core.system import device as devices
+from dd_core.training.feature_teachers import FeatureTeacherSpec, backbone_of
 
 KEPT = 2  # targets whose images a worker holds
 
@@ -100,13 +102,22 @@ def pretrained(job: PretrainJob) -> JobRecord:
     assert place.lesson is not None
     ds = store.read_set(place.lesson.file)
     try:
-        model = pretrain(
-            place.backbone, ds, recipe=place.lesson.recipe, seed=place.seed, device=place.device, say=said.append
-        )
+        if place.lesson.whole is not None:
+            model = _of_whole(place, place.lesson.whole)
+        else:
+            options: dict[str, Any] = {"seed": place.seed, "device": place.device, "say": said.append}
+            model = pretrain(place.backbone, ds, recipe=place.lesson.recipe, **options)
     except Diverged as error:
         return JobRecord(key=job.key, reason=str(error), seconds=time.perf_counter() - begun)
     save_backbone(model, job.out, backbone=place.backbone, ds=ds)
     return JobRecord(key=job.key, remarks=tuple(said), seconds=time.perf_counter() - begun)
+
+
+def _of_whole(place: Place, whole: Whole) -> nn.Module:
+    """The backbone after it learned all images without labels, made once for the same ones."""
+    config = whole.teacher.model_copy(update={"network": place.backbone, "seed": place.seed})
+    resources = Resources.of([whole.source], device=place.device)
+    return backbone_of(artefacts.get(FeatureTeacherSpec.of(whole.source, config), resources=resources)).network
 
 
 def scored(job: ScoreJob) -> JobRecord:

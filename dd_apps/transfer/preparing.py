@@ -9,9 +9,20 @@ from pathlib import Path
 import torch
 
 from dd_apps.transfer import drawing
-from dd_apps.transfer.config import FILE, MadeSet, Overrides, RandomRow, RowConfig, SetRow, TransferScenario, overridden
+from dd_apps.transfer.config import (
+    FILE,
+    MadeSet,
+    Overrides,
+    RandomRow,
+    RowConfig,
+    SetRow,
+    TransferScenario,
+    WholeRow,
+    overridden,
+)
 from dd_apps.transfer.teaching import FindLabeller
 from dd_core import exchange, runner, store
+from dd_core.config import digest, plain
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.images import Source
@@ -19,13 +30,23 @@ from dd_core.methods import decode_method
 from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions
 from dd_core.streams import Streams
+from dd_core.training.feature_teacher_config import FeatureTeacherConfig
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All images of the source, and how a backbone learns them without labels."""
+
+    source: Source
+    teacher: FeatureTeacherConfig
 
 
 @dataclass(frozen=True)
 class Lesson:
     """What a row pre-trains on under a seed: a file of a set, what is in it by digest, and the recipe.
 
-    method: what distilled the images, empty where nothing did or the set does not say.
+    method: what distilled the images, empty where nothing did or the set does not say. whole: what is learned in place
+    of the set, which then only says how images are fed.
     """
 
     file: Path
@@ -34,6 +55,7 @@ class Lesson:
     images: int
     targets: str
     method: str = ""
+    whole: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +126,17 @@ class Preparation:
             file = self.folder / "rows" / f"{place}-{seed}{FILE}"
             store.write_set(file, ds)
             return _described(file, ds)
-        return None
+        return self._whole(row) if isinstance(row, WholeRow) else None
+
+    def _whole(self, row: WholeRow) -> Lesson:
+        """All images of the source."""
+        source = self.source.without_labels()
+        teacher = exchange.with_weights_kept(row.teacher)
+        place = [each.called for each in self.scenario.rows].index(row.called)
+        file = self.folder / "rows" / f"{place}{FILE}"
+        store.write_set(file, drawing.sample_of(source, statistics=teacher.statistics))
+        name = digest(["whole", source.fingerprint(), plain(teacher)])
+        return Lesson(file, name, Recipe(), len(source), "nothing", whole=Whole(source, teacher))
 
     def _taught(self, row: SetRow, seed: int) -> DistilledSet:
         """The images of a set with the features that the teacher of another set gives them."""

@@ -201,6 +201,12 @@ class Report:
         lesson = self.prepared.lessons[row.called, self.scenario.seed]
         if lesson is None:
             return f"{row.called}: first weights"
+        if lesson.whole is not None:
+            teacher = lesson.whole.teacher
+            return (
+                f"{row.called}: all {lesson.images:,} images of {self.prepared.source.name} without labels, by "
+                f"{teacher.objective}, {teacher.epochs} epochs; an upper bound, and no set"
+            )
         if isinstance(row, RandomRow):
             kind = f"random images of {self.prepared.source.name}"
         else:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from dd_apps.transfer.config import TransferScenario
+from dd_apps.transfer.drawing import source_of
 from dd_apps.transfer.task import run_task
 from dd_apps.transfer.teaching import labeller_of
+from dd_apps.transfer.weights import load_backbone
 from dd_core import artefacts, store
 from dd_core.config import decode
 from dd_core.distilled import DistilledSet, Size
@@ -18,7 +20,8 @@ from dd_core.errors import UserError
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
 from dd_core.testing import blobs
-from dd_core.training.feature_teachers import FeaturesSpec, features_in
+from dd_core.training.feature_teacher_config import FeatureTeacherConfig
+from dd_core.training.feature_teachers import FeaturesSpec, FeatureTeacherSpec, backbone_of, features_in
 
 OPTIONS = RunOptions(device="cpu")
 KRR_ST = {
@@ -95,3 +98,36 @@ def test_a_scenario_compares_a_set_with_random_real_images_of_the_same_teacher(t
     assert (len(twin), twin.manifest.targets, twin.labels) == (8, "features", None)
     assert twin.manifest.pixels.mean == outcome.sets["krr"].manifest.pixels.mean
     assert len(outcome.sections) > 1
+
+
+def test_backbones_may_learn_the_whole_source_without_labels(tmp_path: Path):
+    """The upper bound: the very teacher that `FeatureTeacherSpec` makes, for each backbone and seed."""
+    teacher = {"epochs": 1, "warmup": 0, "batch_size": 20, "projector": [6, 5]}
+    table = {
+        "data": "digits",
+        "images": 60,
+        "backbones": ["convnet-1-w8-batchnorm"],
+        "targets": [{"data": "digits", "classes": [3, 4], "train": 30, "test": 20}],
+        "scores": [{"kind": "linear-probe"}],
+        "fractions": [1.0],
+        "seeds": 2,
+        "keep_weights": True,
+        "rows": [{"kind": "whole", "teacher": teacher}],
+    }
+    values = decode(TransferScenario, table)
+    outcome = run_task(values, tmp_path / "run", OPTIONS)
+    source = source_of(values, OPTIONS).without_labels()
+    kept = [load_backbone(file) for file in sorted((tmp_path / "run" / "weights").glob("*.safetensors"))]
+    made = []
+    for seed in (0, 1):
+        config = FeatureTeacherConfig.model_validate({**teacher, "projector": (6, 5), "seed": seed})
+        config = config.model_copy(update={"network": "convnet-1-w8-batchnorm"})
+        made.append(backbone_of(artefacts.get(FeatureTeacherSpec.of(source, config))).network.state_dict())
+    for state in made:  # found in the cache, and so made by the run
+        assert any(all(torch.equal(each.model.state_dict()[name], state[name]) for name in state) for each in kept)
+    assert kept[0].form is not None
+    assert kept[0].form.mean == source.channel_stats()[0]
+    notes = str(outcome.tables[0].notes)
+    assert "all 60 images of digits without labels, by barlow-twins, 1 epochs; an upper bound" in notes
+    with pytest.raises(UserError, match=r"pre-trains networks by name, and 'my\.nets:Small' is an import path"):
+        decode(TransferScenario, {**table, "backbones": ["my.nets:Small"]})

@@ -24,6 +24,7 @@ import blocks_speed
 import blocks_sre2l
 import blocks_tiny
 import blocks_trajectories
+import blocks_transfer
 
 DOCUMENT = Path(__file__).parents[1] / "REPRODUCIBILITY.md"
 BLOCKS: Mapping[str, Callable[[], list[str]]] = {
@@ -36,6 +37,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **blocks_nas.BLOCKS,
     **blocks_nas_cpu.BLOCKS,
     **blocks_sre2l.BLOCKS,
+    **blocks_transfer.BLOCKS,
     **blocks_speed.BLOCKS,
 }
 _BLOCK = re.compile(r"<!-- table (?P<name>[\w-]+) -->\n(?P<body>.*?)\n?<!-- end -->", re.DOTALL)

@@ -1,0 +1,129 @@
+"""Blocks of REPRODUCIBILITY: KRR-ST for transfer, beside random real images with the same teacher's features.
+
+Every figure is the newest run's. Where a sentence draws a conclusion, the conclusion is computed too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cells import Record, bold, bullets, matching, percent, records, signed, spread, table, words
+
+NOTHING = "no pre-training"
+INNER = {
+    "krr": "closed form",
+    "unrolled full": "through 100 steps, `full`",
+    "unrolled adjoint": "through 100 steps, `adjoint`",
+}
+
+
+def newest(what: str) -> list[Record]:
+    """The records of one kind, of the newest run that has it."""
+    lines = matching(records("transfer_cpu"), what=what)
+    return matching(lines, run=lines[-1]["run"]) if lines else []
+
+
+def accuracies(what: str) -> list[str]:
+    """A row for each pre-training, target and score; bold where a set is ahead of its random real twin."""
+    (line,) = newest(what)
+    scores = line["scores"]
+    rows: list[list[str]] = []
+    targets = list(dict.fromkeys(score["target"] for score in scores))
+    kinds = list(scores[0]["values"])
+    fractions = list(scores[0]["values"][kinds[0]])
+    for target in targets:
+        for kind in kinds:
+            for row in dict.fromkeys(score["row"] for score in scores):
+                cells = [_cell(line, row, target, kind, fraction) for fraction in fractions]
+                rows.append([target, kind, row, *cells])
+    return table(
+        ["target", "score", "pre-training", *(f"{percent(float(each))} % of labels" for each in fractions)], rows
+    )
+
+
+def _cell(line: Record, row: str, target: str, kind: str, fraction: str) -> str:
+    values = [
+        score["values"][kind][fraction]
+        for score in line["scores"]
+        if score["row"] == row and score["target"] == target and kind in score["values"]
+    ]
+    own = {"row": row, "target": target, "score": kind, "fraction": fraction}
+    tests = [each for each in matching(line["differences"], **own) if each["other"] != NOTHING]
+    ahead = any(each["difference"]["word"] == "ahead" and "real" in each["other"] for each in tests)
+    return bold(spread(values), when=ahead)
+
+
+def verdicts(what: str) -> list[str]:
+    """How often sets are ahead of and behind no pre-training and their twins, and the mean differences."""
+    (line,) = newest(what)
+    told = [_against(line, other) for other in (NOTHING, "random real")]
+    seeds = len({score["seed"] for score in line["scores"]})
+    hardware, versions = line["hardware"]["cpu"], line["versions"]["torch"]
+    return bullets(
+        f"{line['data']}; {seeds} seeds of weights, training, random images and labels; mean ± deviation, last step. "
+        f"{hardware}, torch {versions}, {line['minutes']:.0f} minutes.",
+        *told,
+    )
+
+
+def _against(line: Record, other: str) -> str:
+    tests = [each for each in line["differences"] if each["row"].startswith("krr") and other in each["other"]]
+    own = [each for each in tests if other == NOTHING or each["other"].startswith(each["row"].removeprefix("krr-"))]
+    by_word: Mapping[str, list[Any]] = {
+        word: [each for each in own if each["difference"]["word"] == word] for word in ("ahead", "behind")
+    }
+    points = [100 * each["difference"]["mean"] for each in own]
+    lowest, highest = (signed(each) for each in (min(points), max(points)))
+    return (
+        f"KRR-ST's sets against {other}: {len(by_word['ahead'])} of {len(own)} tests (uncorrected, 5 %) find them "
+        f"ahead, {len(by_word['behind'])} behind; differences from {lowest} to {highest} points."
+    )
+
+
+def bilevel() -> list[str]:
+    """A row for each way to learn of images and targets."""
+    lines = newest("bilevel")
+    rows = [[INNER[line["inner"]], f"{line['seconds']:.2f}", f"{line['bytes'] / 1e9:.2f}"] for line in lines]
+    return table(["an outer step", "CPU seconds", "memory in excess (GB)"], rows)
+
+
+def teachers() -> list[str]:
+    """A row for each objective."""
+    rows = [
+        [
+            line["objective"],
+            *(percent(line["accuracy"][score]) for score in ("probe", "knn")),
+            *(f"{line['coverage'][name]:.3f}" for name in ("krr-st", "random real")),
+        ]
+        for line in newest("teacher")
+    ]
+    return table(["teacher", "probe (%)", "20 neighbours (%)", "coverage, KRR-ST", "coverage, random real"], rows)
+
+
+def tried() -> list[str]:
+    """Which settings of KRR-ST were tried, and what is told apart from what it is without."""
+    (line,) = newest("tried")
+    tests = [each for each in line["differences"] if "as it is" in (each["row"], each["other"])]
+    apart = [
+        f"{each['row']} {each['difference']['word']} of {each['other']} at {percent(float(each['fraction']))} %"
+        for each in tests
+        if each["difference"]["word"] in ("ahead", "behind")
+    ]
+    return bullets(
+        f"Tried one at a time: {words(list(dict.fromkeys(score['row'] for score in line['scores'])))}. Told apart from "
+        f"KRR-ST as it is, of {len(tests)} tests: {words(apart) if apart else 'nothing'}."
+    )
+
+
+_EVERY: Mapping[str, tuple[str, Callable[[], list[str]]]] = {
+    "transfer-mnist": ("mnist", lambda: accuracies("mnist")),
+    "transfer-mnist-notes": ("mnist", lambda: verdicts("mnist")),
+    "transfer-backbones": ("backbones", lambda: accuracies("backbones")),
+    "transfer-backbones-notes": ("backbones", lambda: verdicts("backbones")),
+    "transfer-tried-table": ("tried", lambda: accuracies("tried")),
+    "transfer-tried": ("tried", tried),
+    "transfer-bilevel": ("bilevel", bilevel),
+    "transfer-teachers": ("teacher", teachers),
+}
+BLOCKS = {name: block for name, (what, block) in _EVERY.items() if newest(what)}  # of the parts that have run

@@ -10,7 +10,7 @@ from torch import nn
 from dd_core import networks
 from dd_core.errors import UserError
 from dd_core.methods.sre2l.statistics import StatisticsMatching
-from dd_core.networks.bn_vit import TokenBatchNorm
+from dd_core.networks.bn_vit import SyncTokenBatchNorm, TokenBatchNorm
 from dd_core.networks.names import available, family
 from dd_core.streams import generator
 
@@ -163,3 +163,27 @@ def test_batch_norms_of_every_kind_are_met_in_their_order(norm: type[nn.Module])
     network = nn.Sequential(nn.Sequential(norm(2), nn.GroupNorm(1, 2)), nn.InstanceNorm2d(2), nn.LayerNorm(2), norm(3))
     assert {path: module.num_features for path, module in networks.batch_norms(network).items()} == {"0.0": 2, "3": 3}
     assert list(networks.batch_norms(network)) == ["0.0", "3"]
+
+
+def test_a_synchronised_transformer_normalises_channels_and_keeps_its_names():
+    alone, images = built("bn-vit-tiny", classes=5), torch.randn(3, 3, 32, 32, generator=generator(0, "images"))
+    network = networks.synchronised(built("bn-vit-tiny", classes=5))
+    assert list(network.state_dict()) == list(alone.state_dict())
+    assert parameters(network) == parameters(alone)
+    norms = {name: type(norm) for name, norm in networks.batch_norms(network).items()}
+    assert set(norms.values()) == {SyncTokenBatchNorm}
+    assert norms.keys() == networks.batch_norms(alone).keys()
+    torch.testing.assert_close(network(images), alone(images))  # without other processes it is the same
+    state = alone.state_dict()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, state[name])
+    torch.testing.assert_close(network.eval()(images), alone.eval()(images))
+
+
+def test_other_batch_norms_are_converted_by_torch():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), TokenBatchNorm(6)).eval()
+    converted = networks.synchronised(network)
+    assert isinstance(converted, nn.Sequential)
+    assert [type(module) for module in converted] == [nn.Conv2d, nn.SyncBatchNorm, SyncTokenBatchNorm]
+    assert not any(module.training for module in converted.modules())
+    assert converted[2].weight is network[2].weight

@@ -8,7 +8,7 @@ from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
     from dd_core.networks.models import FeatureNetwork, build, embed, for_source, initialise_xavier
-    from dd_core.networks.norms import batch_norms, mixes_images, norm_inputs, require_batch_norms
+    from dd_core.networks.norms import batch_norms, mixes_images, norm_inputs, require_batch_norms, synchronised
     from dd_core.networks.weights import load_into
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "mixes_images",
     "norm_inputs",
     "require_batch_norms",
+    "synchronised",
 ]
 __getattr__ = names_of(
     __name__,
@@ -36,5 +37,6 @@ __getattr__ = names_of(
         "mixes_images": "norms",
         "norm_inputs": "norms",
         "require_batch_norms": "norms",
+        "synchronised": "norms",
     },
 )

@@ -20,6 +20,22 @@ class TokenBatchNorm(nn.BatchNorm1d):
         return super().forward(input.flatten(0, -2)).view(input.shape)
 
 
+class SyncTokenBatchNorm(nn.SyncBatchNorm):
+    """A `TokenBatchNorm` whose statistics are over all processes that train together."""
+
+    def forward(self, input: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """Normalised."""
+        return super().forward(input.flatten(0, -2)).view(input.shape)
+
+    @staticmethod
+    def of(norm: nn.SyncBatchNorm) -> SyncTokenBatchNorm:
+        """With the parameters and buffers of another one, which it shares."""
+        tokens = SyncTokenBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        for name, tensor in [*norm.named_parameters(), *norm.named_buffers()]:
+            setattr(tokens, name, tensor)
+        return tokens.train(norm.training)
+
+
 def with_batch_norms(transformer: nn.Module) -> nn.Module:
     """timm's `VisionTransformer` with batch norms, in place; the new ones begin at scale 1 and shift 0."""
     for path, module in [*transformer.named_modules()]:

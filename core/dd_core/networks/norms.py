@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dd_core.errors import UserError
-from dd_core.networks.bn_vit import TokenBatchNorm
+from dd_core.networks.bn_vit import SyncTokenBatchNorm, TokenBatchNorm
 from dd_core.networks.names import TOKENS
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
@@ -24,6 +24,20 @@ def mixes_images(network: nn.Module) -> bool:
 def norm_inputs(norm: nn.Module, inputs: Tensor) -> Tensor:
     """The inputs of a batch norm as (M, C, ...): those of one over tokens (B, T, C) are (B T, C)."""
     return inputs.flatten(0, -2) if isinstance(norm, TokenBatchNorm) else inputs
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """`network` with the statistics of batch norms over all processes that train it, on GPUs; names stay.
+
+    torch's own conversion would take the tokens of a vision transformer for channels.
+    """
+    tokens = [name for name, norm in batch_norms(network).items() if isinstance(norm, TokenBatchNorm)]
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for name in tokens:
+        norm = network.get_submodule(name)
+        assert isinstance(norm, nn.SyncBatchNorm)
+        network.set_submodule(name, SyncTokenBatchNorm.of(norm))
+    return network
 
 
 def require_batch_norms(network: nn.Module, name: str) -> None:

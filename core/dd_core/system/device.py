@@ -46,6 +46,24 @@ def pin(slot: int) -> None:
         torch.cuda.set_device(slot % gpus)
 
 
+def next_ones(device: torch.device, count: int) -> list[torch.device]:
+    """`count` devices for processes that compute together: the GPUs from `device` on, or the CPU for all.
+
+    Raises `UserError` where there are fewer GPUs.
+    """
+    if device.type != "cuda":
+        return [device] * count
+    first, gpus = device.index or 0, torch.cuda.device_count()
+    if first + count > gpus:
+        raise UserError(f"{count} processes need a GPU each, and there are {gpus - first} from '{device}' on")
+    return [torch.device("cuda", first + index) for index in range(count)]
+
+
+def backend_of(device: torch.device) -> str:
+    """By which library of torch.distributed processes on such devices communicate."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
 def environment(device: torch.device) -> Environment:
     """What can change the last bits of a result computed now, on this device."""
     return Environment(

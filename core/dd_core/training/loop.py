@@ -23,6 +23,7 @@ from torch.func import functional_call
 from dd_core import augment
 from dd_core.errors import require_finite
 from dd_core.streams import Streams
+from dd_core.system.ranks import Rank
 from dd_core.training import losses
 from dd_core.training.lessons import Foreseeing, Lessons, Stateful, block_rows
 from dd_core.training.settings import Settings
@@ -37,6 +38,8 @@ class Loop:
 
     gradient: `(loss_at, theta) -> (loss, gradients)` at the parameters theta, in place of the plain gradient; it may
     ask for the mini-batch's loss at other weights too. after_epoch: called with the number of epochs that are done.
+    rank: which of the processes this is that train the network together, each by a loop of its own; such loops take the
+    plain gradient, of images without DSA.
     """
 
     def __init__(
@@ -49,10 +52,13 @@ class Loop:
         device: torch.device,
         gradient: GradientHook | None = None,
         after_epoch: Callable[[int], object] | None = None,
+        rank: Rank | None = None,
     ) -> None:
+        assert rank is None or (gradient is None and settings.augmentation == "none")
         self.model, self.lessons = model.to(device).train(), lessons.to(device)
         self.settings, self.streams, self.device = settings, streams, device
-        self.gradient, self.after_epoch = gradient, after_epoch
+        self.gradient, self.after_epoch, self.rank = gradient, after_epoch, rank
+        self._network = self.model if rank is None else rank.together(self.model)
         self.loss = losses.named(settings.loss, temperature=settings.temperature)
         self.optimiser = settings.optimiser_of(self.model.parameters(), rate=settings.rate(0))
         self.done = 0  # epochs
@@ -93,7 +99,12 @@ class Loop:
         return batches[len(self._sizes) :] if self._begun else batches
 
     def _ahead(self, batches: Sequence[Tensor]) -> AbstractContextManager[object]:
-        return self.lessons.ahead(batches, epoch=self.done) if isinstance(self.lessons, Foreseeing) else nullcontext()
+        if not isinstance(self.lessons, Foreseeing):
+            return nullcontext()
+        return self.lessons.ahead(map(self._part, batches), epoch=self.done)
+
+    def _part(self, rows: Tensor) -> Tensor:
+        return rows if self.rank is None else self.rank.part(rows)
 
     def end_epoch(self) -> None:
         """Count the present epoch as done. Whoever calls `step` for rows of their own decides when that is."""
@@ -115,10 +126,11 @@ class Loop:
         """One step of the optimiser on the images `rows`; returns the loss before it."""
         if not self._begun:
             self._begin_epoch()
-        inputs, targets = self.lessons.batch(rows, epoch=self.done, index=len(self._sizes))
+        part = self._part(rows)
+        inputs, targets = self.lessons.batch(part, epoch=self.done, index=len(self._sizes))
         inputs = self._views(inputs)
         with self._named_draws():
-            loss = self._backward(inputs, targets)
+            loss = self._backward(inputs, targets, share=len(part) / len(rows))
         self.optimiser.step()
         self._sizes.append(len(rows))
         self._total += loss * len(rows)
@@ -141,14 +153,20 @@ class Loop:
             inputs, settings.augmentation, generator=self._transforms, align_corners=settings.align_corners
         )
 
-    def _backward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Leave in each parameter the gradient of the step; the loss, detached."""
+    def _backward(self, inputs: Tensor, targets: Tensor, *, share: float) -> Tensor:
+        """Leave in each parameter the gradient of the step; the loss, detached.
+
+        share: of the mini-batch, what the inputs are; what other processes have comes in its own share.
+        """
         if self.gradient is None:
             with self._precision():
-                loss = self.loss(self.model(inputs), targets)
+                loss = self.loss(self._network(inputs), targets)
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            return loss.detach()
+            if self.rank is None:
+                loss.backward()
+                return loss.detach()
+            (loss * (share * self.rank.count)).backward()  # gradients are averaged, by the number of processes
+            return self.rank.total(loss.detach() * share)
         names, theta = zip(*self.model.named_parameters(), strict=True)
 
         def loss_at(weights: Gradients) -> Tensor:
@@ -171,7 +189,9 @@ class Loop:
         # network's step, so only networks that draw are seeded; at every step, to go on from between any two.
         if not self._draws:
             return nullcontext()
-        return self.streams.child("training", self.done).seeded("step", len(self._sizes))
+        streams = self.streams.child("training", self.done)
+        streams = streams if self.rank is None else streams.child("rank", self.rank.index)
+        return streams.seeded("step", len(self._sizes))
 
     # --- state ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from dd_core.networks.names import family
 from dd_core.networks.origins import FRESH, file_of, require_weights
 from dd_core.recipe import Recipe
 
+IMAGES_OF_A_PROCESS = 2  # in a mini-batch, at least: one alone has no variance
+
 # how networks train on a set that a teacher made; protocols have the teacher label what they see
 TAUGHT = Recipe(
     network="torchvision:resnet18",
@@ -45,6 +47,13 @@ class TeacherConfig(Config):
     weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of SGD")
     warmup: int = Field(default=0, ge=0, description="epochs in which the learning rate rises to its highest value")
     batch_size: int = Field(default=128, ge=1, description="real images in a mini-batch")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        exclude_if=lambda processes: processes == 1,
+        description="processes that train the teacher together, each on its part of every mini-batch, with a GPU each; "
+        "on the CPU each normalises its part alone",
+    )
     views: Views = Field(
         default=Views(crop=None, padding=4),
         description="views by which real images are learned; SRe2L has a padding of 4 at 32 px, and crops above",
@@ -60,6 +69,15 @@ class TeacherConfig(Config):
     def _is_trained_somehow(self) -> TeacherConfig:
         if self.weights == FRESH and self.epochs == 0:
             raise ValueError("epochs: a teacher with fresh weights that is not trained knows nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_can_be_normalised(self) -> TeacherConfig:
+        if self.processes > 1 and self.batch_size < IMAGES_OF_A_PROCESS * self.processes:
+            raise ValueError(
+                f"batch_size: {self.processes} processes need {IMAGES_OF_A_PROCESS} images each in a mini-batch, and "
+                f"there are {self.batch_size}"
+            )
         return self
 
     @property

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
@@ -23,6 +24,8 @@ from dd_core.networks.origins import PUBLISHED
 from dd_core.recipe import Labelling, Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
+from dd_core.system import ranks
+from dd_core.system.ranks import Rank
 from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 from dd_core.training.initial import load_weights
 from dd_core.training.kept_weights import kept_spec, load_kept, require_kept
@@ -30,7 +33,7 @@ from dd_core.training.lessons import RealLessons
 from dd_core.training.loop import Loop
 from dd_core.training.predicting import accuracy
 from dd_core.training.settings import Settings
-from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.teacher_config import IMAGES_OF_A_PROCESS, TeacherConfig
 from dd_core.training.viewing import AskedTeacher, viewed, viewed_in_files
 
 SAVE_SECONDS = 30.0  # between two records of a teacher under way, at least
@@ -101,14 +104,17 @@ class TeacherSpec(ArtefactSpec):
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """Train it, with its state kept every half minute.
 
-        Raises `Diverged`, and `UserError` where it learns from files and the images are in memory.
+        Raises `Diverged`, `UserError` where it learns from files and the images are in memory, and where its processes
+        have too few images or GPUs, and `OutOfResources` where a process is lost.
         """
         del index
         source, device = resources.sources[self.source], devices.resolve(resources.device)
         self._require_files(source)
+        self._require_parts(len(source))
         model = self.fresh(resources.artefacts.get("weights"))
         form = form_of(source, self.teacher, model)
-        loss = self._train(model, source, form, device=device, progress=progress) if self.teacher.epochs else None
+        training = _Training(self, model, source, form, progress, SAVE_SECONDS)
+        loss = training.run(device) if self.teacher.epochs else None
         facts = {"loss": loss, "accuracy": accuracy(model, source, form, device=device)}
         weights = {name: value.numpy() for name, value in model.cpu().state_dict().items()}
         tensors = {f"t{position}": value for position, value in enumerate(weights.values())}
@@ -121,20 +127,15 @@ class TeacherSpec(ArtefactSpec):
                 "load it by datasets.load(..., memory_limit=0), which leaves it on disk"
             )
 
-    def _train(
-        self, model: nn.Module, source: Source, form: InputForm, *, device: torch.device, progress: Progress
-    ) -> float:
-        """All epochs, from where they stopped; the mean loss of the last one."""
-        loop = self.loop(model, source, form, device=device)
-        if (state := progress.load()) is not None:
-            loop.load_state_dict(state)
-        saved = time.monotonic()
-        while loop.done < self.teacher.epochs:
-            loop.epoch()
-            if time.monotonic() - saved >= SAVE_SECONDS:
-                progress.save(loop.state_dict())
-                saved = time.monotonic()
-        return loop.mean_loss
+    def _require_parts(self, images: int) -> None:
+        """Raise `UserError` where the last mini-batch of an epoch has too few images for each process."""
+        teacher = self.teacher
+        last, needed = images % teacher.batch_size or teacher.batch_size, IMAGES_OF_A_PROCESS * teacher.processes
+        if teacher.processes > 1 and last < needed:
+            raise UserError(
+                f"teacher.batch_size: the last mini-batch of an epoch has {last} of {images} images, and "
+                f"{teacher.processes} processes need {IMAGES_OF_A_PROCESS} each; choose another size"
+            )
 
     def fresh(self, kept: Artefact | None = None) -> nn.Module:
         """The network before its first epoch, with the weights that were `kept`, if any.
@@ -159,11 +160,13 @@ class TeacherSpec(ArtefactSpec):
             )
         return model
 
-    def loop(self, model: nn.Module, source: Source, form: InputForm, *, device: torch.device) -> Loop:
-        """The teacher's training, before its first epoch."""
+    def loop(
+        self, model: nn.Module, source: Source, form: InputForm, *, device: torch.device, rank: Rank | None = None
+    ) -> Loop:
+        """The teacher's training, before its first epoch; of process `rank` where several train it together."""
         teacher = self.teacher
         streams = Streams(teacher.seed).child("teacher")
-        decoders = source.decoders if isinstance(source, DecodesFiles) else 0
+        decoders = source.decoders // teacher.processes if isinstance(source, DecodesFiles) else 0
         real, views = RealLessons(source, form, decoders=decoders), teacher.views.for_source(self.source_name)
         lessons = (viewed_in_files if self.native else viewed)(real, views, streams)
         settings = Settings(
@@ -176,7 +179,51 @@ class TeacherSpec(ArtefactSpec):
             warmup=teacher.warmup,
             loss_called="teacher's training loss",
         )
-        return Loop(model, lessons, settings, streams=streams, device=device)
+        return Loop(model, lessons, settings, streams=streams, device=device, rank=rank)
+
+
+class _Training(NamedTuple):
+    """What the processes of a teacher are sent, or its only process uses."""
+
+    spec: TeacherSpec
+    model: nn.Module
+    source: Source
+    form: InputForm
+    progress: Progress
+    save_seconds: float
+
+    def run(self, device: torch.device) -> float:
+        """Train the model in place, from where it stopped; the mean loss of the last epoch."""
+        processes = self.spec.teacher.processes
+        if processes == 1:
+            return self.trained(device)
+        weights, loss = ranks.launched(_trained_together, self, count=processes, device=device)
+        self.model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+        return loss
+
+    def trained(self, device: torch.device, rank: Rank | None = None) -> float:
+        """Train it by this process alone or with others, the first of which keeps the state; the mean loss."""
+        loop = self.spec.loop(self.model, self.source, self.form, device=device, rank=rank)
+        if (state := self.progress.load()) is not None:
+            loop.load_state_dict(state)
+        saved = time.monotonic()
+        while loop.done < self.spec.teacher.epochs:
+            loop.epoch()
+            if time.monotonic() - saved >= self.save_seconds and (rank is None or rank.index == 0):
+                self.progress.save(loop.state_dict())
+                saved = time.monotonic()
+        return loop.mean_loss
+
+
+def _trained_together(rank: Rank, training: _Training) -> tuple[dict[str, np.ndarray], float]:
+    """The weights, with the running statistics of the first process, and the mean loss of the last epoch.
+
+    On GPUs batch norms normalise by the whole mini-batch; on the CPU torch has that for no process but its own.
+    """
+    if rank.device.type != "cpu":
+        training = training._replace(model=networks.synchronised(training.model))
+    loss = training.trained(rank.device, rank)
+    return {name: value.cpu().numpy() for name, value in training.model.state_dict().items()}, loss
 
 
 def _published_classes(network: nn.Module) -> int | None:

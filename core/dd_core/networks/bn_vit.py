@@ -12,12 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def _tokens(input: Tensor) -> Tensor:
+    """(B T, C): those of all images as one batch."""
+    return input.flatten(0, -2)
+
+
 class TokenBatchNorm(nn.BatchNorm1d):
     """Batch norm of the channels of tokens: its statistics are over images and tokens."""
 
     def forward(self, input: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         """Normalised."""
-        return super().forward(input.flatten(0, -2)).view(input.shape)
+        return super().forward(_tokens(input)).view(input.shape)
 
 
 class SyncTokenBatchNorm(nn.SyncBatchNorm):
@@ -25,7 +30,7 @@ class SyncTokenBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, input: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         """Normalised."""
-        return super().forward(input.flatten(0, -2)).view(input.shape)
+        return super().forward(_tokens(input)).view(input.shape)
 
     @staticmethod
     def of(norm: nn.SyncBatchNorm) -> SyncTokenBatchNorm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -38,8 +39,12 @@ def curve(rank: Rank, source: Source) -> Curve:
     for _ in range(TEACHER.epochs):
         losses += [loop.step(rows).item() for rows in loop.mini_batches()]
         loop.end_epoch()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    processes = (os.getpid(), parent.pid)
     weights = {name: value.numpy().copy() for name, value in loop.model.state_dict().items()}
-    return losses, weights, [address for pid in (os.getpid(), os.getppid()) for address in listening(pid)]
+    return losses, weights, [address for pid in processes for address in listening(pid)]
 
 
 def listening(pid: int) -> list[str]:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from tempfile import gettempdir
 
 import numpy as np
 import pytest
@@ -63,17 +62,25 @@ def by_hand() -> tuple[list[float], dict[str, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def together() -> Curve:
-    return launched(curve, SOURCE, count=2, device=CPU)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For temporary files."""
+    return tmp_path_factory.mktemp("temporary")
 
 
-def test_two_processes_are_one_that_normalises_each_half(together: Curve) -> None:
+@pytest.fixture(scope="module")
+def together(folder: Path) -> Curve:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(folder))
+        return launched(curve, SOURCE, count=2, device=CPU)
+
+
+def test_two_processes_are_one_that_normalises_each_half(together: Curve, folder: Path) -> None:
     (losses, weights, _), (expected, state) = together, by_hand()
     assert losses == pytest.approx(expected, abs=1e-5)
     for name, value in state.items():
         torch.testing.assert_close(torch.from_numpy(weights[name]), value, rtol=1e-4, atol=1e-5)
     assert not multiprocessing.active_children()
-    assert not list(Path(gettempdir()).glob("dd-apps-ranks-*"))
+    assert not list(folder.glob("dd-apps-ranks-*"))
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux says who listens where")
@@ -162,6 +169,16 @@ def test_a_bug_keeps_its_traceback() -> None:
         ours = ranks._told(error, 2)  # pyright: ignore[reportPrivateUsage]
     assert isinstance(ours, RuntimeError)
     assert "in test_a_bug_keeps_its_traceback" in str(ours)
+
+
+@pytest.mark.parametrize("level", [None, "INFO"])
+def test_processes_do_not_warn_unless_it_is_asked_for(level: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ranks.CPP_LEVEL, raising=False)
+    if level is not None:
+        monkeypatch.setenv(ranks.CPP_LEVEL, level)
+    with ranks._quiet():  # pyright: ignore[reportPrivateUsage]
+        assert os.environ[ranks.CPP_LEVEL] == (level or "ERROR")
+    assert os.environ.get(ranks.CPP_LEVEL) == level
 
 
 def ended_by_sigterm() -> None:

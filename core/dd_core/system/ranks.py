@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -21,6 +20,7 @@ from multiprocessing.queues import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import joblib
 import torch
 import torch.distributed as dist
 from jaxtyping import Int64
@@ -80,7 +80,7 @@ def launched(function: Callable[[Rank, Job], Result], job: Job, *, count: int, d
     """
     where = devices.next_ones(device, count)
     # by value: tensors would travel through /dev/shm, where processes would share the weights that each is to have
-    payload = pickle.dumps((function, job))
+    call = joblib.wrap_non_picklable_objects((function, job), keep_wrapper=False)
     context = multiprocessing.get_context(START)
     context.set_forkserver_preload([function.__module__, "torch._dynamo"])  # which the first optimiser imports
     errors = context.SimpleQueue()
@@ -100,7 +100,7 @@ def launched(function: Callable[[Rank, Job], Result], job: Job, *, count: int, d
             signals_to_handle=",".join(SIGNALS),
         )
         try:
-            returned = elastic_launch(config, _process)(payload, errors, where, torch.get_num_threads())
+            returned = elastic_launch(config, _process)(call, errors, where, torch.get_num_threads())
         except ChildFailedError as failure:
             raise _cause(failure, errors, count) from None
     return returned[0]
@@ -119,14 +119,19 @@ def _cause(failure: ChildFailedError, errors: SimpleQueue[Exception], count: int
 # --- in each process ----------------------------------------------------------------------------------------------
 
 
-def _process(payload: bytes, errors: SimpleQueue[Exception], where: list[torch.device], threads: int) -> Any:
+def _process(
+    call: tuple[Callable[[Rank, Any], Any], Any],
+    errors: SimpleQueue[Exception],
+    where: list[torch.device],
+    threads: int,
+) -> Any:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent answers to Ctrl-C
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.dup2(2, 1)  # what libraries print is no result
     rank = Rank(int(os.environ["RANK"]), len(where), where[int(os.environ["RANK"])])
     try:
         with computing(threads), _joined(rank):
-            function, job = pickle.loads(payload)
+            function, job = call
             result = function(rank, job)
         return result if rank.index == 0 else None
     except Exception as error:

@@ -125,12 +125,32 @@ def natural_notes() -> list[str]:
     )
 
 
+def _encodings(what: str) -> list[Record]:
+    lines = records("sre2l_bank")
+    return matching(lines, run=lines[-1]["run"], what=what) if lines else []
+
+
+def encodings() -> list[str]:
+    """A row for each encoding of a bank's logits."""
+    lines = _encodings("encoding")
+    rows: list[list[str]] = []
+    for name in dict.fromkeys(line["encoding"] for line in lines):
+        own = matching(lines, encoding=name)
+        tests = matching(_encodings("comparison"), first=name)
+        told = f"{signed(100 * tests[0]['difference'])} (p = {tests[0]['p']:.2g})" if tests else ""
+        reading, training = (sum(line[what] for line in own) for what in ("reading_seconds", "training_seconds"))
+        part = f"{100 * reading / training:.1f} %"
+        rows.append([f"`{name}`", str(own[0]["bytes_a_view"]), spread([line["accuracy"] for line in own]), told, part])
+    return table(["logits kept as", "bytes a view", "accuracy", "points over `fp16`", "reading, of training"], rows)
+
+
 CASES = ("digits", "mnist")
 NATURAL = ("hard", "eval")
 BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **{f"sre2l-{case}": partial(case_table, case) for case in CASES},
     **{f"sre2l-{case}-notes": partial(case_notes, case) for case in CASES},
     "sre2l-asked": asked,
+    "sre2l-encodings": encodings,
     "sre2l-natural": natural_table,
     "sre2l-natural-notes": natural_notes,
 }

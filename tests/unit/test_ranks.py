@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import ValidationError
-from rank_jobs import FORM, SOURCE, SPEC, TEACHER, Curve, Fatal, curve
+from rank_jobs import FORM, SOURCE, SPEC, TEACHER, Curve, Fatal, OfTwoEpochs, curve
 from torch.distributed.elastic.multiprocessing import SignalException
 
 from dd_core.artefacts import Progress, Resources
@@ -96,14 +96,14 @@ def test_a_teacher_goes_on_where_a_process_was_killed(
 ) -> None:
     monkeypatch.setattr(teachers, "SAVE_SECONDS", 0.0)
     progress = Progress(tmp_path / "state")
-    fatal = Fatal(**{name: getattr(SOURCE, name) for name in ("images", "labels", "classes", "name")})
+    parts = {name: getattr(SOURCE, name) for name in ("images", "labels", "classes", "name")}
     with pytest.raises(OutOfResources, match="one of 2 processes that train together ended") as caught:
-        SPEC.make_part(0, resources=Resources.of([fatal], device="cpu"), progress=progress)
+        SPEC.make_part(0, resources=Resources.of([Fatal(**parts)], device="cpu"), progress=progress)
     assert caught.value.exit_code == 4
     state = progress.load()
     assert state is not None
     assert state["epoch"] == 1
-    tensors, facts = SPEC.make_part(0, resources=Resources.of([SOURCE], device="cpu"), progress=progress)
+    tensors, facts = SPEC.make_part(0, resources=Resources.of([OfTwoEpochs(**parts)], device="cpu"), progress=progress)
     _, weights, _ = together
     for name, tensor in zip(facts["names"], tensors.values(), strict=True):
         assert np.array_equal(weights[name], tensor), name

@@ -220,6 +220,7 @@ class Bench:
         source = whole.subset(some(whole, count))
         known, tested = (images.of_classes(range(5, 10)) for images in (train, test))
         known = known.subset(some(known, 5000))
+        spaces: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         for objective in OBJECTIVES:
             begun = time.monotonic()
             epochs = {"epochs": 1, "warmup": 0} if self.options.small else {"epochs": 15}
@@ -248,6 +249,7 @@ class Bench:
             )
             every = features_of(backbone, source, form, rows=torch.arange(len(source)), **options)
             assert made.targets is not None
+            spaces[objective] = every, every[some(source, 100)], torch.tensor(made.targets)
             coverage = {
                 "krr-st": covered(every, torch.tensor(made.targets)),
                 "random real": covered(every, every[some(source, 100)]),
@@ -266,6 +268,7 @@ class Bench:
                     "minutes": minutes,
                 }
             )
+        draw_spaces(spaces, self.options.results.with_name("transfer-coverage.png"))
 
     # --- what an outer step costs -----------------------------------------------------------------------------------
 
@@ -304,6 +307,24 @@ class Bench:
         given = {name: getattr(self.options, name) for name in ("part", "data", "workers", "seeds", "small")}
         given |= {"copy": f'"{self.options.copy}"'}
         append(self.options.results, {**facts(NAME, given, run=self.options.begun, data=self.options.copy), **record})
+
+
+def draw_spaces(spaces: Mapping[str, tuple[torch.Tensor, ...]], path: Path) -> None:
+    """Two principal components of each teacher's features: of real images, of 100 of them, and the learned targets."""
+    from matplotlib.figure import Figure  # a second
+
+    figure = Figure(figsize=(4.2 * len(spaces), 4), layout="constrained")
+    marks = {"real images": ("0.8", 2, "."), "100 random real": ("#0072b2", 18, "o"), "KRR-ST": ("#d55e00", 26, "x")}
+    for place, (objective, parts) in enumerate(spaces.items()):
+        axes = figure.add_subplot(1, len(spaces), place + 1)
+        mean = parts[0].mean(0)
+        _, _, directions = torch.pca_lowrank(parts[0] - mean, q=2, center=False)
+        for points, (name, (colour, size, marker)) in zip(parts, marks.items(), strict=True):
+            x, y = ((points - mean) @ directions).T.tolist()
+            axes.scatter(x, y, s=size, c=colour, marker=marker, label=name, linewidths=1)
+        axes.set(title=objective, xticks=[], yticks=[])
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=110)
 
 
 def some(images: LabelledImages, count: int) -> torch.Tensor:

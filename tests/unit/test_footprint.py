@@ -140,6 +140,13 @@ def sre2l(*, teacher_batch: int, batch: int) -> dict:
     return {"teacher": teacher, "recover": {"iterations": 1, "batch_size": batch}}
 
 
+KRR_ST = {
+    "steps": 1,
+    "networks": 1,
+    "online_steps": 1,
+    "teacher": {"epochs": 1, "warmup": 0, "batch_size": 12},
+    "recipe": {"network": "convnet-1-w8-batchnorm"},
+}
 METHODS = [
     ("dm", {"steps": 1, "recipe": {"network": "convnet-1-w8-batchnorm"}}, "batch_real"),
     ("dm", {"steps": 1, "batch_bytes": 2000, "recipe": {"network": "convnet-1-w8"}}, "batch_bytes"),
@@ -147,6 +154,7 @@ METHODS = [
     ("optimized", {"steps": 1, "networks": 1, "recipe": {"network": "convnet-1-w8", "epochs": 1}}, "network"),
     ("sre2l", sre2l(teacher_batch=2, batch=50), "recover.batch_size"),
     ("sre2l", sre2l(teacher_batch=12, batch=1), "teacher.batch_size"),
+    ("krr-st", KRR_ST, "number of images"),
     ("k-means", {}, "number of images in the largest class"),
     ("herding", {}, "number of images in the largest class"),
     (

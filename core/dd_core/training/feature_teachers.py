@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dd_core import networks
 from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
-from dd_core.errors import UserError
+from dd_core.errors import UserError, require_finite
 from dd_core.images import InputForm, Source, called
 from dd_core.networks.origins import PUBLISHED
 from dd_core.streams import Streams
@@ -162,6 +162,7 @@ class FeaturesSpec(ArtefactSpec):
         teacher = resources.artefacts["teacher"]
         rows = torch.arange(index * PART_IMAGES, min((index + 1) * PART_IMAGES, self.images))
         features = features_of(backbone_of(teacher), source, form_of_teacher(teacher), rows=rows, device=device)
+        require_finite(features=features.abs().sum().item())
         return {"features": features.numpy()}, {}
 
 

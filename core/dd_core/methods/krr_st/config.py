@@ -83,7 +83,7 @@ class KRRSTConfig(MethodConfig):
     inputs: Literal["normalised", "as-shipped"] = Field(
         default="normalised",
         description="scale of the first images as network inputs: normalised as real images are; as-shipped: pixels in "
-        "[0, 1] among normalised real images, as in the published code",
+        "[0, 1] among normalised real images, as in the published code; drawings of them are pale",
     )
     objective: Literal["features", "labels"] = Field(
         default="features",

@@ -48,12 +48,13 @@ def check_source(config: KRRSTConfig, source: Source, size: Size) -> None:
 
 
 def footprint(config: KRRSTConfig, source: Source, size: Size, device: torch.device) -> Footprint:
-    """A step of training on all synthetic images, and the networks of the pool."""
+    """A step of training on all synthetic images, the networks of the pool, kernels, and the answers to real images."""
     count = size.total(len(source.classes))
     recipe = config.recipe.model_copy(update={"batch_size": count})
     step = training_bytes(recipe, source.image_shape, _WIDTH, count, device)
     model = training.initialised(config.recipe, source.image_shape, _WIDTH, streams=Streams(0))
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    return Footprint(
-        step + 3 * config.networks * weights + 16 * count * prod(source.image_shape), ("number of images",)
-    )
+    learned = 16 * count * (prod(source.image_shape) + _WIDTH)  # with gradients and two moments
+    kernels = 8 * count * (2 * count + config.batch_real)
+    answers = 4 * len(source) * _WIDTH
+    return Footprint(step + 3 * config.networks * weights + learned + kernels + answers, ("number of images",))

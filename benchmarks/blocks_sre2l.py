@@ -144,13 +144,23 @@ def encodings() -> list[str]:
     return table(["logits kept as", "bytes a view", "accuracy", "points over `fp16`", "reading, of training"], rows)
 
 
+def cost(part: str) -> list[str]:
+    """A row for each case of a part of `sre2l_speed`, of the newest run that has the part."""
+    lines = matching(records("sre2l_speed"), part=part)
+    own = matching(lines, run=lines[-1]["run"]) if lines else []
+    rows = [[line["what"], f"{line['cpu_ms_an_image']['median']:,.1f}", f"{line['excess_mib']:,.0f}"] for line in own]
+    return table(["", "CPU ms an image", "memory in excess (MiB)"], rows)
+
+
 CASES = ("digits", "mnist")
+PARTS = ("small", "large", "flat", "folder")
 NATURAL = ("hard", "eval")
 BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **{f"sre2l-{case}": partial(case_table, case) for case in CASES},
     **{f"sre2l-{case}-notes": partial(case_notes, case) for case in CASES},
     "sre2l-asked": asked,
     "sre2l-encodings": encodings,
+    **{f"sre2l-cost-{part}": partial(cost, part) for part in PARTS if matching(records("sre2l_speed"), part=part)},
     "sre2l-natural": natural_table,
     "sre2l-natural-notes": natural_notes,
 }

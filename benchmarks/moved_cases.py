@@ -41,6 +41,13 @@ def distil(method: str, *settings: str, ipc: int = 1, data: str = "digits", opti
     return ("distill", method, "--data", data, "--ipc", str(ipc), "--out", "set.safetensors", *CPU, *options, *chosen)
 
 
+def distil_images(method: str, *settings: str) -> Command:
+    """The command that makes a set of 12 images in all, as methods without labels need it."""
+    command = distil(method, *settings)
+    place = command.index("--ipc")
+    return (*command[:place], "--images", "12", *command[place + 2 :])
+
+
 def match(method: str, *settings: str, ipc: int = 1, data: str = "digits", options: Command = ()) -> Command:
     """`distil` by matching the trajectories of two short experts; `settings` may repeat what is set here."""
     short = ("steps=4", "syn_steps=3", "expert_epochs=1", "last_epoch=2", "experts=2", "training.epochs=3")
@@ -75,6 +82,8 @@ def sets() -> Iterator[Case]:
     grey, colour = f"folder:{GIVEN}/grey", f"folder:{GIVEN}/colour"
     weights = f'{{distribution="xavier", count=1, pretraining={{source="{DIGITS}", name="digits", epochs=1}}}}'
     search = ("steps=3", "networks=2", "batch_real=100", f"{NARROW}-nonorm", "recipe.epochs=3")
+    features = (f"{NARROW}-batchnorm", "teacher.epochs=1", "teacher.warmup=0", "teacher.projector=[8, 6]")
+    learned = ("steps=3", "networks=2", "online_steps=2", "batch_real=32")
     taught = (f"{NARROW}-batchnorm", "teacher.epochs=1", "teacher.views.padding=1")
     commands = {
         **{name: distil(name, ipc=2) for name in ("random", "herding", "k-means", "average")},
@@ -108,6 +117,8 @@ def sets() -> Iterator[Case]:
         "sre2l": distil("sre2l", *taught, "recover.iterations=4", "recover.batch_size=6", "recover.crop=[0.5, 1.0]"),
         "sre2l-real": distil("sre2l", *taught, "recover.iterations=3", "recover.initial=real", "recover.tv=0.001"),
         "rded": distil("rded", *taught, "mosaic.images=20", "mosaic.crops=2"),
+        "krr-st": distil_images("krr-st", *features, *learned),
+        "krr-st-labels": distil_images("krr-st", *features, *learned, "objective=labels", "pool=as-shipped"),
         "four-seeds-on": match("mtt", options=("--seed", "4")),
         "unequal": ("distill", "random", "--data", "digits", "--images", "13", "--out", "set.safetensors", *CPU),
     }

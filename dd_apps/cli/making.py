@@ -16,8 +16,10 @@ from dd_apps.report.tables import human_bytes
 from dd_apps.scenario import assign
 from dd_core import store
 from dd_core.distilled import DistilledSet, Size
+from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
 from dd_core.methods import decode_method
+from dd_core.training.teacher_config import TeacherConfig
 
 Method = Annotated[str, typer.Argument(metavar="METHOD", help="See `dd-apps list methods`.")]
 Ipc = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images per class.")]
@@ -77,7 +79,7 @@ def distill(
     fields = _cost(out, seconds=time.monotonic() - begun)
     after = f"{shlex.join(['dd-apps', 'inspect', str(out), '--png', 'images.png'])}"
     if config.uses_labels:
-        scored = _scored_by(out, data, pretrain_on, skip_corrupt=skip_corrupt, taught=hasattr(config, "teacher"))
+        scored = _scored_by(out, data, pretrain_on, skip_corrupt=skip_corrupt, protocol=_protocol_of(config))
         after = f"{after}; {shlex.join(scored)}"
     return Answer(
         {**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields, after)
@@ -110,16 +112,20 @@ def _cost(out: Path, *, seconds: float) -> dict[str, Any]:
     return {"path": str(out), "sha256": store.file_sha256(out), **costs}
 
 
-def _scored_by(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool, taught: bool) -> list[str]:
-    """The command that scores the set; a set does not say which folder it came from.
+def _protocol_of(config: MethodConfig) -> str | None:
+    """Where the set's own recipe is not how a classifier is scored: by its teacher's labels, or by the images' own."""
+    if isinstance(getattr(config, "teacher", None), TeacherConfig):
+        return "sre2l-fkd"
+    return "hard" if config.recipe.loss == "mse" else None
 
-    taught: whether the method has a teacher, which labels what networks see by another protocol than the set's recipe.
-    """
+
+def _scored_by(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool, protocol: str | None) -> list[str]:
+    """The command that scores the set; a set does not say which folder it came from."""
     evaluate = ["dd-apps", "evaluate", str(out)]
     if data.startswith("folder:"):
         evaluate += ["--data", data, *(["--skip-corrupt"] if skip_corrupt else [])]
-    if taught:
-        evaluate += ["--protocol", "sre2l-fkd"]
+    if protocol is not None:
+        evaluate += ["--protocol", protocol]
     if pretrain_on is not None:
         evaluate += ["--pretrain-on", pretrain_on]
     return evaluate

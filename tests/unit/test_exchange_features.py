@@ -124,3 +124,29 @@ def test_tasks_that_need_labels_refuse_the_method(task: str):
     kind, table = kinds[task]
     with pytest.raises(UserError, match="makes a set with features and no labels"):
         decode(kind, table, where=where)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ending"),
+    [
+        (["objective=labels"], "--protocol hard"),
+        (["objective=features"], "--png images.png"),
+    ],
+)
+def test_the_next_command_is_one_that_scores_the_set(settings: list[str], ending: str, tmp_path: Path, call):
+    short = [
+        "teacher.epochs=1",
+        "teacher.warmup=0",
+        "online_steps=1",
+        "steps=1",
+        "networks=1",
+        "teacher.projector=[6, 5]",
+    ]
+    network = ["recipe.network=convnet-1-w4-batchnorm"]
+    flags = [word for setting in (*short, *network, *settings) for word in ("--set", setting)]
+    out = tmp_path / "set.safetensors"
+    code, printed, err = call("distill", "krr-st", "--data", "digits", "--images", 10, "--out", out, *flags)
+    assert code == 0, err
+    assert next(line for line in printed.splitlines() if line.startswith("next")).endswith(ending)
+    if ending == "--protocol hard":
+        assert call("evaluate", out, "--nets", 1, "--protocol", "hard")[0] == 0

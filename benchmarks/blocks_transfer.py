@@ -10,7 +10,7 @@ from typing import Any
 
 from cells import Record, bold, bullets, matching, percent, records, signed, spread, table, words
 
-NOTHING = "no pre-training"
+NOTHING, TWIN = "no pre-training", "random real, teacher's features"
 INNER = {
     "krr": "closed form",
     "unrolled full": "through 100 steps, `full`",
@@ -38,7 +38,7 @@ def accuracies(what: str) -> list[str]:
                 cells = [_cell(line, row, target, kind, fraction) for fraction in fractions]
                 rows.append([target, kind, row, *cells])
     return table(
-        ["target", "score", "pre-training", *(f"{percent(float(each))} % of labels" for each in fractions)], rows
+        ["target", "score", "pre-training", *(f"{100 * float(each):g} % of labels" for each in fractions)], rows
     )
 
 
@@ -49,15 +49,19 @@ def _cell(line: Record, row: str, target: str, kind: str, fraction: str) -> str:
         if score["row"] == row and score["target"] == target and kind in score["values"]
     ]
     own = {"row": row, "target": target, "score": kind, "fraction": fraction}
-    tests = [each for each in matching(line["differences"], **own) if each["other"] != NOTHING]
-    ahead = any(each["difference"]["word"] == "ahead" and "real" in each["other"] for each in tests)
-    return bold(spread(values), when=ahead)
+    tests = [each for each in matching(line["differences"], **own) if is_twin(row, each["other"])]
+    return bold(spread(values), when=any(each["difference"]["word"] == "ahead" for each in tests))
+
+
+def is_twin(row: str, other: str) -> bool:
+    """Whether a row is that of as many random real images as the set of the row `krr-COUNT` has."""
+    return other in (TWIN, f"{row.removeprefix('krr-')} {TWIN}")
 
 
 def verdicts(what: str) -> list[str]:
     """How often sets are ahead of and behind no pre-training and their twins, and the mean differences."""
     (line,) = newest(what)
-    told = [_against(line, other) for other in (NOTHING, "random real")]
+    told = [_against(line, other) for other in (NOTHING, TWIN)]
     seeds = len({score["seed"] for score in line["scores"]})
     hardware, versions = line["hardware"]["cpu"], line["versions"]["torch"]
     return bullets(
@@ -68,8 +72,8 @@ def verdicts(what: str) -> list[str]:
 
 
 def _against(line: Record, other: str) -> str:
-    tests = [each for each in line["differences"] if each["row"].startswith("krr") and other in each["other"]]
-    own = [each for each in tests if other == NOTHING or each["other"].startswith(each["row"].removeprefix("krr-"))]
+    tests = [each for each in line["differences"] if each["row"].startswith("krr")]
+    own = [each for each in tests if each["other"] == other or (other == TWIN and is_twin(each["row"], each["other"]))]
     by_word: Mapping[str, list[Any]] = {
         word: [each for each in own if each["difference"]["word"] == word] for word in ("ahead", "behind")
     }

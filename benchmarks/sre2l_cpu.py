@@ -35,7 +35,7 @@ from PIL import Image
 from record import RESULTS, append, facts, now
 
 from dd_apps.report.pictures import contact_sheet
-from dd_core import artefacts, datasets, training
+from dd_core import artefacts, datasets, store, training
 from dd_core.artefacts import Resources
 from dd_core.distilled import DistilledSet, Size
 from dd_core.distiller import MethodConfig
@@ -257,7 +257,8 @@ def main() -> None:
         bench.tell({"what": "best", "images": best[0], "labels": best[1], "accuracies": scores})
     else:
         bench.compare()
-    draw([bench.set_of(images, 0) for images in IMAGES], bench.train, options)
+    above = [store.read_set(options.mtt)] if options.mtt is not None else []
+    draw([*above, *(bench.set_of(images, 0) for images in IMAGES)], bench.train, options)
     bench.tell({"what": "all", "minutes": round((time.monotonic() - begun) / 60, 1)})
 
 
@@ -280,6 +281,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", help="name of the images, or folder:DIR with train/ and test/; by default the case's")
     parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
+    parser.add_argument(
+        "--mtt", type=Path, help="a set by trajectory matching, whose images are drawn above the others"
+    )
     parser.add_argument("--small", action="store_true", help="to try it out: no figures")
     parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where sets and scores are kept")
     options = parser.parse_args()

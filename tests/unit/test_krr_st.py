@@ -470,3 +470,13 @@ def test_a_network_of_the_pool_that_diverges_stays_as_it_was():
     for name, value in made.network(0).state_dict().items():
         assert torch.equal(value, before[name]), name
     assert made.ages == [1, 0, 0]
+
+
+def test_statistics_that_overflow_are_noticed_where_the_loss_is_finite():
+    """A batch norm divides by an infinite deviation, and all its outputs are the same."""
+    pixels = normal(6, 1, 8, 8)
+    made = pool(pixels=pixels)
+    pixels *= 1e20
+    with pytest.raises(Diverged, match="batch norms is inf"):
+        made.advance(0)
+    assert all(torch.isfinite(buffer).all() for buffer in made.network(0).buffers())

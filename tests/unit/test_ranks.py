@@ -79,7 +79,7 @@ def test_two_processes_are_one_that_normalises_each_half(together: Curve, folder
     assert losses == pytest.approx(expected, abs=1e-5)
     for name, value in state.items():
         torch.testing.assert_close(torch.from_numpy(weights[name]), value, rtol=1e-4, atol=1e-5)
-    assert not multiprocessing.active_children()
+    assert not [child for child in multiprocessing.active_children() if "Loky" not in child.name]  # joblib's stay
     assert not list(folder.glob("dd-apps-ranks-*"))
 
 
@@ -108,7 +108,7 @@ def test_a_teacher_goes_on_where_a_process_was_killed(
     for name, tensor in zip(facts["names"], tensors.values(), strict=True):
         assert np.array_equal(weights[name], tensor), name
     assert facts["loss"] == pytest.approx(np.mean(together[0][-3:]), abs=1e-6)
-    assert not multiprocessing.active_children()
+    assert not [child for child in multiprocessing.active_children() if "Loky" not in child.name]  # joblib's stay
     assert capfd.readouterr() == ("", "")
 
 

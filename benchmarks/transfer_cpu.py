@@ -134,9 +134,15 @@ class Bench:
             }
             for s in details["scores"]
         ]
-        minutes = round((time.monotonic() - begun) / 60, 1)
+        minutes, said = round((time.monotonic() - begun) / 60, 1), without_paths(table)
         self.tell(
-            {"what": name, "scores": compact, "differences": details["differences"], "minutes": minutes, "table": table}
+            {
+                "what": name,
+                "scores": compact,
+                "differences": details["differences"],
+                "minutes": minutes,
+                "table": without_paths(table),
+            }
         )
 
     def mnist(self) -> None:
@@ -325,6 +331,15 @@ def draw_spaces(spaces: Mapping[str, tuple[torch.Tensor, ...]], path: Path) -> N
         axes.set(title=objective, xticks=[], yticks=[])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=110)
+
+
+def without_paths(value: Any) -> Any:
+    """A table's values, folders of this machine as records have them."""
+    if isinstance(value, Mapping):
+        return {name: without_paths(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(part) for part in value]
+    return "folder:DIR" if isinstance(value, str) and value.startswith("folder:") else value
 
 
 def some(images: LabelledImages, count: int) -> torch.Tensor:

@@ -141,7 +141,7 @@ class Bench:
                 "scores": compact,
                 "differences": details["differences"],
                 "minutes": minutes,
-                "table": without_paths(table),
+                "table": said,
             }
         )
 

@@ -1,6 +1,6 @@
 """KRR-ST for transfer on a CPU, against no pre-training and random real images with the same teacher's features.
 
-    python benchmarks/transfer_cpu.py --part mnist|teachers|tried|bilevel|backbones --data folder:DIR [--small]
+    python benchmarks/transfer_cpu.py --part mnist|teachers|tried|bilevel|backbones|datafree --data folder:DIR [--small]
 
 mnist      source: classes 0 to 4 of MNIST without labels; 100 and 600 images (2 %) of KRR-ST, as many random real ones
            with the teacher's features, and no pre-training, of a ConvNet 32 wide with batch norm. Targets: classes 5 to
@@ -10,6 +10,8 @@ teachers   Barlow Twins, SimCLR and BYOL on 10,000 of these images: probe and ne
            to 9, and how much of the space of features the targets of KRR-ST and of random real images cover
 bilevel    an outer step in closed form and through the steps of training: seconds and peak memory, one process each
 backbones  source CIFAR-10 without labels: images distilled with a ConvNet, what backbones of timm make of them
+datafree   a student learns what a classifier of classes 5 to 9 says of images of classes 0 to 4: 100 of KRR-ST, as many
+           random real ones, Gaussian noise; the classifier never sees the student, nor the student a 5 to 9
 
 Everything is kept in --out and in the cache; the same command goes on where it stopped. Nothing is chosen on test
 images: each part reports every setting that was tried. Appends to benchmarks/results/transfer_cpu.jsonl.
@@ -32,18 +34,23 @@ import torch
 from record import RESULTS, append, facts, now
 
 from dd_apps.transfer.config import TransferScenario
+from dd_apps.transfer.data_free import DataFree, teach_student
 from dd_apps.transfer.task import run_task
 from dd_core import artefacts, datasets
 from dd_core.artefacts import Resources
-from dd_core.config import decode
+from dd_core.config import decode, plain
 from dd_core.distilled import Size
 from dd_core.distiller import Context
+from dd_core.evaluation.verdicts import paired
 from dd_core.images import LabelledImages
 from dd_core.methods import method
+from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Messages
+from dd_core.training import accuracy
+from dd_core.training import train as train_on
 from dd_core.training.feature_quality import linear_probe, nearest_neighbours
 from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 from dd_core.training.feature_teachers import FeatureTeacherSpec, backbone_of, features_of, form_of_teacher
@@ -62,6 +69,7 @@ KRR: dict[str, Any] = {
 PASSES = 30_000  # images of a set that a backbone is pre-trained on, over all epochs
 FRACTIONS = [0.01, 0.05, 0.1]
 RANDOM = "random real, teacher's features"
+RANDOM_REAL, NOISE = "random real", "Gaussian noise"  # what a student is shown beside KRR-ST's images
 TRIED: Mapping[str, Mapping[str, Any]] = {
     "as it is": {},
     "pool as-shipped": {"pool": "as-shipped"},
@@ -245,7 +253,7 @@ class Bench:
             probe = linear_probe(ours, known.labels).labels_of(theirs)
             nearest = nearest_neighbours(ours, known.labels, theirs, k=20, temperature=0.07)
             right = {"probe": probe, "knn": nearest}
-            accuracy = {name: (labels == tested.labels).double().mean().item() for name, labels in right.items()}
+            scores = {name: (labels == tested.labels).double().mean().item() for name, labels in right.items()}
             made = distill(
                 method(**self.krr(teacher=settings, steps=3 if self.options.small else 500)),
                 source,
@@ -266,7 +274,7 @@ class Bench:
                 {
                     "what": "teacher",
                     "objective": objective,
-                    "accuracy": accuracy,
+                    "accuracy": scores,
                     "loss": loss,
                     "coverage": coverage,
                     "images": len(source),
@@ -275,6 +283,52 @@ class Bench:
                 }
             )
         draw_spaces(spaces, self.options.results.with_name("transfer-coverage.png"))
+
+    # --- distillation of a classifier without its data -------------------------------------------------------------
+
+    def datafree(self) -> None:
+        """Students of one classifier, by what they are shown; tests are paired over the students' seeds."""
+        begun, device, small = time.monotonic(), torch.device("cpu"), self.options.small
+        train, test = (datasets.load(self.options.data, split=split) for split in ("train", "test"))
+        assert isinstance(train, LabelledImages)
+        assert isinstance(test, LabelledImages)
+        source = train.of_classes(range(5))
+        known, tested = (images.of_classes(range(5, 10)) for images in (train, test))
+        known = known.subset(some(known, 500 if small else 10_000))
+        recipe = Recipe(network=NETWORK, learning_rate=0.01, epochs=1 if small else 5, batch_size=64)
+        shown = distill(method("random"), known, Size.of(known.labels.bincount().tolist()), options=self.run)
+        classifier = train_on(shown, recipe=recipe, device="cpu")
+        form = shown.input_form()
+        teacher = accuracy(classifier, tested, form, device=device)
+        krr = distill(
+            method(**self.krr()),
+            source.without_labels(),
+            Size(images=100),
+            out=self.options.out / "datafree-krr.safetensors",
+            options=self.run,
+        )
+        epochs = 2 if small else PASSES // 100
+        settings = DataFree(epochs=epochs, batch_size=50, learning_rate=1e-3, augmentation="color_crop_scale_rotate")
+        scores: dict[str, list[float]] = {"krr-100": [], RANDOM_REAL: [], NOISE: []}
+        for seed in range(2 if small else self.options.seeds):
+            real = distill(method("random"), source, Size(images=100), seed=seed, options=self.run)
+            for name, ds in {"krr-100": krr, RANDOM_REAL: real, NOISE: real}.items():
+                own = settings.model_copy(update={"images": "noise"}) if name == NOISE else settings
+                student = teach_student(NETWORK, classifier, ds, form=form, settings=own, seed=seed, device="cpu")
+                scores[name].append(accuracy(student, tested, form, device=device))
+        tests = {name: paired(scores["krr-100"], scores[name]) for name in (RANDOM_REAL, NOISE)}
+        differences = {name: {"word": v.word, "mean": v.difference, "p": v.p} for name, v in tests.items()}
+        minutes = round((time.monotonic() - begun) / 60, 1)
+        self.tell(
+            {
+                "what": "datafree",
+                "teacher": teacher,
+                "accuracies": scores,
+                "differences": differences,
+                "settings": plain(settings),
+                "minutes": minutes,
+            }
+        )
 
     # --- what an outer step costs -----------------------------------------------------------------------------------
 
@@ -376,7 +430,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line; `results` is where the records go, `begun` when the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parts = ("mnist", "tried", "teachers", "bilevel", "backbones")
+    parts = ("mnist", "tried", "teachers", "bilevel", "backbones", "datafree")
     parser.add_argument("--part", choices=parts, default="mnist")
     parser.add_argument("--data", default="mnist", help="name of the images, or folder:DIR with train/ and test/")
     parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,7 @@ from dd_core.errors import DDError, OutOfResources, UserError
 from dd_core.methods import decode_method
 from dd_core.runner import RunOptions, Silent, distill
 from dd_core.testing import blobs
+from dd_core.training import bank
 
 DM: dict[str, Any] = {"name": "dm", "steps": 4, "batch_real": 4, "recipe": {"network": "convnet-1-w4"}}
 
@@ -155,6 +158,44 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, name: str):
         run(tmp_path / f"{name}.safetensors")
     one_line(caught.value)
     assert contents(tmp_path) == before
+
+
+# --- a teacher's labels -------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_during_relabelling_keeps_the_parts_that_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """The disk fails at calls that write the bank, alone and for good; the same command then goes on."""
+    monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bank, "PART_BYTES", 1000)  # two epochs of ten views, of 45 bytes each
+    out = tmp_path / "set.safetensors"
+    assert main(["distill", "random", "--data", "digits", "--ipc", "1", "--out", str(out)]) == 0
+    teacher = ("network=convnet-1-w4-batchnorm", "epochs=1", "views.crop=none")
+    settings = [word for setting in teacher for word in ("--teacher", setting)]
+    command = ["relabel", str(out), "--data", "digits", "--device", "cpu", "--epochs", "5", "--json", *settings]
+    assert main([*command, "--seed", "1"]) == 0  # trains the teacher, which is kept
+    capfd.readouterr()
+    counter = Counter()
+    with watched(counter):
+        assert main(command) == 0
+    folder = Path(json.loads(capfd.readouterr().out)["path"])
+    whole = contents(folder)
+    assert len([path for path in whole if path.name.startswith("part-")]) == 3
+    moments = [index for index, what in enumerate(counter.moments) if not what.startswith("after")]
+    kept: set[int] = set()
+    for index in moments[::5]:
+        shutil.rmtree(folder)
+        with watched(FailAt(index, errno.ENOSPC, for_good=index % 2 == 0)):
+            assert main(command) == 4
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert "No space left on device" in line
+        parts = {path: data for path, data in contents(folder).items() if path.name.startswith("part-")}
+        assert all(whole[path] == data for path, data in parts.items())
+        kept.add(len(parts))
+        assert main(command) == 0
+        assert contents(folder) == whole
+    assert kept >= {0, 1, 2}
 
 
 # --- two writers --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from record import RESULTS
 
 def speed() -> list[str]:
     """A row for each claim that has a record."""
-    kills, checks = [_kill(), *_kill_search()], [_hostile(), _mutations(), _unroll(), _memory()]
+    kills, checks = [_kill(), *_kill_search(), *_kill_stages()], [_hostile(), _mutations(), _unroll(), _memory()]
     return table(["claim", "figure", "command"], [*_tiny(), _photos(), *kills, *_throughput(), *checks])
 
 
@@ -79,6 +79,22 @@ def _kill_search() -> list[list[str]]:
         [
             f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the journal",
             f"{', '.join(figures)}; {again}; {control}",
+            "`make bench-kill`",
+        ]
+    ]
+
+
+def _kill_stages() -> list[list[str]]:
+    lines = matching(records("kill"), what="stages")
+    if not lines:
+        return []
+    found = lines[-1]
+    begun = ", ".join(f"{count} in {stage}" for stage, count in found["begun_in"].items())
+    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
+    return [
+        [
+            f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the save; begun {begun}",
+            f"{found['differing']} of {found['pipelines']} sets and banks differ; {control}",
             "`make bench-kill`",
         ]
     ]

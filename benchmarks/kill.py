@@ -1,7 +1,8 @@
 """kill -9 the real command line again and again: is the file the same as that of an uninterrupted run?
 
-    python benchmarks/kill.py                 # 5 files, 4 kills each; then 10 kills of a search
-    python benchmarks/kill.py --only search   # the latter alone; see kill_search.py
+    python benchmarks/kill.py                 # 5 files, 4 kills each; then 10 kills of a search, and 10 of SRe2L
+    python benchmarks/kill.py --only search   # one part alone; see kill_search.py
+    python benchmarks/kill.py --only stages   # the stages of SRe2L, bank of labels included; see kill_stages.py
 
 Half of the kills come at a random time, from outside. The other half are aimed at the save: the process kills
 itself before, within or after the n-th open, write, fsync or rename of its store (`tests/reliability/faulty_disk.py`).
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import kill_search
+import kill_stages
 import record
 
 HERE = Path(__file__).resolve().parent
@@ -47,13 +49,14 @@ def main() -> None:
     if sys.argv[1:2] == ["--aimed"]:
         aimed(int(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", choices=("files", "search"), help="one of the two parts")
+    parser.add_argument("--only", choices=("files", "search", "stages"), help="one of the parts")
     parser.add_argument("--files", type=int, default=5, help="files to make")
     parser.add_argument("--kills", type=int, default=4, help="kills of each file")
     parser.add_argument("--search-kills", type=int, default=10, help="kills of a search")
+    parser.add_argument("--stage-kills", type=int, default=10, help="kills of SRe2L's stages")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
-    parts = {"files": files_part, "search": search_part}
+    parts = {"files": files_part, "search": search_part, "stages": stages_part}
     failed = [part for name, part in parts.items() if options.only in (None, name) and not part(options)]
     if failed:
         sys.exit(1)
@@ -73,6 +76,14 @@ def search_part(options: argparse.Namespace) -> bool:
     figures = recorded(given, lambda folder: kill_search.measure(options.search_kills, options.seed, folder), data=data)
     wrong = any(figures[name] for name in ("differing", "lost", "run_again"))
     return not wrong and figures["control_differs"]
+
+
+def stages_part(options: argparse.Namespace) -> bool:
+    """Kill squeezing, recovering and relabelling; whether each set and bank is that of undisturbed commands."""
+    given = {"only": "stages", "stage_kills": options.stage_kills, "seed": options.seed}
+    data = "digits of scikit-learn, 8x8"
+    figures = recorded(given, lambda folder: kill_stages.measure(options.stage_kills, options.seed, folder), data=data)
+    return not figures["differing"] and figures["control_differs"]
 
 
 def recorded(given: dict[str, Any], part: Callable[[Path], dict[str, Any]], *, data: str) -> dict[str, Any]:

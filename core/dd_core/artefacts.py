@@ -292,7 +292,7 @@ def _plan(verb: str, noun: str, *, missing: int, total: int) -> str:
 
 def _several(noun: str) -> str:
     first, space, rest = noun.partition(" ")
-    return f"{first}s{space}{rest}"
+    return f"{first}{'es' if first.endswith('ch') else 's'}{space}{rest}"
 
 
 def _part_path(folder: Path, index: int) -> Path:

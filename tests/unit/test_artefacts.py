@@ -328,3 +328,6 @@ def test_what_is_made_and_what_is_there_is_told_with_a_stage_for_the_parts(tmp_p
     heard.clear()
     artefacts.get(Counted(count=2), resources=tmp_path / "log", cache=tmp_path / "other", reporter=Listener())
     assert heard[0] == "counting 2 squares of side (0 of 2 are in the cache); kept for later runs"
+    Counted.noun = "batch of squares"
+    artefacts.get(Counted(count=2), resources=tmp_path / "log", cache=tmp_path / "third", reporter=Listener())
+    assert "counting 2 batches of squares (0 of 2 are in the cache); kept for later runs" in heard

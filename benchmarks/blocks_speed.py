@@ -89,11 +89,11 @@ def _kill_stages() -> list[list[str]]:
     if not lines:
         return []
     found = lines[-1]
-    begun = ", ".join(f"{count} in {stage}" for stage, count in found["begun_in"].items())
+    within = ", ".join(f"{count} in {stage}" for stage, count in found["stages"].items())
     control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
     return [
         [
-            f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the save; begun {begun}",
+            f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the save; {within}",
             f"{found['differing']} of {found['pipelines']} sets and banks differ; {control}",
             "`make bench-kill`",
         ]

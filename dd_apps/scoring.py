@@ -14,7 +14,7 @@ from dd_core import evaluation, training
 from dd_core.distilled import DistilledSet
 from dd_core.errors import unknown_name
 from dd_core.evaluation import protocols
-from dd_core.networks.names import family
+from dd_core.networks.import_paths import check_network
 from dd_core.recipe import DISTRIBUTIONS, check_mode
 from dd_core.system import surroundings
 from dd_core.system.reporter import Silent
@@ -140,4 +140,4 @@ def check_names(
     if teacher_mode is not None:
         check_mode(teacher_mode)
     for network in networks:
-        family(network)
+        check_network(network)

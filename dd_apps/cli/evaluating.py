@@ -23,7 +23,7 @@ Networks = Annotated[
         "--network",
         default_factory=list,
         show_default=False,
-        help="Network to train instead of the set's own; the option may be repeated.",
+        help="Network to train instead of the set's own: a name, or module:Class; the option may be repeated.",
     ),
 ]
 Nets = Annotated[

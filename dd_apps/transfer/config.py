@@ -25,13 +25,13 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from dd_apps.data import Data, DataScenario
 from dd_apps.task import Outcome
-from dd_apps.transfer.names import check_backbone, is_import_path
 from dd_apps.transfer.settings import ScoringConfig
 from dd_core.config import Config, checked, decode, plain
 from dd_core.datasets import check_name
 from dd_core.distilled import Size
 from dd_core.errors import UserError, unknown_name
 from dd_core.methods import decode_method
+from dd_core.networks.import_paths import check_network, is_import_path
 from dd_core.recipe import Recipe
 from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 
@@ -258,7 +258,7 @@ class TransferScenario(DataScenario):
     @classmethod
     def _backbones_have_names(cls, backbones: tuple[str, ...]) -> tuple[str, ...]:
         for name in backbones:
-            checked(name, check_backbone)
+            checked(name, check_network)
         return backbones
 
     @model_validator(mode="after")

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from dd_apps.transfer.backbones import Backbone, built, name_of, outputs_for
 from dd_apps.transfer.pretraining import Say, safe_batch_size
 from dd_core import augment
 from dd_core.augment.names import Strategy, resolve_strategy
@@ -23,6 +22,7 @@ from dd_core.config import Config
 from dd_core.distilled import DistilledSet
 from dd_core.errors import Diverged, UserError
 from dd_core.images import InputForm
+from dd_core.networks.own import Network, built, name_of, outputs_for
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import surroundings
@@ -54,7 +54,7 @@ class DataFree(Config):
 
 @surroundings.own()
 def teach_student(
-    student: Backbone,
+    student: Network,
     teacher: nn.Module,
     ds: DistilledSet,
     *,

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from dd_apps.transfer.backbones import name_of, with_outputs
 from dd_apps.transfer.labelled import check_target, labelled_rows
 from dd_apps.transfer.pretraining import Say, safe_batch_size
 from dd_apps.transfer.probes import described
@@ -19,6 +18,7 @@ from dd_apps.transfer.stepping import take_steps
 from dd_core import augment
 from dd_core.augment.names import MIRRORED
 from dd_core.images import InputForm, Source
+from dd_core.networks.own import name_of, with_outputs
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import surroundings

@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
-from dd_apps.transfer.backbones import built
 from dd_apps.transfer.config import TargetConfig
 from dd_apps.transfer.drawing import target_of
 from dd_apps.transfer.fine_tuning import fine_tune
@@ -26,6 +25,7 @@ from dd_core.artefacts import Resources
 from dd_core.config import Config, canonical, digest, plain
 from dd_core.errors import Diverged
 from dd_core.images import InputForm, Source
+from dd_core.networks.own import built
 from dd_core.system import device as devices
 from dd_core.training.feature_teachers import FeatureTeacherSpec, backbone_of
 

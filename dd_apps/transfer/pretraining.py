@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from torch import nn
 
-from dd_apps.transfer.backbones import Backbone, built, name_of
-from dd_apps.transfer.names import is_import_path
 from dd_core import networks, training
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
+from dd_core.networks.import_paths import is_import_path
+from dd_core.networks.own import Network, built, name_of
 from dd_core.recipe import Recipe
 from dd_core.system import surroundings
 
@@ -20,7 +20,7 @@ STALE = 0.05  # share of a batch norm's first values in its running statistics t
 
 @surroundings.own()
 def pretrain(
-    backbone: Backbone,
+    backbone: Network,
     ds: DistilledSet,
     *,
     recipe: Recipe | None = None,

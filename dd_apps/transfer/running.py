@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dd_apps.transfer.backbones import built
 from dd_apps.transfer.config import TransferScenario
 from dd_apps.transfer.drawing import target_of
 from dd_apps.transfer.jobs import JobRecord, Place, PretrainJob, ScoreJob, lost, pretrained, scored, target_facts
 from dd_apps.transfer.preparing import Prepared
 from dd_core.config import decode, digest, plain
+from dd_core.networks.own import built
 from dd_core.runner import RunOptions
 from dd_core.store import Journal
 from dd_core.system.parallel import Pool, Workers

@@ -17,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from dd_apps.transfer.backbones import Backbone, built, outputs_for
-from dd_apps.transfer.names import is_import_path
 from dd_core import exchange, networks, store
 from dd_core.config import Config, canonical, decode
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.images import InputForm
+from dd_core.networks.import_paths import is_import_path
+from dd_core.networks.own import Network, built, outputs_for
 from dd_core.system import surroundings
 
 FORMAT = "dd-apps backbone 1"
@@ -94,7 +94,7 @@ def advice(about: BackboneFile) -> str:
 
 
 @surroundings.own()
-def load_backbone(path: Path | str, *, backbone: Backbone | None = None) -> LoadedBackbone:
+def load_backbone(path: Path | str, *, backbone: Network | None = None) -> LoadedBackbone:
     """The backbone in a file of `save_backbone`, on the CPU.
 
     backbone: what builds the network, needed where that is no network of ours: a file's word imports no code. Raises

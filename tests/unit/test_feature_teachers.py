@@ -147,8 +147,15 @@ def test_a_killed_teacher_goes_on_to_the_same_weights(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Learner, "epoch", dies)
     with pytest.raises(KeyboardInterrupt):
         spec.make_part(0, resources=resources, progress=progress)
-    monkeypatch.setattr(Learner, "epoch", epoch)
+    again: list[int] = []
+
+    def counted(self: Learner) -> None:
+        again.append(1)
+        epoch(self)
+
+    monkeypatch.setattr(Learner, "epoch", counted)
     tensors, facts = spec.make_part(0, resources=resources, progress=progress)
+    assert len(again) == spec.teacher.epochs - 2, "the epochs before are not trained again"
     assert facts["loss"] == whole[1]["loss"]
     for name, value in whole[0].items():
         assert np.array_equal(tensors[name], value), name

@@ -320,8 +320,15 @@ def test_a_killed_teacher_goes_on_to_the_same_weights(tmp_path: Path, monkeypatc
     monkeypatch.setattr(teachers.Loop, "epoch", until_the_second)
     with pytest.raises(KeyboardInterrupt):
         whole.make_part(0, resources=resources, progress=progress)
-    monkeypatch.setattr(teachers.Loop, "epoch", epoch)
+    done: list[int] = []
+
+    def counted(loop: teachers.Loop) -> None:
+        done.append(loop.done)
+        epoch(loop)
+
+    monkeypatch.setattr(teachers.Loop, "epoch", counted)
     resumed, _ = whole.make_part(0, resources=resources, progress=progress)
+    assert done == [2], "the epochs before are not trained again"
     assert all(np.array_equal(resumed[name], expected[name]) for name in expected)
 
 

@@ -13,13 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dd_apps.transfer import (
-    backbones,
     features,
     fine_tune,
     knn,
     labelled,
     linear_probe,
-    names,
     pretrain,
     pretraining,
     probes,
@@ -31,6 +29,7 @@ from dd_core import networks, training
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, UserError
 from dd_core.images import InputForm, LabelledImages
+from dd_core.networks import import_paths, own
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.training import feature_quality
@@ -98,7 +97,7 @@ def refused() -> Callable[..., Any]:
 def test_a_backbone_is_a_name_a_function_an_import_path_or_a_module(backbone, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(Small=Small))
     before = torch.random.get_rng_state()
-    first, again, other = (backbones.built(backbone, SHAPE, outputs=5, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (own.built(backbone, SHAPE, outputs=5, seed=seed) for seed in (0, 0, 1))
     assert first(torch.zeros(2, *SHAPE)).shape == (2, 5)
     assert first.training
     assert same(first, again)
@@ -108,7 +107,7 @@ def test_a_backbone_is_a_name_a_function_an_import_path_or_a_module(backbone, mo
 
 def test_a_module_is_copied_with_its_weights_and_gets_a_new_last_layer_only_where_it_needs_one():
     module = Small(3, 4, (8, 8))
-    fitting, other = (backbones.built(module, SHAPE, outputs=count, seed=0) for count in (4, 6))
+    fitting, other = (own.built(module, SHAPE, outputs=count, seed=0) for count in (4, 6))
     assert same(fitting, module)
     assert fitting is not module
     assert torch.equal(other.body[1].weight, module.body[1].weight)
@@ -121,7 +120,7 @@ def test_a_module_is_copied_with_its_weights_and_gets_a_new_last_layer_only_wher
     ["resnet10t", "mobilenetv4_conv_small", "convnext_atto", "vit_tiny_patch16_224", "regnety_002", "ghostnet_100"],
 )
 def test_timm_families_take_32_pixels_and_their_features_are_what_the_last_layer_reads(name: str):
-    model: Any = backbones.built(f"timm:{name}", (3, 32, 32), outputs=11, seed=0).eval()
+    model: Any = own.built(f"timm:{name}", (3, 32, 32), outputs=11, seed=0).eval()
     seen: list[Tensor] = []
     model.get_classifier().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
@@ -136,7 +135,7 @@ def test_timm_families_take_32_pixels_and_their_features_are_what_the_last_layer
     ("backbone", "match"),
     [
         ("convnot", "unknown network 'convnot'"),
-        ("no_such_module_here:Net", "backbone 'no_such_module_here:Net' cannot be imported"),
+        ("no_such_module_here:Net", "network 'no_such_module_here:Net' cannot be imported.*PYTHONPATH=\\."),
         ("torch.nn:NoSuchLayer", "cannot be imported.*NoSuchLayer"),
         ("my net:Small", "no import path; type module:Class"),
         (lambda *_: 3, "gives a int, not a torch.nn.Module"),
@@ -150,17 +149,17 @@ def test_timm_families_take_32_pixels_and_their_features_are_what_the_last_layer
 )
 def test_what_is_no_backbone_is_refused_in_one_line(backbone, match: str, refused):
     with refused(match) as error:
-        backbones.built(backbone, SHAPE, outputs=5, seed=0)
+        own.built(backbone, SHAPE, outputs=5, seed=0)
     assert "\n" not in str(error.value)
 
 
 def test_names_with_a_colon_are_libraries_or_import_paths():
-    assert names.is_import_path("nets:Small")
-    assert not any(names.is_import_path(name) for name in ("timm:resnet18", "torchvision:vgg11", "convnet"))
+    assert import_paths.is_import_path("nets:Small")
+    assert not any(import_paths.is_import_path(name) for name in ("timm:resnet18", "torchvision:vgg11", "convnet"))
     for name in ("nets:Small", "timm:resnet18", "convnet-3-w32"):
-        names.check_backbone(name)
+        import_paths.check_network(name)
     with pytest.raises(UserError, match="unknown network 'convnt'"):
-        names.check_backbone("convnt")
+        import_paths.check_network("convnt")
 
 
 # --- pre-training ------------------------------------------------------------------------------------------------
@@ -170,14 +169,11 @@ def test_names_with_a_colon_are_libraries_or_import_paths():
 def test_pre_training_is_the_sets_recipe_on_its_features(backbone):
     ds = features_set()
     model = pretrain(backbone, ds, seed=3, device="cpu")
-    expected = training.train(ds, network=backbones.built(backbone, SHAPE, outputs=5, seed=3), seed=3, device="cpu")
+    expected = training.train(ds, network=own.built(backbone, SHAPE, outputs=5, seed=3), seed=3, device="cpu")
     assert same(model, expected)
     assert not model.training
     error = ((model(ds.inputs()) - torch.tensor(ds.targets)) ** 2).mean()
-    assert (
-        error
-        < ((backbones.built(backbone, SHAPE, outputs=5, seed=3)(ds.inputs()) - torch.tensor(ds.targets)) ** 2).mean()
-    )
+    assert error < ((own.built(backbone, SHAPE, outputs=5, seed=3)(ds.inputs()) - torch.tensor(ds.targets)) ** 2).mean()
 
 
 def test_a_labelled_set_is_learned_by_cross_entropy_and_another_recipe_is_followed():
@@ -238,7 +234,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", ["convnet-2-w8-batchnorm", "timm:resnet10t"])
 def test_features_are_those_of_each_image_alone_in_evaluation_mode(name: str):
-    model, source, form = backbones.built(name, SHAPE, outputs=4, seed=0), target(4), features_set().input_form()
+    model, source, form = own.built(name, SHAPE, outputs=4, seed=0), target(4), features_set().input_form()
     assert model.training
     found = features(model, source, form, device="cpu")
     with torch.no_grad():
@@ -251,7 +247,7 @@ def test_features_are_those_of_each_image_alone_in_evaluation_mode(name: str):
 
 
 def test_features_that_are_not_finite_are_refused():
-    model = backbones.built("convnet-2-w8", SHAPE, outputs=4, seed=0)
+    model = own.built("convnet-2-w8", SHAPE, outputs=4, seed=0)
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(Diverged, match="features of blobs have values that are not finite"):
@@ -355,7 +351,7 @@ def test_probes_and_neighbours_are_those_of_the_engine_with_the_settings(setting
 
 @pytest.mark.parametrize("settings", [LinearProbe(), SgdProbe(steps=30), "knn"])
 def test_a_probe_says_what_was_done_and_learns_from_its_fraction_alone(settings):
-    train, test, model = target(20), target(7, seed=1), backbones.built("convnet-2-w8", SHAPE, outputs=3, seed=0)
+    train, test, model = target(20), target(7, seed=1), own.built("convnet-2-w8", SHAPE, outputs=3, seed=0)
     form = features_set().input_form()
     before, generator = (
         {name: value.clone() for name, value in model.state_dict().items()},
@@ -395,11 +391,11 @@ def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
 @pytest.mark.parametrize("name", ["blobs", "mnist"])
 def test_fine_tuning_is_a_plain_loop_over_shifted_and_mirrored_images(name: str):
     train, test = target(8, name=name), target(5, seed=1, name=name)
-    backbone = backbones.built(Small, SHAPE, outputs=5, seed=0)
+    backbone = own.built(Small, SHAPE, outputs=5, seed=0)
     settings = FineTuning(steps=5, batch_size=7, learning_rate=0.05, crop=2)
     tuned = fine_tune(backbone, train, test, fraction=0.5, settings=settings, seed=4, device="cpu")
     streams = Streams(4).child("fine-tuning")
-    plain = backbones.with_outputs(backbones.built(backbone, SHAPE, outputs=5, seed=0), 3, seed=streams.seed)
+    plain = own.with_outputs(own.built(backbone, SHAPE, outputs=5, seed=0), 3, seed=streams.seed)
     rows, form = labelled.labelled_rows(train, 0.5, seed=4), InputForm.of(train)
     images, labels = train.images[rows], train.labels[rows]
     optimiser = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -421,7 +417,7 @@ def test_fine_tuning_is_a_plain_loop_over_shifted_and_mirrored_images(name: str)
     assert tuned.accuracy == tuned.score.accuracy == int(right.sum()) / 15
     assert (tuned.score.labels, tuned.score.tested, tuned.score.features) == (12, 15, None)
     assert not tuned.model.training
-    assert same(backbone, backbones.built(Small, SHAPE, outputs=5, seed=0)), "the backbone stays as it was"
+    assert same(backbone, own.built(Small, SHAPE, outputs=5, seed=0)), "the backbone stays as it was"
 
 
 def test_shifts_reach_both_ends_and_draws_differ_by_step():
@@ -437,7 +433,7 @@ def test_shifts_reach_both_ends_and_draws_differ_by_step():
 
 def test_fine_tuning_keeps_batch_norms_from_single_images():
     said: list[str] = []
-    model = backbones.built(Pooled, SHAPE, outputs=3, seed=0)
+    model = own.built(Pooled, SHAPE, outputs=3, seed=0)
     settings = FineTuning(steps=4, batch_size=5)
     fine_tune(model, target(2), target(2, seed=1), settings=settings, device="cpu", say=said.append)
     assert said == [said[0]]

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dd_apps.transfer import backbones
 from dd_apps.transfer.data_free import DataFree, teach_student
 from dd_core import augment
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, UserError
 from dd_core.images import InputForm
+from dd_core.networks import own
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.whitening import Whitening
@@ -34,7 +34,7 @@ def features_set(images: int = 10) -> DistilledSet:
 
 
 def teacher_of_four(name: str = "convnet-2-w8-batchnorm") -> nn.Module:
-    return backbones.built(name, SHAPE, outputs=4, seed=9)
+    return own.built(name, SHAPE, outputs=4, seed=9)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_student_learns_what_the_teacher_says_of_each_view_in_a_plain_loop(set
 
     inputs = ds.inputs() if form is None else (torch.tensor(ds.images) - 0.1) / 0.7
     plain, wise, streams = (
-        backbones.built(STUDENT, SHAPE, outputs=4, seed=2),
+        own.built(STUDENT, SHAPE, outputs=4, seed=2),
         teacher.eval(),
         Streams(2).child("data-free"),
     )
@@ -87,7 +87,7 @@ def test_a_student_learns_what_the_teacher_says_of_each_view_in_a_plain_loop(set
 def test_noise_is_drawn_anew_and_the_student_comes_nearer_to_the_teacher():
     ds, teacher = features_set(32), teacher_of_four("convnet-2-w8").eval()
     settings = DataFree(epochs=60, learning_rate=0.01, augmentation="none")
-    fresh = backbones.built(STUDENT, SHAPE, outputs=4, seed=0).eval()
+    fresh = own.built(STUDENT, SHAPE, outputs=4, seed=0).eval()
     model = teach_student(STUDENT, teacher, ds, settings=settings, device="cpu")
     with torch.no_grad():
         target = teacher(ds.inputs()).softmax(1)

@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from dd_apps.report.plots import Panel, heat_map
-from dd_apps.transfer import backbones, drawing, fine_tune, jobs, linear_probe, pretrain, running, teaching
+from dd_apps.transfer import drawing, fine_tune, jobs, linear_probe, pretrain, running, teaching
 from dd_apps.transfer.config import TransferScenario
 from dd_apps.transfer.differences import difference
 from dd_apps.transfer.jobs import Place, ScoreJob
@@ -27,6 +27,7 @@ from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, UserError
 from dd_core.evaluation import evaluate
 from dd_core.images import InputForm, LabelledImages
+from dd_core.networks import own
 from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions
 from dd_core.streams import Streams
@@ -148,7 +149,7 @@ def test_a_cell_is_what_the_library_gives(folder: Path):
     tuned = fine_tune(
         model, train, test, fraction=0.1, form=ds.input_form(), settings=FineTuning(steps=3), seed=5, device="cpu"
     )
-    fresh = backbones.built(NETWORK, (1, 8, 8), outputs=1, seed=5)
+    fresh = own.built(NETWORK, (1, 8, 8), outputs=1, seed=5)
     nothing = linear_probe(fresh, train, test, fraction=0.1, form=InputForm.of(train), seed=5, device="cpu")
     tables = {table.title: {row["pre-training"]: row for row in table.rows} for table in outcome.tables}
     probed, finely = (tables[f"new digits: {way}, accuracy on test images"] for way in ("linear probe", "fine-tuning"))
@@ -418,7 +419,7 @@ def test_a_set_with_features_is_not_evaluated_as_a_classifier():
 
 def test_a_network_labels_by_its_features(folder: Path):
     source = blobs(classes=2, per_class=3)
-    model = backbones.built(NETWORK, source.image_shape, outputs=4, seed=0)
+    model = own.built(NETWORK, source.image_shape, outputs=4, seed=0)
     label = teaching.NetworkLabeller(model, InputForm.of(source), "cpu")
     rows = torch.tensor([4, 1])
     given = label(source, rows)

@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dd_apps.transfer import backbones, load_backbone, save_backbone
+from dd_apps.transfer import load_backbone, save_backbone
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import UserError
+from dd_core.networks import own
 from dd_core.recipe import Recipe
 
 
@@ -30,7 +31,7 @@ def features_set(side: int, channels: int = 3) -> DistilledSet:
 
 
 def saved(path: Path, name: str, side: int, channels: int = 3) -> tuple[nn.Module, str]:
-    model = backbones.built(name, (channels, side, side), outputs=5, seed=1)
+    model = own.built(name, (channels, side, side), outputs=5, seed=1)
     return model, save_backbone(model, path, backbone=name, ds=features_set(side, channels))
 
 

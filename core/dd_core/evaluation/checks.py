@@ -10,6 +10,7 @@ from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.evaluation.protocol import EvaluationProtocol
 from dd_core.images import Source, require_labels
+from dd_core.networks.own import Network
 from dd_core.recipe import Recipe
 from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
@@ -55,11 +56,18 @@ def check_attack(ds: DistilledSet, test: Source, protocol: EvaluationProtocol, *
 
 
 def memory_shortage(
-    ds: DistilledSet, recipe: Recipe, *, tested: int, nets: int, workers: Workers, device: torch.device
+    ds: DistilledSet,
+    recipe: Recipe,
+    *,
+    tested: int,
+    nets: int,
+    workers: Workers,
+    device: torch.device,
+    own: Network | None = None,
 ) -> str | None:
     """One line where memory will be short for `nets` networks on the set, and as many on twins of their own; else None.
 
-    tested: how many test images each network is tested on.
+    tested: how many test images each network is tested on; own: a caller's network in place of the recipe's.
     """
     channels, height, width = ds.images.shape[1:]
     need = estimates.evaluation(
@@ -71,5 +79,6 @@ def memory_shortage(
         sets=nets + 1,
         jobs=min(workers.count, 2 * nets),
         device=device,
+        own=own,
     )
     return shortage(need, device)

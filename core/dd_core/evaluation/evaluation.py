@@ -27,6 +27,7 @@ from dd_core.evaluation.starts import images_to_pretrain_on, same_start, startin
 from dd_core.evaluation.tuning import Choice, best, validation_split
 from dd_core.evaluation.twins import HardLabels, Labeller
 from dd_core.images import Source
+from dd_core.networks.own import Network, is_own, name_of
 from dd_core.recipe import Recipe, StartingPool
 from dd_core.streams import Streams
 from dd_core.system import device as devices
@@ -45,7 +46,7 @@ def evaluate(
     *,
     train: Source,
     test: Source,
-    network: str | None = None,
+    network: Network | None = None,
     protocol: str | EvaluationProtocol = "recipe",
     nets: int = 5,
     seed: int = 0,
@@ -67,6 +68,11 @@ def evaluate(
     where set and data do not belong together, and for another `network` where the set is for one particular network;
     such a set has one score.
 
+    `network` is the recipe's, another one by its name, or one of the caller's own: a function that makes one, such as
+    its class, called with (in_channels, outputs, image_size) for each of the `nets`; `module:Class`, which imports such
+    a function; or a module, copies of which keep the weights that it has. Scores of such networks are not kept: a
+    function may change.
+
     `start` has networks start elsewhere than the set means them to: `default` or `xavier` draws, or `pretrained` (as
     the recipe or a `StartingPool` has it). Those are pre-trained on `pretrain_on`, else on the images that are meant
     there, else on `train`. `labeller` labelled the set's images and labels the twins'; by default they have the labels
@@ -83,7 +89,8 @@ def evaluate(
     stopped, with the same result; with `fresh` it starts over. `reporter` hears of progress, and of memory that will be
     short.
     """
-    execution = Execution(workers or Workers(), reporter or Silent(), keep, fresh)
+    own = network if network is not None and is_own(network) else None
+    execution = Execution(workers or Workers(), reporter or Silent(), keep if own is None else None, fresh)
     with Pool(execution.workers):  # one for starting weights, choices and tests
         bench = _prepare(
             ds,
@@ -117,6 +124,7 @@ class _Bench:
     ds: DistilledSet
     protocol: EvaluationProtocol
     recipe: Recipe
+    own: Network | None
     pool: Artefact | None
     teacher: Artefact | None
     bank: Bank | None
@@ -133,7 +141,7 @@ class _Bench:
     @property
     def learner(self) -> str:
         """What is trained, in a word."""
-        return self.protocol.learner(self.recipe)
+        return self.protocol.learner(self.recipe) if self.own is None else name_of(self.own)
 
     @property
     def one_network(self) -> bool:
@@ -147,7 +155,7 @@ def _prepare(
     *,
     train: Source,
     test: Source,
-    network: str | None,
+    network: Network | None,
     nets: int,
     seed: int,
     start: str | StartingPool | None,
@@ -161,7 +169,11 @@ def _prepare(
 ) -> _Bench:
     """Refuse what does not fit together; find or make the weights that networks start from."""
     check_match(ds, train, test)
-    protocol.check([network] if network else [], start=start is not None or pretrain_on is not None)
+    elsewhere = start is not None or pretrain_on is not None
+    protocol.check([] if network is None else [name_of(network)], start=elsewhere)
+    own = network if network is not None and is_own(network) else None
+    if own is not None and elsewhere:
+        raise UserError(f"network '{name_of(own)}' has first weights of its own; leave out where networks start")
     if nets < 1:
         raise UserError(f"{nets} networks; at least one is needed")
     ds = protocol.prepare(ds, train=train)
@@ -177,7 +189,7 @@ def _prepare(
     pool = None
     if protocol.trains_networks:
         where, workers = devices.resolve(device), execution.workers
-        line = memory_shortage(ds, recipe, tested=len(test), nets=nets, workers=workers, device=where)
+        line = memory_shortage(ds, recipe, tested=len(test), nets=nets, workers=workers, device=where, own=own)
         if line is not None:
             execution.reporter.message(f"warning: {line}")
         pool = starts.of_recipe(
@@ -203,9 +215,8 @@ def _prepare(
     )
     real, validation = validation_split(train, Streams(seed)) if chooses else (train, None)
     labeller = labeller or HardLabels(attacked(ds))
-    return _Bench(
-        ds, protocol, recipe, pool, asked, bank, train, real, validation, test, labeller, nets, seed, device, execution
-    )
+    images = (train, real, validation, test)
+    return _Bench(ds, protocol, recipe, own, pool, asked, bank, *images, labeller, nets, seed, device, execution)
 
 
 def _tune(bench: _Bench) -> dict[str, Choice]:
@@ -289,6 +300,7 @@ def _jobs(bench: _Bench, test: Source, *, streams: Streams, first: int) -> dict[
         bench.pool,
         attack=attacked(ds),
         teacher=bench.teacher,
+        own=bench.own,
     )
     on_set = [
         replace(job, seed=streams.child("network", net).seed, index=0 if bench.one_network else first + net)

@@ -17,6 +17,7 @@ from dd_core.errors import Diverged
 from dd_core.evaluation.protocol import EvaluationProtocol, Setting
 from dd_core.evaluation.records import Record, digest_of
 from dd_core.images import InputForm, Source, require_labels
+from dd_core.networks.own import Network, built
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
@@ -34,7 +35,8 @@ class Job:
     The network is drawn by `seed`, unless it is network `index` of the pool `start`. `attack`: labels of an attacked
     class and of what it is to be taken for. A `trial` helps to choose a setting: its score is 0 where training
     diverges.
-    `teacher` labels what the network sees, where the recipe asks one; `bank` has these labels already.
+    `teacher` labels what the network sees, where the recipe asks one; `bank` has these labels already. `own` is the
+    network of a caller's own, in place of the recipe's.
     """
 
     protocol: EvaluationProtocol
@@ -51,6 +53,7 @@ class Job:
     trial: bool = False
     teacher: Artefact | None = None
     bank: Bank | None = None
+    own: Network | None = None
     records: tuple[Record, ...] = ()  # one for each setting, where scores are kept
 
     @property
@@ -162,7 +165,9 @@ def _outcome(job: Job, setting: Setting) -> Outcome:
 
 
 def _trained(job: Job, setting: Setting) -> nn.Module:
-    labels: dict[str, Any] = {"teacher": job.teacher, "bank": job.bank}
+    own, shape = job.own, job.test.image_shape
+    model = None if own is None else built(own, shape, outputs=job.data.classes, seed=job.seed)
+    given: dict[str, Any] = {"teacher": job.teacher, "bank": job.bank, "model": model}
     return job.protocol.fit(
         job.data,
         job.recipe,
@@ -171,7 +176,7 @@ def _trained(job: Job, setting: Setting) -> nn.Module:
         device=job.torch_device,
         start=job.start,
         index=job.index,
-        **{name: value for name, value in labels.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 

@@ -101,10 +101,12 @@ class EvaluationProtocol:
         index: int = 0,
         teacher: Artefact | None = None,
         bank: Bank | None = None,
+        model: nn.Module | None = None,
     ) -> nn.Module:
         """Train a fresh network on `data` by `recipe` with the values of `setting`; in evaluation mode.
 
-        It starts as network `index` of the pool `start` where that is given. `teacher` labels what it sees, where the
+        It starts as network `index` of the pool `start` where that is given. A `model` is trained in place instead,
+        from the weights that it has. `teacher` labels what it sees, where the
         recipe asks one; `bank` has the views of `data` and these labels already. Raises `Diverged`.
         """
         recipe, lessons = recipe.model_copy(update=setting), data
@@ -113,7 +115,7 @@ class EvaluationProtocol:
             recipe = recipe.model_copy(update={"views": None, "teacher": "none"})
         return training.fit(
             lessons,
-            recipe.network,
+            recipe.network if model is None else model,
             recipe,
             streams=streams,
             device=device,

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dd_core import augment, networks, unroll
+from dd_core import augment, unroll
 from dd_core.augment.names import parse_strategy
+from dd_core.networks.own import Network, built
 from dd_core.recipe import Recipe
 from dd_core.streams import generator
 from dd_core.system.budget import Footprint
@@ -34,9 +35,12 @@ def image_bytes(recipe: Recipe, image_shape: Shape, classes: int, device: torch.
 
 def training_bytes(recipe: Recipe, image_shape: Shape, classes: int, images: int, device: torch.device) -> int:
     """Bytes that a step of training by `recipe` takes, beside the `images` images (C, H, W) that it learns from."""
+    return _training_bytes(_Network(recipe.network, image_shape, classes, device), recipe, images)
+
+
+def _training_bytes(network: _Network, recipe: Recipe, images: int) -> int:
     together = images if recipe.steps else min(images, recipe.batch_size)
-    weights = _weight_bytes(_Network(recipe.network, image_shape, classes, device))
-    return together * image_bytes(recipe, image_shape, classes, device) + _COPIES * weights
+    return together * _step_bytes(network, recipe.augmentation) + _COPIES * _weight_bytes(network)
 
 
 def evaluation(
@@ -49,11 +53,16 @@ def evaluation(
     sets: int,
     jobs: int,
     device: torch.device,
+    own: Network | None = None,
 ) -> Footprint:
-    """`jobs` networks at a time that train on a set of `images` and are tested on `tested`, and `sets` such sets."""
-    cost = _test_bytes(_Network(recipe.network, image_shape, classes, device))
+    """`jobs` networks at a time that train on a set of `images` and are tested on `tested`, and `sets` such sets.
+
+    The networks are the recipe's, or `own`, of a caller's.
+    """
+    network = _Network(recipe.network if own is None else own, image_shape, classes, device)
+    cost = _test_bytes(network)
     testing = cost * images_at_once(cost, most=min(512, tested))
-    step = training_bytes(recipe, image_shape, classes, images, device)
+    step = _training_bytes(network, recipe, images)
     inputs = 4 * images * prod(image_shape)  # float32
     settings = ("number of workers",) if jobs > 1 else ("network",)
     return Footprint(jobs * max(step, testing) + sets * inputs, settings)
@@ -78,16 +87,14 @@ def unrolled_bytes(
 class _Network(NamedTuple):
     """What determines the bytes of a network's step, wherever its weights come from."""
 
-    name: str
+    network: Network
     image_shape: Shape
     classes: int
     device: torch.device
 
     def built(self) -> nn.Module:
         """The network in training mode."""
-        channels, height, width = self.image_shape
-        size = (height, width)
-        model = networks.build(self.name, in_channels=channels, classes=self.classes, image_size=size, seed=0)
+        model = built(self.network, self.image_shape, outputs=self.classes, seed=0)
         return model.to(self.device).train()
 
 

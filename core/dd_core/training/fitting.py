@@ -13,12 +13,13 @@ from torch import nn
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.images import Source
+from dd_core.networks.own import Network, built, is_own
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import surroundings
 from dd_core.training import starts
-from dd_core.training.initial import for_module, for_network, initialised, require_startable
+from dd_core.training.initial import for_network, initialised, require_startable
 from dd_core.training.lessons import Lessons, lessons_of
 from dd_core.training.loop import Loop
 from dd_core.training.settings import Settings
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def train(
     ds: DistilledSet,
     *,
-    network: str | nn.Module | None = None,
+    network: Network | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -41,24 +42,28 @@ def train(
 ) -> nn.Module:
     """A network trained on `ds`, in evaluation mode.
 
-    `recipe` is the set's own unless another is given. `network` is the recipe's, another one by its name, or a module
-    of the caller's, which is trained in place and keeps its own first weights. A set for pre-trained networks gets a
-    held-out one, trained on `pretrain_on`; a set for one particular network gets that one, and any other `network` is a
-    `UserError`. Feed the network what `ds.as_dataset()` gives, or real images through `ds.input_form()`.
+    `recipe` is the set's own unless another is given. `network` is the recipe's, another one by its name, a module
+    of the caller's, which is trained in place and keeps its own first weights, or a function that makes one, such as
+    its class, called with (in_channels, outputs, image_size); `module:Class` imports such a function. A set for
+    pre-trained networks gets a held-out one, trained on `pretrain_on`; a set for one particular network gets that one,
+    and any other `network` is a `UserError`. Feed the network what `ds.as_dataset()` gives, or real images through
+    `ds.input_form()`.
 
     A set with features trains a network with as many outputs as an image has features. `teacher` labels what the
     network sees, where the recipe asks a teacher, and is left as it is.
     """
     provenance = ds.manifest.provenance
     recipe = (recipe or ds.manifest.recipe).for_source("" if provenance is None else provenance.source)
-    named = None if isinstance(network, nn.Module) else network
-    recipe = for_module(recipe, network) if isinstance(network, nn.Module) else for_network(recipe, named)
+    recipe = for_network(recipe, network)
     require_startable(ds, recipe)
     lessons = lessons_of(ds, recipe)
     start = starts.of_recipe(
         recipe, lessons.image_shape, lessons.outputs, count=1, seed=seed, pretrain_on=pretrain_on, device=device
     )
-    model = network if isinstance(network, nn.Module) else recipe.network
+    model: str | nn.Module = recipe.network
+    if network is not None and is_own(network):
+        own = isinstance(network, nn.Module)
+        model = network if own else built(network, lessons.image_shape, outputs=lessons.outputs, seed=seed)
     asked = None if teacher is None else AskedTeacher(teacher, mode=recipe.teacher)
     return fit(
         lessons, model, recipe, streams=Streams(seed), device=devices.resolve(device), start=start, teacher=asked

@@ -10,6 +10,7 @@ from torch import nn
 from dd_core import networks
 from dd_core.distilled import DistilledSet, pretraining_problems
 from dd_core.errors import UserError
+from dd_core.networks.own import Network, is_own, name_of
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 
@@ -51,18 +52,17 @@ def load_weights(model: nn.Module, pool: Artefact, index: int) -> nn.Module:
     return model
 
 
-def for_network(recipe: Recipe, network: str | None) -> Recipe:
-    """The recipe with another network; raises `UserError` where it holds for one particular network only."""
+def for_network(recipe: Recipe, network: Network | None) -> Recipe:
+    """The recipe for another network; one of the caller's own keeps the first weights that it has.
+
+    Raises `UserError` where the recipe holds for one particular network only.
+    """
     if network is None or network == recipe.network:
         return recipe
-    _require_any_network(recipe, network)
+    _require_any_network(recipe, name_of(network))
+    if is_own(network):
+        return recipe.model_copy(update={"initialisation": "default", "weights": None})
     return recipe.model_copy(update={"network": network})
-
-
-def for_module(recipe: Recipe, module: nn.Module) -> Recipe:
-    """The recipe for a module with weights of its own; raises `UserError` where it holds for one particular network."""
-    _require_any_network(recipe, type(module).__name__)
-    return recipe.model_copy(update={"initialisation": "default", "weights": None})
 
 
 def _require_any_network(recipe: Recipe, network: str) -> None:

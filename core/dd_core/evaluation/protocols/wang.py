@@ -76,6 +76,7 @@ class NearestNeighboursProtocol(EvaluationProtocol):
         index: int = 0,
         teacher: Artefact | None = None,
         bank: Bank | None = None,
+        model: nn.Module | None = None,
     ) -> nn.Module:
         """The neighbours among `data`; nothing is trained, and the recipe has no say."""
         from dd_core.evaluation.neighbours import NearestNeighbours  # it loads torch, and protocols are listed without

@@ -1,6 +1,7 @@
-"""Backbones: any network by name, a user's module, or a function that makes one, with as many outputs as are asked for.
+"""Networks of a program's own beside those by name: a module, a function that makes one, or the import path of either.
 
-The last layer is what pre-training learns its targets by and what a new task replaces; all before it is the backbone.
+Each gets as many outputs as are asked for. The last linear layer is what a new task replaces; all before it is what
+transfer learning calls the backbone.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dd_apps.transfer.names import imported, is_import_path
-from dd_core import networks, streams
+from dd_core import streams
 from dd_core.errors import UserError
-from dd_core.networks import FeatureNetwork
+from dd_core.networks.import_paths import imported, is_import_path
+from dd_core.networks.models import FeatureNetwork, build
 
 Shape = tuple[int, int, int]
 Factory = Callable[[int, int, tuple[int, int]], nn.Module]  # (in_channels, outputs, image_size)
-Backbone = str | nn.Module | Factory
+Network = str | nn.Module | Factory
 
 
-def built(backbone: Backbone, image_shape: Shape, *, outputs: int, seed: int) -> nn.Module:
+def is_own(network: Network) -> bool:
+    """Whether a network is of a program's own, and not one of this library's by its name."""
+    return not isinstance(network, str) or is_import_path(network)
+
+
+def built(network: Network, image_shape: Shape, *, outputs: int, seed: int) -> nn.Module:
     """A network for images (C, H, W) with `outputs` outputs, on the CPU and in training mode.
 
     A name or a function gives a network with first weights of its own, drawn by `seed`. A module is copied with the
@@ -30,29 +36,29 @@ def built(backbone: Backbone, image_shape: Shape, *, outputs: int, seed: int) ->
     give equal weights, and torch's global generator is left as it was. Raises `UserError` for an unknown name and for a
     network that does not give (1, outputs) for one image.
     """
-    if isinstance(backbone, str) and is_import_path(backbone):
-        backbone = imported(backbone)
+    if isinstance(network, str) and is_import_path(network):
+        network = imported(network)
     channels, height, width = image_shape
-    if isinstance(backbone, str):
-        return networks.build(backbone, in_channels=channels, classes=outputs, image_size=(height, width), seed=seed)
-    if isinstance(backbone, nn.Module):
-        model = copy.deepcopy(backbone).cpu()
-        if _width(model, image_shape, name_of(backbone)) != outputs:
+    if isinstance(network, str):
+        return build(network, in_channels=channels, classes=outputs, image_size=(height, width), seed=seed)
+    if isinstance(network, nn.Module):
+        model = copy.deepcopy(network).cpu()
+        if _width(model, image_shape, name_of(network)) != outputs:
             model = with_outputs(model, outputs, seed=seed)
     else:
-        model = _called(backbone, image_shape, outputs=outputs, seed=seed)
-    if (width := _width(model, image_shape, name_of(backbone))) != outputs:
-        raise UserError(f"backbone '{name_of(backbone)}' gives {width} outputs for an image, and is to give {outputs}")
+        model = _called(network, image_shape, outputs=outputs, seed=seed)
+    if (width := _width(model, image_shape, name_of(network))) != outputs:
+        raise UserError(f"network '{name_of(network)}' gives {width} outputs for an image, and is to give {outputs}")
     return model.train()
 
 
-def name_of(backbone: Backbone) -> str:
-    """What a message or a table calls a backbone."""
-    if isinstance(backbone, str):
-        return backbone
-    if isinstance(backbone, nn.Module):
-        return type(backbone).__name__
-    return getattr(backbone, "__name__", type(backbone).__name__)
+def name_of(network: Network) -> str:
+    """What a message or a table calls a network."""
+    if isinstance(network, str):
+        return network
+    if isinstance(network, nn.Module):
+        return type(network).__name__
+    return getattr(network, "__name__", type(network).__name__)
 
 
 def outputs_for(model: nn.Module, image_shape: Shape) -> int:
@@ -73,7 +79,7 @@ def with_outputs(model: nn.Module, outputs: int, *, seed: int) -> nn.Module:
             timm_model.reset_classifier(outputs)
         else:
             path, last = _last_linear(model)
-            head = nn.Linear(last.in_features, outputs, bias=last.bias is not None)
+            head = nn.Linear(last.in_features, outputs, bias=len([*last.parameters()]) == 2)
             if path:
                 model.set_submodule(path, head)
             else:
@@ -85,7 +91,7 @@ def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
     linears = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise UserError(
-            f"backbone '{type(model).__name__}' has no linear layer, so it has no last layer that a task replaces; end "
+            f"network '{type(model).__name__}' has no linear layer, so it has no last layer that a task replaces; end "
             "it with nn.Linear"
         )
     return linears[-1]
@@ -95,14 +101,14 @@ def _called(factory: Factory, image_shape: Shape, *, outputs: int, seed: int) ->
     channels, height, width = image_shape
     with streams.seeded(seed, "network"):
         try:
-            model = factory(channels, outputs, (height, width))
+            model: Any = factory(channels, outputs, (height, width))
         except Exception as error:  # a user's code, which raises anything at all
             raise UserError(
-                f"backbone '{name_of(factory)}' could not be made by (in_channels, outputs, image_size) = "
+                f"network '{name_of(factory)}' could not be made by (in_channels, outputs, image_size) = "
                 f"({channels}, {outputs}, ({height}, {width})): {_line(error)}"
             ) from error
     if not isinstance(model, nn.Module):
-        raise UserError(f"backbone '{name_of(factory)}' gives a {type(model).__name__}, not a torch.nn.Module")
+        raise UserError(f"network '{name_of(factory)}' gives a {type(model).__name__}, not a torch.nn.Module")
     return model.cpu()
 
 
@@ -116,14 +122,14 @@ def _width(model: nn.Module, image_shape: Shape, name: str) -> int:
             output = model.eval()(torch.zeros(1, channels, height, width, device=_device_of(model)))
     except Exception as error:  # a user's code, which raises anything at all
         raise UserError(
-            f"backbone '{name}' cannot take images of {channels} x {height} x {width} pixels: {_line(error)}; take a "
-            "backbone for this size, or images of another size"
+            f"network '{name}' cannot take images of {channels} x {height} x {width} pixels: {_line(error)}; take a "
+            "network for this size, or images of another size"
         ) from error
     finally:
         model.train(training)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
         given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f"backbone '{name}' gives {given} for one image, and is to give (1, outputs)")
+        raise UserError(f"network '{name}' gives {given} for one image, and is to give (1, outputs)")
     return output.shape[1]
 
 

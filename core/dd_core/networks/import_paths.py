@@ -1,4 +1,4 @@
-"""How a backbone is named: as `dd_core.networks` names its networks, or by where a program has it; imports no torch.
+"""How a network is named: as `names` has the names, or by where a program has it (`module:Class`); imports no torch.
 
 `my_package.nets:SmallNet` is the class or function `SmallNet` in the module `my_package.nets`. It is called with
 (in_channels, outputs, image_size) and returns the network.
@@ -21,24 +21,25 @@ def is_import_path(name: str) -> bool:
     return bool(colon) and before not in LIBRARIES and name not in others_by_name()
 
 
-def check_backbone(name: str) -> None:
-    """Raise `UserError` for a name that no backbone can have; nothing is imported."""
+def check_network(name: str) -> None:
+    """Raise `UserError` for a name that no network can have; nothing is imported."""
     if not is_import_path(name):
         family(name)
         return
     words = name.split(":")
     if len(words) != 2 or not all(part.isidentifier() for word in words for part in word.split(".")):
-        raise UserError(f"backbone '{name}' is no import path; type module:Class, such as my_package.nets:SmallNet")
+        raise UserError(f"network '{name}' is no import path; type module:Class, such as my_package.nets:SmallNet")
 
 
 def imported(name: str) -> Any:
     """The object that the import path `name` names; raises `UserError` where there is none."""
-    check_backbone(name)
+    check_network(name)
     module, _, attribute = name.partition(":")
     try:
         value: Any = importlib.import_module(module)
         for part in attribute.split("."):
             value = getattr(value, part)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"backbone '{name}' cannot be imported: {error}") from error
+        hint = "a module of the working folder is found with PYTHONPATH=."
+        raise UserError(f"network '{name}' cannot be imported: {error}; {hint}") from error
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 from cells import Record, matching, newest, records, table
+from mutations import last_verdicts
 from record import RESULTS
 
 
@@ -136,11 +137,10 @@ def _hostile() -> list[str]:
 
 
 def _mutations() -> list[str]:
-    found = newest(records("mutations"))
+    noticed, missed = last_verdicts(records("mutations"))
     return [
-        "faults planted in the code, one at a time",
-        f"the tests notice {len(found['noticed'])} of {found['faults']} ({found['planted']} of them planted at the "
-        "commit of the newest record, the others before)",
+        "faults planted in the code, one at a time, some of them in code that has changed since",
+        f"when they were last planted, the tests noticed {len(noticed):,} of {len(noticed | missed):,}",
         "`make bench-mutations`",
     ]
 

@@ -10,6 +10,8 @@ from functools import partial
 
 from cells import Record, bold, bullets, matching, percent, records, signed, spread, table, words
 
+from dd_core.evaluation.verdicts import paired
+
 IMAGES = ("recovered from noise", "recovered from real images", "rded")
 REAL = "random real"
 LABELS = {"hard": "`hard`", "eval": "`sre2l-fkd`", "batch-stats": "`sre2l-fkd`, `batch-stats`"}
@@ -81,6 +83,30 @@ def _ahead(lines: list[Record]) -> str:
     behind = f" Behind them: {words(by_word['behind'])}." if by_word["behind"] else ""
     rest = sum(own == "no difference" for _, own in pairs)
     return f"{ahead}{behind} {rest} of the {len(pairs)} tests, uncorrected and of so few seeds, find no difference."
+
+
+def grid_table(case: str) -> list[str]:
+    """A row for each kind of images, of one seed: no test tells them apart, and nothing is bold."""
+    lines = matching(run_of(case), seed=0)
+    rows = [[images, *(spread(scores(lines, images, labels)) for labels in LABELS)] for images in (*IMAGES, REAL)]
+    return table(["one seed", *LABELS.values()], rows)
+
+
+def grid_notes(case: str) -> list[str]:
+    """The teacher, and the best pair of images and labels under three seeds, beside random real images."""
+    lines = run_of(case)
+    (teacher,), (whole,), (best,) = (matching(lines, what=what) for what in ("teacher", "all", "best"))
+    own = matching(lines, what="score", images=best["images"], labels=best["labels"])
+    ours, real = ([line[who] for line in own] for who in ("accuracy", "random_real"))
+    verdict = paired(ours, real)
+    return bullets(
+        f"{whole['data']}. The teacher, of 15 epochs, has {percent(teacher['accuracy'])} % of the test images, and "
+        f"{percent(teacher['training_accuracy'])} % of those that it learned from.",
+        f"The best pair of the table, {best['images']} by {LABELS[best['labels']]}, chosen by that seed's test images, "
+        f"under {len(ours)} seeds: {spread(ours)}; random real images by the same labels: {spread(real)}; difference "
+        f"{signed(100 * verdict.difference)} points, p = {verdict.p:.2g}.",
+        f"{whole['hardware']['cpu']}, torch {whole['versions']['torch']}, {whole['minutes']:.0f} minutes.",
+    )
 
 
 def asked() -> list[str]:
@@ -171,12 +197,15 @@ def ratios() -> list[str]:
 
 
 CASES = ("digits", "mnist")
+GRIDS = tuple(case for case in ("cifar10",) if run_of(case))  # one seed each
 HEADLINE = {"convnet-4": (52, 11.6), "resnet-18": (16, 6.4)}  # of an RTX 4090, by SRe2L's README
 PARTS = ("small", "large", "flat", "folder")
 NATURAL = ("hard", "eval")
 BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **{f"sre2l-{case}": partial(case_table, case) for case in CASES},
     **{f"sre2l-{case}-notes": partial(case_notes, case) for case in CASES},
+    **{f"sre2l-{case}": partial(grid_table, case) for case in GRIDS},
+    **{f"sre2l-{case}-notes": partial(grid_notes, case) for case in GRIDS},
     "sre2l-asked": asked,
     "sre2l-encodings": encodings,
     **{f"sre2l-cost-{part}": partial(cost, part) for part in PARTS if matching(records("sre2l_speed"), part=part)},

@@ -120,6 +120,26 @@ def tried() -> list[str]:
     )
 
 
+def data_free() -> list[str]:
+    """What students of a classifier know that saw none of its images."""
+    (line,) = newest("datafree")
+    rows = [[name, spread(values)] for name, values in line["accuracies"].items()]
+    tests = [
+        f"{name}: {signed(100 * test['mean'])} points, p = {test['p']:.2g}"
+        for name, test in line["differences"].items()
+    ]
+    seeds = len(next(iter(line["accuracies"].values())))
+    return [
+        *table(["what the student is shown", "accuracy"], rows),
+        "",
+        *bullets(
+            f"{line['data']}; the classifier has {percent(line['teacher'])} %; {seeds} seeds of the student and of the "
+            f"random images, one set; mean ± deviation, last step. KRR-ST's images over {words(tests)}, paired over "
+            f"seeds. {line['hardware']['cpu']}, {line['minutes']:.0f} minutes."
+        ),
+    ]
+
+
 _EVERY: Mapping[str, tuple[str, Callable[[], list[str]]]] = {
     "transfer-mnist": ("mnist", lambda: accuracies("mnist")),
     "transfer-mnist-notes": ("mnist", lambda: verdicts("mnist")),
@@ -129,5 +149,6 @@ _EVERY: Mapping[str, tuple[str, Callable[[], list[str]]]] = {
     "transfer-tried": ("tried", tried),
     "transfer-bilevel": ("bilevel", bilevel),
     "transfer-teachers": ("teacher", teachers),
+    "transfer-datafree": ("datafree", data_free),
 }
 BLOCKS = {name: block for name, (what, block) in _EVERY.items() if newest(what)}  # of the parts that have run

@@ -12,9 +12,10 @@ import the fault too. Verdicts:
 - `stale`: the text does not occur exactly once.
 - `broken`: pytest cannot run the tests, because the fault is no Python, say, or a test is named that is not there.
 
-The last three are failures: the exit code is 1. A run of the whole list takes most of an hour and appends a record to
-benchmarks/results/mutations.jsonl; Ctrl-C ends it early, with a record of what was planted until then. With `--again`
-those faults are planted that the newest record does not have as noticed; the others are taken over from it.
+The last three are failures: the exit code is 1. A run of the whole list takes hours; it appends a record to
+benchmarks/results/mutations.jsonl, as a run of another list does; Ctrl-C ends it early, with a record of what was
+planted until then. With `--again` those faults are planted that no test noticed when they were last planted, and those
+that never were.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Plant faults in the code, one at a time: do the tests notice?")
     parser.add_argument("--only", default="", help="faults whose file or tests contain this; none: all, and a record")
-    parser.add_argument("--again", action="store_true", help="faults that the newest record did not notice or lacks")
+    parser.add_argument("--again", action="store_true", help="faults that no test noticed when last planted")
     parser.add_argument("--workers", type=int, default=2, help="faults planted at the same time, each in a copy")
     parser.add_argument("--list", type=Path, default=HERE / "mutations.txt", help="list of faults")
     parser.add_argument("--root", type=Path, default=HERE.parent, help="git checkout that is copied")
@@ -203,9 +204,19 @@ def environment(scratch: Path) -> Mapping[str, str]:
 
 
 def noticed_before() -> frozenset[str]:
-    """Digests of the faults that the newest record has as noticed."""
+    """Digests of the faults that a test noticed when they were last planted."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    return frozenset(json.loads(lines[-1])["noticed"]) if lines else frozenset()
+    return frozenset(last_verdicts([json.loads(line) for line in lines])[0])
+
+
+def last_verdicts(lines: Sequence[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
+    """Digests of the faults that were noticed, and of those that were not, when they were last planted."""
+    noticed: set[str] = set()
+    missed: set[str] = set()
+    for line in lines:  # records of the first days do not have `missed`
+        noticed = (noticed | set(line["noticed"])) - set(line.get("missed", ()))
+        missed = (missed | set(line.get("missed", ()))) - set(line["noticed"])
+    return noticed, missed
 
 
 def record(
@@ -219,10 +230,11 @@ def record(
 ) -> None:
     """Append what was found: the verdicts of this run, and which faults it noticed, or an `earlier` one did."""
     noticed = {fault for fault, verdict in verdicts.items() if verdict in NOTICED} | earlier
-    missed = [f"{verdict}: {fault}" for fault, verdict in verdicts.items() if verdict not in NOTICED]
+    missed = {fault: verdict for fault, verdict in verdicts.items() if verdict not in NOTICED}
     found = {"faults": len(faults), "planted": len(verdicts), "verdicts": Counter(verdicts.values())}
     common = facts("mutations", told, run=begun, data="none: the project's own code")
-    listed = {"not_noticed": missed, "noticed": sorted(fault.digest for fault in noticed)}
+    listed = {"not_noticed": [f"{verdict}: {fault}" for fault, verdict in missed.items()]}
+    listed |= {"missed": sorted(fault.digest for fault in missed), "noticed": sorted(each.digest for each in noticed)}
     append(RESULTS, {**common, **found, **listed, "seconds": round(seconds)})
 
 

@@ -106,4 +106,10 @@ def test_a_record_knows_what_was_noticed_so_that_another_run_can_go_on(
     line = json.loads((tmp_path / "mutations.jsonl").read_text())
     assert (line["faults"], line["planted"]) == (4, 2)
     assert line["not_noticed"] == [f"survived: {survived}"]
+    assert line["missed"] == [survived.digest]
     assert len({fault.digest for fault in faults}) == 4
+    # another list later: what was noticed stays so, and each fault has its last verdict
+    mutations.record([survived, old], {survived: "caught", old: "survived"}, set(), {}, begun="now", seconds=1.0)
+    assert mutations.noticed_before() == {caught.digest, survived.digest}
+    lines = [json.loads(line) for line in (tmp_path / "mutations.jsonl").read_text().splitlines()]
+    assert mutations.last_verdicts(lines) == ({caught.digest, survived.digest}, {old.digest})

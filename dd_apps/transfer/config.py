@@ -145,16 +145,11 @@ class SetRow(_Row):
         return stem if self.like is None else f"{stem}, teacher's features"
 
 
-class RandomRow(_Row):
-    """Backbones that are pre-trained on random real images, drawn for each seed."""
+class RealRow(_Row):
+    """Backbones that are pre-trained on real images of the source, chosen for each seed."""
 
-    kind: Literal["random"] = Field(default="random", description="pre-training on random real images of the source")
     like: str = Field(
         description="set, or file: as many images as it has, normalised as its own, and learned by its recipe"
-    )
-    targets: Literal["features", "labels"] = Field(
-        default="labels",
-        description="what is learned of the images: features, which the teacher of `like` gives them, or their labels",
     )
     images: int | None = Field(default=None, ge=1, description="how many images; none: as many as the set has")
     recipe: Overrides = Field(default={}, description="fields of the recipe of pre-training that differ")
@@ -166,13 +161,41 @@ class RandomRow(_Row):
         """The set that the images are like."""
         return (self.like,)
 
+    def _name(self, chosen: str, learned: str) -> str:
+        like = Path(self.like).stem if self.like.endswith(FILE) else self.like
+        count = "" if self.images is None else f"{self.images} "
+        return f"{count}{chosen} real like {like}, {learned}"
+
+
+class RandomRow(RealRow):
+    """Real images that are drawn."""
+
+    kind: Literal["random"] = Field(default="random", description="pre-training on random real images of the source")
+    targets: Literal["features", "labels"] = Field(
+        default="labels",
+        description="what is learned of the images: features, which the teacher of `like` gives them, or their labels",
+    )
+
     @property
     def own_name(self) -> str:
         """What is learned of them, and which set they are like."""
-        learned = "teacher's features" if self.targets == "features" else "labels"
-        like = Path(self.like).stem if self.like.endswith(FILE) else self.like
-        count = "" if self.images is None else f"{self.images} "
-        return f"{count}random real like {like}, {learned}"
+        return self._name("random", "teacher's features" if self.targets == "features" else "labels")
+
+
+class HighLossRow(RealRow):
+    """Real images whose teacher's features a network learns worst."""
+
+    kind: Literal["high-loss"] = Field(
+        default="high-loss",
+        description="pre-training on the real images of which a network that learned all of them has the highest loss, "
+        "with the features that the teacher of `like` gives them",
+    )
+    epochs: int = Field(default=5, ge=1, description="passes of that network over all images of the source")
+
+    @property
+    def own_name(self) -> str:
+        """Which set they are like."""
+        return self._name("high-loss", "teacher's features")
 
 
 class WholeRow(_Row):
@@ -191,7 +214,7 @@ class WholeRow(_Row):
         return f"whole source, {self.teacher.objective}"
 
 
-RowConfig = Annotated[NoRow | SetRow | RandomRow | WholeRow, Field(discriminator="kind")]
+RowConfig = Annotated[NoRow | SetRow | RandomRow | HighLossRow | WholeRow, Field(discriminator="kind")]
 
 
 # --- what is transferred to --------------------------------------------------------------------------------------

@@ -11,15 +11,18 @@ import torch
 from dd_apps.transfer import drawing
 from dd_apps.transfer.config import (
     FILE,
+    HighLossRow,
     MadeSet,
     Overrides,
     RandomRow,
+    RealRow,
     RowConfig,
     SetRow,
     TransferScenario,
     WholeRow,
     overridden,
 )
+from dd_apps.transfer.high_loss import high_loss_rows
 from dd_apps.transfer.teaching import FindLabeller
 from dd_core import exchange, runner, store
 from dd_core.config import digest, plain
@@ -120,8 +123,8 @@ class Preparation:
         if isinstance(row, SetRow) and row.like is None:
             ds, file = self.set_of(row.set, seed), self._file(row.set, seed)
             return _described(file, drawing.with_recipe(ds, self._recipe(ds.manifest.recipe, row)))
-        if isinstance(row, SetRow | RandomRow):
-            ds = self._taught(row, seed) if isinstance(row, SetRow) else self._random(row, seed)
+        if isinstance(row, SetRow | RealRow):
+            ds = self._taught(row, seed) if isinstance(row, SetRow) else self._real(row, seed)
             place = [each.called for each in self.scenario.rows].index(row.called)
             file = self.folder / "rows" / f"{place}-{seed}{FILE}"
             store.write_set(file, ds)
@@ -145,23 +148,36 @@ class Preparation:
         images = drawing.as_source(ds, row.set)
         return self._with_features(row, images, like)
 
-    def _random(self, row: RandomRow, seed: int) -> DistilledSet:
-        """Random real images, like those of a set."""
+    def _real(self, row: RealRow, seed: int) -> DistilledSet:
+        """Real images, like those of a set: random ones, or those that are learned worst."""
         like, streams = self.set_of(row.like, seed), Streams(seed).child("random real")
         count, source = row.images or len(like), self.source
-        if row.targets == "labels":
+        if isinstance(row, HighLossRow):
+            return self._high_loss(row, like, count, seed)
+        if isinstance(row, RandomRow) and row.targets == "labels":
             rows = drawing.random_rows(source, count, streams=streams)
             base = like.manifest.recipe if like.manifest.task == "classification" else drawing.LABELS
             return drawing.labelled_set(source, rows, like, self._recipe(base, row))
         rows = drawing.random_rows(source.without_labels(), count, streams=streams)
         return self._with_features(row, source.subset(rows), like)
 
-    def _with_features(self, row: SetRow | RandomRow, images: Source, like: DistilledSet) -> DistilledSet:
+    def _high_loss(self, row: HighLossRow, like: DistilledSet, count: int, seed: int) -> DistilledSet:
+        source, say = self.source.without_labels(), self.options.reporter.message
+        say(f"{row.called}, seed {seed}: {row.epochs} epochs on {len(source):,} images")
+        whole = self._with_features(row, source, like)
+        learned = overridden(like.manifest.recipe, {"epochs": row.epochs, "steps": []}).for_source(source.name)
+        taught = drawing.with_recipe(whole, learned)
+        rows = high_loss_rows(source, taught, count, seed=seed, device=self.options.device, say=say)
+        assert whole.targets is not None
+        features = torch.tensor(whole.targets)[rows]
+        return drawing.features_set(source.subset(rows), features, like, whole.manifest.recipe)
+
+    def _with_features(self, row: SetRow | RealRow, images: Source, like: DistilledSet) -> DistilledSet:
         features = self.find(like, self.source, self.options)(images, torch.arange(len(images)))
         recipe = self._recipe(like.manifest.recipe, row).for_source(self.source.name)
         return drawing.features_set(images, features, like, recipe)
 
-    def _recipe(self, recipe: Recipe, row: SetRow | RandomRow) -> Recipe:
+    def _recipe(self, recipe: Recipe, row: SetRow | RealRow) -> Recipe:
         changes: Overrides = {**self.scenario.recipe, **row.recipe}
         if recipe.steps and changes and "steps" not in changes:
             raise UserError(

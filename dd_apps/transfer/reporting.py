@@ -9,7 +9,7 @@ from typing import Any
 from dd_apps.report.plots import Panel, heat_map
 from dd_apps.report.sections import Picture, Section
 from dd_apps.report.tables import Table
-from dd_apps.transfer.config import RandomRow, RowConfig, SetRow, TransferScenario
+from dd_apps.transfer.config import HighLossRow, RealRow, RowConfig, SetRow, TransferScenario
 from dd_apps.transfer.differences import Difference, difference
 from dd_apps.transfer.preparing import Lesson, Prepared
 from dd_apps.transfer.running import Results
@@ -105,7 +105,7 @@ class Report:
         return kinds == {"one", "each"}
 
     def _kind(self, row: RowConfig) -> str:
-        if isinstance(row, RandomRow):
+        if isinstance(row, RealRow):
             return "each"
         if isinstance(row, SetRow):
             config = self.scenario.sets.get(row.set)
@@ -207,8 +207,9 @@ class Report:
                 f"{row.called}: all {lesson.images:,} images of {self.prepared.source.name} without labels, by "
                 f"{teacher.objective}, {teacher.epochs} epochs; an upper bound, and no set"
             )
-        if isinstance(row, RandomRow):
-            kind = f"random images of {self.prepared.source.name}"
+        if isinstance(row, RealRow):
+            which = "worst learned" if isinstance(row, HighLossRow) else "random"
+            kind = f"{which} images of {self.prepared.source.name}"
         else:
             kind = f"images by {lesson.method}" if lesson.method else "images of a set"
         drawn = {"each": "others for each seed", "one": "the same for all seeds"}[self._kind(row)]

@@ -21,7 +21,7 @@ from dd_apps.transfer.jobs import Place, ScoreJob
 from dd_apps.transfer.preparing import Preparation
 from dd_apps.transfer.settings import FineTuning
 from dd_apps.transfer.task import run_task
-from dd_core import store
+from dd_core import store, training
 from dd_core.config import decode, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, UserError
@@ -90,6 +90,12 @@ def few(folder: Path) -> list[dict[str, Any]]:
     return [{"kind": "none"}, {"kind": "set", "set": krr}, {"kind": "random", "like": krr, "targets": "features"}]
 
 
+def faint(ds: DistilledSet, source: Any, options: RunOptions) -> teaching.FeatureLabeller:
+    """The same in [0, 1], which a network learns from many images at a high rate."""
+    label = brightness(ds, source, options)
+    return lambda images, rows: label(images, rows) / 255
+
+
 def brightness(ds: DistilledSet, source: Any, options: RunOptions) -> teaching.FeatureLabeller:
     """A teacher whose features are an image's mean and six zeros."""
     del ds, source, options
@@ -136,6 +142,33 @@ def test_each_row_learns_what_it_says(folder: Path):
         assert "crop" in labelled.manifest.recipe.augmentation
     for row in ("random, taught", "random"):
         assert sets[row, 0].digest() != sets[row, 1].digest(), "drawn anew for each seed"
+
+
+def test_the_images_with_the_highest_loss_are_those_that_a_network_learned_worst(folder: Path):
+    krr = str(folder / "krr.safetensors")
+    row = {"kind": "high-loss", "like": krr, "images": 5, "epochs": 3, "recipe": {"epochs": 7}}
+    scenario = wanted(folder, rows=[{"kind": "none"}, row])
+    source = drawing.source_of(scenario, OPTIONS)
+    prepared = Preparation(scenario, source, folder / "work", OPTIONS, faint).run()
+    chosen = [
+        store.read_set(prepared.lessons["5 high-loss real like krr, teacher's features", seed].file) for seed in (0, 1)
+    ]
+    features = faint(features_set(), source, OPTIONS)(source, torch.arange(90))
+    for seed, ds in enumerate(chosen):
+        whole = drawing.features_set(source.without_labels(), features, features_set(), features_set().manifest.recipe)
+        recipe = whole.manifest.recipe.model_copy(update={"epochs": 3})
+        student = training.train(whole, recipe=recipe, seed=seed, device="cpu")
+        with torch.no_grad():
+            losses = ((student(whole.inputs()) - features) ** 2).mean(1).tolist()
+        worst = sorted(range(90), key=lambda row: -losses[row])[:5]
+        assert np.array_equal(ds.images, source.images[worst].numpy())
+        assert np.array_equal(ds.targets, features[worst].numpy())
+        assert ds.manifest.recipe.epochs == 7
+    assert chosen[0].digest() != chosen[1].digest()
+    outcome = run_task(scenario, folder / "run", OPTIONS, find=faint)
+    assert any("5 worst learned images of digits, others for each seed" in note for note in outcome.tables[0].notes)
+    with pytest.raises(UserError, match="91 images are chosen, and there are 90"):
+        run_task(wanted(folder, rows=[{**row, "images": 91}]), folder / "more", OPTIONS, find=faint)
 
 
 def test_a_cell_is_what_the_library_gives(folder: Path):

@@ -30,6 +30,7 @@ def test_a_convnets_tokens_come_in_any_order():
     spec = network_names.ConvNetSpec(depth=4, width=32, norm="batch", activation="leakyrelu", pool="max")
     assert network_names.parse_convnet("convnet-4-w32-batchnorm-leakyrelu-maxpool") == spec
     assert network_names.parse_convnet("convnet-4-maxpool-leakyrelu-w32-batchnorm") == spec
+    assert network_names.parse_convnet("convnet-growing").growth == 2
     assert network_names.parse_convnet("convnet-3") == network_names.ConvNetSpec(3, 128, "instance", "relu", "avg")
 
 
@@ -219,3 +220,15 @@ def test_importing_the_names_loads_no_library(module: str, absent: list[str]):
 @pytest.mark.parametrize(("side", "depth"), [(8, 2), (28, 3), (32, 3), (64, 4), (96, 5), (128, 5), (224, 6)])
 def test_a_convnet_without_a_depth_gets_the_literatures(side: int, depth: int):
     assert network_names.usual_depth((side, side)) == depth
+
+
+def test_a_growing_convnet_doubles_its_width_in_each_block():
+    """KRR-ST's: 128, 256 and 512 channels; weights, biases, batch norms and a last layer of 512 x 4 x 4 features."""
+    network = networks.build("convnet-3-growing-batchnorm", in_channels=3, classes=10, image_size=(32, 32), seed=0)
+    convolutions = (3 * 128 + 128 * 256 + 256 * 512) * 9 + (128 + 256 + 512)
+    assert sum(parameter.numel() for parameter in network.parameters()) == (
+        convolutions + 2 * (128 + 256 + 512) + (512 * 4 * 4 + 1) * 10
+    )
+    assert networks.embed(network.eval(), torch.zeros(2, 3, 32, 32)).shape == (2, 512 * 4 * 4)
+    with pytest.raises(UserError, match="gives its growth twice: 'growing' is one too many"):
+        network_names.parse_convnet("convnet-growing-growing")

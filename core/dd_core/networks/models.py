@@ -153,13 +153,13 @@ def _convnet(name: str, *, in_channels: int, classes: int, image_size: tuple[int
     _check_depth(name, spec, depth=depth, height=height, width=width)
     layers: list[nn.Module] = []
     for index in range(depth):
-        channels, padding = spec.width if index else in_channels, 3 if grown and not index else 1
-        layers.append(Convolution(channels, spec.width, 3, padding=padding))
-        layers += _norm(spec, height=height, width=width) + _activation(spec) + _pool(spec)
+        channels, wide = spec.width_of(index - 1) if index else in_channels, spec.width_of(index)
+        layers.append(Convolution(channels, wide, 3, padding=3 if grown and not index else 1))
+        layers += _norm(spec.norm, (wide, height, width)) + _activation(spec) + _pool(spec)
         if spec.pool != "none":
             height, width = height // 2, width // 2
     features = nn.Sequential(*layers, nn.Flatten())
-    return FeatureNetwork(features, width=spec.width * height * width, classes=classes)
+    return FeatureNetwork(features, width=spec.width_of(depth - 1) * height * width, classes=classes)
 
 
 def _check_depth(name: str, spec: ConvNetSpec, *, depth: int, height: int, width: int) -> None:
@@ -175,16 +175,17 @@ def _check_depth(name: str, spec: ConvNetSpec, *, depth: int, height: int, width
         raise UserError(f"network '{name}' is too deep for images of {height}x{width} pixels: {advice}")
 
 
-def _norm(spec: ConvNetSpec, *, height: int, width: int) -> list[nn.Module]:
-    if spec.norm == "none":
+def _norm(kind: str, shape: tuple[int, int, int]) -> list[nn.Module]:
+    """The norm of features (C, H, W)."""
+    if kind == "none":
         return []
-    if spec.norm == "batch":
-        return [nn.BatchNorm2d(spec.width)]
-    if spec.norm == "layer":
-        return [nn.LayerNorm([spec.width, height, width])]
-    if spec.norm == "instance":
-        return [InstanceNorm(spec.width)]
-    return [nn.GroupNorm(GROUPS, spec.width)]
+    if kind == "batch":
+        return [nn.BatchNorm2d(shape[0])]
+    if kind == "layer":
+        return [nn.LayerNorm([*shape])]
+    if kind == "instance":
+        return [InstanceNorm(shape[0])]
+    return [nn.GroupNorm(GROUPS, shape[0])]
 
 
 def _activation(spec: ConvNetSpec) -> list[nn.Module]:

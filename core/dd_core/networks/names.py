@@ -19,6 +19,7 @@ NETWORKS = {
     "convnet-3": "the literature's ConvNet: 3 blocks, 128 wide, instance norm, relu, average pooling (32 px)",
     "convnet-4": "the same with 4 blocks (64 px); any depth works while the image is large enough",
     "convnet-3-w32": "the same, 32 wide; w16, w64, ... likewise",
+    "convnet-3-growing": "the same with twice the width in each block: 128, 256, 512 (KRR-ST and MKDT)",
     "convnet-3-batchnorm": "another norm: instancenorm (default), batchnorm, layernorm, groupnorm, nonorm",
     "convnet-3-leakyrelu": "another activation: relu (default), leakyrelu, sigmoid",
     "convnet-3-maxpool": "another pooling: avgpool (default), maxpool, nopool",
@@ -34,7 +35,8 @@ NETWORKS = {
 
 FAMILIES = ("convnet", "lenet", "alexcifarnet", "resnet", "bn-vit-tiny", "timm", "torchvision", "other")
 
-TOKENS = {
+TOKENS: dict[str, tuple[str, str | int]] = {
+    "growing": ("growth", 2),
     "nonorm": ("norm", "none"),
     "batchnorm": ("norm", "batch"),
     "layernorm": ("norm", "layer"),
@@ -62,6 +64,11 @@ class ConvNetSpec:
     norm: str = "instance"
     activation: str = "relu"
     pool: str = "avg"
+    growth: int = 1  # how many times as wide a block is as the one before it
+
+    def width_of(self, block: int) -> int:
+        """Channels that a block gives, counted from 0."""
+        return self.width * self.growth**block
 
 
 def usual_depth(image_size: tuple[int, int]) -> int:
@@ -136,6 +143,7 @@ def parse_convnet(name: str) -> ConvNetSpec:
         norm=str(fields.get("norm", ConvNetSpec.norm)),
         activation=str(fields.get("activation", ConvNetSpec.activation)),
         pool=str(fields.get("pool", ConvNetSpec.pool)),
+        growth=int(fields.get("growth", ConvNetSpec.growth)),
     )
     if spec.norm == "group" and spec.width % GROUPS:
         raise UserError(f"network '{name}': the width must be a multiple of groupnorm's {GROUPS}")

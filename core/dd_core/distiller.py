@@ -107,9 +107,13 @@ class Distiller(Protocol):
 
 
 class MethodConfig(Config):
-    """What determines a method's run besides source, size and seed."""
+    """What determines a method's run besides source, size and seed.
+
+    `summary` says in a user's words what the method makes.
+    """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
 
     steps: int = Field(default=0, ge=0, description="outer iterations")
     recipe: Recipe = Field(

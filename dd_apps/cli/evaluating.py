@@ -15,6 +15,7 @@ from dd_apps.scenario import assign
 from dd_apps.scoring import SCORES, Scored, Scoring, check_names, score
 from dd_core import artefacts, exchange, store
 from dd_core.config import decode
+from dd_core.errors import UserError
 from dd_core.training.teacher_config import TeacherConfig
 
 Networks = Annotated[
@@ -108,6 +109,10 @@ def evaluate(
     """
     session: Session = context.obj
     workers = options.workers_of(parallel, jobs, threads)
+    for name in networks:
+        if "," in name:
+            again = " ".join(f"--network {part.strip()}" for part in name.split(","))
+            raise UserError(f"--network {name}: one network each time; type {again}")
     check_names(protocol=protocol, networks=networks, start=start, teacher_mode=teacher_mode)
     taught = teacher_of(teacher)
     ds = store.read_set(file)

@@ -72,13 +72,11 @@ class _Datasets:
 
 class _Methods:
     def rows(self) -> list[dict[str, Any]]:
-        return [{"name": name, "meaning": self._meaning(name)} for name in methods.names()]
+        return [{"name": name, "meaning": methods.load(name).summary} for name in methods.names()]
 
     def details(self, name: str) -> dict[str, Any]:
-        return {"meaning": self._meaning(name), "settings": settings_of(methods.load(name))}
-
-    def _meaning(self, name: str) -> str:
-        return (methods.load(name).__doc__ or "").strip().partition("\n")[0]
+        method = methods.load(name)
+        return {"meaning": method.summary, "settings": settings_of(method)}
 
 
 def settings_of(model: type[BaseModel], default: BaseModel | None = None, prefix: str = "") -> list[dict[str, str]]:

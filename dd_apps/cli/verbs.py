@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from dd_apps.cli.cache import artefacts_app
@@ -14,6 +16,21 @@ from dd_apps.cli.ranking import nas_app
 from dd_apps.cli.relabelling import relabel
 from dd_apps.cli.running import quickstart, run
 from dd_apps.cli.showing import inspect, verify
+from dd_core import __version__
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dd-apps {__version__}")
+        raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version  # its callback has answered
 
 
 def application() -> typer.Typer:
@@ -24,6 +41,7 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+    app.callback()(_common)
     for name, verb in (
         ("quickstart", quickstart),
         ("run", run),

@@ -218,6 +218,10 @@ def test_one_of_a_kind(kind: str, name: str, expected: Mapping[str, Any], call, 
         (["verify", "x", "--jsn"], "No such option: --jsn"),
         (["distill", "dm", "--data", "digits", "--out", "x.safetensors", "--ipc", "two"], "--ipc"),
         (["distill", "dm", "--data", "digits", "--out", "x.safetensors", "--ipc", "0"], "--ipc"),
+        (
+            ["evaluate", "x.safetensors", "--network", "lenet, resnet-8"],
+            "--network lenet, resnet-8: one network each time; type --network lenet --network resnet-8",
+        ),
         (["artefacts"], "Missing command (see dd-apps artefacts --help)"),
     ],
 )
@@ -229,6 +233,19 @@ def test_a_wrong_command_line_is_one_line(words: list[str], line: str, call, cal
     found = call_json(*words)
     assert found["exit_code"] == 2
     assert found["error"]
+
+
+def test_the_version(call):
+    from dd_core import __version__
+
+    assert call("--version") == (0, f"dd-apps {__version__}\n", "")
+
+
+def test_methods_are_told_in_a_users_words(call_json):
+    rows = {row["name"]: row["meaning"] for row in call_json("list", "methods")["methods"]}
+    assert rows == {name: methods.load(name).summary for name in methods.names()}
+    assert "Zhao and Bilen 2023" in rows["dm"]
+    assert not any(word in text for text in rows.values() for word in ("Hyper-parameters", "uint8", "float32"))
 
 
 def test_help(call):

@@ -30,6 +30,7 @@ from dd_core.images import Source, split_indices
 from dd_core.system.parallel import Workers
 
 _HELD_OUT = 0.2  # of each class, where there is no test folder
+USUAL_SIZES = (32, 64, 128)  # of images that are distilled, in pixels
 
 
 def load(
@@ -117,11 +118,17 @@ def _common_size(path: Path, headers: Iterable[Header]) -> tuple[int, int]:
     sizes = sorted({(header.width * header.height, header.width, header.height) for header in headers})
     (_, width, height), (_, largest_width, largest_height) = sizes[0], sizes[-1]
     if len(sizes) > 1:
+        advised = Option("image_size", _usual_size(min(width, height)))
         raise UserError(
             f"folder:{path} has images of {len(sizes)} sizes, from {width} x {height} to {largest_width} x "
-            f"{largest_height} pixels; give one for all, such as {Option('image_size', min(width, height))}"
+            f"{largest_height} pixels; give one for all, such as {advised}"
         )
     return height, width
+
+
+def _usual_size(side: int) -> int:
+    """The largest of the field's sizes that does not enlarge an image of `side` pixels; a smaller image's own side."""
+    return max((usual for usual in USUAL_SIZES if usual <= side), default=side)
 
 
 def _streamed(path: Path, survey: Survey, classes: tuple[str, ...], shape: tuple[int, int, int]) -> StreamedFolder:

@@ -18,6 +18,7 @@ class AverageConfig(SelectionConfig):
     """Mean images, float32 in [0, 1]."""
 
     name: ClassVar[str] = "average"
+    summary: ClassVar[str] = "averages of random groups of real images"
 
     def select(self, context: Context) -> Tensor:
         """Average; raises `UserError` where a class has fewer images than groups."""

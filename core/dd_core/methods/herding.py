@@ -23,6 +23,7 @@ class HerdingConfig(SelectionConfig):
     """Greedy picks, uint8, as they are."""
 
     name: ClassVar[str] = "herding"
+    summary: ClassVar[str] = "real images whose mean follows the mean of their class (Welling 2009)"
 
     features: Literal["pixels", "random-network"] = Field(
         default="pixels",

@@ -21,6 +21,7 @@ class KMeansConfig(SelectionConfig):
     """Cluster centres, float32 in [0, 1]; one image a class is the class average."""
 
     name: ClassVar[str] = "k-means"
+    summary: ClassVar[str] = "centres of clusters of real images; with one image a class, its average"
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
         """The largest class as bytes and as float64: the algorithm wants all the points at once."""

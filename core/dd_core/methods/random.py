@@ -15,6 +15,7 @@ class RandomConfig(SelectionConfig):
     """Real images drawn without replacement; uint8, as they are."""
 
     name: ClassVar[str] = "random"
+    summary: ClassVar[str] = "real images, drawn at random: the baseline that every method has to beat"
 
     def select(self, context: Context) -> Tensor:
         """Draw; raises `UserError` where a class is too small."""

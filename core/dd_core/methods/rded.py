@@ -28,6 +28,9 @@ class RDEDConfig(MethodConfig):
     """Hyper-parameters of RDED; the teacher is the recipe's network unless it has one of its own."""
 
     name: ClassVar[str] = "rded"
+    summary: ClassVar[str] = (
+        "mosaics of real crops that a trained network finds most like their class, nothing learned (Sun et al. 2024)"
+    )
 
     steps: int = Field(default=0, ge=0, le=0, description="outer iterations; this method has none")
     teacher: TeacherConfig = Field(default=TeacherConfig(), description="how the teacher is trained")

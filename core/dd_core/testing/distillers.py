@@ -174,6 +174,7 @@ class DistillerConformance:
         assert str(caught.value) == "mine.toml: method.stepps: unknown key; did you mean 'steps'?"
 
     def test_every_option_has_a_meaning_and_survives_json(self):
+        assert self.config.summary, "`list methods` says what the method makes: give it a summary"
         for name, field in type(self.config).model_fields.items():
             assert field.description, f"option {name} has no description"
         again = decode(type(self.config), self.config.model_dump(mode="json"))

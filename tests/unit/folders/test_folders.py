@@ -28,6 +28,15 @@ def test_mixed_sizes_need_an_image_size(root: Path) -> None:
     assert load(root, image_size=8).image_shape == (3, 8, 8)
 
 
+@pytest.mark.parametrize(("side", "advised"), [(20, 20), (32, 32), (63, 32), (100, 64), (348, 128)])
+def test_photographs_of_several_sizes_are_advised_one_of_the_fields(root: Path, side: int, advised: int) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        put(root / name / "large.png", picture(number, size=(side + 9, side + 5)))
+        put(root / name / "small.png", picture(number, size=(side, side + 1)))
+    with pytest.raises(UserError, match=rf"from {side} x {side + 1} to .*such as image_size={advised}$"):
+        load(root)
+
+
 def test_test_images_must_have_the_size_of_the_training_images(root: Path) -> None:
     put_classes(root / "train", count=2)
     for name in ("cat", "dog"):

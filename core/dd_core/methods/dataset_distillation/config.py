@@ -45,6 +45,7 @@ class DatasetDistillationConfig(MethodConfig):
     """Hyper-parameters of dataset distillation; the recipe's network is the one that learns (theta)."""
 
     name: ClassVar[str] = "dataset-distillation"
+    summary: ClassVar[str] = "learned images and learning rates for a few steps of training (Wang et al. 2018)"
 
     steps: int = Field(default=1000, ge=0, description="outer iterations")
     blocks: int = Field(

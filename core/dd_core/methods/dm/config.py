@@ -34,6 +34,7 @@ class DMConfig(MethodConfig):
     """Hyper-parameters of distribution matching; the recipe's network is the one that embeds (psi)."""
 
     name: ClassVar[str] = "dm"
+    summary: ClassVar[str] = "learned images whose features have the mean of the real ones (Zhao and Bilen 2023)"
 
     steps: int = Field(default=1000, ge=0, description="outer iterations, a new network each (K; the paper has 20000)")
     lr_img: float = Field(

@@ -53,6 +53,7 @@ class KRRSTConfig(MethodConfig):
     """Hyper-parameters of KRR-ST."""
 
     name: ClassVar[str] = "krr-st"
+    summary: ClassVar[str] = "images with features for pre-training, from images without labels (Lee et al. 2024)"
 
     steps: int = Field(default=1000, ge=0, description="outer iterations (paper: 160,000)")
     learning_rate: float = Field(

@@ -31,6 +31,9 @@ class OptimizedConfig(MethodConfig):
     """Random real images whose networks do best on training images; uint8, as they are."""
 
     name: ClassVar[str] = "optimized"
+    summary: ClassVar[str] = (
+        "of many random draws of real images, those on which networks learn best (Wang et al. 2018)"
+    )
 
     steps: int = Field(default=50, ge=0, description="random sets that are drawn and scored, one in an outer iteration")
     networks: int = Field(

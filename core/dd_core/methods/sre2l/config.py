@@ -98,6 +98,9 @@ class SRe2LConfig(MethodConfig):
     """Hyper-parameters of SRe2L; the teacher is the recipe's network unless it has one of its own."""
 
     name: ClassVar[str] = "sre2l"
+    summary: ClassVar[str] = (
+        "images recovered from a trained network, which labels them: any size, many classes (Yin et al. 2023)"
+    )
 
     steps: int = Field(
         default=0, ge=0, le=0, description="outer iterations; none: recover.iterations counts those of each image"

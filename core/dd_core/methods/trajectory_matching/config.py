@@ -48,6 +48,7 @@ class MTTConfig(MethodConfig):
     """Hyper-parameters of matching training trajectories; experts and students are the recipe's network."""
 
     name: ClassVar[str] = "mtt"
+    summary: ClassVar[str] = "learned images that lead networks along the paths of experts (Cazenavette et al. 2022)"
 
     steps: int = Field(default=300, ge=0, description="outer iterations (paper: 5000; DATM: 10000)")
     syn_steps: int = Field(default=20, ge=1, description="steps of a student on the synthetic images (N)")
@@ -222,6 +223,7 @@ class FTDConfig(MTTConfig):
     """Hyper-parameters of FTD: trajectory matching along flat experts, with averaged pixels."""
 
     name: ClassVar[str] = "ftd"
+    summary: ClassVar[str] = "mtt along flatter paths, with averaged images (Du et al. 2023)"
 
     ema: float | None = Field(
         default=0.98,
@@ -237,6 +239,9 @@ class DATMConfig(MTTConfig):
     """Hyper-parameters of DATM: epochs as difficult as the size of the set wants, and soft labels."""
 
     name: ClassVar[str] = "datm"
+    summary: ClassVar[str] = (
+        "mtt along the part of the path that suits the size of the set, with soft labels (Guo et al. 2024)"
+    )
 
     range_start: int | None = Field(
         default=5,
@@ -270,6 +275,7 @@ class MDATMConfig(DATMConfig):
     """Hyper-parameters of M-DATM: DATM for an evaluator with hard labels, class by class, and a rate of its own."""
 
     name: ClassVar[str] = "m-datm"
+    summary: ClassVar[str] = "datm for networks that are trained with hard labels (ECCV 2024 challenge)"
 
     syn_steps: int = Field(default=5, ge=1, description="steps of a student on the synthetic images (N)")
     last_epoch: int = Field(
@@ -303,6 +309,7 @@ class TESLAConfig(MTTConfig):
     """Hyper-parameters of TESLA: trajectory matching by its approximate gradient (see `unroll`)."""
 
     name: ClassVar[str] = "tesla"
+    summary: ClassVar[str] = "mtt in memory that does not grow with its steps, with soft labels (Cui et al. 2023)"
 
     gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
         default="tesla",

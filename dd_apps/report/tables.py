@@ -159,7 +159,9 @@ def rich_table(table: Table) -> RichTable:
     for column, heading in zip(table.columns(), table.headings(), strict=True):
         values = [row.get(column) for row in table.rows]
         numbers = not any(isinstance(value, str) for value in values)
-        shown.add_column(Text(heading), justify="right" if numbers else "left", overflow="fold")
+        longest = max(map(len, heading.split()), default=0)  # a heading's words stay whole in a narrow terminal
+        align = "right" if numbers else "left"
+        shown.add_column(Text(heading), justify=align, overflow="fold", min_width=longest)
     for row in table.cells():
         shown.add_row(*(Text(cell) for cell in row))
     return shown

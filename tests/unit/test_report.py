@@ -442,6 +442,15 @@ def test_a_terminal_sees_every_cell():
     assert [cell for row in TABLE.cells() for cell in row if cell not in printed] == []
 
 
+def test_words_of_headings_stay_whole_in_sixty_columns():
+    headings = ["network", "distilled (%)", "random real (%)", "images", "bytes", "bytes of the twin"]
+    console = Console(file=io.StringIO(), width=60)
+    console.print(rich_table(Table("t", [dict.fromkeys(headings, 1)])))
+    printed = console.file.getvalue()
+    assert [word for heading in headings for word in heading.split() if word not in printed] == []
+    assert max(map(len, printed.splitlines())) <= 60
+
+
 def test_markup_in_a_cell_is_text():
     console = Console(file=io.StringIO(), width=200)
     console.print(rich_table(Table("t", [{"[b]": "[red]x[/red]"}])))

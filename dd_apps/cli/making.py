@@ -139,6 +139,7 @@ def _show(page: Page, ds: DistilledSet, fields: dict[str, Any], after: str) -> N
             "sha256": fields["sha256"],
             "time": f"{fields['seconds']:.1f} s",
             "memory": human_bytes(fields["peak_memory_bytes"] or 0),
+            "log": f"{Path(fields['path']).with_suffix('.run')}: each step's figures; the set does not need it",
             "next": after,
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from dd_core.store.journal import LOCK
 if TYPE_CHECKING:
     from dd_apps.scenario import Scenario
 
+IDENTITY = "scenario.json"  # of a folder: what it is the result of
 Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="See `dd-apps list scenarios`.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go; runs/NAME by default.")]
 
@@ -74,7 +76,8 @@ def run_scenario(
     """Run a scenario into its folder, or find it complete there; without `jobs`, with the workers that it asks for."""
     workers = options.workers_of(parallel, jobs or loaded.workers, threads)
     folder = out or Path("runs") / loaded.name
-    with _claimed(folder, loaded, fresh=fresh):
+    made = not folder.exists()
+    with _claimed(folder, loaded, fresh=fresh), _gone_if_empty(folder, made=made):
         run_options = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)
         from dd_core.system import device as devices
 
@@ -110,9 +113,21 @@ def _show(page: Page, finished: Results) -> None:
 
 
 @contextmanager
+def _gone_if_empty(folder: Path, *, made: bool) -> Iterator[None]:
+    """Remove the folder, if this run made it, where the run fails before it has a result of any kind."""
+    try:
+        yield
+    except BaseException:
+        files = {path.name for path in folder.rglob("*") if not path.is_dir()}
+        if made and files <= {LOCK, IDENTITY}:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
 def _claimed(folder: Path, loaded: Scenario, *, fresh: bool) -> Iterator[None]:
     """Hold `folder` for this run; raises `UserError` where it belongs to something else."""
-    journal = store.Journal(folder=folder, identity="scenario.json", contents="results of", remedy="to replace them")
+    journal = store.Journal(folder=folder, identity=IDENTITY, contents="results of", remedy="to replace them")
     with journal.locked():
         _refuse_mixture(journal, loaded, fresh=fresh)
         if fresh:

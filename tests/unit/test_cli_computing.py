@@ -538,6 +538,8 @@ def test_a_folder_goes_on_with_any_number_of_workers(call, monkeypatch: pytest.M
 
     def note(loaded: scenario.Scenario, *, folder: Path, options: Any) -> None:
         asked.append(loaded.workers or 0)
+        folder.mkdir(exist_ok=True)
+        (folder / "half done").touch()
         raise UserError("seen")
 
     monkeypatch.setattr(scenario, "run", note)
@@ -547,6 +549,14 @@ def test_a_folder_goes_on_with_any_number_of_workers(call, monkeypatch: pytest.M
     assert store.read_json(Path("runs/quickstart/scenario.json"))["workers"] == 1
     assert "orders: " in call("run", "quickstart", "--set", "orders=9")[2]
     assert asked == [3, 1]
+
+
+def test_a_run_that_fails_before_it_has_anything_leaves_no_folder(mine: str, tmp_path: Path, refused):
+    refused("run", mine, "--set", "data=nothing")
+    assert not Path("runs/mine").exists()
+    Path("given").mkdir()
+    refused("run", mine, "--set", "data=nothing", "--out", "given")
+    assert Path("given").is_dir(), "a folder of the user's stays"
 
 
 @pytest.mark.parametrize("task", ["distill", "continual"])

@@ -103,7 +103,7 @@ def _plan(ds: DistilledSet, train: Source, scoring: Scoring, network: str | None
     protocol, own = protocols.load(scoring.protocol), ds.manifest.recipe
     recipe = protocol.recipe(own, source_name=train.name)
     learner = protocol.learner(recipe.model_copy(update={"network": network or recipe.network}))
-    settings = len(protocol.settings(images=len(ds)))
+    settings = len(protocol.settings(images=ds.decoded_count))
     first = f"choosing from {settings} settings on validation images, then " if settings else ""
     if not protocol.trains_networks:
         return f"{learner}: {first}scoring the set, and {scoring.nets} draws of random real images"

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, JsonValue, model_serializer, model_validator
 
+from dd_core import formation as formations
 from dd_core.config import Config, digest, plain
 from dd_core.errors import Option, UserError
+from dd_core.formation import Factor
 from dd_core.recipe import Recipe
 from dd_core.system import surroundings
 from dd_core.system.environment import Environment
@@ -132,6 +134,11 @@ class Manifest(Config):
     classes: tuple[str, ...]
     pixels: Pixels
     targets: Literal["none", "probabilities", "logits", "features"] = "none"
+    formation: Factor = Field(
+        default=1,
+        description="a stored image is a grid of so many rows and columns of tiles, and networks see each tile "
+        "enlarged to a whole image; 1: networks see the stored images",
+    )
     recipe: Recipe
     attack: tuple[str, str] | None = Field(
         default=None,
@@ -154,6 +161,9 @@ class DistilledSet:
     probabilities or logits, (N, D) features, or None; whitening: what raw pixels go through on their way to a network,
     or None. Whitened pixels need one, raw ones may have one. The arrays are read-only. Raises `UserError` where the
     parts do not fit together.
+
+    The arrays, `len`, `nbytes`, `raw` and `quantised` are of the images as they are stored. `inputs` and `as_dataset`
+    are of the images that networks see: in a set with a formation, `decoded_count` of them, and `decoded` has them.
     """
 
     images: np.ndarray
@@ -198,12 +208,41 @@ class DistilledSet:
     @cached_property
     def _digest(self) -> str:
         manifest = plain(self.manifest)
-        content = {name: manifest[name] for name in ("task", "classes", "pixels", "targets")}
+        names = ("task", "classes", "pixels", "targets", "formation")  # a formation of 1 is in no manifest
+        content = {name: manifest[name] for name in names if name in manifest}
         arrays = {
             name: [array.dtype.name, list(array.shape), hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()]
             for name, array in arrays_of(self).items()
         }
         return digest({**content, "arrays": arrays})
+
+    @property
+    def decoded_count(self) -> int:
+        """How many images networks see: N, and with a formation the square of its factor times N."""
+        return len(self) * self.manifest.formation**2
+
+    @surroundings.own()
+    def decoded(self) -> DistilledSet:
+        """The images that networks see, as a set without a formation; the set itself where it has none.
+
+        The images are float32 in the set's own kind of pixels: tile 0 of all stored images, then tile 1 of all. A tile
+        has the label and the target of its stored image.
+        """
+        if (factor := self.manifest.formation) == 1:
+            return self
+        import torch  # a set is read and verified without torch
+
+        pixels = self.manifest.pixels
+        mean, std = _channels(pixels)
+        padding = torch.from_numpy((formations.PADDING - mean) / std).flatten()
+        if pixels.space == "raw":
+            padding = torch.full_like(padding, formations.PADDING)
+        stored = self.raw() if pixels.space == "raw" else self.images.astype(np.float32)
+        images = formations.decode(torch.from_numpy(stored), factor, padding=padding).numpy()
+        labels = None if self.labels is None else np.tile(self.labels, factor**2)
+        targets = None if self.targets is None else np.tile(self.targets, (factor**2, 1))
+        manifest = self.manifest.model_copy(update={"formation": 1})
+        return replace(self, images=images, labels=labels, targets=targets, manifest=manifest)
 
     @surroundings.own()
     def raw(self) -> np.ndarray:
@@ -221,9 +260,11 @@ class DistilledSet:
 
     @surroundings.own()
     def inputs(self) -> torch.Tensor:
-        """(N, C, H, W) float32 tensor, exactly what a network is to be fed."""
+        """(N, C, H, W) float32 tensor, exactly what a network is to be fed; N is `decoded_count`."""
         import torch  # a set is read and verified without torch
 
+        if self.manifest.formation != 1:
+            return self.decoded().inputs()
         if self.manifest.pixels.space != "raw":
             return torch.from_numpy(self.images.astype(np.float32))
         if self.whitening is not None:
@@ -239,11 +280,12 @@ class DistilledSet:
 
     @surroundings.own()
     def as_dataset(self) -> TensorDataset:
-        """A torch `Dataset` of (network input[, label][, target]), normalised or whitened as the set says."""
+        """A torch `Dataset` of (network input[, label][, target]), decoded, normalised or whitened as the set says."""
         import torch.utils.data  # a set is read and verified without torch
 
-        parts = [self.inputs()]
-        parts += [torch.tensor(array) for array in (self.labels, self.targets) if array is not None]
+        seen = self.decoded()
+        parts = [seen.inputs()]
+        parts += [torch.tensor(array) for array in (seen.labels, seen.targets) if array is not None]
         return torch.utils.data.TensorDataset(*parts)
 
     @surroundings.own()
@@ -285,6 +327,10 @@ def layout_problems(manifest: Manifest, layouts: Mapping[str, Layout]) -> list[s
         problems.append(f"{images.shape[1]} channels, but the normalisation has {len(manifest.pixels.mean)}")
     if images.dtype == "uint8" and manifest.pixels.space != "raw":
         problems.append(f"uint8 pixels cannot be {manifest.pixels.space} ones")
+    if (problem := formations.problem(manifest.formation, (images.shape[2], images.shape[3]))) is not None:
+        problems.append(problem)
+    if manifest.formation != 1 and manifest.pixels.space == "whitened":
+        problems.append("whitened pixels have no formation: a tile is enlarged before it is whitened")
     count = images.shape[0]
     problems += _label_problems(manifest, layouts, count) + _target_problems(manifest, layouts, count)
     return problems + _whitening_problems(manifest, layouts, images.shape)

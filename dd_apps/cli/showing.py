@@ -75,6 +75,7 @@ def verify(context: typer.Context, file: SetFile, *, as_json: Json = False) -> A
 def _overview(ds: DistilledSet) -> dict[str, Any]:
     return {
         "images": len(ds),
+        **({} if ds.manifest.formation == 1 else {"decoded_images": ds.decoded_count}),
         "digest": ds.digest(),
         "image_shape": list(ds.images.shape[1:]),
         "dtype": ds.images.dtype.name,
@@ -94,6 +95,7 @@ def _show(page: Page, ds: DistilledSet, *, file: Path, drawn: list[Path]) -> Non
             "task": manifest.task,
             "classes": _classes(ds.classes),
             "pixels": manifest.pixels.space,
+            **_formation(ds),
             "mean": _numbers(manifest.pixels.mean),
             "std": _numbers(manifest.pixels.std),
             **(
@@ -117,6 +119,12 @@ def _show(page: Page, ds: DistilledSet, *, file: Path, drawn: list[Path]) -> Non
     if drawn:
         page.line()
         page.line(f"images drawn in {' and '.join(map(str, drawn))}")
+
+
+def _formation(ds: DistilledSet) -> dict[str, str]:
+    if (factor := ds.manifest.formation) == 1:
+        return {}
+    return {"formation": f"{factor}: an image is {factor} x {factor} tiles, and networks see {ds.decoded_count} images"}
 
 
 def _classes(classes: tuple[str, ...]) -> str:

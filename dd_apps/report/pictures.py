@@ -37,9 +37,9 @@ def contact_sheet(
     """A grid for each of the first `rows` classes, of its first images; a last line says what was left out.
 
     A grid has at most `columns` and `lines`. Small grids stand beside each other, as far as `columns` images are wide.
-    Images smaller than `side` pixels are enlarged towards it, by a whole factor. Pixels outside [0, 1] are clipped. A
-    set without labels is one grid, in plain order, and images of neither 1 nor 3 channels are drawn as the mean over
-    their channels.
+    Images are drawn as they are stored: of a set with a formation, the grids of tiles. Images smaller than `side`
+    pixels are enlarged towards it, by a whole factor. Pixels outside [0, 1] are clipped. A set without labels is one
+    grid, in plain order, and images of neither 1 nor 3 channels are drawn as the mean over their channels.
     """
     groups = _groups(ds, columns * lines, columns * rows)[:rows]
     across = min(columns, max(len(indices) for _, indices in groups))

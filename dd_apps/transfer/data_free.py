@@ -78,10 +78,11 @@ def teach_student(
     outputs = outputs_for(fixed, shape)
     streams = Streams(seed).child("data-free")
     model = built(student, shape, outputs=outputs, seed=seed)
-    size = safe_batch_size(len(ds), chosen.batch_size, model, name=name_of(student), say=say or (lambda _: None))
+    inputs, told = _inputs(ds, form), say or (lambda _: None)
+    size = safe_batch_size(len(inputs), chosen.batch_size, model, name=name_of(student), say=told)
     made = ds.manifest.provenance
     strategy = resolve_strategy(chosen.augmentation, "" if made is None else made.source)
-    lessons = AskedViews(_inputs(ds, form), fixed, outputs, chosen, strategy=strategy, streams=streams)
+    lessons = AskedViews(inputs, fixed, outputs, chosen, strategy=strategy, streams=streams)
     Loop(model, lessons, _settings(chosen, size), streams=streams, device=where).run()
     return model.eval()
 
@@ -92,7 +93,7 @@ def _inputs(ds: DistilledSet, form: InputForm | None) -> Float[Tensor, "N C H W"
     if form.whitening is not None:
         raise UserError("the teacher's images are whitened, which a set of other images is not; take another teacher")
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (form.mean, form.std))
-    return (torch.from_numpy(ds.raw()) - mean) / std
+    return (torch.from_numpy(ds.decoded().raw()) - mean) / std
 
 
 def _settings(chosen: DataFree, batch_size: int) -> Settings:

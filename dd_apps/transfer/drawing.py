@@ -126,8 +126,8 @@ def sample_of(source: Source, *, statistics: str) -> DistilledSet:
 
 
 def as_source(ds: DistilledSet, name: str) -> LabelledImages:
-    """The images of a set, in uint8, as real ones without labels."""
-    return LabelledImages(torch.tensor(ds.quantised().images), None, (), name)
+    """The images of a set as networks see them, in uint8, as real ones without labels."""
+    return LabelledImages(torch.tensor(ds.decoded().quantised().images), None, (), name)
 
 
 def with_recipe(ds: DistilledSet, recipe: Recipe) -> DistilledSet:

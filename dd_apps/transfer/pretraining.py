@@ -44,12 +44,12 @@ def pretrain(
     channels, height, width = ds.images.shape[1:]
     model = built(backbone, (channels, height, width), outputs=outputs, seed=seed)
     told = say or _silent
-    size = safe_batch_size(len(ds), own.batch_size, model, name=name_of(backbone), say=told)
+    size = safe_batch_size(ds.decoded_count, own.batch_size, model, name=name_of(backbone), say=told)
     own = own.model_copy(update={"batch_size": size})
     # a name keeps what the recipe says of first weights; whatever else is given has weights of its own
     network = backbone if isinstance(backbone, str) and not is_import_path(backbone) else model
     trained = training.train(ds, network=network, recipe=own, seed=seed, device=device)
-    for line in stale_norms(trained, steps=len(own.steps) or own.epochs * -(-len(ds) // size)):
+    for line in stale_norms(trained, steps=len(own.steps) or own.epochs * -(-ds.decoded_count // size)):
         told(line)
     return trained
 

@@ -74,7 +74,7 @@ def memory_shortage(
         recipe,
         (channels, height, width),
         len(ds.classes),
-        images=len(ds),
+        images=ds.decoded_count,
         tested=tested,
         sets=nets + 1,
         jobs=min(workers.count, 2 * nets),

@@ -184,7 +184,7 @@ def _prepare(
     if bank is not None:
         teaching.check_bank(bank, ds, recipe)
     require_startable(ds, recipe)
-    chooses = bool(protocol.settings(images=len(ds)))
+    chooses = bool(protocol.settings(images=ds.decoded_count))
     check_attack(ds, test, protocol, chooses=chooses)
     pool = None
     if protocol.trains_networks:
@@ -223,7 +223,7 @@ def _tune(bench: _Bench) -> dict[str, Choice]:
     """The setting that does best on the validation images, for the set and for its twins; empty without a choice."""
     if bench.validation is None:
         return {}
-    settings = bench.protocol.settings(images=len(bench.ds))
+    settings = bench.protocol.settings(images=bench.ds.decoded_count)
     jobs = _jobs(bench, bench.validation, streams=Streams(bench.seed).child("choosing"), first=bench.nets)
     trials = {kind: [replace(job, settings=settings, trial=True) for job in members] for kind, members in jobs.items()}
     outcomes = bench.execution.run(trials, name=f"{bench.learner} under {len(settings)} settings")

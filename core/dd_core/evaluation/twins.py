@@ -1,7 +1,9 @@
 """The random-real twin of a set: as many real images of each class, fed and labelled as the set's images are.
 
-Whoever labelled the set's images labels the twin's. A set with hard labels and its twin have the labels of their
-classes; where a teacher's soft labels made a set, the same teacher as `Labeller` gives them to the twin.
+A twin has as many images as the set stores, and so as many bytes at one byte a value: where a set has a formation,
+networks see more images of the set than of its twin. Whoever labelled the set's images labels the twin's. A set with
+hard labels and its twin have the labels of their classes; where a teacher's soft labels made a set, the same teacher as
+`Labeller` gives them to the twin.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from dd_core.exchange.formats import (
     STATISTICS,
     Export,
     Statistics,
+    as_seen,
     changed_recipe,
     checked_set,
     labels_of,
@@ -50,6 +51,7 @@ def export_challenge(ds: DistilledSet, folder: Path) -> Export:
 
     Raises `UserError` for a set of another size, and for one with learned targets, which cannot be delivered.
     """
+    ds, small = as_seen(ds)
     labels = labels_of(ds, "challenge")
     shape = ds.images.shape[1:]
     theirs = next((data for data in _CHALLENGES if (data.classes, data.shape[1:]) == (len(ds.classes), shape)), None)
@@ -71,7 +73,7 @@ def export_challenge(ds: DistilledSet, folder: Path) -> Export:
     files = {theirs.file: tensor_bytes(pixels.astype(np.float32))}
     order = f"the names of the classes: the first ten rows, '{ds.classes[0]}' here, are the evaluator's first class"
     whitened = () if ds.whitening is None else ("the whitening that its images were made for",)
-    lost = (order, *whitened, *losses_of(ds, "challenge", "the evaluator", networks=theirs.networks))
+    lost = (*small, order, *whitened, *losses_of(ds, "challenge", "the evaluator", networks=theirs.networks))
     return Export(folder, files, lost, alone=False)
 
 

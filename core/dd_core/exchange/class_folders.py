@@ -21,7 +21,7 @@ from dd_core.datasets.decoding import Unreadable, decode, examine
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import UserError
 from dd_core.evaluation import protocols
-from dd_core.exchange.formats import Export, changed_recipe, checked_set, labels_of, losses_of_all, read_bytes
+from dd_core.exchange.formats import Export, as_seen, changed_recipe, checked_set, labels_of, losses_of_all, read_bytes
 from dd_core.recipe import Recipe
 from dd_core.system import surroundings
 
@@ -32,6 +32,7 @@ FILE_BYTES = 64 << 20  # of an image
 @surroundings.own()
 def export_sre2l(ds: DistilledSet, folder: Path) -> Export:
     """`new000/class000_id000.jpg` and so on; raises `UserError` for images that are neither grey nor colour."""
+    ds, small = as_seen(ds)
     labels = labels_of(ds, "sre2l")
     if ds.images.shape[1] not in (1, 3):
         raise UserError(f"JPEG files are written with 1 or 3 channels, and these images have {ds.images.shape[1]}")
@@ -50,7 +51,7 @@ def export_sre2l(ds: DistilledSet, folder: Path) -> Export:
         lost.append(f"the targets ('{ds.manifest.targets}') of {len(ds)} images")
     if ds.whitening is not None:
         lost.append("the whitening")
-    return Export(folder, files, (*lost, *losses_of_all(ds)))
+    return Export(folder, files, (*small, *lost, *losses_of_all(ds)))
 
 
 def _jpeg(values: np.ndarray) -> bytes:

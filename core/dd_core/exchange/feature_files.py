@@ -12,7 +12,7 @@ import numpy as np
 from dd_core.config import plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Option, UserError
-from dd_core.exchange.formats import Export, changed_recipe, losses_of_all
+from dd_core.exchange.formats import Export, as_seen, changed_recipe, losses_of_all
 from dd_core.exchange.mtt_files import SIDECAR, Sidecar, read_sidecar
 from dd_core.exchange.torch_tensors import read_tensor, tensor_bytes
 from dd_core.methods.krr_st.config import PRETRAINED_ON
@@ -29,6 +29,7 @@ def export_krr_st(ds: DistilledSet, folder: Path) -> Export:
     """
     if ds.targets is None or ds.manifest.targets != "features":
         raise UserError(f"format 'krr-st' is for sets with features, and this one has targets '{ds.manifest.targets}'")
+    ds, small = as_seen(ds)
     pixels = ds.manifest.pixels
     whitened = ds.whitening is not None
     space = "whitened" if whitened else "normalised"
@@ -41,7 +42,7 @@ def export_krr_st(ds: DistilledSet, folder: Path) -> Export:
     lost = [] if ds.labels is None else [f"the labels of {len(ds)} images"]
     lost += ["the whitening: the images are whitened, and the matrix is in none of these files"] if whitened else []
     lost.append("the recipe: such a script pre-trains in its own way")
-    return Export(folder, files, (*lost, *losses_of_all(ds)))
+    return Export(folder, files, (*small, *lost, *losses_of_all(ds)))
 
 
 @surroundings.own()

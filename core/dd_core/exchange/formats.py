@@ -115,6 +115,14 @@ def labels_of(ds: DistilledSet, form: str) -> np.ndarray:
     return ds.labels
 
 
+def as_seen(ds: DistilledSet) -> tuple[DistilledSet, list[str]]:
+    """The set of the images that networks see, which other projects know alone, and what it loses, in words."""
+    if (factor := ds.manifest.formation) == 1:
+        return ds, []
+    stored, seen = f"{len(ds)} images with formation {factor} are stored", f"the {ds.decoded_count} that networks see"
+    return ds.decoded(), [f"the small form of the images: {stored}, and {seen} are written"]
+
+
 def losses_of(
     ds: DistilledSet, form: str, trainer: str, *, rate: float = 0.01, networks: Sequence[str] = ("convnet",)
 ) -> list[str]:

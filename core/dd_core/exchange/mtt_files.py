@@ -18,6 +18,7 @@ from dd_core.errors import Option, UserError
 from dd_core.exchange.formats import (
     STATISTICS,
     Export,
+    as_seen,
     changed_recipe,
     checked_set,
     labels_of,
@@ -69,6 +70,7 @@ def export_mtt(ds: DistilledSet, folder: Path) -> Export:
     Beside them `normalisation.json` says what they do not: what the pixels are, and the names of the classes. Raises
     `UserError` for targets that are no logits.
     """
+    ds, small = as_seen(ds)
     labels, targets, recipe = labels_of(ds, "mtt"), ds.targets, ds.manifest.recipe
     if ds.manifest.targets not in ("none", "logits"):
         raise UserError(f"the MTT family stores labels or logits, and this set's targets are '{ds.manifest.targets}'")
@@ -85,6 +87,7 @@ def export_mtt(ds: DistilledSet, folder: Path) -> Export:
         SIDECAR: (json.dumps(plain(sidecar), indent=2) + "\n").encode(),
     }
     lost = ["the whitening: the images are whitened, and the matrix is in none of these files"] if whitened else []
+    lost += small
     if targets is not None and (other := int((targets.argmax(1) != labels).sum())):
         lost.append(f"{other} hard labels: the largest logit of those images is another class's")
     if recipe.steps:

@@ -11,7 +11,7 @@ from PIL import Image
 from dd_core.datasets.folder_names import class_name, is_passed_over
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
-from dd_core.exchange.formats import Export, losses_of_all
+from dd_core.exchange.formats import Export, as_seen, losses_of_all
 from dd_core.system import surroundings
 
 
@@ -22,6 +22,7 @@ def export_png(ds: DistilledSet, folder: Path) -> Export:
     `folder:PATH` keeps a fifth of each class for testing, unless PATH has these folders in `train` and real images in
     `test`. Raises `UserError` for images that are neither grey nor colour, and for classes that cannot be folders.
     """
+    ds, small = as_seen(ds)
     if ds.images.shape[1] not in (1, 3):
         raise UserError(f"PNG files are written with 1 or 3 channels, and these images have {ds.images.shape[1]}")
     for name in ds.classes:
@@ -31,13 +32,13 @@ def export_png(ds: DistilledSet, folder: Path) -> Export:
     values = np.rint(np.clip(ds.raw(), 0, 1) * 255).astype(np.uint8)
     if ds.labels is None:
         plain_files = {f"{row:05d}.png": _png(image) for row, image in enumerate(values)}
-        return Export(folder, plain_files, tuple(_lost_in_png(ds)))
+        return Export(folder, plain_files, (*small, *_lost_in_png(ds)))
     files = {
         f"{name}/{index:05d}.png": _png(values[row])
         for label, name in enumerate(ds.classes)
         for index, row in enumerate(np.flatnonzero(ds.labels == label))
     }
-    return Export(folder, files, tuple(_lost_in_png(ds)))
+    return Export(folder, files, (*small, *_lost_in_png(ds)))
 
 
 def _png(values: np.ndarray) -> bytes:

@@ -105,7 +105,7 @@ class ProtocolConformance:
         assert result.protocol == self.protocol.name
         assert result.trained_networks == self.protocol.trains_networks
         assert len(result.random_real.per_network) == 2
-        assert (result.chosen is not None) == bool(self.protocol.settings(images=len(ds)))
+        assert (result.chosen is not None) == bool(self.protocol.settings(images=ds.decoded_count))
         assert evaluate(ds, **given) == result
         assert evaluate(ds, **given, keep=tmp_path / "scores") == result
 

@@ -162,7 +162,7 @@ class Bank:
                 f"this set's is {ds.digest()[:12]}..."
             )
         spec, shape = self.spec, ds.images.shape
-        if (spec.images, spec.image_size, spec.classes) != (len(ds), shape[2:], len(ds.classes)):
+        if (spec.images, spec.image_size, spec.classes) != (ds.decoded_count, shape[2:], len(ds.classes)):
             raise UserError(f"{self.artefact.folder}: has another number or size of images than the set that it names")
 
     def lessons(self, data: Lessons, *, temperature: float) -> TaughtLessons:
@@ -276,7 +276,7 @@ def bank_of(
     assert isinstance(spec, TeacherSpec)
     wanted = BankSpec(
         set_digest=ds.digest(),
-        images=len(ds),
+        images=ds.decoded_count,
         image_size=(ds.images.shape[2], ds.images.shape[3]),
         classes=len(ds.classes),
         teacher=spec,

@@ -161,6 +161,7 @@ def lessons_of(ds: DistilledSet, recipe: Recipe) -> TrainingData | RegressionDat
     losses.require_learnable(recipe.loss, ds.manifest.targets)
     if not losses.needs_values(recipe.loss):
         return training_data(ds, recipe)
+    ds = ds.decoded()
     labels = None if ds.labels is None else torch.tensor(ds.labels)
     return RegressionData(ds.inputs(), torch.tensor(ds.targets).float(), labels)
 
@@ -174,6 +175,7 @@ def training_data(ds: DistilledSet, recipe: Recipe) -> TrainingData:
         raise UserError(f"loss '{recipe.loss}' learns logits or features as they are, and no class probabilities")
     if ds.labels is None or ds.manifest.targets == "features":
         raise UserError(f"a {ds.manifest.task} set with targets '{ds.manifest.targets}' does not train a classifier")
+    ds = ds.decoded()
     soft = None if ds.targets is None else torch.tensor(ds.targets).float()
     if soft is not None and ds.manifest.targets == "logits":
         soft = (soft / recipe.temperature).softmax(1)

@@ -46,8 +46,13 @@ class Challenge2024Protocol(EvaluationProtocol):
         """The images of `ds`, normalised, without targets and whitening, labelled by their place.
 
         A set of one of the challenge's two data sets is normalised by the challenge's statistics; any other one by its
-        own, or by those of `train` where it is whitened. Raises `UserError` for a set whose own hard labels are others.
+        own, or by those of `train` where it is whitened. Raises `UserError` for a set whose own hard labels are others,
+        and for one with a formation.
         """
+        if ds.manifest.formation != 1:
+            raise UserError(
+                "the challenge takes images as networks see them, and this set's are decoded first (formation)"
+            )
         classes, manifest = len(ds.classes), ds.manifest.model_copy(update={"targets": "none"})
         if ds.labels is None or not np.array_equal(ds.labels, np.arange(len(ds)) * classes // len(ds)):
             raise UserError(

@@ -6,6 +6,8 @@ A method is a frozen config, and the `Distiller` that the config builds.
    symbol in the description. `steps` is the number of outer iterations. A method without any subclasses
    `SelectionConfig` instead, and has one function to write.
 2. Write a class with `step`, `state_dict`, `load_state_dict` and `export`, by PyTorch's own conventions.
+   A method that learns the pixels of images subclasses `PixelsConfig`, and keeps them in a `synthetic.Synthetic`,
+   which starts, decodes, clamps, averages and exports them.
 3. Add one line to the table in `dd_core/methods/__init__.py`, or in another package an entry point in the
    group `dd_core.methods`, and subclass `dd_core.testing.DistillerConformance` in a test.
 
@@ -28,10 +30,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 from pydantic import Field
 
 from dd_core import artefacts, selection
+from dd_core import formation as formations
 from dd_core.artefacts import Artefact, ArtefactSpec, Resources
 from dd_core.config import Config
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
+from dd_core.formation import Factor
 from dd_core.recipe import DISTRIBUTIONS, Recipe
 from dd_core.streams import Streams
 from dd_core.system.budget import Footprint
@@ -158,6 +162,30 @@ class MethodConfig(Config):
     def build(self, context: Context) -> Distiller:
         """A distiller at step 0; raises `UserError`."""
         raise NotImplementedError
+
+
+class PixelsConfig(MethodConfig):
+    """A method that learns the pixels of images which networks are fed; `dd_core.synthetic` does what it says."""
+
+    formation: Factor = Field(
+        default=1,
+        description="multi-formation (IDC): an image is stored as a grid of formation x formation tiles, and networks "
+        "see each tile enlarged to a whole image, so that formation^2 images share the bytes of one; 1: networks see "
+        "the stored images",
+    )
+    clamp: bool = Field(
+        default=False,
+        exclude_if=lambda clamp: not clamp,
+        description="bring pixels back into [0, 1], from black to white, after each update of the pixels",
+    )
+
+    def check(self, source: Source, size: Size) -> None:
+        """Raise `UserError` for images that are no grid of tiles."""
+        formations.require_possible(self.formation, source.image_shape[1:])
+
+    def seen(self, size: Size, classes: int) -> tuple[int, ...]:
+        """How many images of each class networks see of a set of that size."""
+        return tuple(count * self.formation**2 for count in size.per_class(classes))
 
 
 class SelectionConfig(MethodConfig):

@@ -1,12 +1,196 @@
-"""What a method may ask of the pixels that it learns beside its own loss: that they look like photographs."""
+"""The images that a method learns: where their pixels start, what networks see of them, and the set that they become.
+
+    images = Synthetic(initial_real(source, counts, form, streams=streams), selection.labels_of(counts), form)
+    network(images.decode(images.pixels))       # what networks see, differentiable in the pixels
+    optimiser.step(); images.updated()          # after each update of the pixels
+    images.export(recipe, classes=source.classes)
+
+Beside it is what a method may ask of pixels beside its own loss: that they look like photographs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor
+
+from dd_core import formation as formations
+from dd_core import selection
+from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.images import InputForm, Source
+from dd_core.recipe import Recipe
+from dd_core.streams import Streams
+
+STREAM = "initial-images"  # of the draws that pixels start from
+
+
+class Synthetic:
+    """Pixels under way, (N, C, H, W) on their device, in the space that networks are fed.
+
+    pixels: the leaf that an optimiser updates; labels: (N,), or None for images without classes; form: what real images
+    become on their way to a network; formation: networks see the factor^2 tiles of an image, each enlarged (1: the
+    image itself); clamp: what is brought back into [0, 1] after each update, raw pixels or the numbers that networks
+    are fed; ema: decay of a moving average of the pixels, which then becomes the set. Raises `UserError` for images
+    that are no grid of tiles.
+    """
+
+    def __init__(
+        self,
+        pixels: Float[Tensor, "N C H W"],
+        labels: Int64[Tensor, " N"] | None,
+        form: InputForm,
+        *,
+        formation: int = 1,
+        clamp: Literal["none", "raw", "inputs"] = "none",
+        ema: float | None = None,
+    ) -> None:
+        formations.require_possible(formation, (pixels.shape[2], pixels.shape[3]))
+        assert form.whitening is None or (formation == 1 and clamp == "none"), (
+            "whitened pixels are not raw ones, scaled"
+        )
+        self.pixels, self.labels, self.form = pixels.requires_grad_(), labels, form
+        self.formation, self.clamp, self.ema = formation, clamp, ema
+        self.average = None if ema is None else pixels.detach().clone()
+        mean, std = (torch.tensor(values, device=pixels.device) for values in (form.mean, form.std))
+        self._grey = (formations.PADDING - mean) / std
+        if clamp == "inputs":
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+        self._least, self._most = (((value - mean) / std).view(-1, 1, 1) for value in (0, 1))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    # --- what networks see ------------------------------------------------------------------------------------------
+
+    def decode(self, pixels: Float[Tensor, "n C H W"]) -> Float[Tensor, "m C H W"]:
+        """What networks see of some stored pixels: tile 0 of all, then tile 1 of all; m is formation^2 n."""
+        return formations.decode(pixels, self.formation, padding=self._grey)
+
+    @property
+    def seen_labels(self) -> Int64[Tensor, " M"]:
+        """Labels of all images that networks see, in the order of `decode`, on the CPU."""
+        assert self.labels is not None
+        return self.labels.repeat(self.formation**2)
+
+    def seen_of(self, counts: Sequence[int], classes: range) -> Float[Tensor, "m C H W"]:
+        """What networks see of the images of some classes, class after class; class c has counts[c] stored images."""
+        first = sum(counts[: classes.start])
+        own = counts[classes.start : classes.stop]
+        pixels = self.pixels[first : first + sum(own)]
+        if self.formation == 1:
+            return pixels
+        return torch.cat([self.decode(part) for part in pixels.split(list(own))])
+
+    # --- their way --------------------------------------------------------------------------------------------------
+
+    def updated(self) -> None:
+        """To be called after each update of the pixels: brings them back into [0, 1], and moves their average."""
+        with torch.no_grad():
+            if self.clamp != "none":
+                self.pixels.clamp_(self._least, self._most)
+            if self.average is not None:
+                assert self.ema is not None
+                self.average.lerp_(self.pixels, 1 - self.ema)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Pixels, and their average where there is one."""
+        average = {} if self.average is None else {"average": self.average.clone()}
+        return {"pixels": self.pixels.detach().clone(), **average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the pixels of a state, and their average where there is one."""
+        with torch.no_grad():
+            self.pixels.copy_(state["pixels"])
+            if self.average is not None:
+                self.average.copy_(state["average"])
+
+    def export(
+        self,
+        recipe: Recipe,
+        *,
+        classes: tuple[str, ...],
+        targets: Float[Tensor, "N K"] | None = None,
+        kind: Literal["none", "probabilities", "logits", "features"] = "none",
+        attack: tuple[str, str] | None = None,
+    ) -> DistilledSet:
+        """The set of the pixels or their average, float32 as networks are fed them; self-supervised without classes.
+
+        kind: what the targets are; attack: of a set that misleads networks, see `Manifest`.
+        """
+        manifest = Manifest(
+            task="classification" if classes else "self-supervised",
+            classes=classes,
+            pixels=Pixels(
+                space="normalised" if self.form.whitening is None else "whitened",
+                mean=self.form.mean,
+                std=self.form.std,
+            ),
+            targets=kind,
+            formation=self.formation,
+            recipe=recipe,
+            attack=attack,
+        )
+        arrays = [
+            None if tensor is None else tensor.detach().cpu().numpy().copy()
+            for tensor in (self.pixels if self.average is None else self.average, self.labels, targets)
+        ]
+        images, labels, values = arrays
+        assert images is not None
+        return DistilledSet(images, labels, manifest, values, self.form.whitening)
+
+
+# --- where pixels start ------------------------------------------------------------------------------------------
+
+
+def initial_noise(count: int, image_shape: tuple[int, int, int], *, streams: Streams, stream: str = STREAM) -> Tensor:
+    """(count, C, H, W) standard normal pixels, on the CPU."""
+    return torch.randn(count, *image_shape, generator=streams.generator(stream))
+
+
+def initial_real(
+    source: Source,
+    counts: Sequence[int],
+    form: InputForm,
+    *,
+    streams: Streams,
+    device: torch.device,
+    formation: int = 1,
+) -> Tensor:
+    """Random real images of each class, class-major; with a formation, a grid of formation^2 reduced ones in each.
+
+    An image of a class is drawn again only when all of the class are drawn. Raises `UserError` for a class with fewer
+    real images than `counts` asks for stored ones.
+    """
+    if formation == 1:
+        rows = selection.random_indices(source, counts, streams=streams, stream=STREAM)
+        return form(source.take(rows).to(device))
+    formations.require_possible(formation, source.image_shape[1:])
+    chosen: list[Tensor] = []
+    for label, members in enumerate(selection.members_of(source, counts)):
+        order = torch.randperm(len(members), generator=streams.generator(STREAM, label))
+        wanted = counts[label] * formation**2
+        chosen.append(members[order.repeat(-(-wanted // len(members)))[:wanted]])
+    return mosaic(form(source.take(torch.cat(chosen)).to(device)), formation)
+
+
+def mosaic(images: Float[Tensor, "m C H W"], formation: int) -> Float[Tensor, "n C H W"]:
+    """Grids of formation^2 consecutive images, each reduced to a tile: what `Synthetic.decode` nearly turns back.
+
+    Where the factor does not divide a side, the last tiles lose what is completed with grey when they are decoded.
+    """
+    channels, height, width = images.shape[1:]
+    rows, columns = formations.tile_size(formation, (height, width))
+    tiles = F.interpolate(images, size=(rows, columns), mode="bilinear", antialias=True)
+    grid = tiles.view(-1, formation, formation, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
+    whole = grid.reshape(-1, channels, formation * rows, formation * columns)
+    return whole[:, :, :height, :width].contiguous()
+
+
+# --- what pixels are asked beside a loss --------------------------------------------------------------------------
 
 
 def total_variation(images: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:

@@ -53,7 +53,7 @@ def _plain_loss(distiller: DMDistiller, pixels: torch.Tensor, index: int) -> tor
         members = (source.labels == label).nonzero().flatten()
         order = torch.randperm(len(members), generator=streams.generator(f"real-{label}", index))
         real = source.images[members[order[: distiller.config.batch_real]]]
-        mean, std = distiller.mean, distiller.std
+        mean, std = distiller.form.mean, distiller.form.std
         target = sum(embed(normalise(image[None], mean, std))[0] for image in real) / len(real)
         own = sum(embed(pixels[2 * label + j][None])[0] for j in range(2)) / 2
         total = total + (target.detach() - own).pow(2).sum()
@@ -117,7 +117,7 @@ def test_a_network_with_batch_norm_sees_one_whole_class_whatever_the_budget(batc
     for label in range(3):
         members = (source.labels == label).nonzero().flatten()
         order = torch.randperm(len(members), generator=streams.generator(f"real-{label}", 0))
-        real = normalise(source.images[members[order[:7]]], distiller.mean, distiller.std)
+        real = normalise(source.images[members[order[:7]]], distiller.form.mean, distiller.form.std)
         own = network.features(pixels[2 * label : 2 * label + 2]).mean(0)
         total = total + (network.features(real).mean(0).detach() - own).pow(2).sum()
     (gradient,) = torch.autograd.grad(total, pixels)
@@ -167,7 +167,7 @@ def test_matching_brings_the_class_means_together():
         total = 0.0
         for seed in range(5):
             network = networks.for_source("convnet-2-w16", source, seed=1000 + seed)
-            real = network.features(normalise(source.images, distiller.mean, distiller.std))
+            real = network.features(normalise(source.images, distiller.form.mean, distiller.form.std))
             own = network.features(pixels).view(3, 2, -1).mean(1)
             for label in range(3):
                 total += (real[source.labels == label].mean(0) - own[label]).pow(2).sum().item()

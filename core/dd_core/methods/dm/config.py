@@ -18,7 +18,7 @@ from pydantic import Field
 
 from dd_core.augment.names import Strategy
 from dd_core.distilled import Size
-from dd_core.distiller import Context, MethodConfig
+from dd_core.distiller import Context, PixelsConfig
 from dd_core.methods import dm
 from dd_core.recipe import Recipe
 from dd_core.system.budget import BATCH_BYTES, BatchBytes, Footprint
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dd_core.methods.dm.distiller import DMDistiller
 
 
-class DMConfig(MethodConfig):
+class DMConfig(PixelsConfig):
     """Hyper-parameters of distribution matching; the recipe's network is the one that embeds (psi)."""
 
     name: ClassVar[str] = "dm"
@@ -59,7 +59,11 @@ class DMConfig(MethodConfig):
     )
 
     def check(self, source: Source, size: Size) -> None:
-        """Raise `UserError` for a network with batch norm that cannot take the single image of a class."""
+        """Raise `UserError` for a network with batch norm that cannot take the single image of a class.
+
+        And for images that are no grid of tiles.
+        """
+        super().check(source, size)
         dm.check_network(self, source, size)
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:

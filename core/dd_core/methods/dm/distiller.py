@@ -11,12 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from dd_core import augment, networks, selection
 from dd_core.augment.names import resolve_strategy
-from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distilled import DistilledSet
 from dd_core.distiller import Context
 from dd_core.errors import require_finite
-from dd_core.images import channel_stats, normalise
+from dd_core.images import InputForm
 from dd_core.methods.dm.config import DMConfig
 from dd_core.methods.dm.planning import plan
+from dd_core.synthetic import Synthetic, initial_real
 
 
 class DMDistiller:
@@ -27,12 +28,13 @@ class DMDistiller:
         self.config, self.source, self.streams, self.device = config, source, streams, device
         self.counts = context.counts
         self.members = selection.members_of(source, self.counts)
-        self.plan = plan(config, source, self.counts, device)
-        self.mean, self.std = channel_stats(source)
+        self.plan = plan(config, source, context.size, device)
+        self.form = InputForm.of(source)
         self.strategy = resolve_strategy(config.augmentation, source.name)
-        chosen = selection.random_indices(source, self.counts, streams=streams, stream="initial-images")
-        initial = normalise(source.take(chosen).to(device), self.mean, self.std)
-        self.pixels = initial.requires_grad_()
+        start = initial_real(source, self.counts, self.form, streams=streams, device=device, formation=config.formation)
+        labels, clamp = selection.labels_of(self.counts), "raw" if config.clamp else "none"
+        self.images = Synthetic(start, labels, self.form, formation=config.formation, clamp=clamp)
+        self.pixels = self.images.pixels
         self.optimiser = torch.optim.SGD([self.pixels], lr=config.lr_img, momentum=config.momentum)
 
     def step(self, index: int) -> dict[str, float]:
@@ -50,6 +52,7 @@ class DMDistiller:
         assert self.pixels.grad is not None
         require_finite(loss=loss, gradient=self.pixels.grad.norm().item())
         self.optimiser.step()
+        self.images.updated()
         return {"loss": loss}
 
     def _class_groups(self) -> list[range]:
@@ -60,9 +63,8 @@ class DMDistiller:
     def _loss(self, network: torch.nn.Module, index: int, classes: range) -> Tensor:
         """Equation 7 over a group of classes."""
         rows = [self._real_rows(index, label) for label in classes]
-        first = sum(self.counts[: classes.start])
-        counts = self.counts[classes.start : classes.stop]
-        synthetic = self.pixels[first : first + sum(counts)]
+        counts = [count * self.config.formation**2 for count in self.counts[classes.start : classes.stop]]
+        synthetic = self.images.seen_of(self.counts, classes)
         with torch.no_grad():
             parts = [
                 self._embed(network, self._real(part), index) for part in torch.cat(rows).split(self.plan.at_once.real)
@@ -78,7 +80,7 @@ class DMDistiller:
 
     def _real(self, rows: Tensor) -> Tensor:
         """Normalised real images."""
-        return normalise(self.source.take(rows).to(self.device), self.mean, self.std)
+        return self.form(self.source.take(rows).to(self.device))
 
     def _embed_synthetic(self, network: torch.nn.Module, images: Tensor, index: int) -> Tensor:
         """psi(A(images)) with its gradient; of several parts, each is embedded again when its gradient is due."""
@@ -100,24 +102,16 @@ class DMDistiller:
 
     def state_dict(self) -> dict[str, Any]:
         """Pixels and momentum."""
-        return {"pixels": self.pixels.detach().clone(), "optimiser": self.optimiser.state_dict()}
+        return {**self.images.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up pixels and momentum."""
-        with torch.no_grad():
-            self.pixels.copy_(state["pixels"])
+        self.images.load_state_dict(state)
         self.optimiser.load_state_dict(state["optimiser"])
 
     def export(self) -> DistilledSet:
         """The pixels, float32 in normalised space."""
-        manifest = Manifest(
-            classes=self.source.classes,
-            pixels=Pixels(space="normalised", mean=self.mean, std=self.std),
-            recipe=self.config.recipe.for_source(self.source.name),
-        )
-        return DistilledSet(
-            self.pixels.detach().cpu().numpy().copy(), selection.labels_of(self.counts).numpy(), manifest
-        )
+        return self.images.export(self.config.recipe.for_source(self.source.name), classes=self.source.classes)
 
 
 def class_means(features: Tensor, counts: Sequence[int]) -> Tensor:

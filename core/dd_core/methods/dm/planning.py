@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache, partial
 from math import prod
 from typing import NamedTuple
@@ -44,12 +43,13 @@ class Plan(NamedTuple):
         return max(1, min(IMAGES_AT_ONCE // max(self.largest), *fit))
 
 
-def plan(config: DMConfig, source: Source, counts: Sequence[int], device: torch.device) -> Plan:
+def plan(config: DMConfig, source: Source, size: Size, device: torch.device) -> Plan:
     """How many images may go through the network together: as `batch_bytes` says, or a whole class."""
-    real = max(len(members) for members in selection.members_of(source, counts))
-    largest = Images(min(config.batch_real, real), max(counts))
+    classes = len(source.classes)
+    real = max(len(members) for members in selection.members_of(source, size.per_class(classes)))
+    largest = Images(min(config.batch_real, real), max(config.seen(size, classes)))
     strategy = resolve_strategy(config.augmentation, source.name)
-    costs = _bytes_an_image(config.recipe.network, strategy, source.image_shape, len(source.classes), device)
+    costs = _bytes_an_image(config.recipe.network, strategy, source.image_shape, classes, device)
     if networks.mixes_images(networks.for_source(config.recipe.network, source, seed=0)):
         return Plan(largest, costs, largest)
     most = max(IMAGES_AT_ONCE, *largest)
@@ -59,7 +59,7 @@ def plan(config: DMConfig, source: Source, counts: Sequence[int], device: torch.
 def footprint(config: DMConfig, source: Source, size: Size, device: torch.device) -> Footprint:
     """One batch of the larger kind, and four copies of the set: pixels, gradient, momentum and update."""
     counts = size.per_class(len(source.classes))
-    largest, costs, at_once = sizes = plan(config, source, counts, device)
+    largest, costs, at_once = sizes = plan(config, source, size, device)
     classes = min(sizes.classes, len(counts))
     batches = [min(classes * count, most) * cost for count, most, cost in zip(largest, at_once, costs, strict=True)]
     whole = "batch_real" if batches[0] >= batches[1] else "number of images per class"
@@ -70,7 +70,8 @@ def footprint(config: DMConfig, source: Source, size: Size, device: torch.device
 def check_network(config: DMConfig, source: Source, size: Size) -> None:
     """Raise `UserError` for a network with batch norm that cannot take the single image of a class."""
     counts = size.per_class(len(source.classes))
-    fewest = min(config.batch_real, *counts, *(len(members) for members in selection.members_of(source, counts)))
+    seen = config.seen(size, len(source.classes))
+    fewest = min(config.batch_real, *seen, *(len(members) for members in selection.members_of(source, counts)))
     network = networks.for_source(config.recipe.network, source, seed=0)
     if fewest > 1 or not networks.mixes_images(network):
         return

@@ -45,6 +45,22 @@ class TestDistributionMatching(DistillerConformance):
     diverging = method("dm", steps=6, batch_real=8, lr_img=1e30, recipe=SMALL)
 
 
+class TestDistributionMatchingOfTiles(DistillerConformance):
+    config = method("dm", steps=4, batch_real=8, formation=2, clamp=True, recipe=SMALL)
+    diverging = method("dm", steps=6, batch_real=8, lr_img=1e30, formation=2, recipe=SMALL)
+
+
+class TestGradientMatching(DistillerConformance):
+    config = method("dc", steps=3, outer=2, inner=2, batch_real=8, recipe=SMALL)
+    diverging = method("dc", steps=6, outer=2, inner=2, batch_real=8, lr_net=1e30, recipe=SMALL)
+    starts_from_real_images = False
+
+
+class TestSiameseAugmentation(DistillerConformance):
+    config = method("dsa", steps=3, outer=2, inner=1, batch_real=8, formation=2, recipe=SMALL)
+    diverging = method("dsa", steps=6, outer=2, inner=1, batch_real=8, lr_img=1e30, recipe=SMALL)
+
+
 class TestHerding(DistillerConformance):
     config = method("herding")
     draws = False

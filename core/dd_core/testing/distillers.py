@@ -81,7 +81,7 @@ class DistillerConformance:
     def test_the_pixels_can_be_shown_and_fed(self):
         source = blobs()
         ds = distill(self.config, source, Size(ipc=1), options=CPU)
-        inputs, raw = ds.inputs(), ds.raw()
+        inputs, raw = ds.inputs(), ds.decoded().raw()
         assert inputs.dtype == torch.float32
         assert torch.isfinite(inputs).all()
         mean, std = ds.manifest.pixels.mean[0], ds.manifest.pixels.std[0]

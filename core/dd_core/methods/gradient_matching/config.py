@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 STATISTICS_IMAGES = 16  # real images of each class that batch norms are frozen at
 EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}  # inner epochs by images per class, as published
 
-_INITIAL = "what pixels start from: normal noise, or random real images of their class (of a formation, a grid of reduced ones)"
+_INITIAL = "what pixels start from: normal noise, or random real images of their class (reduced ones, in a formation)"
 _AUGMENTATION = (
-    "DSA strategy (A): one transform for real and synthetic images of a class alike, and in mini-batches of the network "
+    "DSA strategy (A): one transform for real and synthetic images of a class alike, and in the network's own batches "
     "one for each image; auto: all transforms, without flip for digits"
 )
 
@@ -83,8 +83,8 @@ class GradientMatchingConfig(PixelsConfig):
     )
     distance: Literal["cosine", "l1", "mse"] = Field(
         default="cosine",
-        description="distance of two gradients (D), summed over the weights of layers: 1 - cosine of each row, or, as in "
-        "IDC, absolute differences (l1) or squared differences (mse)",
+        description="distance of two gradients (D), summed over the weights of layers: 1 - cosine of each row, or, "
+        "as in IDC, absolute differences (l1) or squared differences (mse)",
     )
     matched: Literal["layers", "convolutions"] = Field(
         default="layers",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dd_core.errors import UserError
     from dd_core.evaluation import evaluate
     from dd_core.images import LabelledImages, Source
+    from dd_core.joining import join
     from dd_core.methods import method
     from dd_core.recipe import Recipe
     from dd_core.runner import distill
@@ -32,6 +33,7 @@ _HOME = {
     "UserError": "errors",
     "distill": "runner",
     "evaluate": "evaluation",
+    "join": "joining",
     "load_data": "datasets:load",
     "method": "methods",
     "read_set": "store",
@@ -49,6 +51,7 @@ __all__ = [
     "UserError",
     "distill",
     "evaluate",
+    "join",
     "load_data",
     "method",
     "read_set",

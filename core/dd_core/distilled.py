@@ -288,6 +288,29 @@ class DistilledSet:
         parts += [torch.tensor(array) for array in (seen.labels, seen.targets) if array is not None]
         return torch.utils.data.TensorDataset(*parts)
 
+    def take(self, rows: Sequence[int] | np.ndarray) -> DistilledSet:
+        """The set of the stored images `rows`, in that order, with labels and targets; a row may be named twice.
+
+        All rows in their own order are the set itself. Another set has no provenance, as no run made it, and its recipe
+        has no learned steps, as these are for the blocks of the whole set. Raises `UserError` for no rows at all, and
+        for what is no index from 0 to the number of images.
+        """
+        places = np.asarray(rows)
+        if places.ndim != 1 or len(places) == 0 or places.dtype.kind not in "iu":
+            raise UserError(f"rows of a set are indices, at least one; got {places.dtype} of shape {places.shape}")
+        if places.min() < 0 or places.max() >= len(self):
+            raise UserError(f"rows run from {places.min()} to {places.max()}, and the set has {len(self)} images")
+        if np.array_equal(places, np.arange(len(self))):
+            return self
+        recipe = self.manifest.recipe.model_copy(update={"steps": ()})
+        return replace(
+            self,
+            images=self.images[places],
+            labels=None if self.labels is None else self.labels[places],
+            targets=None if self.targets is None else self.targets[places],
+            manifest=self.manifest.model_copy(update={"recipe": recipe, "provenance": None}),
+        )
+
     @surroundings.own()
     def quantised(self) -> DistilledSet:
         """The same set with uint8 raw pixels: one byte a value, as a replay buffer stores it.

@@ -212,6 +212,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "distill herding": distilled("herding", features="random-network", recipe=SMALL),
     "distill m-datm": distilled("m-datm", steps=2, **EXPERTS, zca=True),
     "evaluate": evaluated,
+    "join": lambda folder: dd_core.join([a_set(), a_set().take([5, 0])]),
     "load_data": loaded,
     "load_data truncated": of_a_truncated_file,
     "method": lambda folder: method("dm", steps=3),

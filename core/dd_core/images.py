@@ -328,7 +328,12 @@ def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]
 
     A constant channel gets std 1, so that it normalises to zero.
     """
-    counts = source.channel_counts() if isinstance(source, CountsChannels) else channel_counts(source)
+    return stats_of_counts(source.channel_counts() if isinstance(source, CountsChannels) else channel_counts(source))
+
+
+@surroundings.own()
+def stats_of_counts(counts: Int64[Tensor, "C 256"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The same from `channel_counts`; those of several sources are summed for the images of all of them."""
     values = torch.arange(256, dtype=torch.float64) / 255
     weights = counts.double() / counts.sum(1, keepdim=True)
     mean = weights @ values

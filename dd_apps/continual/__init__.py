@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from dd_apps.continual.buffer import DistilledBuffer
     from dd_apps.continual.config import ContinualScenario
     from dd_apps.continual.experiment import Results, run
+    from dd_apps.continual.hybrid import HybridBuffer
     from dd_apps.continual.plug import use_buffer
+    from dd_apps.continual.replay import SoftLabelReplay
 
 _HOME = {
     "ContinualScenario": "config",
     "DistilledBuffer": "buffer",
+    "HybridBuffer": "hybrid",
     "Results": "experiment",
+    "SoftLabelReplay": "replay",
     "run": "experiment",
     "use_buffer": "plug",
 }
-__all__ = ["ContinualScenario", "DistilledBuffer", "Results", "run", "use_buffer"]
+__all__ = ["ContinualScenario", "DistilledBuffer", "HybridBuffer", "Results", "SoftLabelReplay", "run", "use_buffer"]
 
 __getattr__ = names_of(__name__, _HOME)

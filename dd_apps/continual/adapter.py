@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import lcm
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ with warnings_contained():
         TupleTransform,
     )
     from avalanche.benchmarks.utils.utils import concat_datasets
+    from avalanche.core import SupervisedPlugin
+    from avalanche.models import avalanche_forward
     from avalanche.training.plugins import (
         EvaluationPlugin,
         FromScratchTrainingPlugin,
@@ -73,7 +75,9 @@ __all__ = [
     "Naive",
     "RawClass",
     "ReplayPlugin",
+    "SupervisedPlugin",
     "Transforms",
+    "avalanche_forward",
     "classes_ahead",
     "classes_in",
     "classes_of",
@@ -325,10 +329,11 @@ class StoredImages(Dataset[tuple[Any, Any]]):
         return from_uint8(self.images[index], self.form), copied(self.label)
 
 
-def replay_dataset(images: Tensor, label: int, like: RawClass) -> AvalancheDataset:
+def replay_dataset(images: Tensor, label: int, like: RawClass, *, logits: Tensor | None = None) -> AvalancheDataset:
     """uint8 (n, C, H, W) images of class `label` as data that stands beside `like`'s experience.
 
-    Images and labels have the same form, go through the same transforms and belong to the same task as its own.
+    Images and labels have the same form, go through the same transforms and belong to the same task as its own. With
+    `logits` (n, K) each item ends with its own, as the items of Avalanche's DER do.
     """
     leaf = StoredImages(images, like.label, like.form)
     transforms = like.transforms
@@ -342,6 +347,8 @@ def replay_dataset(images: Tensor, label: int, like: RawClass) -> AvalancheDatas
         tasks = ConstantSequence(like.task, len(leaf))
         attributes.append(DataAttribute(tasks, "targets_task_labels", use_in_getitem=True))
         kind = TaskAwareClassificationDataset
+    if logits is not None:
+        attributes.append(DataAttribute(cast(Any, list(logits)), "logits", use_in_getitem=True))
     data = kind([leaf], data_attributes=attributes, transform_groups=TransformGroups(groups))
     return data.with_transforms(transforms.active)
 
@@ -361,11 +368,12 @@ def filled(data: AvalancheDataset, fill: int | None) -> AvalancheDataset:
 
 
 def contents(policy: BalancedExemplarsBuffer[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """What a memory of classes stores: images uint8 (N, C, H, W), labels int64 (N,), in ascending order of labels."""
+    """What networks see of a memory of classes: images uint8 (N, C, H, W), labels int64 (N,), in ascending order."""
     images: list[np.ndarray] = []
     labels: list[int] = []
     for label, group in sorted(policy.buffer_groups.items()):
-        stored = raw_class(group.buffer, label, range(len(group.buffer))).images
+        own = getattr(group, "images", None)  # ours has them; Avalanche's has them below its transforms
+        stored = raw_class(group.buffer, label, range(len(group.buffer))).images if own is None else own
         images.append(stored.numpy())
         labels += [label] * len(stored)
     return np.concatenate(images), np.array(labels, dtype=np.int64)

@@ -9,20 +9,18 @@ Each class is distilled once, when its experience is handed over, from that expe
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from dd_apps.continual.adapter import (
     AvalancheDataset,
     BalancedExemplarsBuffer,
     ClassBalancedBuffer,
-    ExemplarsBuffer,
     RawClass,
     classes_ahead,
     classes_in,
@@ -30,127 +28,192 @@ from dd_apps.continual.adapter import (
     concat_datasets,
     filled,
     raw_class,
-    replay_dataset,
 )
+from dd_apps.continual.budget import Budget
 from dd_apps.continual.config import for_particular_weights, memory_config
+from dd_apps.continual.holding import ClassImages, Held
 from dd_apps.continual.labels import batched_with
-from dd_core.distilled import Provenance, Size
+from dd_apps.continual.network_at_hand import require_network
+from dd_apps.continual.soft_labels import BY_NETWORK, LABEL_BYTES, LABELS, Labels, labelled_by_network
+from dd_core.distilled import DistilledSet, Pixels, Provenance, Size
 from dd_core.distiller import MethodConfig
-from dd_core.errors import UserError
+from dd_core.errors import UserError, unknown_name
 from dd_core.exchange import with_weights_kept
-from dd_core.images import LabelledImages
-from dd_core.recipe import DISTRIBUTIONS
-from dd_core.runner import RunOptions, distill
+from dd_core.images import LabelledImages, channel_counts, stats_of_counts
+from dd_core.joining import join
+from dd_core.recipe import DISTRIBUTIONS, Recipe
+from dd_core.runner import Reporter, RunOptions, Silent, distill
 from dd_core.store import read_json
 from dd_core.streams import counter
 from dd_core.system import surroundings
 
 
-class ClassImages(ExemplarsBuffer):
-    """The distilled images of one class, uint8 (n, C, H, W)."""
-
-    def __init__(self, images: UInt8[Tensor, "n C H W"], label: int, like: RawClass, *, fingerprint: str) -> None:
-        super().__init__(len(images))
-        self.meaning = like.meaning
-        self.images, self.label, self.fingerprint = images, label, fingerprint
-        self._like = replace(like, images=images[:0])  # not the real images
-        self.buffer = replay_dataset(images, label, self._like)
-
-    def resize(self, strategy: Any, new_size: int) -> None:
-        """Keep the first `new_size` images."""
-        self.max_size = new_size
-        if new_size < len(self.images):
-            self.images = self.images[:new_size].clone()
-            self.buffer = replay_dataset(self.images, self.label, self._like)
-
-
 class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
-    """Distilled images, a group for each class seen, for any plugin that takes a storage policy.
+    """Distilled images, a set for each experience and a group for each class seen, for a plugin with a storage policy.
 
-    `max_size` counts distinct images, whatever their number in `buffer`. When more classes arrive than
+    `max_size` counts stored images, whatever their number in `buffer`. When more classes arrive than
     `images_per_class` leaves room for, the older ones keep only their first images, equally many of each. A class of
     fewer real images is distilled into as many; the rest of its share stays empty.
 
+    Beside images, bytes are counted: `max_bytes` is shared equally by the classes seen so far, as `max_size` is;
+    `bytes_per_class` is for each class alone, so that the memory grows. `nbytes` is what counts: pixels as stored, soft
+    labels, learned rates. Where bytes are given, `images_per_class` may be left out. However a budget becomes smaller,
+    by `resize` or by new classes, a class keeps its first images; nothing is distilled again.
+
+    `labels` says what a network is taught of an image. "hard": its class, and sets with soft labels are refused.
+    "stored": the soft labels that the method made. "network": class probabilities by the strategy's network as it is
+    when the experience ends, over the classes seen so far. "logits": all outputs of that network, which DER replays.
+    What is not hard needs `SoftLabelReplay`, or for logits DER.
+
     An image is labelled as its experience labels the items of its class, in the same type and by the same target
-    transforms. The groups are keyed by Avalanche's class ids, as `targets` has them before those transforms.
+    transforms. The groups are keyed by Avalanche's class ids, as `targets` has them before those transforms; `sets`
+    name their classes by these ids.
 
     `fill` is the number of memory images in a mini-batch, `batch_size_mem` of the plugin: `buffer` then repeats
     the stored images until such a part comes out full. Without it each image is in `buffer` once, and
     Avalanche's loader draws no more than that against a full batch of current images. `method` is a name, a
     table such as `{"name": "dm", "steps": 500}`, or a config. `data` names the images: a method does not mirror
-    "digits". With a `folder`, every distilled set is written there, and found again by the next run.
+    "digits". With a `folder`, every distilled set is written there, and found again by the next run. `reporter` hears
+    of the progress.
 
     `provenances` and `seconds` say how the images were made, and what that cost over all the runs that it took.
     """
+
+    real_share = Fraction(0)  # of a class's images; a hybrid memory has real ones
 
     def __init__(
         self,
         max_size: int,
         *,
-        images_per_class: int,
+        images_per_class: int | None = None,
+        max_bytes: int | None = None,
+        bytes_per_class: int | None = None,
         method: str | Mapping[str, Any] | MethodConfig = "dm",
+        labels: Labels = "hard",
         seed: int = 0,
         fill: int | None = None,
         data: str = "avalanche",
         folder: Path | str | None = None,
         device: str = "cpu",
+        reporter: Reporter | None = None,
     ) -> None:
         """Raises `UserError` for an unknown method or option, for a memory smaller than one class, and for a method
         whose set trains networks from particular weights only.
         """
         super().__init__(max_size, adaptive_size=True)
-        if not 1 <= images_per_class <= max_size:
-            raise UserError(f"images_per_class must be from 1 to max_size ({max_size}), not {images_per_class}")
+        self.images_per_class, self.max_bytes, self.bytes_per_class = images_per_class, max_bytes, bytes_per_class
+        self._budget(max_size)
         if fill is not None and fill < 1:
             raise UserError(f"fill must be at least 1, not {fill}")
-        self.images_per_class, self.seed, self.fill, self.data = images_per_class, seed, fill, data
+        if labels not in LABELS:
+            raise unknown_name("kind of labels", labels, LABELS)
+        self.labels: Labels = labels
+        self.for_der = False  # whether DER asks for `buffer`, and learns the logits of its items
+        self.seed, self.fill, self.data = seed, fill, data
         self.config = with_weights_kept(memory_config({"name": method} if isinstance(method, str) else method))
         self.folder = None if folder is None else Path(folder)
-        self.device = device
+        self.device, self.reporter = device, reporter or Silent()
         self.provenances: list[Provenance] = []
         self.seconds = 0.0
+        self._held: list[Held] = []
+        self._counts: list[Tensor] = []  # of each experience, how often each pixel value occurs in its real images
         self._joined: AvalancheDataset | None = None
 
     @property
     def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride] (Avalanche's setter does nothing)
-        """All images as a data set of (image, label, task label), in the experiences' own transforms."""
+        """All images as a data set of (image, label, task label), in the experiences' own transforms.
+
+        For DER, to which `use_buffer` gave a memory of logits, these are the last value of an item. Raises `UserError`
+        for any other memory with soft labels, which a plugin that asks for this would drop.
+        """
+        if self.labels != "hard" and not self.for_der:
+            by_der = ", or by DER after use_buffer" if self.labels == "logits" else ""
+            raise UserError(
+                f"a memory with labels='{self.labels}' is learned by SoftLabelReplay{by_der}; ReplayPlugin and its "
+                "like learn labels='hard'"
+            )
         if self._joined is None:  # Avalanche joins the groups anew at every access
-            self._joined = filled(concat_datasets(self.buffer_datasets), self.fill)
+            self._joined = filled(self.items, self.fill)
         return self._joined
 
     @property
+    def items(self) -> AvalancheDataset:
+        """Each image once, as in `buffer`, whatever labels are kept beside it."""
+        return concat_datasets(self.buffer_datasets)
+
+    @property
+    def sets(self) -> tuple[DistilledSet, ...]:
+        """What is stored, a set for each experience; in a hybrid memory a second one, of real exemplars, follows it."""
+        return tuple(ds for held in self._held for ds in held.sets)
+
+    def joined(self, *, recipe: Recipe | None = None, pixels: Pixels | None = None) -> DistilledSet:
+        """All that is stored as one set, whose classes are named by Avalanche's class ids.
+
+        recipe: how it is trained on; None: the recipe that all sets have. pixels: its normalisation; None: the mean and
+        std of all real images that were distilled so far. Raises what `join` raises, as for recipes with learned rates,
+        and `UserError` for an empty memory.
+        """
+        if not self._held:
+            raise UserError("the memory is empty: no experience was handed to it yet")
+        mean, std = stats_of_counts(torch.stack(self._counts).sum(0))
+        return join(self.sets, recipe=recipe, pixels=pixels or Pixels(space="raw", mean=mean, std=std))
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of the stored pixels; a repetition costs nothing."""
-        return sum(group.images.nbytes for group in self.buffer_groups.values())
+        """Bytes of pixels as stored, soft labels and learned rates; a repetition costs nothing."""
+        return sum(held.nbytes() for held in self._held)
+
+    @property
+    def outputs_of(self) -> dict[int, int]:
+        """Class id -> the label that items of the class carry, which is its output of a network."""
+        return {label: group.meaning[1] for label, group in self.buffer_groups.items()}
+
+    @property
+    def asks_network(self) -> bool:
+        """Whether the strategy's network must have learned an experience before the memory sees it."""
+        return self.labels in BY_NETWORK
 
     def check_benchmark(self, benchmark: Any) -> None:
         """Raise `UserError` where the memory has no room for all classes of a benchmark's training stream.
 
         benchmark: an Avalanche benchmark, a stream, or a list of experiences. Targets are counted, and no image is
-        read. A stream that makes its experiences one by one cannot be counted, and passes.
+        read, but for one where the budget is in bytes. A stream that makes its experiences one by one cannot be
+        counted, and passes.
         """
-        self._require_room(classes_in(getattr(benchmark, "train_stream", benchmark)))
+        stream = getattr(benchmark, "train_stream", benchmark)
+        classes = classes_in(stream)
+        image_bytes = 0
+        if classes and self._budget(self.max_size).counts_bytes:
+            label, positions = next(iter(classes_of(stream[0].dataset).items()))
+            image_bytes = raw_class(stream[0].dataset, label, positions[:1]).images.nbytes
+        self._require_room(classes, image_bytes)
 
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
-        """Distil the classes of `exp` from `exp.dataset`; Avalanche calls it after (GDumb: before) training.
+        """Distil the classes of `exp` from `exp.dataset`; Avalanche calls it after (GDumb, ER_ACE: before) training.
 
         Raises what `update_from_dataset` raises, and at the first experience what `check_benchmark` raises for the
         stream that the experience comes from.
         """
-        if not self.buffer_groups:
-            self._require_room(classes_ahead(exp))
-        self.update_from_dataset(exp.dataset, agent_state)
+        self._adopt(exp.dataset, agent_state, ahead=classes_ahead(exp) if not self.buffer_groups else set())
 
     def update_from_dataset(self, new_data: AvalancheDataset, strategy: Any = None) -> None:
         """Distil each class of `new_data` from it alone.
 
         A class that was distilled from these very images before is left as it is. Raises `UserError` for one
         that comes back with others, for images that are not raw, for labels that are no integers or differ within a
-        class, where a class would get no room, and for a set that trains networks from particular weights only.
+        class, where a class would get no room, for a set that trains networks from particular weights only, and without
+        a strategy where its network is asked.
         """
+        self._adopt(new_data, strategy, ahead=set())
+
+    def _adopt(self, new_data: AvalancheDataset, strategy: Any, *, ahead: set[int]) -> None:
+        if not self._budget(self.max_size).counts_bytes:
+            self._require_room(ahead, 0)  # before any image is read
         members = classes_of(new_data)
         if not members:
             return
+        if self.asks_network:
+            require_network(strategy)
         raw = {label: raw_class(new_data, label, positions) for label, positions in members.items()}
         source = _source(raw, self.data)
         known = [label for label in raw if label in self.buffer_groups]
@@ -163,9 +226,14 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         if known:
             return
         _require_one_kind({**self.buffer_groups, **raw})
-        per_class = self._room(len(self.buffer_groups) + len(raw), self.max_size)
-        for label, images in self._distilled(source, raw, per_class).items():
-            self.buffer_groups[label] = ClassImages(images, label, raw[label], fingerprint=source.fingerprint())
+        image_bytes = source.images[:1].nbytes
+        self._require_room(ahead, image_bytes)
+        per_class = self._room(self.buffer_groups.keys() | raw.keys(), self.max_size, image_bytes)
+        held = self._made(source, raw, per_class, strategy)
+        per_class = self._fitting([*self._held, held], per_class, new=held)
+        self._held.append(held)
+        self._counts.append(_counts(source))
+        self.buffer_groups.update({label: ClassImages(held, label) for label in raw})
         self._shrink(strategy, per_class)
 
     def resize(self, strategy: Any, new_size: int) -> None:
@@ -173,47 +241,91 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
 
         Raises `UserError` where a class would keep none; nothing is changed then.
         """
-        per_class = self._room(len(self.buffer_groups), new_size)
+        image_bytes = max((ds.images[:1].nbytes for ds in self.sets), default=1)
+        per_class = self._room(self.buffer_groups, new_size, image_bytes)
+        per_class = self._fitting(self._held, per_class) if self._held else per_class
         self.max_size = new_size
         self._shrink(strategy, per_class)
 
-    def _room(self, classes: int, max_size: int) -> int:
-        per_class = self.images_per_class if classes == 0 else min(self.images_per_class, max_size // classes)
-        if per_class < 1:
-            raise UserError(f"a memory of {max_size} images has no room for {classes} classes; make max_size {classes}")
-        return per_class
+    def _budget(self, max_size: int) -> Budget:
+        return Budget(max_size, self.images_per_class, self.max_bytes, self.bytes_per_class)
 
-    def _require_room(self, classes: set[int]) -> None:
-        self._room(len(classes | self.buffer_groups.keys()), self.max_size)
+    def _room(self, classes: Collection[int], max_size: int, pixel_bytes: int) -> int:
+        """Images of a class, where each takes `pixel_bytes` and at least the soft label that is known by now."""
+        label_bytes = LABEL_BYTES * len(classes) if self.labels in BY_NETWORK else 0
+        return self._budget(max_size).room(len(classes), pixel_bytes + label_bytes)
+
+    def _require_room(self, classes: set[int], pixel_bytes: int) -> None:
+        if not self._budget(self.max_size).counts_bytes or pixel_bytes:
+            self._room(classes | self.buffer_groups.keys(), self.max_size, pixel_bytes)
+
+    def _fitting(self, held: Sequence[Held], per_class: int, *, new: Held | None = None) -> int:
+        newest = new or held[-1]
+        return self._budget(self.max_size).fitting(
+            per_class,
+            sum(len(part.like) for part in held),
+            len(newest.like),
+            lambda count: sum(part.nbytes(count) for part in held),
+            newest.nbytes,
+        )
 
     def _shrink(self, strategy: Any, per_class: int) -> None:
         for group in self.buffer_groups.values():
             group.resize(strategy, per_class)
         self._joined = None
 
-    def _distilled(self, source: LabelledImages, raw: Mapping[int, RawClass], per_class: int) -> dict[int, Tensor]:
-        labels = list(raw)
+    def _made(self, source: LabelledImages, raw: Mapping[int, RawClass], per_class: int, strategy: Any) -> Held:
+        """The experience's images, at most `per_class` of a class, distilled and labelled."""
+        counts = [min(per_class, len(members.images)) for members in raw.values()]
+        ds = self._distilled(source, list(raw), [count - int(count * self.real_share) for count in counts])
+        rates = _learned_rates(ds.manifest.recipe, self.config.recipe)
+        sets = self._completed(ds, raw, [int(count * self.real_share) for count in counts], strategy)
+        if self.labels in BY_NETWORK:
+            seen = self.outputs_of | {label: members.meaning[1] for label, members in raw.items()}
+            sets = [labelled_by_network(part, strategy, raw, seen, self.labels) for part in sets]
+        return Held(sets, raw, fingerprint=source.fingerprint(), rates=rates, real_share=self.real_share)
+
+    def _completed(
+        self, ds: DistilledSet, raw: Mapping[int, RawClass], real: Sequence[int], strategy: Any
+    ) -> list[DistilledSet]:
+        """The distilled set, and after it what a memory keeps beside it: here nothing."""
+        del raw, real, strategy
+        return [ds]
+
+    def _distilled(self, source: LabelledImages, labels: Sequence[int], counts: Sequence[int]) -> DistilledSet:
+        """`counts[i]` distilled images of the class `labels[i]`, uint8."""
         name = "-".join(map(str, labels[:8])) + f"-{source.fingerprint()[:8]}"
         out = None if self.folder is None else self.folder / f"{name}.safetensors"
         begun = time.monotonic()
-        ds = distill(
-            self.config,
-            source,
-            Size.of([min(per_class, len(members.images)) for members in raw.values()]),
-            seed=counter(self.seed, "experience", labels[0]),
-            out=out,
-            options=RunOptions(device=self.device),
-        ).quantised()
+        with self.reporter.stage(f"memory of classes {', '.join(map(str, labels[:8]))}", total=1) as stage:
+            ds = distill(
+                self.config,
+                source,
+                Size.of(counts),
+                seed=counter(self.seed, "experience", labels[0]),
+                out=out,
+                options=RunOptions(device=self.device, reporter=self.reporter),
+            ).quantised()
+            stage.advance()
         if ds.manifest.recipe.initialisation not in DISTRIBUTIONS:
             raise UserError(f"this is {for_particular_weights(self.config.name)}")
-        if ds.targets is not None or ds.whitening is not None:
-            what = "soft labels" if ds.targets is not None else "whitened pixels"
-            raise UserError(f"{self.config.name}: its set has {what}, and a memory keeps plain images and hard labels")
-        assert ds.labels is not None
+        self._require_fitting_labels(ds)
         assert ds.manifest.provenance is not None
         self.provenances.append(ds.manifest.provenance)
         self.seconds += time.monotonic() - begun if out is None else _seconds_of(out)
-        return {label: torch.from_numpy(ds.images[ds.labels == index]) for index, label in enumerate(labels)}
+        return ds
+
+    def _require_fitting_labels(self, ds: DistilledSet) -> None:
+        """Raise `UserError` for pixels or soft labels that this memory would drop, or lacks."""
+        if ds.whitening is not None:
+            raise UserError(f"{self.config.name}: its set has whitened pixels, and a memory keeps plain images")
+        if ds.targets is not None and self.labels != "stored":
+            raise UserError(
+                f"{self.config.name}: its set has soft labels, and this memory has labels='{self.labels}'; keep them "
+                "by labels='stored', and learn them by SoftLabelReplay"
+            )
+        if ds.targets is None and self.labels == "stored":
+            raise UserError(f"{self.config.name}: its set has no soft labels to keep; use labels='hard' or 'network'")
 
 
 class FilledClassBalancedBuffer(ClassBalancedBuffer):
@@ -227,6 +339,17 @@ class FilledClassBalancedBuffer(ClassBalancedBuffer):
     def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride] (Avalanche's setter does nothing)
         """All images, each as often as the filling asks for."""
         return filled(concat_datasets(self.buffer_datasets), self.fill)
+
+
+@surroundings.own()
+def _counts(source: LabelledImages) -> Tensor:
+    """int64 (C, 256), see `channel_counts`."""
+    return channel_counts(source)
+
+
+def _learned_rates(recipe: Recipe, meant: Recipe) -> int:
+    """Learning rates that a method learned with the images: one for each learned step, or one for all."""
+    return len(recipe.steps) or int(recipe.learning_rate != meant.learning_rate)
 
 
 def _seconds_of(out: Path) -> float:

@@ -1,7 +1,7 @@
 """`use_buffer`: put a `DistilledBuffer` where Avalanche hard-codes its own memory.
 
-`ReplayPlugin`, BiC and their like take a storage policy as an argument; GDumb, ER_ACE, MIR, CoPE and SCR make a
-`ClassBalancedBuffer` of their own, which is exchanged here.
+`ReplayPlugin`, BiC and their like take a storage policy as an argument; GDumb, ER_ACE, DER, MIR, CoPE and SCR make a
+memory of their own, which is exchanged here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dd_core.errors import UserError
 
 # strategies whose memory holds more than images and labels, or that would hang with a small one
 REFUSED = {
-    "DER": "replays the outputs that its network gave for real images",
     "FeatureReplay": "replays features, and a DistilledBuffer holds images",
     "ER_AML": "draws a whole mini-batch of each class and never ends where a class holds less",
 }
+# those that hand an experience to their memory before they learn it, so that their network knows nothing of it yet
+BEFORE_TRAINING = ("ER_ACE", "GDumbPlugin")
 
 
 def use_buffer(target: Any, buffer: DistilledBuffer, *, benchmark: Any = None) -> None:
@@ -32,9 +33,11 @@ def use_buffer(target: Any, buffer: DistilledBuffer, *, benchmark: Any = None) -
         raise UserError(f"{name} {reason}; use ER_ACE or a ReplayPlugin")
     if len(policy.buffer) > 0:
         raise UserError(f"{name} has images in its memory already; call use_buffer before training")
+    _check_labels(name, buffer)
     _check_sizes(holder, buffer)
     if benchmark is not None:
         buffer.check_benchmark(benchmark)
+    buffer.for_der = name == "DER"
     holder.storage_policy = buffer
 
 
@@ -56,7 +59,21 @@ def _check_sizes(holder: Any, buffer: DistilledBuffer) -> None:
     if isinstance(holder, GDumbPlugin) and buffer.fill is not None:
         raise UserError("GDumbPlugin trains on the memory alone: there is nothing to fill, so leave fill out")
     batch = getattr(holder, "batch_size_mem", 0)
-    if name == "ER_ACE" and batch > max(buffer.max_size, buffer.fill or 0):
-        raise UserError(f"ER_ACE replays nothing before its memory fills a batch of {batch}; use fill={batch}")
+    if name in ("DER", "ER_ACE") and batch > max(buffer.max_size, buffer.fill or 0):
+        raise UserError(f"{name} replays nothing before its memory fills a batch of {batch}; use fill={batch}")
     if name == "MIRPlugin" and batch >= buffer.max_size:
         raise UserError(f"MIR chooses {batch} out of more images; use a batch_size_mem below {buffer.max_size}")
+
+
+def _check_labels(name: str, buffer: DistilledBuffer) -> None:
+    if name == "DER" and buffer.labels != "logits":
+        raise UserError(f"DER replays outputs of its network: give it labels='logits', not '{buffer.labels}'")
+    if name != "DER" and buffer.labels != "hard":
+        raise UserError(
+            f"{name} learns classes, and the buffer has labels='{buffer.labels}'; use labels='hard', or SoftLabelReplay"
+        )
+    if name in BEFORE_TRAINING and buffer.asks_network:
+        raise UserError(
+            f"{name} hands an experience to its memory before it learns it, so its network has no features of it yet; "
+            "use features='pixels'"
+        )

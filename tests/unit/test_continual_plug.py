@@ -147,7 +147,13 @@ def used(memory: DistilledBuffer, digits) -> DistilledBuffer:
     ("make", "options", "message"),
     [
         (lambda: Naive(**arguments()), {}, "Naive has no storage policy to replace; give it a ReplayPlugin"),
-        (lambda: DER(**arguments(mem_size=6)), {}, "DER replays the outputs that its network gave for real images"),
+        (
+            lambda: DER(**arguments(mem_size=6)),
+            {},
+            "DER replays outputs of its network: give it labels='logits', not 'hard'",
+        ),
+        (lambda: DER(**arguments(mem_size=6)), {"labels": "logits"}, "DER replays nothing before its memory fills"),
+        (er_ace, {"labels": "logits"}, "ER_ACE learns classes, and the buffer has labels='logits'; use labels='hard'"),
         (
             lambda: ER_AML(**arguments(feature_extractor=network(), mem_size=6)),
             {},

@@ -63,18 +63,22 @@ def random_indices(source: Source, counts: Sequence[int], *, streams: Streams, s
     return torch.cat(chosen)
 
 
-def herd(features: Float[Tensor, "n D"], count: int) -> Int64[Tensor, " k"]:
+def herd(
+    features: Float[Tensor, "n D"], count: int, *, given: Float[Tensor, "m D"] | None = None
+) -> Int64[Tensor, " k"]:
     """Greedy herding: each pick brings the mean of the picks closest to the mean of all.
 
     Welling, Herding dynamical weights to learn (2009), in the form of iCaRL (2017), algorithm 4:
-    p_k = argmin_x || mu - (phi(x) + sum_{j<k} phi(p_j)) / k ||. Picks are distinct.
+    p_k = argmin_x || mu - (phi(x) + sum_{j<k} phi(p_j)) / k ||. Picks are distinct. `given` are features of m images
+    that are there already, as if they were the first picks: they are in the sum, and k counts on from m.
     """
     mean = features.mean(0)
-    total = torch.zeros_like(mean)
+    total = torch.zeros_like(mean) if given is None else given.sum(0)
+    begun = 0 if given is None else len(given)
     left = torch.ones(len(features), dtype=torch.bool)
     picks: list[int] = []
     rows = max(1, PIXEL_BYTES // max(1, features[:1].nbytes))  # at once: as many floats again, and not of all images
-    for k in range(1, count + 1):
+    for k in range(begun + 1, begun + count + 1):
         distance = torch.cat([(mean - (part + total) / k).square().sum(1) for part in features.split(rows)])
         pick = int(distance.masked_fill(~left, torch.inf).argmin())
         left[pick] = False

@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import Dataset
 
 from dd_apps.continual.labels import Meaning, copied, meaning, shown
@@ -56,10 +57,12 @@ with warnings_contained():
     from avalanche.core import SupervisedPlugin
     from avalanche.models import avalanche_forward
     from avalanche.training.plugins import (
+        BiCPlugin,
         EvaluationPlugin,
         FromScratchTrainingPlugin,
         GDumbPlugin,
         ReplayPlugin,
+        bic,
     )
     from avalanche.training.storage_policy import BalancedExemplarsBuffer, ClassBalancedBuffer, ExemplarsBuffer
     from avalanche.training.supervised import Cumulative, Naive
@@ -67,6 +70,7 @@ with warnings_contained():
 __all__ = [
     "AvalancheDataset",
     "BalancedExemplarsBuffer",
+    "BiCPlugin",
     "ClassBalancedBuffer",
     "Cumulative",
     "ExemplarsBuffer",
@@ -85,6 +89,7 @@ __all__ = [
     "contained",
     "contents",
     "filled",
+    "mend_bic",
     "nc_benchmark",
     "raw_class",
     "replay_dataset",
@@ -351,6 +356,16 @@ def replay_dataset(images: Tensor, label: int, like: RawClass, *, logits: Tensor
         attributes.append(DataAttribute(cast(Any, list(logits)), "logits", use_in_getitem=True))
     data = kind([leaf], data_attributes=attributes, transform_groups=TransformGroups(groups))
     return data.with_transforms(transforms.active)
+
+
+def mend_bic() -> None:
+    """Let BiC's second stage run: it hands its scheduler the argument `verbose`, which PyTorch no longer has."""
+    bic.MultiStepLR = _scheduler
+
+
+def _scheduler(*arguments: Any, verbose: bool = False, **options: Any) -> MultiStepLR:
+    del verbose
+    return MultiStepLR(*arguments, **options)
 
 
 def silent_evaluator() -> EvaluationPlugin:

@@ -1,14 +1,14 @@
 """`use_buffer`: put a `DistilledBuffer` where Avalanche hard-codes its own memory.
 
-`ReplayPlugin`, BiC and their like take a storage policy as an argument; GDumb, ER_ACE, DER, MIR, CoPE and SCR make a
-memory of their own, which is exchanged here.
+`ReplayPlugin` and its like take a storage policy as an argument; GDumb, ER_ACE, DER, MIR, CoPE and SCR make a memory of
+their own, which is exchanged here. `dd_apps.continual` has the table of what works.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from dd_apps.continual.adapter import GDumbPlugin
+from dd_apps.continual.adapter import BiCPlugin, GDumbPlugin, mend_bic
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_core.errors import UserError
 
@@ -24,6 +24,9 @@ BEFORE_TRAINING = ("ER_ACE", "GDumbPlugin")
 def use_buffer(target: Any, buffer: DistilledBuffer, *, benchmark: Any = None) -> None:
     """Make a strategy or plugin keep its memory in `buffer`; call it before training begins.
 
+    It may be called for a plugin that has the buffer already, which BiC needs: see `mend_bic`. MIR replays nothing
+    while the classes before the current experience hold no more images than its `batch_size_mem`.
+
     With the Avalanche `benchmark` (or its training stream) that will be trained on, its classes are counted now.
     Raises `UserError` where that cannot work, in one line that says why.
     """
@@ -38,6 +41,8 @@ def use_buffer(target: Any, buffer: DistilledBuffer, *, benchmark: Any = None) -
     if benchmark is not None:
         buffer.check_benchmark(benchmark)
     buffer.for_der = name == "DER"
+    if isinstance(holder, BiCPlugin):
+        mend_bic()
     holder.storage_policy = buffer
 
 

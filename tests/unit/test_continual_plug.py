@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from tiny_streams import SoftAverage
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from dd_apps.continual import DistilledBuffer, use_buffer
+import dd_apps.continual
+from dd_apps.continual import DistilledBuffer, HybridBuffer, SoftLabelReplay, use_buffer
 from dd_apps.continual.adapter import contained, silent_evaluator
 from dd_core.errors import UserError
 
@@ -19,9 +22,22 @@ with warnings.catch_warnings():  # Avalanche sets filters for the whole process 
     from avalanche.benchmarks import nc_benchmark
     from avalanche.evaluation.metrics import accuracy_metrics
     from avalanche.logging import TextLogger
-    from avalanche.models import SCRModel
-    from avalanche.training.plugins import CoPEPlugin, EvaluationPlugin, GDumbPlugin, MIRPlugin, ReplayPlugin
-    from avalanche.training.supervised import DER, ER_ACE, ER_AML, MER, SCR, GDumb, Naive
+    from avalanche.models import FeCAMClassifier, NCMClassifier, SCRModel, TrainEvalModel
+    from avalanche.training.plugins import (
+        AGEMPlugin,
+        BiCPlugin,
+        CoPEPlugin,
+        EvaluationPlugin,
+        GDumbPlugin,
+        GEMPlugin,
+        GSS_greedyPlugin,
+        MemoryFeCAMUpdate,
+        MemoryNCMUpdate,
+        MIRPlugin,
+        RARPlugin,
+        ReplayPlugin,
+    )
+    from avalanche.training.supervised import DER, ER_ACE, ER_AML, MER, SCR, FeatureReplay, GDumb, ICaRL, Naive
 
 
 @pytest.fixture(scope="module")
@@ -107,40 +123,135 @@ class Witness:
         self.seen[-1] += len(strategy.mb_x)
 
 
-def er_ace(**options):
-    return ER_ACE(**arguments(mem_size=6, batch_size_mem=options.pop("batch_size_mem", 12), **options))
+# --- the table of the package's page -----------------------------------------------------------------------------
 
 
-def scr():
-    features = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
-    options = arguments(SCRModel(features, nn.Linear(16, 8)), mem_size=6, batch_size_mem=6)
-    return SCR(**{name: value for name, value in options.items() if name != "criterion"})
+class Features(nn.Module):
+    """Sixteen features that are never negative, as FeCAM needs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU())
+
+    def forward(self, images):
+        return self.layers(images)
 
 
-@pytest.mark.parametrize(
-    ("make", "fill"),
-    [
-        (lambda: GDumb(**arguments(mem_size=6)), None),
-        (er_ace, 12),
-        (lambda: Naive(**arguments(plugins=[MIRPlugin(batch_size_mem=2, mem_size=6, subsample=4)])), None),
-        (lambda: Naive(**arguments(plugins=[CoPEPlugin(mem_size=6, n_classes=6, p_size=6)])), 20),
-        (scr, None),
-        (lambda: Naive(**arguments(plugins=[ReplayPlugin(mem_size=6)])), 20),
-    ],
-    ids=["GDumb", "ER_ACE", "MIR", "CoPE", "SCR", "ReplayPlugin"],
-)
-def test_strategies_with_a_memory_of_their_own_run_on_distilled_images(make, fill, digits):
-    strategy, memory = make(), buffer(fill=fill)
-    use_buffer(strategy, memory)
+class Net(nn.Module):
+    """A network whose last layer is called as BiC and RAR expect it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.classifier = Features(), nn.Linear(16, 6)
+
+    def forward(self, images):
+        return self.classifier(self.features(images))
+
+
+def with_plugin(plugin, model: nn.Module | None = None, epochs: int = 8):
+    return Naive(**arguments(model or Net(), plugins=[plugin], evaluator=measuring(), train_epochs=epochs))
+
+
+def of_kind(kind, **options):
+    return kind(**arguments(Net(), mem_size=12, evaluator=measuring(), **({"train_epochs": 8} | options)))
+
+
+def with_classifier(kind, update, memory):
+    model = TrainEvalModel(Features(), nn.Linear(16, 6), kind())
+    return with_plugin(update(mem_size=12, storage_policy=memory), model)
+
+
+def scr(memory):
+    options = arguments(SCRModel(Features(), nn.Linear(16, 8)), mem_size=12, batch_size_mem=12, train_epochs=8)
+    return SCR(**{name: value for name, value in options.items() if name != "criterion"} | {"evaluator": measuring()})
+
+
+def bic(memory):
+    return with_plugin(BiCPlugin(mem_size=12, batch_size_mem=20, stage_2_epochs=2, storage_policy=memory))
+
+
+def icarl(memory):
+    network = Net()
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    return ICaRL(
+        feature_extractor=network.features,
+        classifier=network.classifier,
+        optimizer=optimiser,
+        memory_size=12,
+        buffer_transform=None,
+        fixed_memory=True,
+        evaluator=silent_evaluator(),
+    )
+
+
+# by name: what makes a strategy of a memory, and the memory's options
+STRATEGIES = {
+    "SoftLabelReplay": (lambda memory: with_plugin(SoftLabelReplay(memory, batch_size_mem=20)), {}),
+    "ReplayPlugin": (lambda memory: with_plugin(ReplayPlugin(12, storage_policy=memory)), {"fill": 20}),
+    "RARPlugin": (lambda memory: with_plugin(RARPlugin(6, 12, storage_policy=memory), epochs=2), {}),
+    "MemoryNCMUpdate": (lambda memory: with_classifier(NCMClassifier, MemoryNCMUpdate, memory), {}),
+    "MemoryFeCAMUpdate": (lambda memory: with_classifier(FeCAMClassifier, MemoryFeCAMUpdate, memory), {}),
+    "BiCPlugin": (bic, {"fill": 20}),
+    "GDumb": (lambda memory: of_kind(GDumb, train_epochs=60), {}),
+    "ER_ACE": (lambda memory: of_kind(ER_ACE, batch_size_mem=12), {"fill": 12}),
+    "DER": (lambda memory: of_kind(DER, batch_size_mem=12), {"fill": 12}),
+    "SCR": (scr, {}),
+    "CoPEPlugin": (lambda memory: with_plugin(CoPEPlugin(12, n_classes=6, p_size=6, max_it_cnt=40)), {"fill": 20}),
+    "MIRPlugin": (lambda memory: with_plugin(MIRPlugin(batch_size_mem=3, mem_size=12, subsample=12)), {}),
+    "ER_AML": (lambda memory: of_kind(ER_AML, feature_extractor=Features()), {}),
+    "FeatureReplay": (lambda memory: FeatureReplay(**arguments(Net(), mem_size=12, last_layer_name="classifier")), {}),
+    "MER": (lambda memory: of_kind(MER), {}),
+    "ICaRL": (icarl, {}),
+    "AGEMPlugin": (lambda memory: with_plugin(AGEMPlugin(5, 5)), {}),
+    "GEMPlugin": (lambda memory: with_plugin(GEMPlugin(5, 0.5)), {}),
+    "GSS_greedyPlugin": (lambda memory: with_plugin(GSS_greedyPlugin(12, input_size=[1, 8, 8])), {}),
+}
+TABLE = [
+    re.split(r" {2,}", line.strip()) for line in (dd_apps.continual.__doc__ or "").splitlines() if "   " in line[4:]
+]
+RUNS = [(name, by, one, out) for name, by, labels, out in TABLE[1:] for one in labels.split(", ")]
+
+
+def memory_for(kind, labels: str, fill: int | None = None):
+    method = SoftAverage() if labels == "stored" else "average"
+    return kind(12, images_per_class=2, method=method, labels=labels, fill=fill)
+
+
+def test_the_table_has_a_row_for_every_strategy_that_is_tried():
+    assert [row[0] for row in TABLE[1:]] == list(STRATEGIES)
+    assert {row[1] for row in TABLE[1:]} == {"argument", "use_buffer"}
+
+
+@pytest.mark.parametrize("kind", [DistilledBuffer, HybridBuffer])
+@pytest.mark.parametrize(("name", "by", "labels", "outcome"), RUNS, ids=lambda value: value)
+def test_a_row_of_the_table_is_what_happens(name, by, labels, outcome, kind, digits):
+    make, options = STRATEGIES[name]
+    torch.manual_seed(0)
+    memory = memory_for(kind, labels, **options)
+    strategy = make(memory)
+    if outcome.startswith("refused: "):
+        with pytest.raises(UserError, match=outcome.removeprefix("refused: ")):
+            use_buffer(strategy, memory)
+        return
+    if by == "use_buffer":
+        use_buffer(strategy, memory)
     train(strategy, digits)
     assert sorted(memory.buffer_groups) == list(range(6))
-    assert memory.nbytes == 6 * 64
-    assert all(torch.isfinite(parameter).all() for parameter in strategy.model.parameters())
+    soft = {"hard": 0, "stored": 6 * 2 * 2 * 4, "network": 4 * 2 * (2 + 4 + 6), "logits": 12 * 2 * 6}[labels]
+    assert memory.nbytes == 12 * 64 + soft
+    with contained(0, "test"):
+        accuracy = strategy.eval(digits.test_stream)["Top1_Acc_Stream/eval_phase/test_stream/Task000"]
+    assert accuracy > 0.42  # a network that forgets knows two of six classes
 
 
-def used(memory: DistilledBuffer, digits) -> DistilledBuffer:
-    memory.post_adapt(None, digits.train_stream[0])
-    return memory
+def test_bic_alone_breaks_on_todays_pytorch(digits, monkeypatch):
+    monkeypatch.setattr("avalanche.training.plugins.bic.MultiStepLR", torch.optim.lr_scheduler.MultiStepLR)
+    with pytest.raises(TypeError, match="verbose"):
+        train(bic(memory_for(DistilledBuffer, "hard", 20)), digits)
+
+
+def er_ace(**options):
+    return ER_ACE(**arguments(mem_size=6, batch_size_mem=options.pop("batch_size_mem", 12), **options))
 
 
 @pytest.mark.parametrize(

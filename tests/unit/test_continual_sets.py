@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from tiny_streams import PIXELS, Images, SoftAverage, benchmark, linear, strategy_of, to_input
 
-from dd_apps.continual import DistilledBuffer
+from dd_apps.continual import DistilledBuffer, HybridBuffer
 from dd_apps.continual.budget import Budget
 from dd_apps.continual.holding import decoded
 from dd_core.distilled import Pixels
@@ -86,6 +87,20 @@ def test_a_file_keeps_what_was_distilled_and_the_memory_what_it_has_room_for(tmp
     assert len(read_set(first)) == 6
     again = buffer_of(*benchmark().train_stream, max_size=12, images_per_class=3, folder=tmp_path)
     assert [ds.digest() for ds in again.sets] == [ds.digest() for ds in buffer.sets]
+
+
+@pytest.mark.parametrize("kind", [DistilledBuffer, HybridBuffer])
+def test_a_memory_that_was_pickled_goes_on_as_the_other(kind):
+    stream, strategy = benchmark().train_stream, strategy_of(linear())
+    buffer = kind(36, images_per_class=2, labels="network", method="random")
+    buffer.post_adapt(strategy, stream[0])
+    assert len(buffer.items) == 4  # what was read before, caches too, is pickled
+    again = pickle.loads(pickle.dumps(buffer))
+    for memory in (buffer, again):
+        memory.post_adapt(strategy, stream[1])
+    assert [ds.digest() for ds in again.sets] == [ds.digest() for ds in buffer.sets]
+    assert again.joined().digest() == buffer.joined().digest()
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(buffer.items, again.items, strict=True))
 
 
 # --- bytes -------------------------------------------------------------------------------------------------------

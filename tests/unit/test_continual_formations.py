@@ -1,4 +1,4 @@
-"""Memories whose images are stored small and decoded into several (IDC's multi-formation): what is counted, and seen."""
+"""Memories whose images are stored small and decoded into several (IDC): what is counted, and what is seen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_four_images_are_replayed_for_the_bytes_of_one():
     buffer = memory_of(DistilledBuffer, *stream, max_bytes=6 * 2 * PIXELS)
     assert buffer.nbytes == 6 * 2 * PIXELS
     assert [len(ds) for ds in buffer.sets] == [4, 4, 4]
-    assert Counter(buffer.buffer.targets) == {label: 8 for label in range(6)}
+    assert Counter(buffer.buffer.targets) == dict.fromkeys(range(6), 8)
     for label, group in buffer.buffer_groups.items():
         ds = next(ds for ds in buffer.sets if str(label) in ds.classes)
         tiles = ds.decoded()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dd_apps.continual.adapter import nc_benchmark
+from dd_apps.continual.guard import Guard, GuardedImages
 from dd_apps.continual.orders import class_order, experience_sizes
 from dd_core.errors import UserError
 from dd_core.images import Source, channel_stats, normalise, require_labels
@@ -61,20 +63,35 @@ class Normalise:
         return self.table[self.channels, image.long()]
 
 
-def build(train: Source, test: Source, *, experiences: int, seed: int, order: int) -> Stream:
-    """The benchmark of class order `order`, without task labels. Raises `UserError`."""
+def build(
+    train: Source,
+    test: Source,
+    *,
+    experiences: int,
+    seed: int,
+    order: int,
+    rule: Literal["drawn", "numpy"] = "drawn",
+    guard: Guard | None = None,
+) -> Stream:
+    """The benchmark of class order `order` by a rule of `class_order`, without task labels. Raises `UserError`.
+
+    With a guard, the training images are read through it from now on.
+    """
     if train.classes != test.classes:
         raise UserError(f"{train.name}: training and test images do not have the same classes")
     labels = require_labels(train)
-    permutation = class_order(len(train.classes), seed=seed, order=order)
+    permutation = class_order(len(train.classes), seed=seed, order=order, rule=rule)
     sizes = experience_sizes(len(train.classes), experiences)
     parts = torch.tensor(permutation).split(list(sizes))
     classes = tuple(tuple(sorted(part.tolist())) for part in parts)
     first = torch.isin(labels, torch.tensor(classes[0])).nonzero().flatten()
-    mean, std = channel_stats(train.subset(first))
+    images: Source = train if guard is None else GuardedImages(train, guard)
+    allowed = nullcontext() if guard is None else guard.only(first.tolist(), what="for the pixels' statistics")
+    with allowed:
+        mean, std = channel_stats(images.subset(first))
     transform = Normalise(mean, std)
     benchmark = nc_benchmark(
-        RawImages(train),
+        RawImages(images),
         RawImages(test),
         n_experiences=experiences,
         task_labels=False,

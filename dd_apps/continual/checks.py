@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from dd_apps.continual.config import ContinualScenario, memory_config
 from dd_apps.continual.orders import experience_sizes
@@ -24,21 +25,26 @@ def check_scenario(scenario: ContinualScenario, train: Source, test: Source) -> 
         raise UserError(f"{train.name}: training and test images do not have the same classes")
     experience_sizes(len(train.classes), scenario.experiences)
     counts = [len(members) for members in indices_by_class(train)]
-    kept = [min(scenario.images_per_class, count) for count in counts]
-    for row in scenario.rows:
+    rooms = {row: _room(scenario, row, train) for row in scenario.rows}
+    for row, room in rooms.items():
         if (method := scenario.memory_method(row)) is not None:
-            memory_config(method).check(train, Size.of(kept))
-    return _rare(scenario, train.classes, counts)
+            memory_config(method).check(train, Size.of([min(room, count) for count in counts]))
+    most = max((room for row, room in rooms.items() if scenario.row_of(row).memory not in ("none", "joint")), default=0)
+    return _rare(most, train.classes, counts)
 
 
-def _rare(scenario: ContinualScenario, classes: Sequence[str], counts: Sequence[int]) -> tuple[str, ...]:
-    rare = [(name, count) for name, count in zip(classes, counts, strict=True) if count < scenario.images_per_class]
+def _room(scenario: ContinualScenario, row: str, train: Source) -> int:
+    return scenario.images_of_class(row, image_bytes=prod(train.image_shape), classes=len(train.classes))
+
+
+def _rare(most: int, classes: Sequence[str], counts: Sequence[int]) -> tuple[str, ...]:
+    rare = [(name, count) for name, count in zip(classes, counts, strict=True) if count < most]
     if not rare:
         return ()
     named = ", ".join(f"'{name}' has {count}" for name, count in rare[:NAMED])
     more = f", and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
     what = "class has" if len(rare) == 1 else "classes have"
     return (
-        f"{len(rare)} {what} fewer training images than images_per_class ({scenario.images_per_class}); the memory "
+        f"{len(rare)} {what} fewer training images than images_per_class ({most}); the memory "
         f"keeps as many images of each as there are: {named}{more}",
     )

@@ -8,27 +8,44 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, JsonValue, model_validator
 
+from dd_apps.continual.rows import LOGIT_BYTES, SHORT, TABLES, Row, Table
 from dd_apps.data import DataScenario, images_a_class
 from dd_apps.task import Outcome
 from dd_core import methods
-from dd_core.config import Config
+from dd_core.augment.names import Strategy
+from dd_core.config import Config, decode
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions
 
-Table = Literal["retraining", "replay"]
-TABLES: tuple[Table, ...] = ("retraining", "replay")
 DISTILLED = "distilled"  # the row of the scenario's method
-UNDISTILLED = ("real", "real-adaptive", "none", "joint")  # every other row is named by a method, or in `others`
+Logger = Literal["tensorboard", "csv", "text"]
 
 
-class Retraining(Config):
+class _Training(Config):
+    """What both tables ask of SGD beyond its rates."""
+
+    schedule: Literal["constant", "step"] = Field(
+        default="constant",
+        exclude_if=lambda schedule: schedule == "constant",
+        description="course of the learning rate in each experience; step: a tenth of it, with a new optimiser, in the "
+        "second half, as the evaluation of dataset condensation has it",
+    )
+    augmentation: Strategy = Field(
+        default="none",
+        exclude_if=lambda augmentation: augmentation == "none",
+        description="siamese augmentation (DSA) of every mini-batch, current and memory images alike: kinds joined by "
+        "'_', auto (all that suit the data), or none",
+    )
+
+
+class Retraining(_Training):
     """Training a fresh network on the memory alone after each experience (GDumb, Prabhu et al. 2020)."""
 
     epochs: int = Field(default=300, ge=1, description="passes over the memory")
@@ -38,7 +55,7 @@ class Retraining(Config):
     batch_size: int = Field(default=256, ge=1, description="memory images in a mini-batch, at most")
 
 
-class Replay(Config):
+class Replay(_Training):
     """Training one network on each experience in turn, with the memory mixed into every mini-batch.
 
     The rows without a memory (`none`, `joint`) are trained like this in both tables.
@@ -62,6 +79,9 @@ class Replay(Config):
         return self.batch_size_mem if self.share == "fill" else None
 
 
+Settings = TypeVar("Settings", Retraining, Replay)
+
+
 class ContinualScenario(DataScenario):
     """A class-incremental benchmark: both tables, every row, several class orders."""
 
@@ -70,7 +90,32 @@ class ContinualScenario(DataScenario):
     )
     experiences: int = Field(default=5, ge=2, description="parts that the classes arrive in")
     orders: int = Field(default=3, ge=1, description="class orders, each a permutation drawn by the seed")
+    class_orders: Literal["drawn", "numpy"] = Field(
+        default="drawn",
+        exclude_if=lambda rule: rule == "drawn",
+        description="drawn: permutations by the seed; numpy: order k is numpy.random.seed(k); permutation(classes), as "
+        "the experiments of distribution matching (DM) have it",
+    )
+    networks: int = Field(
+        default=1,
+        ge=1,
+        exclude_if=lambda networks: networks == 1,
+        description="networks of different first weights that learn from each memory in each class order",
+    )
+    task_labels: bool = Field(
+        default=False,
+        exclude_if=lambda labels: not labels,
+        description="task-incremental learning: the tables tell the accuracy of choosing among the classes of a test "
+        "image's own experience",
+    )
     images_per_class: int = Field(default=1, ge=1, description="images that the memory keeps of a class")
+    bytes_per_class: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda count: count is None,
+        description="bytes that the memory keeps of a class, of pixels as uint8 and of logits; replaces "
+        "images_per_class",
+    )
     method: dict[str, JsonValue] = Field(
         default={"name": "dm"}, description="method of the row 'distilled', and its options"
     )
@@ -78,13 +123,30 @@ class ContinualScenario(DataScenario):
         default={},
         description="options of further methods, by row; the row is the method's name, unless `name` says another",
     )
+    row: dict[str, Row] = Field(
+        default={},
+        exclude_if=lambda rows: rows == {},
+        description="further rows by name: a memory and the strategy that learns with it",
+    )
+    protocols: tuple[Table, ...] = Field(
+        default=TABLES,
+        min_length=1,
+        exclude_if=lambda tables: tables == TABLES,
+        description="tables that are made: retraining (a fresh network on the memory after each experience), replay "
+        "(one network that learns each experience with the memory mixed in)",
+    )
+    loggers: tuple[Logger, ...] = Field(
+        default=(),
+        exclude_if=lambda names: names == (),
+        description="Avalanche's own loggers that write beside the results: tensorboard, csv, text",
+    )
     network: str = Field(default="convnet-3-w32", description="network that learns")
     seed: int = Field(default=0, ge=0, description="seed of everything")
     rows: tuple[str, ...] = Field(
         default=("distilled", "average", "real", "none", "joint"),
         min_length=1,
         description="what is compared: distilled (see `method`), real, real-adaptive, none, joint, "
-        "any other method by its name, or a row of `others`",
+        "any other method by its name, or a row of `row` or `others`",
     )
     retraining: Retraining = Field(default=Retraining(), description="the table 'retraining'")
     replay: Replay = Field(default=Replay(), description="the table 'replay'")
@@ -92,31 +154,40 @@ class ContinualScenario(DataScenario):
 
     @model_validator(mode="after")
     def _fits_together(self) -> ContinualScenario:
-        if len(set(self.rows)) != len(self.rows):
-            raise ValueError("rows: each may be named once")
+        for key, names in (("rows", self.rows), ("protocols", self.protocols), ("loggers", self.loggers)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{key}: each may be named once")
         try:
-            self._check_methods()
+            self._check_rows()
         except UserError as error:
             raise ValueError(error.text) from None
         if DISTILLED in self.rows and self.method["name"] in self.rows:
             raise ValueError(f"rows: '{self.method['name']}' is the row 'distilled' already")
         return self
 
-    def _check_methods(self) -> None:
-        """Raise `UserError` for a row that is none, and for a method that cannot be used in one."""
+    def _check_rows(self) -> None:
+        """Raise `UserError` for a row that is none, that no table has, or whose method a memory cannot use."""
         memory_config(self.method, key="method")
-        for row in self.others:
-            if row in (DISTILLED, *UNDISTILLED):
-                raise UserError(f"others.{row}: the row '{row}' has no such options; give this one another name")
-            if not re.fullmatch(r"\w[\w.-]*", row, re.ASCII):  # files are named after it
-                raise UserError(f"others: {row!r}: a row is named with letters, digits, '_', '.' and '-'")
-        known = (DISTILLED, *UNDISTILLED, *self.others, *methods.names())
-        for row in self.rows:
-            if row not in known:
-                raise UserError(f"rows: {unknown_name('row', row, known)}")
-        for row in dict.fromkeys((*self.others, *self.rows)):
-            if row != DISTILLED and (table := self.memory_method(row)) is not None:
-                memory_config(table, key=f"others.{row}")
+        for key, names in (("others", self.others), ("row", self.row)):
+            for name in names:
+                if name in SHORT:
+                    raise UserError(f"{key}.{name}: the row '{name}' has no such options; give this one another name")
+                if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):  # files are named after it
+                    raise UserError(f"{key}: {name!r}: a row is named with letters, digits, '_', '.' and '-'")
+        if both := sorted(self.others.keys() & self.row.keys()):
+            raise UserError(f"row.{both[0]}: others.{both[0]} is a row already; give one of them another name")
+        known = (*SHORT, *self.row, *self.others, *methods.names())
+        for name in self.rows:
+            if name not in known:
+                raise UserError(f"rows: {unknown_name('row', name, known)}")
+            if not self.tables_of(name):
+                row_tables = ", ".join(self.row_of(name).tables)
+                raise UserError(f"rows: '{name}' stands in the table {row_tables}, which protocols leaves out")
+        for name in dict.fromkeys((*self.row, *self.others, *self.rows)):
+            if name != DISTILLED and (table := self.memory_method(name)) is not None:
+                memory_config(table, key=f"row.{name}.method" if name in self.row else f"others.{name}")
+            for table in self.row_of(name).tables:
+                self.settings(name, table)
 
     @property
     def title(self) -> str:
@@ -133,11 +204,57 @@ class ContinualScenario(DataScenario):
 
         return run_task(self, folder, options)
 
-    def memory_method(self, row: str) -> dict[str, Any] | None:
+    def row_of(self, name: str) -> Row:
+        """The memory and the strategy of a row; a row of `others`, or of a method's name, distils by that method."""
+        if name in self.row:
+            return self.row[name]
+        if name in SHORT:
+            return SHORT[name]
+        return Row(method={"name": name, **self.others.get(name, {})})
+
+    def tables_of(self, name: str) -> tuple[Table, ...]:
+        """The tables of this scenario in which a row stands, in the tables' own order."""
+        return tuple(table for table in TABLES if table in self.protocols and table in self.row_of(name).tables)
+
+    def memory_method(self, name: str) -> dict[str, Any] | None:
         """The distillation method of a row, or None where the row keeps real images or nothing."""
-        if row in UNDISTILLED:
-            return None
-        return dict(self.method) if row == DISTILLED else {"name": row, **self.others.get(row, {})}
+        row = self.row_of(name)
+        if row.memory in ("distilled", "hybrid", "soft-labels"):
+            return dict(self.method if row.method is None else row.method)
+        return None
+
+    def settings(self, name: str, table: Table) -> Retraining | Replay:
+        """How a row trains in a table: the table's settings, with the row's own changes. Raises `UserError`."""
+        row = self.row_of(name)
+        retrained = table == "retraining" and row.memory not in ("none", "joint")
+        return _changed(self.retraining if retrained else self.replay, row.training, key=f"row.{name}.training")
+
+    def images_of_class(self, name: str, *, image_bytes: int, classes: int) -> int:
+        """Images that the memory of a row keeps of a class, logits that it keeps with them counted as bytes.
+
+        Raises `UserError` where the bytes that it may have hold no image of every class.
+        """
+        row, budget = self.row_of(name), self.bytes_per_class
+        count = row.images_per_class or self.images_per_class
+        if row.images_per_class is None and budget is not None:
+            count = budget // image_bytes
+            if count < 1:
+                raise UserError(f"bytes_per_class: {budget} bytes hold no image of {image_bytes} bytes")
+        strategy = row.named_strategy
+        if strategy is None or not strategy.keeps_logits or row.budget == "images":
+            return count
+        bytes_of_class = budget if row.images_per_class is None and budget is not None else count * image_bytes
+        item = image_bytes + LOGIT_BYTES * classes
+        if bytes_of_class < item:
+            raise UserError(
+                f"row.{name}: {bytes_of_class} bytes a class hold no image of {image_bytes} bytes with {classes} "
+                'logits; give the row budget = "images", or a larger memory'
+            )
+        return bytes_of_class // item
+
+
+def _changed(settings: Settings, changes: Mapping[str, JsonValue], *, key: str) -> Settings:
+    return decode(type(settings), {**settings.model_dump(mode="json"), **changes}, key=key) if changes else settings
 
 
 def memory_config(method: Mapping[str, Any] | MethodConfig, *, key: str = "method") -> MethodConfig:

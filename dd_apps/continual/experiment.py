@@ -1,47 +1,59 @@
-"""The continual-learning benchmark: rows x class orders as independent jobs, and the two tables out of them."""
+"""The continual-learning benchmark: rows x class orders as independent jobs, and the tables out of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dd_apps.continual.checks import check_scenario
-from dd_apps.continual.config import DISTILLED, TABLES, ContinualScenario, Table
+from dd_apps.continual.config import ContinualScenario
 from dd_apps.continual.job import Job, Outcome
-from dd_apps.continual.metrics import Matrix, average_accuracy, forgetting, seen_accuracy, spread
-from dd_apps.continual.standings import Standings, sentence, standings
+from dd_apps.continual.metrics import Matrix, average_accuracy
+from dd_apps.continual.rows import Table
+from dd_apps.continual.standings import Standings
+from dd_apps.continual.summaries import (
+    Course,
+    course,
+    ledger_row,
+    measures_row,
+    notes,
+    row_name,
+    table_row,
+    table_standings,
+    told,
+)
 from dd_core.distilled import DistilledSet
-from dd_core.distiller import SelectionConfig
 from dd_core.errors import UserError
-from dd_core.methods import decode_method
 from dd_core.runner import Reporter, Silent
 from dd_core.system import parallel, surroundings
 from dd_core.system.parallel import Workers
 
-REAL = {
-    "real": "real: Avalanche's ClassBalancedBuffer, held to as many images of a class as the distilled rows keep",
-    "real-adaptive": "real-adaptive: the same, all its room shared by the classes seen so far (Avalanche's default)",
-}
-
 
 @dataclass(frozen=True)
 class Results:
-    """What a scenario found.
+    """What a scenario found; all by row's name, in the order of the scenario's rows.
 
     tables: "retraining" and "replay", rows ready for JSON. Accuracies are fractions of 1 as mean and standard
-    deviation over class orders (no deviation of a single one); `after_3` is over the test images of all classes of
-    three experiences; seconds are the mean over class orders. matrices: [table][row][order], see `metrics`. memories:
-    what a row's memory held at the end of class order 0. verdicts: [table][distilled row][other row], after the last
-    experience. notes: what belongs below each table.
+    deviation over all networks of all class orders (no deviation of a single one); `after_3` is over the test images of
+    all classes of three experiences; seconds are a mean too. measures: of each table, incremental accuracy, backward
+    transfer and known tasks. ledger: what each row costs in each table. matrices: [table][row], a matrix for each
+    network of class order 0, then of order 1, and so on, see `metrics`. courses: [table][row], accuracy after each
+    experience with intervals. memories: what a row's memory held at the end of class order 0. verdicts: [table]
+    [distilled row][other row], after the last experience. notes: what belongs below each table. trials: everything that
+    was measured, a JSON object for each network in each table.
     """
 
     tables: dict[Table, list[dict[str, Any]]]
+    measures: dict[Table, list[dict[str, Any]]]
+    ledger: list[dict[str, Any]]
     matrices: dict[Table, dict[str, list[Matrix]]]
+    courses: dict[Table, dict[str, Course]]
     memories: dict[str, DistilledSet]
     verdicts: dict[Table, Standings]
     notes: dict[Table, tuple[str, ...]]
+    trials: list[dict[str, Any]]
 
 
 @surroundings.own()
@@ -53,10 +65,10 @@ def run(
     folder: Path | None = None,
     device: str = "cpu",
 ) -> Results:
-    """Both tables of a scenario. Nothing but the seconds depends on the workers.
+    """The tables of a scenario. Nothing but the seconds depends on the workers.
 
-    With a `folder`, the distilled sets are written there, and found again by another run. Raises what a job raises,
-    and before the first job what `check_scenario` raises.
+    With a `folder`, the distilled sets and the outcomes of finished jobs are written there, and found again by another
+    run. Raises what a job raises, and before the first job what `check_scenario` raises.
     """
     reporter = reporter or Silent()
     workers = workers or Workers(count=scenario.workers)
@@ -72,7 +84,9 @@ def run(
     with reporter.stage("rows x class orders", total=len(jobs)) as stage:
         for job, outcome in zip(jobs, parallel.run(work, jobs, workers=workers), strict=True):
             outcomes[job.row].append(outcome)
-            stage.advance({table: average_accuracy(outcome.matrices[table]) for table in TABLES})
+            stage.advance(
+                {table: average_accuracy(told(scenario, trials[-1])) for table, trials in outcome.trials.items()}
+            )
     return _results(scenario, outcomes, remarks)
 
 
@@ -87,79 +101,46 @@ def work(job: Job) -> Outcome:
     return run_job(job)
 
 
-def row_name(scenario: ContinualScenario, row: str) -> str:
-    """What a row is called: the one of the scenario's method goes by the method's name."""
-    return str(scenario.method["name"]) if row == DISTILLED else row
-
-
-def _results(scenario: ContinualScenario, outcomes: dict[str, list[Outcome]], remarks: tuple[str, ...]) -> Results:
+def _results(scenario: ContinualScenario, outcomes: Mapping[str, list[Outcome]], remarks: tuple[str, ...]) -> Results:
     names = {row: row_name(scenario, row) for row in scenario.rows}
+    of_table: dict[Table, list[str]] = {
+        table: [row for row in names if table in scenario.tables_of(row)] for table in scenario.protocols
+    }
+    verdicts: dict[Table, Standings] = {table: table_standings(scenario, table, outcomes) for table in of_table}
     memories = {names[row]: by_order[0].memory for row, by_order in outcomes.items()}
-    verdicts: dict[Table, Standings] = {table: _standings(scenario, table, outcomes) for table in TABLES}
     return Results(
-        tables={table: [_table_row(names[row], table, outcomes[row]) for row in scenario.rows] for table in TABLES},
+        tables={
+            table: [table_row(scenario, names[row], table, outcomes[row]) for row in rows]
+            for table, rows in of_table.items()
+        },
+        measures={
+            table: [measures_row(scenario, names[row], table, outcomes[row]) for row in rows]
+            for table, rows in of_table.items()
+        },
+        ledger=[ledger_row(names[row], table, outcomes[row]) for table, rows in of_table.items() for row in rows],
         matrices={
-            table: {names[row]: [outcome.matrices[table] for outcome in outcomes[row]] for row in scenario.rows}
-            for table in TABLES
+            table: {
+                names[row]: [told(scenario, trial) for outcome in outcomes[row] for trial in outcome.trials[table]]
+                for row in rows
+            }
+            for table, rows in of_table.items()
+        },
+        courses={
+            table: {names[row]: course(scenario, table, outcomes[row]) for row in rows}
+            for table, rows in of_table.items()
         },
         memories={name: memory for name, memory in memories.items() if memory is not None},
         verdicts=verdicts,
-        notes={table: (*notes(scenario, table, verdicts[table]), *remarks) for table in TABLES},
+        notes={table: (*notes(scenario, table, verdicts[table]), *remarks) for table in of_table},
+        trials=[*_trials(names, outcomes)],
     )
 
 
-def _standings(scenario: ContinualScenario, table: Table, outcomes: Mapping[str, Sequence[Outcome]]) -> Standings:
-    """The verdicts of the rows that learn their images, against all others."""
-    finals = {
-        row_name(scenario, row): [
-            seen_accuracy(outcome.matrices[table], outcome.counts)[-1] for outcome in outcomes[row]
-        ]
-        for row in scenario.rows
-    }
-    return standings(finals, [row_name(scenario, row) for row in scenario.rows if _learns(scenario, row)])
-
-
-def _learns(scenario: ContinualScenario, row: str) -> bool:
-    """Whether a row is the scenario's method, or one that does not just choose or average real images."""
-    method = scenario.memory_method(row)
-    return row == DISTILLED or (method is not None and not isinstance(decode_method(method), SelectionConfig))
-
-
-def _table_row(name: str, table: Table, outcomes: list[Outcome]) -> dict[str, Any]:
-    matrices = [outcome.matrices[table] for outcome in outcomes]
-    seen = [seen_accuracy(outcome.matrices[table], outcome.counts) for outcome in outcomes]
-    row: dict[str, Any] = {"row": name}
-    for index, values in enumerate(zip(*seen, strict=True), start=1):
-        row[f"after_{index}"] = spread(values)
-    row["average"] = spread([average_accuracy(matrix) for matrix in matrices])
-    row["forgetting"] = spread([forgetting(matrix) for matrix in matrices])
-    row["bytes"] = outcomes[0].nbytes
-    row["seconds"] = sum(outcome.seconds[table] for outcome in outcomes) / len(outcomes)
-    return row
-
-
-def notes(scenario: ContinualScenario, table: Table, verdicts: Standings) -> tuple[str, ...]:
-    """What a reader has to know of the verdicts and the protocol to trust a table."""
-    replay, retraining = scenario.replay, scenario.retraining
-    standing = sentence(verdicts, orders=scenario.orders)
-    orders = "1 class order" if scenario.orders == 1 else f"{scenario.orders} class orders, mean and standard deviation"
-    common = (
-        *([standing] if standing else []),
-        f"{scenario.data}, {scenario.experiences} experiences, {orders}, seed {scenario.seed}, {scenario.network}; "
-        "test images of the classes seen so far, last epoch; all rows with a memory are trained with the same settings",
-        *(REAL[row] for row in scenario.rows if row in REAL),
-    )
-    if table == "retraining":
-        return (
-            *common,
-            f"retraining (Avalanche's GDumbPlugin): {retraining.epochs} epochs on the memory alone, from the first "
-            f"weights after each experience; none and joint: {replay.epochs} epochs on the current or on all real "
-            "images",
-        )
-    filled = replay.share == "fill"
-    share = f"filled to {replay.batch_size_mem} by repetition" if filled else "each stored image at most once"
-    return (
-        *common,
-        f"replay (Avalanche's ReplayPlugin): {replay.epochs} epochs; mini-batches of {replay.batch_size} current "
-        f"images and the memory's part, {share}",
-    )
+def _trials(names: Mapping[str, str], outcomes: Mapping[str, list[Outcome]]) -> Iterator[dict[str, Any]]:
+    """Everything that was measured, a network in a table at a time."""
+    for row, by_order in outcomes.items():
+        for order, outcome in enumerate(by_order):
+            for table, trials in outcome.trials.items():
+                for network, trial in enumerate(trials):
+                    where = {"row": names[row], "table": table, "order": order, "network": network}
+                    yield {**where, "counts": outcome.counts, **asdict(trial)}

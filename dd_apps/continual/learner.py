@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +17,17 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from dd_apps.continual import benchmark
-from dd_apps.continual.adapter import contained, contents
+from dd_apps.continual.adapter import contained, contents, generators_kept
 from dd_apps.continual.benchmark import Stream
 from dd_apps.continual.buffer import DistilledBuffer
-from dd_apps.continual.config import TABLES, ContinualScenario, Table
-from dd_apps.continual.job import Job, Outcome
+from dd_apps.continual.config import ContinualScenario, Retraining
+from dd_apps.continual.guard import Guard
+from dd_apps.continual.job import Job, Ledger, Outcome, Trial
+from dd_apps.continual.keeping import finished
+from dd_apps.continual.rows import Table
 from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
+from dd_apps.continual.strategies.stores import Stopwatch, own_memory, state_bytes
+from dd_apps.continual.strategies.watching import loggers
 from dd_core import networks
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Size
 from dd_core.images import Source, normalise, require_labels
@@ -29,19 +38,57 @@ from dd_core.system.footprint import prediction_batch
 
 
 def run_job(job: Job) -> Outcome:
-    """Every random number in it comes from the scenario's seed, the class order and the table."""
+    """Every random number in it comes from the scenario's seed, the class order, the table and the network's number.
+
+    With a folder, what is finished is kept there, and found again by the next run of the same job.
+    """
     scenario = job.scenario
     train, test = (scenario.real_images.load(split) for split in ("train", "test"))
     seed = counter(scenario.seed, "order", job.order)
+    kept = finished(job, train, test)
+    if (outcome := kept.read()) is not None:
+        return outcome
+    guard = Guard(len(train))
     with tempfile.TemporaryDirectory() as scratch, contained(seed, "benchmark"):
-        stream = benchmark.build(train, test, experiences=scenario.experiences, seed=scenario.seed, order=job.order)
+        stream = benchmark.build(
+            train,
+            test,
+            experiences=scenario.experiences,
+            seed=scenario.seed,
+            order=job.order,
+            rule=scenario.class_orders,
+            guard=guard,
+        )
         folder = Path(scratch) if job.folder is None else job.folder / f"order-{job.order}" / job.row
-        where = Where(train.name, classes=len(train.classes), seed=seed, folder=folder, device=job.device)
-        return _Learner(job, scenario, stream, train, test, where).outcome()
+        where = Where(
+            train.name,
+            classes=len(train.classes),
+            seed=seed,
+            folder=folder,
+            device=job.device,
+            image_shape=tuple(train.image_shape),
+        )
+        outcome = _Learner(job, scenario, stream, train, test, where, guard).outcome()
+    kept.write(outcome)
+    return outcome
 
 
 def rightly_labelled(network: nn.Module, test: Source, stream: Stream, *, device: torch.device) -> np.ndarray:
     """(N,) whether `network`, choosing among all classes of the data, labels each test image rightly."""
+    return (_logits(network, test, stream, device=device).argmax(1) == require_labels(test)).numpy()
+
+
+def rightly_labelled_within(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> np.ndarray:
+    """(N,) whether images of `labels` are labelled rightly where the choice is among `classes` alone.
+
+    logits: (N, K) of all K classes.
+    """
+    chosen = torch.tensor(classes)
+    return (chosen[logits[:, chosen].argmax(1)] == labels).numpy()
+
+
+def _logits(network: nn.Module, test: Source, stream: Stream, *, device: torch.device) -> Tensor:
+    """(N, K) the network's outputs for the test images, in evaluation mode."""
     network.eval()
 
     def logits(images: Tensor) -> Tensor:
@@ -49,9 +96,9 @@ def rightly_labelled(network: nn.Module, test: Source, stream: Stream, *, device
 
     with torch.no_grad():
         size = prediction_batch(logits, test.image_shape, device)
-        guesses = [logits(batch.to(device)).argmax(1).cpu() for batch in test.batches(size)]
+        outputs = [logits(batch.to(device)).cpu() for batch in test.batches(size)]
     network.train()
-    return (torch.cat(guesses) == require_labels(test)).numpy()
+    return torch.cat(outputs)
 
 
 @dataclass(frozen=True)
@@ -62,57 +109,133 @@ class _Learner:
     train: Source
     test: Source
     where: Where
+    guard: Guard
 
     def outcome(self) -> Outcome:
-        making = self._make_memory()
-        matrices: dict[Table, list[list[float | None]]] = {}
-        seconds: dict[Table, float] = {}
+        distilling = self._make_memory()
+        trials: dict[Table, tuple[Trial, ...]] = {}
         memory: Memory | None = None
-        for table in TABLES:
-            begun = time.monotonic()
-            memory = memory_for(self.scenario, self.job.row, table, self.where)
-            matrices[table] = self._learn(table, memory)
-            seconds[table] = making + time.monotonic() - begun
-        kept = None if memory is None else self._held(memory)
-        counts = tuple(int(members.sum()) for members in self._members())
-        return Outcome(matrices, counts, seconds, self._nbytes(kept), kept)
+        for table in self.scenario.tables_of(self.job.row):
+            of_table: list[Trial] = []
+            for number in range(self.scenario.networks):
+                memory = memory_for(self.scenario, self.job.row, table, self.where)
+                of_table.append(self._learn(table, number, memory, distilling))
+            trials[table] = tuple(of_table)
+        counts = tuple(int(members.sum()) for members in self._members(self.test))
+        return Outcome(trials, counts, None if memory is None else self._held(memory))
 
     def _make_memory(self) -> float:
         """Distil every experience once, into the folder where both tables find it; returns the seconds."""
-        memory = memory_for(self.scenario, self.job.row, "retraining", self.where)
+        memory = memory_for(self.scenario, self.job.row, self.scenario.tables_of(self.job.row)[0], self.where)
         if not isinstance(memory, DistilledBuffer):
             return 0.0
-        for experience in self.stream.experiences:
-            memory.post_adapt(None, experience)
+        for number, experience in enumerate(self.stream.experiences):
+            with self._within(number, "by the distiller"):
+                memory.post_adapt(None, experience)
         return memory.seconds
 
-    def _learn(self, table: Table, memory: Memory | None) -> list[list[float | None]]:
-        """Train on each experience in turn; the accuracy matrix."""
+    def _learn(self, table: Table, number: int, memory: Memory | None, distilling: float) -> Trial:
+        """Train one network on each experience in turn."""
         device = devices.resolve(self.where.device)
-        network = networks.for_source(self.scenario.network, self.test, seed=self.where.seed).to(device)
-        strategy = strategy_for(self.scenario, self.job.row, table, network=network, memory=memory, device=device)
-        matrix: list[list[float | None]] = []
-        with contained(self.where.seed, table):
-            for experience in self.stream.experiences:
-                strategy.train(experience)
-                right = rightly_labelled(strategy.model, self.test, self.stream, device=device)
-                seen = self._members()[: len(matrix) + 1]
-                unseen = [None] * (len(self.stream.classes) - len(seen))
-                matrix.append([float(right[members].mean()) for members in seen] + unseen)
-        return matrix
+        seed = self.where.seed if number == 0 else counter(self.where.seed, "network", number)
+        network = networks.for_source(self.scenario.network, self.test, seed=seed).to(device)
+        everything, known, training = [], [], 0.0
+        folder = self.where.folder / "logs" / f"{table}-{number}"
+        with contained(seed, table), loggers(self.scenario.loggers, folder) as watching:
+            strategy = strategy_for(
+                self.scenario,
+                self.job.row,
+                table,
+                network=network,
+                memory=memory,
+                device=device,
+                seed=seed,
+                where=self.where,
+                loggers=watching,
+            )
+            storing = Stopwatch(strategy, memory)
+            for position, experience in enumerate(self.stream.experiences):
+                stored = self._stored(strategy, memory)
+                begun = time.monotonic()
+                with self._within(position, "in training", stored):
+                    strategy.train(experience)
+                training += time.monotonic() - begun
+                for matrix, row in zip((everything, known), self._row(strategy.model, position, device), strict=True):
+                    matrix.append(row)
+                if watching:
+                    with generators_kept():  # measuring by Avalanche moves no number of ours
+                        strategy.eval(self.stream.benchmark.test_stream)
+        ledger = Ledger(
+            distilling=distilling,
+            storing=storing.seconds,
+            training=training - storing.seconds,
+            state=state_bytes(strategy),
+            **self._bytes(strategy, memory),
+        )
+        return Trial(everything, known, ledger)
 
-    def _members(self) -> list[np.ndarray]:
-        """For each experience, (N,) which test images belong to it."""
-        labels = require_labels(self.test).numpy()
+    def _row(self, network: nn.Module, position: int, device: torch.device) -> tuple[list[float | None], ...]:
+        """A row of the accuracy matrix, and of the one for known tasks, after experience `position`."""
+        logits, labels = _logits(network, self.test, self.stream, device=device), require_labels(self.test)
+        right = (logits.argmax(1) == labels).numpy()
+        members = self._members(self.test)[: position + 1]
+        unseen: list[float | None] = [None] * (len(self.stream.classes) - len(members))
+        known = [
+            float(rightly_labelled_within(logits[of], labels[of], classes).mean())
+            for of, classes in zip(map(torch.from_numpy, members), self.stream.classes, strict=False)
+        ]
+        return [float(right[of].mean()) for of in members] + unseen, known + unseen
+
+    # --- what may be read -------------------------------------------------------------------------------------------
+
+    def _within(self, position: int, what: str, stored: Sequence[int] | set[int] = ()) -> AbstractContextManager[None]:
+        """Allow the training images of an experience, and those that are stored; all earlier ones to joint training."""
+        joint = self.scenario.row_of(self.job.row).memory == "joint"
+        members = self._members(self.train)
+        parts = members[: position + 1] if joint else members[position : position + 1]
+        rows = np.flatnonzero(np.logical_or.reduce(parts)).tolist()
+        return self.guard.only([*rows, *stored], what=f"{what} (experience {position + 1})")
+
+    def _stored(self, strategy: Any, memory: Memory | None) -> set[int]:
+        """Rows of the training images that the memory holds."""
+        policy = getattr(strategy, "storage_policy", None) if memory is None else memory
+        if policy is None or isinstance(policy, DistilledBuffer):
+            return set()
+        with self.guard.recording() as rows:
+            for group in policy.buffer_groups.values():
+                for position in range(len(group.buffer)):
+                    group.buffer[position]
+        return rows
+
+    def _members(self, source: Source) -> list[np.ndarray]:
+        """For each experience, (N,) which images of a source belong to it."""
+        labels = require_labels(source).numpy()
         return [np.isin(labels, classes) for classes in self.stream.classes]
+
+    # --- what is kept -----------------------------------------------------------------------------------------------
+
+    def _bytes(self, strategy: Any, memory: Memory | None) -> dict[str, int]:
+        """Images of the memory, and bytes of their pixels and logits."""
+        image = prod(self.train.image_shape)
+        if memory is not None:
+            count = len(self._contents(memory)[1])
+            return {"images": count, "pixels": count * image}
+        if (own := own_memory(strategy, classes=self.where.classes)) is not None:
+            return {"images": own.images, "pixels": own.images * image, "logits": own.logits}
+        count = len(self.train) if self.scenario.row_of(self.job.row).memory == "joint" else 0
+        return {"images": count, "pixels": count * image}
+
+    def _contents(self, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
+        with self.guard.recording():
+            return contents(memory)  # pyright: ignore[reportArgumentType] (a reservoir has groups too)
 
     def _held(self, memory: Memory) -> DistilledSet:
         """What a memory holds in the end, as a set that can be drawn and counted."""
-        images, labels = contents(memory)
+        images, labels = self._contents(memory)
         manifest = Manifest(
             classes=self.test.classes,
             pixels=Pixels(space="raw", mean=self.stream.mean, std=self.stream.std),
-            recipe=_recipe(self.scenario),
+            recipe=_recipe(self.scenario, self.job.row),
             provenance=self._provenance(memory, labels) if isinstance(memory, DistilledBuffer) else None,
         )
         return DistilledSet(images, labels, manifest)
@@ -133,21 +256,18 @@ class _Learner:
             environments=tuple(dict.fromkeys(part for provenance in provenances for part in provenance.environments)),
         )
 
-    def _nbytes(self, kept: DistilledSet | None) -> int:
-        if kept is not None:
-            return kept.nbytes
-        return len(self.train) * int(np.prod(self.train.image_shape)) if self.job.row == "joint" else 0
 
-
-def _recipe(scenario: ContinualScenario) -> Recipe:
+def _recipe(scenario: ContinualScenario, row: str) -> Recipe:
     """How a memory is trained on in the table "retraining"."""
-    retraining = scenario.retraining
+    settings = scenario.settings(row, "retraining")
+    retraining = settings if isinstance(settings, Retraining) else scenario.retraining
     return Recipe(
         network=scenario.network,
         learning_rate=retraining.learning_rate,
         momentum=retraining.momentum,
         weight_decay=retraining.weight_decay,
-        schedule="constant",
+        schedule=retraining.schedule,
         epochs=retraining.epochs,
         batch_size=retraining.batch_size,
+        augmentation=retraining.augmentation,
     )

@@ -29,6 +29,23 @@ def forgetting(matrix: Matrix) -> float:
     return sum(losses) / len(losses)
 
 
+def backward_transfer(matrix: Matrix) -> float:
+    """Mean over the old experiences of the final accuracy minus that just after it was learned (Lopez-Paz, Ranzato)."""
+    gains: list[float] = []
+    for old in range(len(matrix) - 1):
+        first, final = matrix[old][old], matrix[-1][old]
+        assert first is not None
+        assert final is not None
+        gains.append(final - first)
+    return sum(gains) / len(gains)
+
+
+def incremental_accuracy(matrix: Matrix, counts: Sequence[int]) -> float:
+    """Mean over the experiences of the accuracy on all classes seen so far (Rebuffi et al. 2017)."""
+    seen = seen_accuracy(matrix, counts)
+    return sum(seen) / len(seen)
+
+
 def seen_accuracy(matrix: Matrix, counts: Sequence[int]) -> list[float]:
     """After each experience, the accuracy on the test images of all classes seen so far; `counts` per experience."""
     seen: list[float] = []
@@ -36,6 +53,17 @@ def seen_accuracy(matrix: Matrix, counts: Sequence[int]) -> list[float]:
         pairs = [(value, count) for value, count in zip(row, counts, strict=True) if value is not None]
         seen.append(sum(value * count for value, count in pairs) / sum(count for _, count in pairs))
     return seen
+
+
+def mean_matrix(matrices: Sequence[Matrix]) -> list[list[float | None]]:
+    """Entry by entry, the mean of matrices of one shape."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    rows = zip(*matrices, strict=True)
+    return [[mean(values) for values in zip(*entries, strict=True)] for entries in rows]
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 import torch
 
 from dd_core.errors import UserError
 from dd_core.streams import generator
 
 
-def class_order(classes: int, *, seed: int, order: int) -> tuple[int, ...]:
-    """Permutation number `order` of the classes."""
+def class_order(classes: int, *, seed: int, order: int, rule: Literal["drawn", "numpy"] = "drawn") -> tuple[int, ...]:
+    """Permutation number `order` of the classes; by the rule `numpy` of numpy's old generator seeded by `order`."""
+    if rule == "numpy":
+        return tuple(np.random.RandomState(order).permutation(classes).tolist())
     return tuple(torch.randperm(classes, generator=generator(seed, "class-order", order)).tolist())
 
 

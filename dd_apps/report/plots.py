@@ -73,7 +73,7 @@ class Panel:
     values: Sequence[Sequence[float | None]]
 
 
-def curves(name: str, groups: Mapping[str, Sequence[Curve]], *, title: str, x: str, y: str) -> Picture:
+def curves(name: str, groups: Mapping[str, Sequence[Curve]], *, title: str, x: str, y: str, note: str = "") -> Picture:
     """One colour and one mark for each group; `x` and `y` say what the axes are."""
     figure = _figure(7.5, 4)
     axes = figure.subplots()
@@ -94,7 +94,7 @@ def curves(name: str, groups: Mapping[str, Sequence[Curve]], *, title: str, x: s
     axes.set(xlabel=x, ylabel=y)
     axes.set_ylim(bottom=0)
     _legend(axes)
-    return _picture(name, title, figure)
+    return _picture(name, title, figure, note=note)
 
 
 def scatters(
@@ -190,26 +190,37 @@ def courses(name: str, searches: Sequence[Course], *, title: str, y: str, note: 
 
 
 def heat_map(
-    name: str, panels: Sequence[Panel], *, rows: Sequence[str], columns: Sequence[str], title: str, note: str = ""
+    name: str,
+    panels: Sequence[Panel],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    across: int | None = None,
+    note: str = "",
 ) -> Picture:
-    """Numbers on colours, a panel beside another with lines in common; all panels share the scale of colours."""
-    across, down = len(columns), len(rows)
-    figure = _figure(2.2 + (0.75 * across + 0.4) * len(panels), 1.6 + 0.38 * down)
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    """Numbers on colours, `across` panels (all of them, if None) beside each other, with one scale of colours."""
+    wide, down = len(columns), len(rows)
+    beside = min(across or len(panels), len(panels))
+    stacked = -(-len(panels) // beside)
+    figure = _figure(2.2 + (0.75 * wide + 0.4) * beside, (1.6 + 0.38 * down) * stacked)
+    grid = figure.subplots(stacked, beside, squeeze=False)
     known = [value for panel in panels for row in panel.values for value in row if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    for panel, axes in zip(panels, grid, strict=True):
+    for number, (panel, axes) in enumerate(zip(panels, grid.flat, strict=False)):
         numbers = [[math.nan if value is None else value for value in row] for row in panel.values]
         axes.imshow(numbers, cmap="cividis", vmin=low, vmax=high, aspect="auto")
-        for place, (row, column) in enumerate((row, column) for row in range(down) for column in range(across)):
-            value = panel.values[place // across][place % across]
+        for place, (row, column) in enumerate((row, column) for row in range(down) for column in range(wide)):
+            value = panel.values[place // wide][place % wide]
             dark = value is not None and value < (low + high) / 2
             text = "-" if value is None else f"{value:.1f}"
             axes.text(column, row, text, ha="center", va="center", fontsize="x-small", color="w" if dark else "k")
         axes.set_title(panel.title, fontsize="small")
         wrapped = ["\n".join(textwrap.wrap(column, _TITLE)) for column in columns]
-        axes.set_xticks(range(across), wrapped, rotation=45, ha="right", rotation_mode="anchor", fontsize="x-small")
-        axes.set_yticks(range(down), rows if axes is grid[0] else [""] * down, fontsize="x-small")
+        axes.set_xticks(range(wide), wrapped, rotation=45, ha="right", rotation_mode="anchor", fontsize="x-small")
+        axes.set_yticks(range(down), rows if number % beside == 0 else [""] * down, fontsize="x-small")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
     return _picture(name, title, figure, note=note)
 
 

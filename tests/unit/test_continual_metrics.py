@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 from dd_apps.continual.config import ContinualScenario
-from dd_apps.continual.metrics import average_accuracy, forgetting, seen_accuracy, spread
-from dd_apps.continual.standings import sentence, standings
+from dd_apps.continual.metrics import (
+    average_accuracy,
+    backward_transfer,
+    forgetting,
+    incremental_accuracy,
+    mean_matrix,
+    seen_accuracy,
+    spread,
+)
+from dd_apps.continual.standings import holm, sentence, standings
+from dd_apps.continual.summaries import half_interval
 from dd_core.config import decode
 from dd_core.errors import UserError
 
@@ -58,10 +67,51 @@ def test_rows_are_compared_over_class_orders():
     assert [*found["k-means"]] == ["dm", "average", "real", "joint"]
     only = {"dm": {**found["dm"], "none": found["dm"]["average"]}}
     assert sentence(only, orders=3) == (
-        "after the last experience, by paired t-tests over 3 class orders (two-sided, each at 5 %): dm is ahead of "
-        "average and none, behind k-means, no different, within the noise, from real, without a verdict (the same "
+        "after the last experience, by paired t-tests over 3 class orders (two-sided, 5 % over all 5 comparisons by "
+        "Holm's correction): dm is ahead of average and none, behind k-means, no different, within the noise, from real, without a verdict (the same "
         "difference in every order) against joint"
     )
+
+
+def test_many_comparisons_are_corrected_by_holm():
+    finals = {
+        "dm": [0.80, 0.90, 0.85],
+        "near": [0.77, 0.88, 0.81],  # d = 3, 2, 4 points: p = 0.0351
+        "real": [0.79, 0.90, 0.87],  # no difference from either
+    }
+    alone = standings({name: finals[name] for name in ("dm", "near")}, ["dm"])["dm"]["near"]
+    assert (alone.word, alone.adjusted) == ("ahead", pytest.approx(0.0351, abs=1e-4))
+    found = standings(finals, ["dm", "near"])  # three comparisons: the pair of both is one
+    assert found["dm"]["near"].p == pytest.approx(alone.p)
+    assert found["dm"]["near"].adjusted == pytest.approx(3 * 0.0351, abs=3e-4)
+    assert found["dm"]["near"].word == "no difference"
+    assert found["near"]["dm"].difference == pytest.approx(-0.03)
+    assert found["near"]["dm"].adjusted == found["dm"]["near"].adjusted
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_goes_down():
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_backward_transfer_is_from_the_accuracy_just_after_learning():
+    later = [[0.5, None, None], [0.9, 0.3, None], [0.4, 0.7, 1.0]]
+    assert backward_transfer(later) == pytest.approx(((0.4 - 0.5) + (0.7 - 0.3)) / 2)
+
+
+def test_incremental_accuracy_is_the_mean_of_the_seen_accuracies():
+    assert incremental_accuracy(MATRIX, [10, 30, 60]) == pytest.approx((0.9 + 31 / 40 + 73.5 / 100) / 3)
+
+
+def test_the_mean_matrix_is_taken_entry_by_entry():
+    first, second = [[0.5, None], [0.2, 0.8]], [[0.7, None], [0.4, 0.6]]
+    assert mean_matrix([first, second]) == [[pytest.approx(0.6), None], [pytest.approx(0.3), pytest.approx(0.7)]]
+
+
+def test_half_of_an_interval_is_students():
+    assert half_interval([0.1, 0.3]) == pytest.approx(12.7062 * 0.1, rel=1e-4)  # t(0.975, 1) std / sqrt(2)
+    assert half_interval([0.5]) is None
 
 
 def test_one_class_order_gives_no_verdict():

@@ -17,11 +17,11 @@ from dd_apps.continual import ContinualScenario, run
 from dd_apps.continual.adapter import contained, contents
 from dd_apps.continual.benchmark import build
 from dd_apps.continual.checks import check_scenario
-from dd_apps.continual.experiment import _table_row
-from dd_apps.continual.job import Job, Outcome
+from dd_apps.continual.job import Job, Ledger, Outcome, Trial
 from dd_apps.continual.learner import rightly_labelled, run_job
 from dd_apps.continual.orders import class_order, experience_sizes
 from dd_apps.continual.strategies import Where, memory_for
+from dd_apps.continual.summaries import table_row
 from dd_core import datasets, networks, store
 from dd_core.config import decode
 from dd_core.distilled import Size
@@ -242,10 +242,12 @@ def test_figures_follow_from_the_matrices(results):
 
 def test_seconds_are_the_mean_over_class_orders_and_figures_weigh_experiences_by_their_images():
     matrices = [[[0.9, None], [0.5, 0.8]], [[0.7, None], [0.7, 0.6]]]
+    ledgers = [Ledger(distilling=1.0, storing=2.0, training=7.0 + 2 * order, pixels=640) for order in range(2)]
     outcomes = [
-        Outcome({"replay": matrix}, (30, 10), {"replay": 10.0 + 2 * i}, 640, None) for i, matrix in enumerate(matrices)
+        Outcome({"replay": (Trial(matrix, matrix, ledger),)}, (30, 10))
+        for matrix, ledger in zip(matrices, ledgers, strict=True)
     ]
-    row = _table_row("real", "replay", outcomes)
+    row = table_row(decode(ContinualScenario, SMALL), "real", "replay", outcomes)
     assert row["seconds"] == 11.0
     assert row["after_2"]["mean"] == pytest.approx(((0.5 * 3 + 0.8) / 4 + (0.7 * 3 + 0.6) / 4) / 2)
     assert row["average"] == pytest.approx({"mean": 0.65, "std": 0.0})
@@ -309,10 +311,12 @@ def test_worker_processes_find_the_same_figures(results, tmp_path):
 def test_finished_memories_are_found_again(tmp_path):
     scenario = decode(ContinualScenario, SMALL | {"orders": 1, "rows": ["distilled"]})
     first = run(scenario, folder=tmp_path, workers=Workers(count=1))
-    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("[0-9]*.safetensors")}
+    for outcome in tmp_path.rglob("job-*.json"):
+        outcome.unlink()
     second = run(scenario, folder=tmp_path, workers=Workers(count=1))
     assert len(files) == 2
-    assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("[0-9]*.safetensors")}
     assert second.matrices == first.matrices
 
 
@@ -321,6 +325,8 @@ def test_seconds_count_what_earlier_runs_spent_on_distilling(tmp_path):
     run(scenario, folder=tmp_path, workers=Workers(count=1))
     for record in tmp_path.rglob("run.json"):
         store.write_json(record, store.read_json(record) | {"seconds": 1000.0})
+    for outcome in tmp_path.rglob("job-*.json"):  # as if killed before the end of the job
+        outcome.unlink()
     again = run(scenario, folder=tmp_path, workers=Workers(count=1))
     for table in again.tables.values():
         assert 2000 < table[0]["seconds"] < 3000
@@ -334,7 +340,7 @@ def test_manifests_name_the_images_and_no_path(tmp_path):
         Image.fromarray(source.images[index, 0].numpy()).save(path)
     given = {"data": f"folder:{tmp_path / 'images'}", "orders": 1, "rows": ["distilled"]}
     found = run(decode(ContinualScenario, SMALL | given), folder=tmp_path / "sets", workers=Workers(count=1))
-    sets = [store.read_set(path) for path in (tmp_path / "sets").rglob("*.safetensors")]
+    sets = [store.read_set(path) for path in (tmp_path / "sets").rglob("[0-9]*.safetensors")]
     assert len(sets) == 2
     for ds in [*sets, found.memories["dm"]]:
         assert ds.manifest.provenance is not None

@@ -1,0 +1,80 @@
+"""The pictures of a continual run: accuracy matrices, curves with intervals, and accuracy against bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dd_apps.continual.metrics import mean_matrix
+from dd_apps.continual.rows import Table
+from dd_apps.continual.summaries import Course
+from dd_apps.report import plots
+from dd_apps.report.plots import Curve, Panel, Point
+from dd_apps.report.sections import Picture
+
+ACROSS = 4  # matrices beside each other
+INTERVAL = "bars: 95 % intervals of the mean over class orders (Student's t)"
+BOUNDS = ("none", "joint")  # rows that are levels to compare with, not memories
+
+
+def pictures(
+    tables: Mapping[Table, Sequence[Mapping[str, Any]]],
+    matrices: Mapping[Table, Mapping[str, Sequence[Any]]],
+    courses: Mapping[Table, Mapping[str, Course]],
+) -> Iterator[Picture]:
+    """For each table: the mean accuracy matrix of each row, the curves, and the final accuracy against bytes."""
+    for table, rows in tables.items():
+        if rows:
+            yield _matrices(table, matrices[table])
+            yield _curves(table, courses[table])
+            if any(row["bytes"] and row["row"] not in BOUNDS for row in rows):
+                yield _against_bytes(table, rows, courses[table])
+
+
+def _matrices(table: Table, by_row: Mapping[str, Sequence[Any]]) -> Picture:
+    panels = [
+        Panel(name, [[None if value is None else 100 * value for value in line] for line in mean_matrix(matrices)])
+        for name, matrices in by_row.items()
+    ]
+    numbers = [str(number + 1) for number in range(len(panels[0].values))]
+    return plots.heat_map(
+        f"{table}-matrices",
+        panels,
+        rows=[f"after {number}" for number in numbers],
+        columns=numbers,
+        title=f"{table}: accuracy (%) on each experience's test images after each experience, mean over all networks",
+        across=ACROSS,
+    )
+
+
+def _curves(table: Table, courses: Mapping[str, Course]) -> Picture:
+    groups = {
+        name: [
+            Curve(
+                x=range(1, len(course.mean) + 1),
+                mean=[100 * value for value in course.mean],
+                std=[None if half is None else 100 * half for half in course.half],
+            )
+        ]
+        for name, course in courses.items()
+    }
+    title = f"{table}: accuracy on the classes seen so far"
+    return plots.curves(f"{table}-curves", groups, title=title, x="experiences", y="accuracy (%)", note=INTERVAL)
+
+
+def _against_bytes(table: Table, rows: Sequence[Mapping[str, Any]], courses: Mapping[str, Course]) -> Picture:
+    points: list[Point] = []
+    for row in rows:
+        mean, half = courses[row["row"]].mean[-1], courses[row["row"]].half[-1] or 0.0
+        if row["bytes"] and row["row"] not in BOUNDS:
+            low, high = 100 * (mean - half), 100 * (mean + half)
+            points.append(Point(row["row"], row["row"], row["bytes"], 100 * mean, low, high))
+    return plots.estimates(
+        f"{table}-bytes",
+        points,
+        title=f"{table}: accuracy on all classes after the last experience against bytes of the memory",
+        x="bytes of the memory (uint8 pixels and logits)",
+        y="accuracy (%)",
+        lines={name: 100 * course.mean[-1] for name, course in courses.items() if name in BOUNDS},
+        note=INTERVAL,
+    )

@@ -1,0 +1,79 @@
+"""What a finished job leaves in the folder of a run, so that the next run of the same job is a look at it.
+
+The file is named by the digest of what determines the outcome: another scenario, other images or another environment
+find nothing here. Our own JSON and sets: nothing is pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dd_apps.continual.job import Job, Ledger, Outcome, Trial
+from dd_core import store
+from dd_core.config import digest, plain
+from dd_core.images import Source
+from dd_core.system import device as devices
+
+VERSION = 1  # raise it where an outcome of earlier code would be another one
+FREE = ("rows", "orders", "others", "row", "protocols", "workers", "loggers")  # fields that another job may differ in
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The files of a job's outcome: figures, and the set that its memory held. Without a folder nothing is kept."""
+
+    path: Path | None
+
+    def read(self) -> Outcome | None:
+        """The outcome that an earlier run left; None where there is none."""
+        if self.path is None or not self.path.exists():
+            return None
+        figures = store.read_json(self.path)
+        trials = {table: tuple(map(_trial, of_table)) for table, of_table in figures["trials"].items()}
+        memory = store.read_set(self._set) if figures["memory"] else None
+        return Outcome(trials, tuple(figures["counts"]), memory)
+
+    def write(self, outcome: Outcome) -> None:
+        """Keep an outcome; the figures last, because they say that all is there."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if outcome.memory is not None:
+            store.write_set(self._set, outcome.memory)
+        trials = {table: [asdict(trial) for trial in of_table] for table, of_table in outcome.trials.items()}
+        store.write_json(self.path, {"trials": trials, "counts": outcome.counts, "memory": outcome.memory is not None})
+
+    @property
+    def _set(self) -> Path:
+        assert self.path is not None
+        return self.path.with_suffix(".safetensors")
+
+
+def finished(job: Job, train: Source, test: Source) -> Finished:
+    """Where the outcome of a job is kept."""
+    if job.folder is None:
+        return Finished(None)
+    name = f"job-{digest(identity(job, train, test))[:16]}.json"
+    return Finished(job.folder / f"order-{job.order}" / job.row / name)
+
+
+def identity(job: Job, train: Source, test: Source) -> Mapping[str, Any]:
+    """All that determines the outcome of a job."""
+    scenario, row = job.scenario, job.row
+    return {
+        "version": VERSION,
+        "scenario": {name: value for name, value in plain(scenario).items() if name not in FREE},
+        "row": plain(scenario.row_of(row)),
+        "method": scenario.memory_method(row),
+        "tables": scenario.tables_of(row),
+        "order": job.order,
+        "images": [train.fingerprint(), test.fingerprint()],
+        "environment": plain(devices.environment(devices.resolve(job.device))),
+    }
+
+
+def _trial(values: Mapping[str, Any]) -> Trial:
+    return Trial(values["matrix"], values["known"], Ledger(**values["ledger"]))

@@ -1,0 +1,249 @@
+"""A row of the tables: which memory, how large, and which strategy learns with it. No torch, no Avalanche."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from dd_core.config import Config, decode
+from dd_core.errors import UserError, unknown_name
+
+Table = Literal["retraining", "replay"]
+TABLES: tuple[Table, ...] = ("retraining", "replay")
+Memory = Literal["distilled", "hybrid", "soft-labels", "reservoir", "class-balanced", "herding", "none", "joint"]
+REAL_MEMORIES = ("reservoir", "class-balanced", "herding")
+NOT_YET = ("hybrid", "soft-labels")
+LOGIT_BYTES = 4  # of one logit that a memory keeps, a float32
+
+
+class StrategyConfig(Config):
+    """A way of learning with a memory; the class attributes say what it can be used with.
+
+    table: the table that it belongs to, None for a strategy that is another one in each table. memories: the kinds of
+    memory that it takes. module: its file in `dd_apps/continual/strategies`. keeps_logits: whether it stores the
+    logits of a network beside each image.
+    """
+
+    name: ClassVar[str]
+    table: ClassVar[Table | None] = "replay"
+    memories: ClassVar[tuple[str, ...]]
+    module: ClassVar[str]
+    keeps_logits: ClassVar[bool] = False
+
+
+class ReplayStrategy(StrategyConfig):
+    """Mini-batches of current and memory images (Avalanche's ReplayPlugin)."""
+
+    name = "replay"
+    memories = ("distilled", *NOT_YET, *REAL_MEMORIES)
+    module = "replaying"
+
+
+class GDumbStrategy(StrategyConfig):
+    """A fresh network on the memory alone after each experience (Prabhu et al. 2020; Avalanche's GDumbPlugin)."""
+
+    name = "gdumb"
+    table = "retraining"
+    memories = ("distilled", *NOT_YET, *REAL_MEMORIES)
+    module = "retraining"
+
+
+class ErAceStrategy(StrategyConfig):
+    """Replay in which current images compete with classes of the current experience only (Caccia et al. 2022)."""
+
+    name = "er-ace"
+    memories = ("distilled", "hybrid", "class-balanced", "reservoir")
+    module = "er_ace"
+
+
+class DerStrategy(StrategyConfig):
+    """DER++: replay that keeps the logits which the network gave for an image (Buzzega et al. 2020).
+
+    Loss: cross-entropy of current images + alpha * squared error of the memory's logits + beta * cross-entropy of
+    memory images. The defaults are the authors' for split CIFAR-10 and 200 images. The memory is Avalanche's own.
+    """
+
+    name = "der"
+    memories = ("class-balanced",)
+    module = "der"
+    keeps_logits = True
+    alpha: float = Field(default=0.1, ge=0, description="weight of the squared error between old and present logits")
+    beta: float = Field(default=0.5, ge=0, description="weight of the cross-entropy of memory images; 0 is DER")
+
+
+class IcarlStrategy(StrategyConfig):
+    """iCaRL: exemplars chosen by herding, sigmoid outputs distilled, nearest class mean (Rebuffi et al. 2017).
+
+    The memory is Avalanche's own, of as many exemplars of each class; class means are of exemplars and their mirror
+    images, as in the paper.
+    """
+
+    name = "icarl"
+    memories = ("herding",)
+    module = "icarl"
+
+
+class LwfStrategy(StrategyConfig):
+    """Learning without Forgetting: the network before an experience teaches the one that learns it (Li, Hoiem 2016)."""
+
+    name = "lwf"
+    memories = ("none", "distilled", *REAL_MEMORIES)
+    module = "regularised"
+    alpha: float = Field(default=1.0, ge=0, description="weight of the distillation loss")
+    temperature: float = Field(default=2.0, gt=0, description="temperature of both networks' outputs")
+
+
+class EwcStrategy(StrategyConfig):
+    """Online EWC: weights that earlier experiences depend on are held (Kirkpatrick et al. 2017, Schwarz et al. 2018).
+
+    The defaults are those of DER's authors for split CIFAR-10.
+    """
+
+    name = "ewc"
+    memories = ("none", "distilled", *REAL_MEMORIES)
+    module = "regularised"
+    strength: float = Field(default=10.0, ge=0, description="weight of the penalty (lambda)")
+    decay: float = Field(default=1.0, ge=0, le=1, description="weight of older importances at each experience (gamma)")
+
+
+class NaiveStrategy(StrategyConfig):
+    """The current experience's images only."""
+
+    name = "naive"
+    table = None
+    memories = ("none",)
+    module = "naive"
+
+
+class CumulativeStrategy(StrategyConfig):
+    """The images of all experiences so far: an upper bound."""
+
+    name = "cumulative"
+    table = None
+    memories = ("joint",)
+    module = "naive"
+
+
+_STRATEGIES: dict[str, type[StrategyConfig]] = {
+    config.name: config
+    for config in (
+        ReplayStrategy,
+        GDumbStrategy,
+        ErAceStrategy,
+        DerStrategy,
+        IcarlStrategy,
+        LwfStrategy,
+        EwcStrategy,
+        NaiveStrategy,
+        CumulativeStrategy,
+    )
+}
+
+
+def strategy_names() -> tuple[str, ...]:
+    """The names that a row's `strategy` can be."""
+    return tuple(_STRATEGIES)
+
+
+def decode_strategy(given: object) -> StrategyConfig:
+    """A strategy from its name, or from a table with `name` and options. Raises `UserError`."""
+    table: Mapping[str, Any] = {"name": given} if isinstance(given, str) else dict(_table(given))
+    name, options = table.get("name"), {key: value for key, value in table.items() if key != "name"}
+    if not isinstance(name, str) or name not in _STRATEGIES:
+        raise UserError(f"strategy: {unknown_name('strategy', str(name), strategy_names())}")
+    return decode(_STRATEGIES[name], options, key="strategy")
+
+
+def _table(given: object) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise UserError(f"strategy: a name or a table with `name` is needed, not {given!r}")
+    return given
+
+
+class Row(Config):
+    """One line of the tables: a memory and a strategy, or in both tables the strategy that belongs there."""
+
+    memory: Memory = Field(
+        default="distilled",
+        description="what is kept of old experiences: distilled images; hybrid (real and distilled ones); soft-labels "
+        "(distilled images with class probabilities); real images by reservoir, class-balanced or herding; none; joint "
+        "(all images)",
+    )
+    method: dict[str, JsonValue] | None = Field(
+        default=None, description="distillation method of the memory, and its options; none is that of the scenario"
+    )
+    strategy: Annotated[str | dict[str, JsonValue] | None, Field(union_mode="left_to_right")] = Field(
+        default=None,
+        description="how the network learns, by name or as a table with `name` and options; none retrains on the "
+        "memory in the table 'retraining' and replays it in the table 'replay'",
+    )
+    images_per_class: int | None = Field(
+        default=None, ge=1, description="images that this memory keeps of a class; none is the scenario's number"
+    )
+    adaptive: bool = Field(
+        default=False,
+        description="share all of the memory's room between the classes seen so far, instead of an equal part for each "
+        "class of the data",
+    )
+    budget: Literal["bytes", "images"] = Field(
+        default="bytes",
+        description="bytes: a memory that also stores logits keeps fewer images, so that its bytes are those of the "
+        "other rows; images: it keeps as many images",
+    )
+    training: dict[str, JsonValue] = Field(
+        default={}, description="settings of this row that replace those of the table 'retraining' or 'replay'"
+    )
+
+    @field_validator("strategy")
+    @classmethod
+    def _known(cls, given: str | dict[str, JsonValue] | None) -> str | dict[str, JsonValue] | None:
+        if given is not None:
+            try:
+                decode_strategy(given)
+            except UserError as error:
+                raise ValueError(error.text.removeprefix("strategy: ")) from None
+        return given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Row:
+        if self.method is not None and self.memory not in ("distilled", *NOT_YET):
+            raise ValueError(f"method: the memory '{self.memory}' distils nothing")
+        if self.memory in NOT_YET:
+            raise ValueError(f"memory: '{self.memory}' is no memory yet that a row of the tables can have")
+        if self.adaptive and self.memory not in ("class-balanced", "herding"):
+            raise ValueError(f"adaptive: the memory '{self.memory}' does not share its room between classes")
+        strategy = self.named_strategy
+        if strategy is not None and self.memory not in strategy.memories:
+            allowed = " or ".join(strategy.memories)
+            raise ValueError(f"strategy: '{strategy.name}' learns with memory {allowed}, not '{self.memory}'")
+        return self
+
+    @property
+    def named_strategy(self) -> StrategyConfig | None:
+        """The strategy that the row names, with its options; None where each table has its own."""
+        return None if self.strategy is None else decode_strategy(self.strategy)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables that the row stands in."""
+        strategy = self.named_strategy
+        return TABLES if strategy is None or strategy.table is None else (strategy.table,)
+
+    def strategy_in(self, table: Table) -> StrategyConfig:
+        """How the row learns in a table that it stands in."""
+        if (strategy := self.named_strategy) is not None:
+            return strategy
+        if self.memory in ("none", "joint"):
+            return NaiveStrategy() if self.memory == "none" else CumulativeStrategy()
+        return GDumbStrategy() if table == "retraining" else ReplayStrategy()
+
+
+SHORT: dict[str, Row] = {
+    "distilled": Row(),
+    "real": Row(memory="class-balanced"),
+    "real-adaptive": Row(memory="class-balanced", adaptive=True),
+    "none": Row(memory="none"),
+    "joint": Row(memory="joint"),
+}

@@ -1,0 +1,51 @@
+"""DER++: replay with the logits that the network gave for the memory's images (Buzzega et al., NeurIPS 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from dd_apps.continual.adapter import warnings_contained
+from dd_apps.continual.rows import DerStrategy
+from dd_apps.continual.strategies.learning import Learning
+from dd_apps.continual.strategies.stepping import Augmentation
+
+with warnings_contained():
+    from avalanche.training.supervised import DER
+
+
+class AugmentedDer(DER):
+    """DER whose memory images go through the same augmentation as current ones: Avalanche adds them after plugins."""
+
+    augmentations: Sequence[Augmentation] = ()
+
+    def _before_forward(self, **kwargs: Any) -> None:
+        super()._before_forward(**kwargs)
+        for augmentation in self.augmentations:
+            augmentation.before_forward(self)
+
+
+def build(learning: Learning) -> Any:
+    """The strategy, with Avalanche's class-balanced memory of images and logits.
+
+    The classes seen so far share all of the memory's room, as Avalanche has it. Avalanche replays full mini-batches
+    only, so a memory that is smaller gives smaller ones.
+    """
+    config = learning.config
+    assert isinstance(config, DerStrategy)
+    late = [plugin for plugin in learning.plugins if isinstance(plugin, Augmentation)]
+    others = replace(learning, plugins=tuple(plugin for plugin in learning.plugins if plugin not in late))
+    strategy = AugmentedDer(
+        model=learning.network,
+        criterion=nn.CrossEntropyLoss(),
+        mem_size=learning.room,
+        batch_size_mem=min(learning.replay.batch_size_mem, learning.room),
+        alpha=config.alpha,
+        beta=config.beta,
+        **others.common(),
+    )
+    strategy.augmentations = late
+    return strategy

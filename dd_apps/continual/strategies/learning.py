@@ -1,0 +1,99 @@
+"""What a strategy is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dd_apps.continual.adapter import ReplayPlugin, silent_evaluator, warnings_contained
+from dd_apps.continual.config import Replay, Retraining
+from dd_apps.continual.rows import StrategyConfig, Table
+from dd_apps.continual.strategies.memories import Memory
+from dd_core.errors import UserError
+
+with warnings_contained():
+    from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+    from avalanche.training.plugins import EvaluationPlugin
+
+
+@dataclass(frozen=True)
+class Learning:
+    """One row in one table, before the first experience.
+
+    each: images that a memory of the strategy's own may hold of each of the `classes`, in the end; adaptive: whether
+    the classes seen so far share all of its room; plugins: Avalanche's, which every strategy gets; loggers:
+    Avalanche's, which are told the training accuracy and loss.
+    """
+
+    config: StrategyConfig
+    settings: Retraining | Replay
+    network: nn.Module
+    memory: Memory | None
+    each: int
+    classes: int
+    adaptive: bool
+    table: Table
+    device: torch.device
+    plugins: tuple[Any, ...] = ()
+    loggers: tuple[Any, ...] = ()
+
+    def common(self, *plugins: Any) -> dict[str, Any]:
+        """The arguments that every Avalanche strategy takes but its network, with further plugins."""
+        return {
+            "optimizer": torch.optim.SGD(
+                self.network.parameters(),
+                lr=self.settings.learning_rate,
+                momentum=self.settings.momentum,
+                weight_decay=self.settings.weight_decay,
+            ),
+            "train_mb_size": self.settings.batch_size,
+            "eval_mb_size": self.settings.batch_size,
+            "train_epochs": self.settings.epochs,
+            "device": self.device,
+            "plugins": [*plugins, *self.plugins],
+            "evaluator": self._evaluator(),
+        }
+
+    @property
+    def room(self) -> int:
+        """Images that a memory of the strategy's own may hold."""
+        return self.each * self.classes
+
+    @property
+    def replay(self) -> Replay:
+        """The settings of a strategy of the table 'replay'."""
+        assert isinstance(self.settings, Replay)
+        return self.settings
+
+    @property
+    def replayed(self) -> list[Any]:
+        """The plugin that mixes the memory into every mini-batch; none without a memory."""
+        if self.memory is None:
+            return []
+        return [
+            ReplayPlugin(
+                mem_size=self.memory.max_size,
+                batch_size=self.replay.batch_size,
+                batch_size_mem=self.replay.batch_size_mem,
+                storage_policy=self.memory,
+            )
+        ]
+
+    def parts(self) -> tuple[nn.Module, nn.Module]:
+        """Features and classifier of the network; raises `UserError` for a network that is not made of the two."""
+        features, classifier = (getattr(self.network, name, None) for name in ("features", "classifier"))
+        if not isinstance(features, nn.Module) or not isinstance(classifier, nn.Linear):
+            raise UserError(
+                f"strategy '{self.config.name}': needs a network of features and one linear layer, such as convnet; "
+                f"{type(self.network).__name__} is not made so"
+            )
+        return features, classifier
+
+    def _evaluator(self) -> Any:
+        if not self.loggers:
+            return silent_evaluator()
+        metrics = (accuracy_metrics(epoch=True), loss_metrics(epoch=True))
+        return EvaluationPlugin(*metrics, loggers=list(self.loggers))

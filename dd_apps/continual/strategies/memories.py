@@ -1,0 +1,166 @@
+"""The memories that rows name: distilled images, and Avalanche's own of real images, held to the same room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from dd_apps.continual.adapter import AvalancheDataset, classes_of, concat_datasets, filled, warnings_contained
+from dd_apps.continual.buffer import DistilledBuffer, FilledClassBalancedBuffer
+from dd_apps.continual.config import ContinualScenario, Replay
+from dd_apps.continual.rows import Table
+from dd_core import networks
+
+with warnings_contained():
+    from avalanche.training.storage_policy import (
+        HerdingSelectionStrategy,
+        ParametricBuffer,
+        ReservoirSamplingBuffer,
+    )
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a memory needs to know besides the scenario.
+
+    source: name of the real images; image_shape: (C, H, W) of one; seed: of the class order.
+    """
+
+    source: str
+    classes: int
+    seed: int
+    folder: Path
+    device: str = "cpu"
+    image_shape: tuple[int, ...] = (1, 1, 1)
+
+    def images_of_class(self, scenario: ContinualScenario, row: str) -> int:
+        """Images that a row's memory keeps of a class; raises `UserError` for none."""
+        return scenario.images_of_class(row, image_bytes=prod(self.image_shape), classes=self.classes)
+
+    def images(self, scenario: ContinualScenario, row: str) -> int:
+        """Images that a row's memory holds in the end."""
+        return self.images_of_class(scenario, row) * self.classes
+
+
+def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where) -> Memory | None:
+    """The memory of a row, empty; None for the rows without one, and for strategies with a memory of their own."""
+    wanted, strategy = scenario.row_of(row), scenario.row_of(row).strategy_in(table)
+    if wanted.memory in ("none", "joint") or strategy.name in ("der", "icarl"):
+        return None
+    each = where.images_of_class(scenario, row)
+    size, settings = each * where.classes, scenario.settings(row, table)
+    fill = settings.fill if isinstance(settings, Replay) else None
+    if wanted.memory == "reservoir":
+        return FilledReservoir(size, fill=fill)
+    if wanted.memory == "herding":
+        return FilledHerding(size, each=None if wanted.adaptive else each, fill=fill)
+    if wanted.memory == "class-balanced":
+        # not adaptive: equal bytes after each experience; adaptive: room not yet needed holds more of the old classes
+        return FilledClassBalancedBuffer(size, total_num_classes=None if wanted.adaptive else where.classes, fill=fill)
+    method = scenario.memory_method(row)
+    assert method is not None
+    return DistilledBuffer(
+        size,
+        images_per_class=each,
+        method=method,
+        seed=where.seed,
+        fill=fill,
+        data=where.source,
+        folder=where.folder,
+        device=where.device,
+    )
+
+
+class FilledReservoir(ReservoirSamplingBuffer):
+    """Avalanche's uniform sample of the whole stream; `buffer` repeats it until mini-batches of `fill` are full."""
+
+    def __init__(self, max_size: int, *, fill: int | None = None) -> None:
+        super().__init__(max_size)
+        self.fill = fill
+
+    @property
+    def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """All images, each as often as the filling asks for."""
+        return filled(self._buffer, self.fill)
+
+    @buffer.setter
+    def buffer(self, new_buffer: AvalancheDataset) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._buffer = new_buffer
+
+    @property
+    def buffer_groups(self) -> dict[int, Any]:
+        """The stored images by class, as the balanced memories have them."""
+        if len(self._buffer) == 0:
+            return {}
+        return {
+            label: SimpleNamespace(buffer=self._buffer.subset(members))
+            for label, members in classes_of(self._buffer).items()
+        }
+
+    def update_from_dataset(self, new_data: AvalancheDataset) -> None:
+        """Let new images compete with those that are stored, once each."""
+        with self._unfilled():
+            super().update_from_dataset(new_data)
+
+    def resize(self, strategy: Any, new_size: int) -> None:
+        """Keep the `new_size` images that won."""
+        with self._unfilled():
+            super().resize(strategy, new_size)
+
+    @contextmanager
+    def _unfilled(self) -> Iterator[None]:
+        fill, self.fill = self.fill, None
+        try:
+            yield
+        finally:
+            self.fill = fill
+
+
+class PresentHerding(HerdingSelectionStrategy):
+    """Avalanche's herding (Welling 2009) in the features of the strategy's network as it is when it chooses."""
+
+    def __init__(self) -> None:
+        """Without the network that Avalanche binds at the start: a strategy may replace its own."""
+
+    @torch.no_grad()
+    def make_sorted_indices(self, strategy: Any, data: AvalancheDataset) -> list[int]:
+        """All images, the best choice first."""
+        training = strategy.model.training
+        strategy.model.eval()
+        loader: Any = torch.utils.data.DataLoader(
+            cast(Any, data), batch_size=256, collate_fn=getattr(data, "collate_fn", None)
+        )
+        features: list[Tensor] = [networks.embed(strategy.model, item[0].to(strategy.device)) for item in loader]
+        strategy.model.train(training)
+        return self.make_sorted_indices_from_features(torch.cat(features))
+
+
+class FilledHerding(ParametricBuffer):
+    """Avalanche's memory of real images that herding chose, of each class as many.
+
+    each: images of a class, the same after every experience; None shares all room between the classes seen so far.
+    """
+
+    def __init__(self, max_size: int, *, each: int | None, fill: int | None = None) -> None:
+        super().__init__(max_size, groupby="class", selection_strategy=PresentHerding())
+        self.each, self.fill = each, fill
+
+    def get_group_lengths(self, num_groups: int) -> list[int]:
+        """Images that each class may keep."""
+        return super().get_group_lengths(num_groups) if self.each is None else [self.each] * num_groups
+
+    @property
+    def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """All images, each as often as the filling asks for."""
+        return filled(concat_datasets(self.buffer_datasets), self.fill)
+
+
+Memory = DistilledBuffer | FilledClassBalancedBuffer | FilledReservoir | FilledHerding

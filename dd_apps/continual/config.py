@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -79,7 +79,7 @@ class Replay(_Training):
         return self.batch_size_mem if self.share == "fill" else None
 
 
-Settings = TypeVar("Settings", Retraining, Replay)
+Settings = Retraining | Replay
 
 
 class ContinualScenario(DataScenario):
@@ -223,7 +223,7 @@ class ContinualScenario(DataScenario):
             return dict(self.method if row.method is None else row.method)
         return None
 
-    def settings(self, name: str, table: Table) -> Retraining | Replay:
+    def settings(self, name: str, table: Table) -> Settings:
         """How a row trains in a table: the table's settings, with the row's own changes. Raises `UserError`."""
         row = self.row_of(name)
         retrained = table == "retraining" and row.memory not in ("none", "joint")

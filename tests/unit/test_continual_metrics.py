@@ -68,8 +68,8 @@ def test_rows_are_compared_over_class_orders():
     only = {"dm": {**found["dm"], "none": found["dm"]["average"]}}
     assert sentence(only, orders=3) == (
         "after the last experience, by paired t-tests over 3 class orders (two-sided, 5 % over all 5 comparisons by "
-        "Holm's correction): dm is ahead of average and none, behind k-means, no different, within the noise, from real, without a verdict (the same "
-        "difference in every order) against joint"
+        "Holm's correction): dm is ahead of average and none, behind k-means, no different, within the noise, from "
+        "real, without a verdict (the same difference in every order) against joint"
     )
 
 

@@ -95,5 +95,5 @@ class Learning:
     def _evaluator(self) -> Any:
         if not self.loggers:
             return silent_evaluator()
-        metrics = (accuracy_metrics(epoch=True), loss_metrics(epoch=True))
+        metrics = [measure(epoch=True, experience=True, stream=True) for measure in (accuracy_metrics, loss_metrics)]
         return EvaluationPlugin(*metrics, loggers=list(self.loggers))

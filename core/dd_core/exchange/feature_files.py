@@ -30,6 +30,7 @@ def export_krr_st(ds: DistilledSet, folder: Path) -> Export:
     if ds.targets is None or ds.manifest.targets != "features":
         raise UserError(f"format 'krr-st' is for sets with features, and this one has targets '{ds.manifest.targets}'")
     ds, small = as_seen(ds)
+    assert ds.targets is not None
     pixels = ds.manifest.pixels
     whitened = ds.whitening is not None
     space = "whitened" if whitened else "normalised"

@@ -140,6 +140,9 @@ class DCConfig(GradientMatchingConfig):
     """Hyper-parameters of dataset condensation; the recipe's network is the one whose gradients are matched (theta)."""
 
     name: ClassVar[str] = "dc"
+    summary: ClassVar[str] = (
+        "learned images on which networks have the gradients that real ones give (Zhao, Mopuri and Bilen 2021)"
+    )
 
     initial: Literal["noise", "real"] = Field(
         default="noise",
@@ -151,6 +154,7 @@ class DSAConfig(GradientMatchingConfig):
     """Hyper-parameters of dataset condensation under siamese augmentation; the recipe's network is theta."""
 
     name: ClassVar[str] = "dsa"
+    summary: ClassVar[str] = "dc under one augmentation of real and learned images alike (Zhao and Bilen 2021)"
 
     augmentation: Strategy = Field(
         default="auto",

@@ -261,14 +261,12 @@ def memory_config(method: Mapping[str, Any] | MethodConfig, *, key: str = "metho
     """A method that a replay memory can use, where that can be told before its set is made.
 
     Raises `UserError` for an unknown method or option, for a method whose set holds for particular weights only,
-    for a formation, and for an attack.
+    and for an attack.
     """
     config = method if isinstance(method, MethodConfig) else methods.decode_method(method, key=key)
     config.require_labels_used("a replay buffer")
     if config.starts != "fresh":
         raise UserError(f"{key}: makes {for_particular_weights(config.name)}")
-    if getattr(config, "formation", 1) != 1:
-        raise UserError(f"{key}.formation: a replay buffer keeps images as networks see them; leave the formation out")
     if getattr(config, "attack", None) is not None:
         raise UserError(f"{key}.attack: makes a set to mislead networks, and a replay buffer teaches them")
     return config

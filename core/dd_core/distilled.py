@@ -230,15 +230,14 @@ class DistilledSet:
         """
         if (factor := self.manifest.formation) == 1:
             return self
-        import torch  # a set is read and verified without torch
-
-        pixels = self.manifest.pixels
-        mean, std = _channels(pixels)
-        padding = torch.from_numpy((formations.PADDING - mean) / std).flatten()
-        if pixels.space == "raw":
-            padding = torch.full_like(padding, formations.PADDING)
-        stored = self.raw() if pixels.space == "raw" else self.images.astype(np.float32)
-        images = formations.decode(torch.from_numpy(stored), factor, padding=padding).numpy()
+        stored, grey = self.images.astype(np.float32), np.float32(formations.PADDING)
+        if self.manifest.pixels.space == "raw":
+            stored = self.raw()
+        else:
+            mean, std = _channels(self.manifest.pixels)
+            grey = (grey - mean) / std
+        down, across = formations.enlargements(factor, (stored.shape[2], stored.shape[3]))
+        images = np.concatenate([*formations.tiles(stored, factor, grey=grey, down=down, across=across)])
         labels = None if self.labels is None else np.tile(self.labels, factor**2)
         targets = None if self.targets is None else np.tile(self.targets, (factor**2, 1))
         manifest = self.manifest.model_copy(update={"formation": 1})

@@ -7,15 +7,13 @@ bilinear interpolation. So factor^2 images share the bytes of one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
 from dd_core.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PADDING = 0.5  # raw value of the pixels that complete the last tiles where factor does not divide a side
 
@@ -47,6 +45,13 @@ def tile_size(factor: int, image_size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+def enlargements(factor: int, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(H, rows of a tile) and (W, columns of a tile) float32 weights that enlarge a tile to an image of H x W."""
+    small = tile_size(factor, image_size)
+    down, across = (enlargement(*sides).astype(np.float32) for sides in zip(small, image_size, strict=True))
+    return down, across
+
+
 def enlargement(small: int, large: int) -> np.ndarray:
     """(large, small) matrix of weights: bilinear interpolation of a line of pixels, which are the centres of cells.
 
@@ -57,24 +62,16 @@ def enlargement(small: int, large: int) -> np.ndarray:
     return np.clip(1 - distances, 0, None)
 
 
-def decode(images: Tensor, factor: int, *, padding: Tensor) -> Tensor:
-    """(factor^2 N, C, H, W): tile 0 of all N images (N, C, H, W), then tile 1 of all, line by line of the grid.
+def tiles(images: Any, factor: int, *, grey: Any, down: Any, across: Any) -> Iterator[Any]:
+    """The factor^2 tiles of images (N, C, H, W), each enlarged to (N, C, H, W), line by line of the grid.
 
-    padding: (C,) values of the pixels that complete the last tiles, `PADDING` in the space of the images. Matrix
-    products enlarge the tiles, because torch's own interpolation has no deterministic gradient on a GPU.
+    All are arrays of numpy or all are tensors of torch. grey: `PADDING` in the space of the images, to broadcast; down
+    and across: `enlargement` of a tile's rows to H and of its columns to W. Matrix products enlarge the tiles, because
+    torch's own interpolation has no deterministic gradient on a GPU; the missing pixels of the last tiles are grey, and
+    so add nothing to a difference from grey.
     """
-    import torch  # a method's config names the factor, and is listed without torch
-
-    if factor == 1:
-        return images
-    count, channels, height, width = images.shape
-    rows, columns = tile_size(factor, (height, width))
-    grey = padding.to(images).view(1, -1, 1, 1)
-    below = grey.expand(count, channels, factor * rows - height, width)
-    whole = torch.cat([images, below], dim=2)
-    beside = grey.expand(count, channels, factor * rows, factor * columns - width)
-    whole = torch.cat([whole, beside], dim=3)
-    grid = whole.view(count, channels, factor, rows, factor, columns)
-    tiles = grid.permute(2, 4, 0, 1, 3, 5).reshape(-1, channels, rows, columns)
-    down, across = (torch.from_numpy(enlargement(*sides)).to(images) for sides in ((rows, height), (columns, width)))
-    return down @ tiles @ across.T
+    apart, rows, columns = images - grey, down.shape[1], across.shape[1]
+    for top in range(0, factor * rows, rows):
+        for left in range(0, factor * columns, columns):
+            tile = apart[:, :, top : top + rows, left : left + columns]
+            yield down[:, : tile.shape[2]] @ tile @ across[:, : tile.shape[3]].T + grey

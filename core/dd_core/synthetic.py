@@ -56,7 +56,9 @@ class Synthetic:
         self.formation, self.clamp, self.ema = formation, clamp, ema
         self.average = None if ema is None else pixels.detach().clone()
         mean, std = (torch.tensor(values, device=pixels.device) for values in (form.mean, form.std))
-        self._grey = (formations.PADDING - mean) / std
+        self._grey = ((formations.PADDING - mean) / std).view(-1, 1, 1)
+        sides = formations.enlargements(formation, (pixels.shape[2], pixels.shape[3]))
+        self._down, self._across = (torch.from_numpy(weights).to(pixels.device) for weights in sides)
         if clamp == "inputs":
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         self._least, self._most = (((value - mean) / std).view(-1, 1, 1) for value in (0, 1))
@@ -68,7 +70,10 @@ class Synthetic:
 
     def decode(self, pixels: Float[Tensor, "n C H W"]) -> Float[Tensor, "m C H W"]:
         """What networks see of some stored pixels: tile 0 of all, then tile 1 of all; m is formation^2 n."""
-        return formations.decode(pixels, self.formation, padding=self._grey)
+        if self.formation == 1:
+            return pixels
+        grey, down, across = (part.to(pixels.dtype) for part in (self._grey, self._down, self._across))
+        return torch.cat([*formations.tiles(pixels, self.formation, grey=grey, down=down, across=across)])
 
     @property
     def seen_labels(self) -> Int64[Tensor, " M"]:

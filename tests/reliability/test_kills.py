@@ -23,6 +23,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "k-means": {"name": "k-means"},
     "average": {"name": "average"},
     "dm": DM,
+    "dc": {"name": "dc", "steps": 3, "outer": 2, "inner": 1, "batch_real": 6, "recipe": {"network": "convnet-1-w4"}},
+    "dsa": {**DM, "name": "dsa", "steps": 3, "outer": 2, "inner": 1, "formation": 2, "clamp": True},
     "dataset-distillation": {
         "name": "dataset-distillation",
         "steps": 4,

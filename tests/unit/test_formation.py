@@ -16,7 +16,9 @@ from dd_core.errors import UserError
 from dd_core.evaluation import protocols
 from dd_core.exchange import export_mtt, export_png, export_sre2l
 from dd_core.exchange.mtt_files import IMAGES, LABELS
+from dd_core.images import InputForm
 from dd_core.recipe import Recipe
+from dd_core.synthetic import Synthetic
 from dd_core.testing import blobs
 from dd_core.training import training_data
 from dd_core.training.lessons import lessons_of
@@ -65,15 +67,24 @@ def reference(images: torch.Tensor, factor: int, grey: float) -> torch.Tensor:
 
 @pytest.mark.parametrize(("factor", "size"), [(2, (8, 8)), (3, (8, 10)), (2, (7, 5)), (5, (9, 9)), (1, (4, 4))])
 def test_decoding_is_that_of_idc_with_its_gradient(factor: int, size: tuple[int, int]):
-    images = torch.rand(3, 2, *size, dtype=torch.float64, requires_grad=True)
-    ours = formation.decode(images, factor, padding=torch.full((2,), formation.PADDING))
-    theirs = reference(images, factor, 0.5)
+    form = InputForm(MEAN, STD)
+    images = Synthetic(torch.rand(3, 2, *size), torch.tensor([0, 0, 1]), form, formation=factor)
+    pixels = images.pixels.detach().double().requires_grad_()
+    ours = images.decode(pixels)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (MEAN, STD))
+    theirs = (reference(pixels * std + mean, factor, 0.5) - mean) / std
     assert ours.shape == (3 * factor**2, 2, *size)
-    assert torch.allclose(ours, theirs, atol=1e-12)
+    assert images.seen_labels.tolist() == [0, 0, 1] * factor**2
+    assert torch.allclose(ours, theirs, atol=1e-6)
     weights = torch.rand_like(ours)
-    (mine,) = torch.autograd.grad((ours * weights).sum(), images)
-    (expected,) = torch.autograd.grad((theirs * weights).sum(), images)
-    assert torch.allclose(mine, expected, atol=1e-12)
+    (mine,) = torch.autograd.grad((ours * weights).sum(), pixels)
+    (expected,) = torch.autograd.grad((theirs * weights).sum(), pixels)
+    assert torch.allclose(mine, expected, atol=1e-6)
+    exported = images.export(Recipe(), classes=("a", "b"))
+    assert torch.allclose(exported.inputs(), images.decode(images.pixels.detach()), atol=1e-5)
+    labels = exported.decoded().labels
+    assert labels is not None
+    assert labels.tolist() == images.seen_labels.tolist()
 
 
 @pytest.mark.parametrize(("space", "dtype"), [("normalised", "float32"), ("raw", "float32"), ("raw", "uint8")])

@@ -15,6 +15,7 @@ from dd_apps.transfer.settings import FineTuning
 from dd_core.distilled import Size
 from dd_core.images import LabelledImages
 from dd_core.methods import decode_method, method
+from dd_core.methods.gradient_matching.config import GradientMatchingConfig
 from dd_core.methods.krr_st.config import KRRSTConfig
 from dd_core.methods.sre2l.config import SRe2LConfig
 from dd_core.methods.trajectory_matching.config import MTTConfig
@@ -268,6 +269,42 @@ def test_the_comment_says_what_it_takes_and_who_scores_it(name: str):
     assert ("(CPU" if name in SMALL else "(GPU)") in lines[0]
     assert f", {values.ipc} a class (" in lines[0]
     assert len(name) + len(lines[0].lstrip("# ")) <= 73  # a line of `list scenarios` in 80 columns
+
+
+# protocol and epochs of its networks, where pixels start, augmentation; DC's code has other loops for each size
+GRADIENTS = {"dc": ("plain-300", 300, "noise", "none"), "dsa": ("dm-1000", 1000, "real", "auto")}
+LOOPS = {1: (1, 1), 10: (10, 50), 50: (50, 10)}
+
+
+@pytest.mark.parametrize("name", [f"cifar10-ipc{ipc}-{kind}" for ipc in LOOPS for kind in GRADIENTS])
+def test_gradients_are_matched_as_published(name: str):
+    _, ipc, kind = parts(name)
+    values = scenario.load(name).values
+    assert isinstance(values, DistillScenario)
+    config = decode_method(values.method)
+    assert isinstance(config, GradientMatchingConfig)
+    protocol, epochs, initial, augmentation = GRADIENTS[kind]
+    assert (values.data, values.ipc, values.protocol, values.nets) == ("cifar10", ipc, protocol, 5)
+    assert config.loops_for(Size(ipc=ipc), 10) == LOOPS[ipc]
+    assert (config.steps, config.lr_img, config.momentum, config.lr_net) == (1000, 0.1, 0.5, 0.01)
+    assert (config.batch_real, config.batch_net, config.initial, config.augmentation) == (
+        256,
+        256,
+        initial,
+        augmentation,
+    )
+    assert (config.distance, config.matched, config.learns, config.formation) == ("cosine", "layers", "synthetic", 1)
+    assert (config.recipe.network, config.recipe.epochs, config.recipe.augmentation) == (
+        "convnet-3",
+        epochs,
+        augmentation,
+    )
+    assert not config.clamp
+
+
+def test_every_scenario_of_gradient_matching_is_looked_at():
+    shipped = {name for name in scenario.shipped() if name.endswith(("-dc", "-dsa"))}
+    assert shipped == {*(f"cifar10-ipc{ipc}-{kind}" for ipc in LOOPS for kind in GRADIENTS), "digits-ipc10-dsa"}
 
 
 # batch, rate, iterations, r_BN, first BN, crop, flip, jitter: as read in SRe2L's code

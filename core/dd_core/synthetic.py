@@ -187,6 +187,8 @@ def mosaic(images: Float[Tensor, "m C H W"], formation: int) -> Float[Tensor, "n
 
     Where the factor does not divide a side, the last tiles lose what is completed with grey when they are decoded.
     """
+    if formation == 1:
+        return images
     channels, height, width = images.shape[1:]
     rows, columns = formations.tile_size(formation, (height, width))
     tiles = F.interpolate(images, size=(rows, columns), mode="bilinear", antialias=True)

@@ -35,7 +35,7 @@ def _outer_loss(unrolling: DatasetDistillationDistiller, draw: int) -> float:
     model = fit(data, "convnet-2-w8", ds.manifest.recipe, streams=streams, device=CPU)
     source = unrolling.source
     chosen = torch.randperm(len(source), generator=Streams(5).generator("real", draw))[:20]
-    logits = model(normalise(source.images[chosen], unrolling.mean, unrolling.std))
+    logits = model(normalise(source.images[chosen], unrolling.form.mean, unrolling.form.std))
     return F.cross_entropy(logits, source.labels[chosen]).item()
 
 

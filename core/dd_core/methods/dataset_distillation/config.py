@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 
 from dd_core.artefacts import ArtefactSpec
 from dd_core.distilled import Size
-from dd_core.distiller import Context, MethodConfig
+from dd_core.distiller import Context, MethodConfig, PixelsConfig
 from dd_core.errors import UserError, unknown_name
 from dd_core.methods import dataset_distillation
 from dd_core.recipe import DISTRIBUTIONS, Pretraining, Recipe, StartingPool
@@ -41,7 +41,7 @@ POOL = "starting weights"  # role of the networks to start from, where they are 
 Start = Literal["random", "fixed", "random-pretrained", "fixed-pretrained"]
 
 
-class DatasetDistillationConfig(MethodConfig):
+class DatasetDistillationConfig(PixelsConfig):
     """Hyper-parameters of dataset distillation; the recipe's network is the one that learns (theta)."""
 
     name: ClassVar[str] = "dataset-distillation"
@@ -168,9 +168,11 @@ class DatasetDistillationConfig(MethodConfig):
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` for what would fail, or silently mislead, in the loop.
 
-        Blocks that do not divide the images of each class, a window that is not within the steps, an attack on a class
-        that is none, and a network whose outputs depend on more than its arguments.
+        Images that are no grid of tiles, blocks that do not divide the images that networks see of each class, a window
+        that is not within the steps, an attack on a class that is none, and a network whose outputs depend on more
+        than its arguments.
         """
+        super().check(source, size)
         dataset_distillation.check_steps(self, source, size)
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:

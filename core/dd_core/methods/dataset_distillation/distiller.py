@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dd_core import selection, training, unroll
-from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distilled import DistilledSet
 from dd_core.distiller import Context
 from dd_core.errors import require_finite
-from dd_core.images import channel_stats, normalise, require_labels
+from dd_core.images import InputForm, require_labels
 from dd_core.methods.dataset_distillation.config import POOL, DatasetDistillationConfig
 from dd_core.methods.dataset_distillation.planning import real_at_once
 from dd_core.recipe import ScheduledStep
+from dd_core.synthetic import Synthetic, initial_noise
 from dd_core.training.starts import identity_of
 from dd_core.unroll import Mode, Step, Tensors, Unrolled
 
@@ -36,13 +37,13 @@ class DatasetDistillationDistiller:
         self.goals = require_labels(source)  # what networks are to make of the real images
         if (attacked := config.attacked(source)) is not None:
             self.goals = self.goals.where(self.goals != attacked[0], attacked[1])
-        self.mean, self.std = channel_stats(source)
-        self.labels = selection.labels_of(context.counts)
-        self.rows = training.block_rows(self.labels, config.blocks)
-        shape = (len(self.labels), *source.image_shape)
-        noise = torch.randn(shape, generator=streams.generator("initial-images"))
+        self.form = InputForm.of(source)
+        labels, clamp = selection.labels_of(context.counts), "raw" if config.clamp else "none"
+        noise = initial_noise(len(labels), source.image_shape, streams=streams).to(device)
+        self.images = Synthetic(noise, labels, self.form, formation=config.formation, clamp=clamp)
+        self.rows = training.block_rows(self.images.seen_labels, config.blocks)
         raw = config.lr_inner + math.log(-math.expm1(-config.lr_inner))  # softplus(raw) is the rate
-        self.pixels = noise.to(device).requires_grad_()
+        self.pixels = self.images.pixels
         self.raw_rates = torch.full((config.blocks * config.epochs,), raw, device=device, requires_grad=True)
         groups = [{"params": [self.pixels]}, {"params": [self.raw_rates]}]
         self.optimiser = torch.optim.Adam(groups, lr=config.lr_img, betas=(0.5, 0.999))
@@ -68,6 +69,7 @@ class DatasetDistillationDistiller:
         for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * 0.5 ** (index // every)
         self.optimiser.step()
+        self.images.updated()
         return {"loss": loss, "mean_rate": self._rates().mean().item()}
 
     def _unrolled(self, index: int, position: int) -> Unrolled:
@@ -104,11 +106,11 @@ class DatasetDistillationDistiller:
 
     def _inner(self, network: torch.nn.Module) -> Step:
         """theta - softplus(raw_t) * grad CE over block t mod blocks."""
-        labels = self.labels.to(self.device)
+        labels = self.images.seen_labels.to(self.device)
 
         def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
             rows = self.rows[t % self.config.blocks]
-            return F.cross_entropy(unroll.apply(network, theta, learned[0][rows]), labels[rows])
+            return F.cross_entropy(unroll.apply(network, theta, self.images.decode(learned[0])[rows]), labels[rows])
 
         return unroll.sgd_step(loss, lambda t, learned: F.softplus(learned[1][t]))
 
@@ -131,7 +133,7 @@ class DatasetDistillationDistiller:
 
     def _part_loss(self, network: torch.nn.Module, rows: Tensor, *final: Tensor) -> Tensor:
         """The mean loss on some real images, of what networks are to make of these."""
-        images = normalise(self.source.take(rows).to(self.device), self.mean, self.std)
+        images = self.form(self.source.take(rows).to(self.device))
         return F.cross_entropy(unroll.apply(network, final, images), self.goals[rows].to(self.device))
 
     def _rates(self) -> Tensor:
@@ -140,7 +142,7 @@ class DatasetDistillationDistiller:
     def state_dict(self) -> dict[str, Any]:
         """Images, rates, Adam's moments, and the gradient mode that `auto` chose."""
         return {
-            "pixels": self.pixels.detach().clone(),
+            **self.images.state_dict(),
             "raw_rates": self.raw_rates.detach().clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
@@ -148,8 +150,8 @@ class DatasetDistillationDistiller:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state."""
+        self.images.load_state_dict(state)
         with torch.no_grad():
-            self.pixels.copy_(state["pixels"])
             self.raw_rates.copy_(state["raw_rates"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode = state["mode"]
@@ -161,13 +163,10 @@ class DatasetDistillationDistiller:
             ScheduledStep(epoch=t // blocks, step=t % blocks, learning_rate=rate)
             for t, rate in enumerate(self._rates().tolist())
         )
-        manifest = Manifest(
-            classes=self.source.classes,
-            pixels=Pixels(space="normalised", mean=self.mean, std=self.std),
-            recipe=self.config.recipe.model_copy(update={"steps": order, **self._start()}).for_source(self.source.name),
-            attack=self.config.attack,
+        recipe = self.config.recipe.model_copy(update={"steps": order, **self._start()})
+        return self.images.export(
+            recipe.for_source(self.source.name), classes=self.source.classes, attack=self.config.attack
         )
-        return DistilledSet(self.pixels.detach().cpu().numpy().copy(), self.labels.numpy(), manifest)
 
     def _start(self) -> dict[str, Any]:
         """Where networks start that train on the set, as fields of its recipe."""

@@ -21,7 +21,7 @@ pretrained_on = starts.pretrained_on
 
 def check_steps(config: DatasetDistillationConfig, source: Source, size: Size) -> None:
     """Raise `UserError` for what `config.check` names."""
-    training.block_rows(selection.labels_of(size.per_class(len(source.classes))), config.blocks)
+    training.block_rows(selection.labels_of(config.seen(size, len(source.classes))), config.blocks)
     config.attacked(source)
     steps = config.blocks * config.epochs
     if config.gradient == "truncated" and (config.window is None or config.window > steps):
@@ -39,19 +39,19 @@ def footprint(config: DatasetDistillationConfig, source: Source, size: Size, dev
 
     Both are held together: the outer loss is computed from the inner loop's last weights, whose graph waits for it.
     """
-    classes, images = len(source.classes), sum(size.per_class(len(source.classes))) // config.blocks
+    classes, stored = len(source.classes), sum(size.per_class(len(source.classes)))
     steps = config.window if config.gradient == "truncated" else None
     inner = estimates.unrolled_bytes(
         config.recipe,
         source.image_shape,
         classes,
-        images=images,
+        images=sum(config.seen(size, classes)) // config.blocks,
         steps=steps or config.blocks * config.epochs,
         mode="adjoint" if config.gradient == "auto" else config.gradient,
         device=device,
     )
     outer = _image_bytes(config, source, device) * real_at_once(config, source, device)
-    whole = 16 * images * config.blocks * prod(source.image_shape)  # pixels, gradient, Adam's two moments
+    whole = 16 * stored * prod(source.image_shape)  # pixels, gradient, Adam's two moments
     graph = "network" if config.gradient in ("auto", "adjoint") else "network, or gradient 'adjoint',"
     return Footprint(inner + outer + whole, ("batch_bytes" if outer > inner else graph,))
 

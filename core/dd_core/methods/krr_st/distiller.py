@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dd_core import networks, selection, training, unroll
-from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distilled import DistilledSet
 from dd_core.distiller import Context
 from dd_core.errors import require_finite
 from dd_core.images import InputForm, require_labels
 from dd_core.methods.krr_st.config import FEATURES, TEACHER, KRRSTConfig
 from dd_core.methods.krr_st.pool import Pool
 from dd_core.methods.krr_st.regression import predictions, with_one
-from dd_core.synthetic import mean_norm, total_variation
+from dd_core.synthetic import STREAM, Synthetic, initial_noise, mean_norm, total_variation
 from dd_core.system.footprint import prediction_batch
 from dd_core.training.feature_teachers import features_in, form_of_teacher
 
@@ -38,14 +38,13 @@ class KRRSTDistiller:
             else features_in(context.artefacts[FEATURES])
         )
         count = context.size.total(len(source.classes))
-        self.labels = (
-            torch.arange(len(context.counts)).repeat_interleave(torch.tensor(context.counts)) if supervised else None
-        )
+        self.labels = selection.labels_of(context.counts) if supervised else None
         self.rows = self._chosen(context, count)
-        self.pixels = self._first_pixels(count).to(device).requires_grad_()
+        clamp = ("raw" if config.inputs == "normalised" else "inputs") if config.bounded else "none"
+        self.images = Synthetic(self._first_pixels(count).to(device), self.labels, self.form, clamp=clamp)
+        self.pixels = self.images.pixels
         self.targets = self._first_targets(count).to(device).requires_grad_()
         self.optimiser = torch.optim.AdamW([self.pixels, self.targets], lr=config.learning_rate, weight_decay=0.0)
-        self.black, self.white = (value.to(device) for value in self._bounds())
         self.recipe = config.recipe.for_source(source.name)
         self.pool = None if config.inner == "unrolled" else self._pool()
         self.at_once = 0  # real images that go through a network together; measured at the first step
@@ -55,14 +54,14 @@ class KRRSTDistiller:
         if self.config.initial == "noise":
             return torch.arange(0)
         if self.config.objective == "labels":
-            return selection.random_indices(self.source, context.counts, streams=self.streams, stream="initial-images")
-        return torch.randperm(len(self.source), generator=self.streams.generator("initial-images"))[:count]
+            return selection.random_indices(self.source, context.counts, streams=self.streams, stream=STREAM)
+        return torch.randperm(len(self.source), generator=self.streams.generator(STREAM))[:count]
 
     # --- where they start -------------------------------------------------------------------------------------------
 
     def _first_pixels(self, count: int) -> Tensor:
         if self.config.initial == "noise":
-            return torch.randn(count, *self.source.image_shape, generator=self.streams.generator("noise"))
+            return initial_noise(count, self.source.image_shape, streams=self.streams, stream="noise")
         images = self.source.take(self.rows)
         return self.form(images) if self.config.inputs == "normalised" else images.float() / 255
 
@@ -74,13 +73,6 @@ class KRRSTDistiller:
         mean, std = self.answers.mean(0), self.answers.std(0, correction=0)
         noise = torch.randn(count, self.answers.shape[1], generator=self.streams.generator("noisy-targets"))
         return mean + std * noise
-
-    def _bounds(self) -> tuple[Tensor, Tensor]:
-        """What black and white are as inputs, (C, 1, 1) each."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.form.mean, self.form.std))
-        if self.config.inputs == "as-shipped":
-            return torch.zeros_like(mean), torch.ones_like(std)
-        return (0 - mean) / std, (1 - mean) / std
 
     def _pool(self) -> Pool:
         return Pool(
@@ -164,9 +156,7 @@ class KRRSTDistiller:
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate * (1 + (FALL - 1) * index / config.steps)
         self.optimiser.step()
-        if config.bounded:
-            with torch.no_grad():
-                self.pixels.clamp_(self.black, self.white)
+        self.images.updated()
 
     def _real(self, rows: Tensor) -> Tensor:
         return self.form(self.source.take(rows).to(self.device))
@@ -186,7 +176,7 @@ class KRRSTDistiller:
     def state_dict(self) -> dict[str, Any]:
         """Images, targets, their moments, and the pool."""
         state: dict[str, Any] = {
-            "pixels": self.pixels.detach().clone(),
+            **self.images.state_dict(),
             "targets": self.targets.detach().clone(),
             "optimiser": self.optimiser.state_dict(),
         }
@@ -194,8 +184,8 @@ class KRRSTDistiller:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state of `state_dict`."""
+        self.images.load_state_dict(state)
         with torch.no_grad():
-            self.pixels.copy_(state["pixels"])
             self.targets.copy_(state["targets"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.pool is not None:
@@ -204,16 +194,12 @@ class KRRSTDistiller:
     def export(self) -> DistilledSet:
         """The images, float32 as networks take them, with their targets; those of the labelled bound with labels."""
         supervised = self.config.objective == "labels"
-        manifest = Manifest(
-            task="classification" if supervised else "self-supervised",
+        return self.images.export(
+            self.recipe,
             classes=self.source.classes if supervised else (),
-            pixels=Pixels(space="normalised", mean=self.form.mean, std=self.form.std),
-            targets="logits" if supervised else "features",
-            recipe=self.recipe,
+            targets=self.targets,
+            kind="logits" if supervised else "features",
         )
-        labels = None if self.labels is None else self.labels.numpy()
-        images, targets = (tensor.detach().cpu().numpy().copy() for tensor in (self.pixels, self.targets))
-        return DistilledSet(images, labels, manifest, targets)
 
 
 def _around_zero(labels: Tensor, classes: int) -> Tensor:

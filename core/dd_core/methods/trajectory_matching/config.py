@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from dd_core.artefacts import ArtefactSpec
 from dd_core.augment.names import Strategy
 from dd_core.distilled import Size
-from dd_core.distiller import Context, MethodConfig
+from dd_core.distiller import Context, PixelsConfig
 from dd_core.methods import trajectory_matching
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
 from dd_core.recipe import DISTRIBUTIONS, Recipe
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 EXPERTS = "experts"  # role of the experts among the artefacts
 
 
-class MTTConfig(MethodConfig):
+class MTTConfig(PixelsConfig):
     """Hyper-parameters of matching training trajectories; experts and students are the recipe's network."""
 
     name: ClassVar[str] = "mtt"
@@ -177,6 +177,10 @@ class MTTConfig(MethodConfig):
             )
         if self.zca and self.statistics != "data":
             raise ValueError(f"statistics '{self.statistics}' normalise pixels, and zca whitens them instead")
+        if self.zca and (self.formation != 1 or self.clamp):
+            raise ValueError("formation and clamp are for pixels as they are shown, and zca whitens them")
+        if self.soft_labels and self.formation != 1:
+            raise ValueError("formation puts several images into one, and soft_labels are learned for one image each")
         if self.range_below is not None and self.range_start is None:
             raise ValueError("range_below says when the range grows, and needs a range_start to grow from")
         if self.matched > self.training.epochs:
@@ -205,9 +209,10 @@ class MTTConfig(MethodConfig):
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` before experts are trained for nothing.
 
-        Where a class has too few images to start from, for images too large to be whitened, and for a network whose
-        outputs depend on more than its arguments.
+        Where a class has too few images to start from, for images that are no grid of tiles or too large to be
+        whitened, and for a network whose outputs depend on more than its arguments.
         """
+        super().check(source, size)
         trajectory_matching.check_source(self, source, size)
 
     def build(self, context: Context) -> TrajectoryMatchingDistiller:

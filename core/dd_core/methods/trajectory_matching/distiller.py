@@ -15,12 +15,13 @@ from torch import Tensor
 
 from dd_core import augment, selection, training, unroll
 from dd_core.augment.names import resolve_strategy
-from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distilled import DistilledSet
 from dd_core.distiller import Context
 from dd_core.errors import Diverged, require_finite
 from dd_core.methods.trajectory_matching import opinions
 from dd_core.methods.trajectory_matching.config import EXPERTS, MTTConfig
 from dd_core.methods.trajectory_matching.experts import WHITENING, form_of, trajectories_in_memory
+from dd_core.synthetic import Synthetic, initial_real, mosaic
 from dd_core.unroll import Mode, Step, Tensors, Unrolled
 
 LABEL_MOMENTUM = 0.9  # of the soft labels' SGD (DATM's code)
@@ -62,9 +63,11 @@ class TrajectoryMatchingDistiller:
         model = training.initialised(config.recipe, source.image_shape, len(self.counts), streams=streams)
         self.network = model.to(device).eval()
         self._trajectory = trajectories_in_memory(self.experts)
-        start = self._initial_indices()
-        self.pixels = form(source.take(start).to(device)).requires_grad_()
-        self.average = None if config.ema is None else self.pixels.detach().clone()
+        labels, clamp = self.labels, "raw" if config.clamp else "none"
+        self.images = Synthetic(
+            self._initial_pixels(), labels, form, formation=config.formation, clamp=clamp, ema=config.ema
+        )
+        self.pixels = self.images.pixels
         self.rate = torch.tensor(config.lr_student, device=device, requires_grad=True)
         groups: list[dict[str, Any]] = [
             {"params": [self.pixels], "lr": config.lr_img},
@@ -126,8 +129,7 @@ class TrajectoryMatchingDistiller:
         taken = self.config.threshold is None or loss <= self.config.threshold
         if taken:
             self.optimiser.step()
-        if self.average is not None:
-            self.average.lerp_(self.pixels.detach(), 1 - (self.config.ema or 0.0))
+        self.images.updated()
         if self.rate.item() <= 0:
             raise Diverged(f"the student's learning rate became {self.rate.item():.2g}")
         return taken
@@ -167,23 +169,24 @@ class TrajectoryMatchingDistiller:
 
     def _inner(self, index: int) -> Step:
         """theta - alpha grad CE over a mini-batch of the synthetic images under DSA."""
-        batches, labels = self._batches(index), self.labels.to(self.device)
+        batches, labels = self._batches(index), self.images.seen_labels.to(self.device)
 
         def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
             rows, generator = batches[t], self.streams.generator("augmentation", index * self.config.syn_steps + t)
-            images = augment.dsa(learned[0][rows], self.strategy, generator=generator)
+            images = augment.dsa(self.images.decode(learned[0])[rows], self.strategy, generator=generator)
             targets = labels[rows] if self.soft is None else learned[2][rows].softmax(1)
             return F.cross_entropy(unroll.apply(self.network, theta, images), targets)
 
         return unroll.sgd_step(loss, lambda t, learned: learned[1])
 
     def _batches(self, index: int) -> list[Tensor]:
-        """Rows of each inner step: shuffled passes over the synthetic images."""
-        size = min(self.config.batch_syn or len(self.labels), len(self.labels))
+        """Rows of each inner step: shuffled passes over the synthetic images as networks see them."""
+        count = len(self.images.seen_labels)
+        size = min(self.config.batch_syn or count, count)
         generator = self.streams.generator("batches", index)
         batches: list[Tensor] = []
         while len(batches) < self.config.syn_steps:
-            batches += torch.randperm(len(self.labels), generator=generator).split(size)
+            batches += torch.randperm(count, generator=generator).split(size)
         return [rows.to(self.device) for rows in batches[: self.config.syn_steps]]
 
     def _add_distance(self, index: int, start: Tensors) -> float:
@@ -204,7 +207,7 @@ class TrajectoryMatchingDistiller:
                     generator=self.streams.generator("augmentation-of-both", index),
                     siamese=True,
                 )
-                for several in (self._real_batch(index, label), images)
+                for several in (self._real_batch(index, label), self.images.decode(images))
             )
             distance = measure(self.network, real, synthetic, label)
             gradients += torch.autograd.grad(distance, images)
@@ -221,15 +224,24 @@ class TrajectoryMatchingDistiller:
 
     # --- what experts say of real images ----------------------------------------------------------------------------
 
-    def _initial_indices(self) -> Tensor:
-        """Real images to start from."""
+    def _initial_pixels(self) -> Tensor:
+        """Real images to start from, as networks are fed them."""
         if self.config.initial == "random":
-            return selection.random_indices(self.source, self.counts, streams=self.streams, stream="initial-images")
+            return initial_real(
+                self.source,
+                self.counts,
+                self.form,
+                streams=self.streams,
+                device=self.device,
+                formation=self.config.formation,
+            )
 
         def right(expert: int) -> Tensor:
             return opinions.right_of(self.network, self._trajectory(expert)[-1], self.source, self.form, self.device)
 
-        return opinions.right_indices(self.source, self.counts, right, len(self.experts), streams=self.streams)
+        wanted = [count * self.config.formation**2 for count in self.counts]
+        rows = opinions.right_indices(self.source, wanted, right, len(self.experts), streams=self.streams)
+        return mosaic(self.form(self.source.take(rows).to(self.device)), self.config.formation)
 
     def _mean_logits(self) -> Tensor:
         """(N, K) mean logits of the experts that are right about an initial image, at their last epoch."""
@@ -246,7 +258,7 @@ class TrajectoryMatchingDistiller:
         """All that is learned, momentum, the gradient mode that `auto` chose, and how far the range has grown."""
         return {
             "learned": [leaf.detach().clone() for leaf in self.learned],
-            "average": None if self.average is None else self.average.clone(),
+            "average": None if self.images.average is None else self.images.average.clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
             "reach": self.reach,
@@ -258,22 +270,17 @@ class TrajectoryMatchingDistiller:
         with torch.no_grad():
             for leaf, value in zip(self.learned, state["learned"], strict=True):
                 leaf.copy_(value)
-            if self.average is not None:
-                self.average.copy_(state["average"])
+            if self.images.average is not None:
+                self.images.average.copy_(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode, self.reach, self.mean_loss = state["mode"], state["reach"], state["mean_loss"]
 
     def export(self) -> DistilledSet:
         """The (averaged) pixels, float32 as networks see them, the learned rate in the recipe, soft labels' logits."""
         recipe = self.config.recipe.model_copy(update={"learning_rate": self.rate.item()})
-        manifest = Manifest(
+        return self.images.export(
+            recipe.for_source(self.source.name),
             classes=self.source.classes,
-            pixels=Pixels(
-                space="whitened" if self.config.zca else "normalised", mean=self.form.mean, std=self.form.std
-            ),
-            targets="none" if self.soft is None else "logits",
-            recipe=recipe.for_source(self.source.name),
+            targets=self.soft,
+            kind="none" if self.soft is None else "logits",
         )
-        targets = None if self.soft is None else self.soft.detach().cpu().numpy().copy()
-        images = (self.pixels.detach() if self.average is None else self.average).cpu().numpy().copy()
-        return DistilledSet(images, self.labels.numpy(), manifest, targets, self.form.whitening)

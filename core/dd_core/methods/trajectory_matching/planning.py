@@ -45,7 +45,7 @@ def experts_spec(config: MTTConfig, source: Source) -> ExpertsSpec:
 def footprint(config: MTTConfig, source: Source, size: Size, device: torch.device) -> Footprint:
     """An expert's step of training, or a student's steps with their gradient."""
     shape, classes = source.image_shape, len(source.classes)
-    images = sum(size.per_class(classes))
+    images, seen = sum(size.per_class(classes)), sum(config.seen(size, classes))
     strategy = resolve_strategy(config.training.augmentation, source.name)
     recipe = config.recipe.model_copy(update={"batch_size": config.training.batch_size, "augmentation": strategy})
     expert = training_bytes(recipe, shape, classes, len(source), device)
@@ -53,7 +53,7 @@ def footprint(config: MTTConfig, source: Source, size: Size, device: torch.devic
         recipe.model_copy(update={"augmentation": resolve_strategy(config.augmentation, source.name)}),
         shape,
         classes,
-        images=min(config.batch_syn or images, images),
+        images=min(config.batch_syn or seen, seen),
         steps=(config.window if config.gradient == "truncated" else None) or config.syn_steps,
         mode="adjoint" if config.gradient == "auto" else config.gradient,
         device=device,
@@ -64,8 +64,10 @@ def footprint(config: MTTConfig, source: Source, size: Size, device: torch.devic
 
 def check_source(config: MTTConfig, source: Source, size: Size) -> None:
     """Raise `UserError` for what `config.check` names."""
-    selection.members_of(source, size.per_class(len(source.classes)))
-    training.require_pure(config.recipe, source.image_shape, len(source.classes), method=config.name)
+    classes = len(source.classes)
+    # of images that experts get right, a formation starts from other ones in each tile
+    selection.members_of(source, config.seen(size, classes) if config.initial == "right" else size.per_class(classes))
+    training.require_pure(config.recipe, source.image_shape, classes, method=config.name)
     if config.zca:
         zca.check_source(source)
     elif config.statistics == "imagenet" and source.image_shape[0] != 3:

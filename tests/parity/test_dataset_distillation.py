@@ -39,9 +39,11 @@ def _outer_loss(unrolling: DatasetDistillationDistiller, draw: int) -> float:
     return F.cross_entropy(logits, source.labels[chosen]).item()
 
 
-@pytest.mark.parametrize("initialisation", ["default", "xavier"])
-def test_the_loss_is_that_of_training_by_the_exported_recipe(initialisation: str):
-    unrolling = _unrolling(recipe={"network": "convnet-2-w8", "initialisation": initialisation})
+@pytest.mark.parametrize(("initialisation", "formation"), [("default", 1), ("xavier", 1), ("default", 3)])
+def test_the_loss_is_that_of_training_by_the_exported_recipe(initialisation: str, formation: int):
+    recipe = {"network": "convnet-2-w8", "initialisation": initialisation}
+    unrolling = _unrolling(recipe=recipe, formation=formation)
+    assert unrolling.export().decoded_count == 6 * formation**2
     for index in range(3):
         expected = _outer_loss(unrolling, index)
         assert unrolling.step(index)["loss"] == pytest.approx(expected, rel=1e-5)

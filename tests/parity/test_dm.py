@@ -55,14 +55,18 @@ def _plain_loss(distiller: DMDistiller, pixels: torch.Tensor, index: int) -> tor
         real = source.images[members[order[: distiller.config.batch_real]]]
         mean, std = distiller.form.mean, distiller.form.std
         target = sum(embed(normalise(image[None], mean, std))[0] for image in real) / len(real)
-        own = sum(embed(pixels[2 * label + j][None])[0] for j in range(2)) / 2
+        seen = distiller.images.decode(pixels[2 * label : 2 * label + 2])
+        assert len(seen) == 2 * distiller.config.formation**2
+        own = sum(embed(image[None])[0] for image in seen) / len(seen)
         total = total + (target.detach() - own).pow(2).sum()
     return total
 
 
-@pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_flip_scale_rotate"])
-def test_loss_and_gradient_are_equation_7(augmentation: str):
-    distiller = _distiller(augmentation=augmentation)
+@pytest.mark.parametrize(
+    ("augmentation", "formation"), [("none", 1), ("color_crop_cutout_flip_scale_rotate", 1), ("none", 2), ("crop", 3)]
+)
+def test_loss_and_gradient_are_equation_7(augmentation: str, formation: int):
+    distiller = _distiller(augmentation=augmentation, formation=formation)
     for index in range(3):
         pixels = distiller.pixels.detach().clone().requires_grad_()
         expected = _plain_loss(distiller, pixels, index)
@@ -99,6 +103,7 @@ def test_parts_of_a_class_give_the_loss_and_the_gradient_of_the_whole(augmentati
     costs = whole.plan.costs
     parts = _distiller(augmentation=augmentation, batch_bytes=3 * costs.synthetic // 2)
     assert (parts.plan.at_once, whole.plan.largest) == ((2, 1), (7, 2))
+    assert _distiller(formation=3).plan.largest == (7, 18)
     for index in range(3):
         assert parts.step(index)["loss"] == pytest.approx(whole.step(index)["loss"], rel=1e-6)
         assert (parts.pixels.grad - whole.pixels.grad).norm() < 1e-5 * whole.pixels.grad.norm()

@@ -76,19 +76,30 @@ def distance(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: i
     nn.utils.vector_to_parameters(rows[t].clone(), model.parameters())
     optimiser = torch.optim.SGD(model.parameters(), lr=distiller.rate.item())
     generator, batches = streams.generator("batches", index), []
+    seen, labels = distiller.images.decode(distiller.pixels.detach()), torch.tensor([0, 0, 1, 1, 2, 2])
+    labels = labels.repeat(config.formation**2)
     while len(batches) < config.syn_steps:
-        batches += torch.randperm(6, generator=generator).split(config.batch_syn or 6)
+        batches += torch.randperm(len(labels), generator=generator).split(config.batch_syn or len(labels))
     for i, batch in enumerate(batches[: config.syn_steps]):
         drawn = streams.generator("augmentation", index * config.syn_steps + i)
-        images = augment.dsa(distiller.pixels.detach()[batch], config.augmentation, generator=drawn)
+        images = augment.dsa(seen[batch], config.augmentation, generator=drawn)
         optimiser.zero_grad()
-        F.cross_entropy(model(images), distiller.labels[batch]).backward()
+        F.cross_entropy(model(images), labels[batch]).backward()
         optimiser.step()
     end, target = nn.utils.parameters_to_vector(model.parameters()).detach(), rows[t + config.expert_epochs]
     return ((end - target).square().sum() / (rows[t] - target).square().sum()).item()
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_syn": 4}, {"last_epoch": 4, "expert_epochs": 1, "syn_steps": 5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_syn": 4},
+        {"last_epoch": 4, "expert_epochs": 1, "syn_steps": 5},
+        {"formation": 2},
+        {"formation": 3, "batch_syn": 20},
+    ],
+)
 def test_the_loss_is_the_normalised_distance_of_the_paper(options: dict[str, Any]):
     distiller, experts = matching(lr_img=1.0, lr_lr=1e-4, **options)
     for index in range(5):
@@ -116,6 +127,11 @@ def test_only_the_epochs_that_are_matched_are_kept():
         method("mtt", recipe={"initialisation": "pretrained", "weights": weights})
     with pytest.raises(UserError, match="needs a window from 1 to 20 steps, not None"):
         method("mtt", gradient="truncated")
+    for option in ({"formation": 2}, {"clamp": True}):
+        with pytest.raises(UserError, match="formation and clamp are for pixels as they are shown"):
+            method("mtt", zca=True, **option)
+    with pytest.raises(UserError, match="soft_labels are learned for one image each"):
+        method("datm", formation=2)
 
 
 def test_ranges_share_experts_that_keep_all_epochs_and_students_start_in_the_same_places():

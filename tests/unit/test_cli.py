@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +75,20 @@ def test_inspect_says_what_the_manifest_says(file: Path, call, call_json):
     code, out, err = call("inspect", file)
     assert (code, err) == (0, "")
     assert all(word in out for word in ("cat, dog", "lenet", "2 of 1 x 8 x 8, uint8", "128 B", "no", "recipe"))
+
+
+def test_inspect_says_how_many_images_networks_see_of_a_formation(tmp_path: Path, call, call_json):
+    plain_set = a_set()
+    formed = replace(plain_set, manifest=plain_set.manifest.model_copy(update={"formation": 2}))
+    store.write_set(tmp_path / "tiles.safetensors", formed)
+    found = call_json("inspect", tmp_path / "tiles.safetensors", "--png", tmp_path / "sheet.png")
+    assert (found["images"], found["decoded_images"], found["bytes"]) == (2, 8, 128)
+    assert found["manifest"]["formation"] == 2
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.height == 2 * 66 + 2, "the stored grids are drawn"
+    assert "2: an image is 2 x 2 tiles, and networks see 8 images" in call("inspect", tmp_path / "tiles.safetensors")[1]
+    store.write_set(tmp_path / "plain.safetensors", plain_set)
+    assert "decoded_images" not in call_json("inspect", tmp_path / "plain.safetensors")
 
 
 def test_inspect_draws(file: Path, tmp_path: Path, call_json):

@@ -9,19 +9,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dd_apps.transfer.drawing import as_source
+from dd_apps.transfer.pretraining import pretrain
 from dd_core import formation, store
 from dd_core.config import canonical
-from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
 from dd_core.errors import UserError
-from dd_core.evaluation import protocols
+from dd_core.evaluation import checks, evaluate, protocols, twins
+from dd_core.evaluation.relabelling import relabel
+from dd_core.evaluation.twins import HardLabels
 from dd_core.exchange import export_mtt, export_png, export_sre2l
 from dd_core.exchange.mtt_files import IMAGES, LABELS
 from dd_core.images import InputForm
+from dd_core.methods import method
 from dd_core.recipe import Recipe
+from dd_core.runner import RunOptions, distill
+from dd_core.streams import Streams
 from dd_core.synthetic import Synthetic
+from dd_core.system.parallel import Workers
 from dd_core.testing import blobs
 from dd_core.training import training_data
 from dd_core.training.lessons import lessons_of
+from dd_core.training.teacher_config import TeacherConfig
 from dd_core.whitening import Whitening
 
 MEAN, STD = (0.3, 0.6), (0.2, 0.25)
@@ -200,3 +209,78 @@ def test_other_projects_get_the_images_that_networks_see_and_are_told_so(tmp_pat
 def test_the_challenge_takes_no_formation():
     with pytest.raises(UserError, match="this set's are decoded first"):
         protocols.load("challenge-2024").prepare(a_set(), train=blobs(classes=2, channels=2, side=6))
+
+
+# --- who sees them ------------------------------------------------------------------------------------------------
+
+RECIPE = Recipe(network="convnet-1-w8", epochs=6, learning_rate=0.05, batch_size=5)
+
+
+def distilled(factor: int) -> DistilledSet:
+    """Random real images of three classes, two stored ones of each, in grids of factor x factor where factor is 2."""
+    config = method("dm", steps=0, formation=factor, recipe=RECIPE.model_dump(mode="json"))
+    return distill(config, blobs(), Size(ipc=2), options=RunOptions(device="cpu"))
+
+
+def test_a_score_is_that_of_the_images_that_networks_see_beside_a_twin_of_equally_many_bytes():
+    ds, source = distilled(2), blobs(per_class=20)
+    test = blobs(per_class=20)
+    options = {"train": source, "test": test, "nets": 2, "device": "cpu"}
+    score, seen = evaluate(ds, **options), evaluate(ds.decoded(), **options)
+    assert score.accuracy.per_network == seen.accuracy.per_network
+    assert (score.images, score.bytes, score.twin_bytes) == (6, 6 * 64 * 4, 6 * 64)
+    assert (seen.images, seen.twin_bytes) == (24, 24 * 64)
+    twin = twins.draw(ds, source, labeller=HardLabels(), streams=Streams(0), index=0)
+    assert twin.labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_protocols_choose_by_the_images_that_networks_see():
+    asked: list[int] = []
+
+    class Asking(type(protocols.load("knn"))):
+        def settings(self, *, images: int):
+            asked.append(images)
+            if len(asked) == 2:  # before the evaluation, and before it chooses
+                raise InterruptedError
+            return super().settings(images=images)
+
+    with pytest.raises(InterruptedError):
+        evaluate(distilled(2), train=blobs(), test=blobs(), protocol=Asking(), nets=1, device="cpu")
+    assert asked == [24, 24]
+
+
+def test_memory_is_told_for_the_images_that_networks_see(monkeypatch: pytest.MonkeyPatch):
+    told: dict[str, int] = {}
+    monkeypatch.setattr(checks.estimates, "evaluation", lambda *_, images, **__: told.update(images=images))
+    monkeypatch.setattr(checks, "shortage", lambda *_: None)
+    ds = a_set()
+    checks.memory_shortage(ds, RECIPE, tested=1, nets=1, workers=Workers(), device=torch.device("cpu"))
+    assert told == {"images": 12}
+
+
+def test_a_bank_has_a_view_of_each_image_that_networks_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path))
+    ds = distilled(2)
+    teacher = TeacherConfig(network="convnet-1-w8-batchnorm", epochs=1, batch_size=12)
+    bank = relabel(ds, train=blobs(), teacher=teacher, epochs=2, device="cpu")
+    assert (bank.spec.images, bank.spec.set_digest) == (24, ds.digest())
+    bank.require_for(ds)
+    assert bank.logits(1).shape == (24, 3)
+    with pytest.raises(UserError, match="is the bank of the set with the digest"):
+        bank.require_for(ds.decoded())
+
+
+def test_a_source_of_a_set_has_the_images_that_networks_see():
+    ds = distilled(2)
+    source = as_source(ds, "ours")
+    assert len(source) == 24
+    raw = ds.decoded().raw().clip(0, 1) * 255
+    assert np.abs(source.take(torch.arange(24)).numpy() - raw).max() <= 0.5 + 1e-3
+
+
+def test_a_backbone_is_pretrained_on_the_images_that_networks_see():
+    """Mini-batches of 23 would leave one of 24 images alone, which a batch norm cannot take; six stored ones fit."""
+    said: list[str] = []
+    recipe = RECIPE.model_copy(update={"batch_size": 23, "epochs": 1})
+    pretrain("convnet-1-w8-batchnorm", distilled(2), recipe=recipe, device="cpu", say=said.append)
+    assert any("23" in line for line in said)

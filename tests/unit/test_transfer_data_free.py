@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dd_apps.transfer.data_free import DataFree, teach_student
+from dd_apps.transfer.data_free import DataFree, _inputs, teach_student
 from dd_core import augment
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, UserError
@@ -93,6 +94,22 @@ def test_noise_is_drawn_anew_and_the_student_comes_nearer_to_the_teacher():
         target = teacher(ds.inputs()).softmax(1)
         gaps = [F.kl_div(each(ds.inputs()).log_softmax(1), target, reduction="batchmean") for each in (model, fresh)]
     assert gaps[0] < 0.5 * gaps[1]
+
+
+def test_a_student_learns_from_the_images_that_networks_see():
+    """Of a formation, in the teacher's own form too."""
+    plain, teacher = features_set(), teacher_of_four()
+    formed = replace(plain, manifest=plain.manifest.model_copy(update={"formation": 2}))
+    for form in (None, InputForm((0.1,), (0.7,))):
+        inputs = _inputs(formed, form)
+        assert inputs.shape == (4 * len(plain), *SHAPE)
+        own = formed.decoded().inputs() if form is None else (torch.tensor(formed.decoded().raw()) - 0.1) / 0.7
+        assert torch.equal(inputs, own)
+    settings = DataFree(epochs=2, learning_rate=0.01)
+    one, other = (
+        teach_student(STUDENT, teacher, ds, settings=settings, device="cpu") for ds in (formed, formed.decoded())
+    )
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
 def test_what_has_no_defined_result_is_refused():

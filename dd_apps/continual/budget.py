@@ -21,7 +21,8 @@ class Budget:
     max_bytes: int | None = None
     bytes_per_class: int | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise `UserError` for a budget that no memory is begun with; one that was resized may be smaller."""
         if self.images_per_class is None and not self.counts_bytes:
             raise UserError("say how large the memory is: images_per_class, max_bytes or bytes_per_class")
         if self.images_per_class is not None and not 1 <= self.images_per_class <= self.max_size:

@@ -102,7 +102,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         """
         super().__init__(max_size, adaptive_size=True)
         self.images_per_class, self.max_bytes, self.bytes_per_class = images_per_class, max_bytes, bytes_per_class
-        self._budget(max_size)
+        self._budget(max_size).check()
         if fill is not None and fill < 1:
             raise UserError(f"fill must be at least 1, not {fill}")
         if labels not in LABELS:

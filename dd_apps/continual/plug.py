@@ -34,7 +34,7 @@ def use_buffer(target: Any, buffer: DistilledBuffer, *, benchmark: Any = None) -
     name, policy = type(holder).__name__, holder.storage_policy
     if (reason := REFUSED.get(name)) is not None:
         raise UserError(f"{name} {reason}; use ER_ACE or a ReplayPlugin")
-    if len(policy.buffer) > 0:
+    if len(policy.items if isinstance(policy, DistilledBuffer) else policy.buffer) > 0:
         raise UserError(f"{name} has images in its memory already; call use_buffer before training")
     _check_labels(name, buffer)
     _check_sizes(holder, buffer)
@@ -71,6 +71,8 @@ def _check_sizes(holder: Any, buffer: DistilledBuffer) -> None:
 
 
 def _check_labels(name: str, buffer: DistilledBuffer) -> None:
+    if name == "SoftLabelReplay":
+        return
     if name == "DER" and buffer.labels != "logits":
         raise UserError(f"DER replays outputs of its network: give it labels='logits', not '{buffer.labels}'")
     if name != "DER" and buffer.labels != "hard":

@@ -64,8 +64,9 @@ def test_the_share_of_real_images_is_rounded_down(share: float, count: int, real
 
 
 def test_exemplars_are_real_images_chosen_given_the_distilled_ones():
-    buffer = hybrid(benchmark().train_stream[0], real_share=0.75)
+    buffer = hybrid(benchmark().train_stream[0], real_share=0.75, method="random")
     distilled, real = buffer.sets
+    alone = []
     for label in (1, 4):
         pixels = Images().of(label).flatten(1).numpy() / 255
         of_class = {name: ds.images[ds.labels == ds.classes.index(str(label))] for name, ds in
@@ -73,9 +74,11 @@ def test_exemplars_are_real_images_chosen_given_the_distilled_ones():
         given = of_class["distilled"].reshape(-1, PIXELS) / 255
         assert len(given) == 1
         wanted = conditional(pixels, given, 3)
+        alone.append(wanted == conditional(pixels, given[:0], 3))
         assert np.array_equal(of_class["real"], Images().of(label).numpy()[wanted])
         shown = buffer.buffer_groups[label].images.numpy()
         assert np.array_equal(shown, np.concatenate([of_class["distilled"], of_class["real"]]))
+    assert not all(alone)
     assert real.manifest.pixels == distilled.manifest.pixels
     assert len(buffer.joined()) == 8
 
@@ -112,6 +115,15 @@ def test_a_shrinking_memory_keeps_the_share_and_the_first_of_each_kind():
     assert [len(ds) for ds in buffer.sets] == [2, 2]  # one image of a class is distilled
     assert buffer.nbytes == 4 * PIXELS
     assert Counter(buffer.buffer.targets) == {1: 1, 4: 1, 0: 1, 5: 1}
+
+
+def test_the_share_decides_what_a_shrinking_memory_keeps():
+    buffer = hybrid(benchmark(Images(each=8)).train_stream[0], max_size=16, images_per_class=8, real_share=0.75)
+    assert [len(ds) for ds in buffer.sets] == [4, 12]
+    buffer.resize(None, 8)
+    assert [len(ds) for ds in buffer.sets] == [2, 6]
+    buffer.resize(None, 6)
+    assert [len(ds) for ds in buffer.sets] == [2, 4]
 
 
 def test_bytes_are_shared_like_images():

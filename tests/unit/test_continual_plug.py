@@ -283,6 +283,22 @@ def test_what_cannot_work_is_refused_in_one_line(make, options, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_strategy_that_knows_nothing_yet_cannot_choose_exemplars():
+    memory = HybridBuffer(6, images_per_class=1, method="average", features="network")
+    for make in (lambda: GDumbPlugin(mem_size=6), lambda: er_ace(batch_size_mem=6)):
+        with pytest.raises(UserError, match="hands an experience to its memory before it learns it"):
+            use_buffer(make(), memory)
+
+
+def test_the_memory_of_soft_label_replay_is_exchanged_while_it_is_empty(digits):
+    plugin, memory = SoftLabelReplay(buffer(), batch_size_mem=4), buffer(labels="network")
+    use_buffer(plugin, memory)
+    assert plugin.storage_policy is memory
+    memory.post_adapt(Naive(**arguments()), digits.train_stream[0])
+    with pytest.raises(UserError, match="SoftLabelReplay has images in its memory already"):
+        use_buffer(plugin, buffer())
+
+
 def test_a_memory_that_is_in_use_is_not_replaced(digits):
     plugin = GDumbPlugin(mem_size=6)
     plugin.storage_policy.post_adapt(None, digits.train_stream[0])

@@ -13,6 +13,7 @@ from dd_apps.report.plots import Curve, Panel, Point
 from dd_apps.report.sections import Picture
 
 ACROSS = 4  # matrices beside each other
+BESIDE = 0.03  # of an experience, between the curves, so that their bars stand apart
 INTERVAL = "bars: 95 % intervals of the mean over class orders (Student's t)"
 BOUNDS = ("none", "joint")  # rows that are levels to compare with, not memories
 
@@ -42,24 +43,27 @@ def _matrices(table: Table, by_row: Mapping[str, Sequence[Any]]) -> Picture:
         panels,
         rows=[f"after {number}" for number in numbers],
         columns=numbers,
-        title=f"{table}: accuracy (%) on each experience's test images after each experience, mean over all networks",
+        title=f"{table}: accuracy (%) on the test images of each experience, mean over all networks",
         across=ACROSS,
     )
 
 
 def _curves(table: Table, courses: Mapping[str, Course]) -> Picture:
+    middle = (len(courses) - 1) / 2
     groups = {
         name: [
             Curve(
-                x=range(1, len(course.mean) + 1),
+                x=[number + 1 + BESIDE * (place - middle) for number in range(len(course.mean))],
                 mean=[100 * value for value in course.mean],
                 std=[None if half is None else 100 * half for half in course.half],
             )
         ]
-        for name, course in courses.items()
+        for place, (name, course) in enumerate(courses.items())
     }
     title = f"{table}: accuracy on the classes seen so far"
-    return plots.curves(f"{table}-curves", groups, title=title, x="experiences", y="accuracy (%)", note=INTERVAL)
+    return plots.curves(
+        f"{table}-curves", groups, title=title, x="experiences learned", y="accuracy (%)", whole=True, note=INTERVAL
+    )
 
 
 def _against_bytes(table: Table, rows: Sequence[Mapping[str, Any]], courses: Mapping[str, Course]) -> Picture:
@@ -67,7 +71,7 @@ def _against_bytes(table: Table, rows: Sequence[Mapping[str, Any]], courses: Map
     for row in rows:
         mean, half = courses[row["row"]].mean[-1], courses[row["row"]].half[-1] or 0.0
         if row["bytes"] and row["row"] not in BOUNDS:
-            low, high = 100 * (mean - half), 100 * (mean + half)
+            low, high = 100 * max(0.0, mean - half), 100 * min(1.0, mean + half)
             points.append(Point(row["row"], row["row"], row["bytes"], 100 * mean, low, high))
     return plots.estimates(
         f"{table}-bytes",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dd_apps.continual.checks import check_scenario
@@ -81,24 +82,47 @@ def run(
     for remark in remarks:
         reporter.message(remark)
     del train, test  # every job loads its own
-    with reporter.stage("rows x class orders", total=len(jobs)) as stage:
-        for job, outcome in zip(jobs, parallel.run(work, jobs, workers=workers), strict=True):
-            outcomes[job.row].append(outcome)
-            stage.advance(
-                {table: average_accuracy(told(scenario, trials[-1])) for table, trials in outcome.trials.items()}
-            )
+    with parallel.Pool(workers) as pool:
+        if makers := _makers(jobs):
+            with reporter.stage("memories that rows share", total=len(makers)) as stage:
+                for _ in pool.run(make, makers):
+                    stage.advance()
+        with reporter.stage("rows x class orders", total=len(jobs)) as stage:
+            for job, outcome in zip(jobs, pool.run(work, jobs), strict=True):
+                outcomes[job.row].append(outcome)
+                stage.advance(
+                    {table: average_accuracy(told(scenario, trials[-1])) for table, trials in outcome.trials.items()}
+                )
     return _results(scenario, outcomes, remarks)
+
+
+def _makers(jobs: Sequence[Job]) -> list[Job]:
+    """The first job of each memory that several rows share, which is made before any of them learns."""
+    sharing: dict[Path, list[Job]] = {}
+    for job in jobs:
+        if (folder := job.sets_folder) is not None:
+            sharing.setdefault(folder, []).append(job)
+    return [of_memory[0] for of_memory in sharing.values() if len(of_memory) > 1]
 
 
 def work(job: Job) -> Outcome:
     """Run one job, in whatever process: Avalanche is imported there only."""
+    return _learner().run_job(job)
+
+
+def make(job: Job) -> None:
+    """Make the memory of one job."""
+    _learner().make_memory(job)
+
+
+def _learner() -> ModuleType:
     try:
-        from dd_apps.continual.learner import run_job
+        from dd_apps.continual import learner
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "avalanche":
             raise
         raise UserError("task 'continual' needs Avalanche: pip install 'dd-apps[continual]'") from None
-    return run_job(job)
+    return learner
 
 
 def _results(scenario: ContinualScenario, outcomes: Mapping[str, list[Outcome]], remarks: tuple[str, ...]) -> Results:

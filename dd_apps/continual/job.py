@@ -8,6 +8,7 @@ from pathlib import Path
 from dd_apps.continual.config import ContinualScenario
 from dd_apps.continual.metrics import Matrix
 from dd_apps.continual.rows import Table
+from dd_core.config import digest
 from dd_core.distilled import DistilledSet
 
 
@@ -20,6 +21,21 @@ class Job:
     order: int
     folder: Path | None
     device: str
+
+    @property
+    def own_folder(self) -> Path | None:
+        """Where the outcome of the job is kept."""
+        return None if self.folder is None else self.folder / f"order-{self.order}" / self.row
+
+    @property
+    def sets_folder(self) -> Path | None:
+        """Where the distilled sets lie; rows of one method and size share them. None without a folder or a method."""
+        row, method = self.scenario.row_of(self.row), self.scenario.memory_method(self.row)
+        if self.folder is None or method is None:
+            return None
+        sizes = [row.images_per_class, self.scenario.images_per_class, self.scenario.bytes_per_class]
+        name = f"{method['name']}-{digest([method, sizes])[:8]}"
+        return self.folder / f"order-{self.order}" / "sets" / name
 
 
 @dataclass(frozen=True)

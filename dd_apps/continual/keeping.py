@@ -54,10 +54,9 @@ class Finished:
 
 def finished(job: Job, train: Source, test: Source) -> Finished:
     """Where the outcome of a job is kept."""
-    if job.folder is None:
+    if job.own_folder is None:
         return Finished(None)
-    name = f"job-{digest(identity(job, train, test))[:16]}.json"
-    return Finished(job.folder / f"order-{job.order}" / job.row / name)
+    return Finished(job.own_folder / f"job-{digest(identity(job, train, test))[:16]}.json")
 
 
 def identity(job: Job, train: Source, test: Source) -> Mapping[str, Any]:

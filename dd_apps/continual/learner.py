@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -37,18 +37,33 @@ from dd_core.system import device as devices
 from dd_core.system.footprint import prediction_batch
 
 
+def make_memory(job: Job) -> None:
+    """Distil the memory of a job's row into the folder where the row, and others of its method, find it."""
+    train, test = (job.scenario.real_images.load(split) for split in ("train", "test"))
+    with _ready(job, train, test) as learner:
+        learner.make_memory()
+
+
 def run_job(job: Job) -> Outcome:
     """Every random number in it comes from the scenario's seed, the class order, the table and the network's number.
 
     With a folder, what is finished is kept there, and found again by the next run of the same job.
     """
-    scenario = job.scenario
-    train, test = (scenario.real_images.load(split) for split in ("train", "test"))
-    seed = counter(scenario.seed, "order", job.order)
+    train, test = (job.scenario.real_images.load(split) for split in ("train", "test"))
     kept = finished(job, train, test)
     if (outcome := kept.read()) is not None:
         return outcome
-    guard = Guard(len(train))
+    with _ready(job, train, test) as learner:
+        outcome = learner.outcome()
+    kept.write(outcome)
+    return outcome
+
+
+@contextmanager
+def _ready(job: Job, train: Source, test: Source) -> Iterator[_Learner]:
+    """What learns a job's stream, with Avalanche's draws seeded within the block."""
+    scenario, guard = job.scenario, Guard(len(train))
+    seed = counter(scenario.seed, "order", job.order)
     with tempfile.TemporaryDirectory() as scratch, contained(seed, "benchmark"):
         stream = benchmark.build(
             train,
@@ -59,18 +74,15 @@ def run_job(job: Job) -> Outcome:
             rule=scenario.class_orders,
             guard=guard,
         )
-        folder = Path(scratch) if job.folder is None else job.folder / f"order-{job.order}" / job.row
         where = Where(
             train.name,
             classes=len(train.classes),
             seed=seed,
-            folder=folder,
+            folder=job.sets_folder or Path(scratch),
             device=job.device,
             image_shape=tuple(train.image_shape),
         )
-        outcome = _Learner(job, scenario, stream, train, test, where, guard).outcome()
-    kept.write(outcome)
-    return outcome
+        yield _Learner(job, scenario, stream, train, test, where, guard)
 
 
 def rightly_labelled(network: nn.Module, test: Source, stream: Stream, *, device: torch.device) -> np.ndarray:
@@ -112,7 +124,7 @@ class _Learner:
     guard: Guard
 
     def outcome(self) -> Outcome:
-        distilling = self._make_memory()
+        distilling = self.make_memory()
         trials: dict[Table, tuple[Trial, ...]] = {}
         memory: Memory | None = None
         for table in self.scenario.tables_of(self.job.row):
@@ -124,7 +136,7 @@ class _Learner:
         counts = tuple(int(members.sum()) for members in self._members(self.test))
         return Outcome(trials, counts, None if memory is None else self._held(memory))
 
-    def _make_memory(self) -> float:
+    def make_memory(self) -> float:
         """Distil every experience once, into the folder where both tables find it; returns the seconds."""
         memory = memory_for(self.scenario, self.job.row, self.scenario.tables_of(self.job.row)[0], self.where)
         if not isinstance(memory, DistilledBuffer):
@@ -140,7 +152,7 @@ class _Learner:
         seed = self.where.seed if number == 0 else counter(self.where.seed, "network", number)
         network = networks.for_source(self.scenario.network, self.test, seed=seed).to(device)
         everything, known, training = [], [], 0.0
-        folder = self.where.folder / "logs" / f"{table}-{number}"
+        folder = (self.job.own_folder or self.where.folder) / "logs" / f"{table}-{number}"
         with contained(seed, table), loggers(self.scenario.loggers, folder) as watching:
             strategy = strategy_for(
                 self.scenario,

@@ -73,8 +73,17 @@ class Panel:
     values: Sequence[Sequence[float | None]]
 
 
-def curves(name: str, groups: Mapping[str, Sequence[Curve]], *, title: str, x: str, y: str, note: str = "") -> Picture:
-    """One colour and one mark for each group; `x` and `y` say what the axes are."""
+def curves(
+    name: str,
+    groups: Mapping[str, Sequence[Curve]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    whole: bool = False,
+    note: str = "",
+) -> Picture:
+    """One colour and one mark for each group; `x` and `y` say what the axes are, `whole` that x counts things."""
     figure = _figure(7.5, 4)
     axes = figure.subplots()
     for (group, members), (colour, mark) in zip(groups.items(), _looks(groups).values(), strict=True):
@@ -93,6 +102,8 @@ def curves(name: str, groups: Mapping[str, Sequence[Curve]], *, title: str, x: s
             )
     axes.set(xlabel=x, ylabel=y)
     axes.set_ylim(bottom=0)
+    if whole:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(axes)
     return _picture(name, title, figure, note=note)
 
@@ -160,6 +171,9 @@ def estimates(
         axes.axhline(level, color=_GREY, linewidth=1, linestyle=style, label=line)
     axes.set_xscale("log")
     axes.margins(x=0.12)
+    least, most = (edge(point.x for point in points) for edge in (min, max))
+    if most < 2 * least:  # logarithms of nearly one value have no ticks that can be read
+        axes.set_xlim(least / 2, 2 * most)
     axes.set(xlabel=x, ylabel=y)
     _legend(axes)
     _name_points(figure, axes, points)
@@ -236,8 +250,10 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _looks(groups: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """(colour, mark) of each group, in the order of first appearance."""
-    return dict(zip(dict.fromkeys(groups), cycle(zip(COLOURS, MARKS, strict=True)), strict=False))
+    """(colour, mark) of each group, in the order of first appearance; a colour that comes again has another mark."""
+    names = list(dict.fromkeys(groups))
+    count = len(COLOURS)
+    return {name: (COLOURS[n % count], MARKS[(n + n // count) % count]) for n, name in enumerate(names)}
 
 
 def _wide(values: Sequence[float]) -> bool:

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from dd_apps.continual import ContinualScenario, keeping, learner
+from dd_apps.continual import ContinualScenario, keeping, learner, run
 from dd_apps.continual.benchmark import build
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.guard import Guard, GuardedImages
@@ -18,6 +18,7 @@ from dd_core import datasets
 from dd_core.config import decode
 from dd_core.errors import UserError
 from dd_core.images import Source
+from dd_core.system.parallel import Workers
 
 TINY = {
     "data": "digits",
@@ -150,6 +151,18 @@ def test_other_images_are_another_job(digits):
     assert one != keeping.identity(job("reservoir"), train.subset(torch.arange(100)), test)
     assert one != keeping.identity(job("reservoir"), train, test.subset(torch.arange(100)))
     assert one != keeping.identity(job("er-ace"), train, test)
+
+
+def test_rows_of_one_method_and_size_share_what_is_distilled_once(tmp_path, monkeypatch):
+    rows = {"ace": {"strategy": "er-ace"}, "more": {"images_per_class": 2}}
+    scenario = decode(ContinualScenario, TINY | {"row": rows, "rows": ["distilled", "ace", "more", "average"]})
+    made = []
+    monkeypatch.setattr(learner, "make_memory", lambda job: made.append((job.row, job.order)))
+    run(scenario, folder=tmp_path, workers=Workers(count=1))
+    assert made == [("distilled", 0)]
+    folders = sorted(path.name.partition("-")[0] for path in (tmp_path / "order-0" / "sets").iterdir())
+    assert folders == ["average", "dm", "dm"]
+    assert len([*tmp_path.rglob("[0-9]*.safetensors")]) == 3 * 2, "of two experiences"
 
 
 # --- loggers -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dd_apps.continual.config import ContinualScenario, memory_config
 from dd_apps.continual.orders import experience_sizes
 from dd_core.distilled import Size
 from dd_core.errors import UserError
-from dd_core.images import Source, indices_by_class
+from dd_core.images import Source, indices_by_class, require_labels
 
 NAMED = 3  # rare classes that a note spells out
 
@@ -17,12 +17,16 @@ NAMED = 3  # rare classes that a note spells out
 def check_scenario(scenario: ContinualScenario, train: Source, test: Source) -> tuple[str, ...]:
     """What belongs below the tables of a scenario on these images: that some classes have few.
 
-    Raises `UserError` for classes that differ between the splits, for a class without training images, for more
+    Raises `UserError` for classes that differ between the splits, for a class without training or test images, for more
     experiences than classes, and for a method that cannot make as many images of each class as the memory keeps. No
     image is decoded.
     """
     if train.classes != test.classes:
         raise UserError(f"{train.name}: training and test images do not have the same classes")
+    untested = set(range(len(test.classes))) - set(require_labels(test).tolist())
+    if untested:
+        name = test.classes[min(untested)]
+        raise UserError(f"{train.name}: class '{name}' has no test images, so its accuracy cannot be measured")
     experience_sizes(len(train.classes), scenario.experiences)
     counts = [len(members) for members in indices_by_class(train)]
     rooms = {row: _room(scenario, row, train) for row in scenario.rows}

@@ -88,6 +88,12 @@ class ContinualScenario(DataScenario):
     image_size: int | None = Field(
         default=None, ge=4, description="pixels a side that images are resized to; none keeps the images as they are"
     )
+    images: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda count: count is None,
+        description="training images of the stream, as many of each class, drawn by the seed; none takes all",
+    )
     experiences: int = Field(default=5, ge=2, description="parts that the classes arrive in")
     orders: int = Field(default=3, ge=1, description="class orders, each a permutation drawn by the seed")
     class_orders: Literal["drawn", "numpy"] = Field(

@@ -12,6 +12,7 @@ from dd_apps.continual.checks import check_scenario
 from dd_apps.continual.config import ContinualScenario
 from dd_apps.continual.job import Job, Outcome
 from dd_apps.continual.metrics import Matrix, average_accuracy
+from dd_apps.continual.orders import stream_of
 from dd_apps.continual.rows import Table
 from dd_apps.continual.standings import Standings
 from dd_apps.continual.summaries import (
@@ -78,7 +79,7 @@ def run(
     # once, here: a job finds in the cache what was fetched or decoded
     images = scenario.real_images
     train, test = (images.load(split, workers=workers, say=reporter.message) for split in ("train", "test"))
-    remarks = check_scenario(scenario, train, test)
+    remarks = check_scenario(scenario, stream_of(train, scenario.images, seed=scenario.seed), test)
     for remark in remarks:
         reporter.message(remark)
     del train, test  # every job loads its own

@@ -24,6 +24,7 @@ from dd_apps.continual.config import ContinualScenario, Retraining
 from dd_apps.continual.guard import Guard
 from dd_apps.continual.job import Job, Ledger, Outcome, Trial
 from dd_apps.continual.keeping import finished
+from dd_apps.continual.orders import stream_of
 from dd_apps.continual.rows import Table
 from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
 from dd_apps.continual.strategies.stores import Stopwatch, own_memory, state_bytes
@@ -39,7 +40,7 @@ from dd_core.system.footprint import prediction_batch
 
 def make_memory(job: Job) -> None:
     """Distil the memory of a job's row into the folder where the row, and others of its method, find it."""
-    train, test = (job.scenario.real_images.load(split) for split in ("train", "test"))
+    train, test = _loaded(job.scenario)
     with _ready(job, train, test) as learner:
         learner.make_memory()
 
@@ -49,7 +50,7 @@ def run_job(job: Job) -> Outcome:
 
     With a folder, what is finished is kept there, and found again by the next run of the same job.
     """
-    train, test = (job.scenario.real_images.load(split) for split in ("train", "test"))
+    train, test = _loaded(job.scenario)
     kept = finished(job, train, test)
     if (outcome := kept.read()) is not None:
         return outcome
@@ -57,6 +58,12 @@ def run_job(job: Job) -> Outcome:
         outcome = learner.outcome()
     kept.write(outcome)
     return outcome
+
+
+def _loaded(scenario: ContinualScenario) -> tuple[Source, Source]:
+    """The training images of the stream, and all test images."""
+    train, test = (scenario.real_images.load(split) for split in ("train", "test"))
+    return stream_of(train, scenario.images, seed=scenario.seed), test
 
 
 @contextmanager

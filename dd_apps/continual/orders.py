@@ -1,4 +1,7 @@
-"""Which classes arrive when: class orders, and how many classes an experience has. Avalanche is not imported here."""
+"""Which images and classes arrive when: the images of the stream, class orders, and how many classes an experience has.
+
+Avalanche is not imported here.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dd_core.errors import UserError
+from dd_core.images import Source, indices_by_class
 from dd_core.streams import generator
 
 
@@ -24,3 +29,24 @@ def experience_sizes(classes: int, experiences: int) -> tuple[int, ...]:
         raise UserError(f"experiences: {experiences} experiences need as many classes, and there are {classes}")
     share, rest = divmod(classes, experiences)
     return tuple(share + (index < rest) for index in range(experiences))
+
+
+def stream_of(train: Source, images: int | None, *, seed: int) -> Source:
+    """`images` of the training images, as many of each class as of any other, in their own order; all of them for None.
+
+    Raises `UserError` for a number that is not as many of each class, or that a class does not have.
+    """
+    if images is None:
+        return train
+    each, rest = divmod(images, len(train.classes))
+    if rest or each < 1:
+        raise UserError(f"images: {images} images are not as many of each of {len(train.classes)} classes")
+    chosen: list[Tensor] = []
+    for label, members in enumerate(indices_by_class(train)):
+        if len(members) < each:
+            raise UserError(
+                f"images: {images} images are {each} of each class, and '{train.classes[label]}' has {len(members)}"
+            )
+        order = torch.randperm(len(members), generator=generator(seed, "stream", label))
+        chosen.append(members[order[:each]])
+    return train.subset(torch.cat(chosen).sort().values)

@@ -168,12 +168,13 @@ def _setting(scenario: ContinualScenario) -> str:
     if scenario.networks > 1:
         orders = f"{scenario.orders} class orders x {scenario.networks} networks, mean and standard deviation over all"
     chosen = "; the task of a test image is known" if scenario.task_labels else ""
+    stream = "" if scenario.images is None else f" ({scenario.images} training images)"
     same = "all rows with a memory are trained with the same settings"
     if any(row.training for row in scenario.row.values()):
         same += ", but for those that say otherwise"
     return (
-        f"{scenario.data}, {scenario.experiences} experiences, {orders}, seed {scenario.seed}, {scenario.network}; "
-        f"test images of the classes seen so far, last epoch{chosen}; {same}"
+        f"{scenario.data}{stream}, {scenario.experiences} experiences, {orders}, seed {scenario.seed}, "
+        f"{scenario.network}; test images of the classes seen so far, last epoch{chosen}; {same}"
     )
 
 

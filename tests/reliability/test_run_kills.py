@@ -111,7 +111,7 @@ def test_finished_jobs_of_a_continual_run_are_kept_and_the_others_go_on_after_a_
     rows += '[row.der]\nmemory = "class-balanced"\nstrategy = "der"\nimages_per_class = 3\n'
     text = SCENARIO.replace('rows = ["distilled"]\n', rows).replace("steps = 150", "steps = 3")
     (tmp_path / "tiny.toml").write_text(text.replace("epochs = 2", "epochs = 40"))
-    killed, kept = start(COMMAND[:-3] + ["--json"]), lambda: sorted(Path("runs/tiny/work").rglob("job-*.json"))
+    killed, kept = start([*COMMAND[:-3], "--json"]), lambda: sorted(Path("runs/tiny/work").rglob("job-*.json"))
     wait_until(lambda: len(kept()) >= 2, killed)
     killed.kill()
     killed.wait()

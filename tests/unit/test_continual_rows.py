@@ -12,7 +12,7 @@ from dd_apps.continual.benchmark import build
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.job import Job
 from dd_apps.continual.learner import rightly_labelled_within, run_job
-from dd_apps.continual.orders import class_order
+from dd_apps.continual.orders import class_order, stream_of
 from dd_apps.continual.strategies import Where, memory_for, strategy_for
 from dd_apps.continual.strategies.stepping import Augmentation, Rates
 from dd_core import datasets, networks
@@ -297,6 +297,26 @@ def test_dms_class_orders_are_numpys_old_permutations():
     np.random.seed(3)
     assert class_order(100, seed=7, order=3, rule="numpy") == tuple(np.random.permutation(100).tolist())
     assert class_order(10, seed=7, order=1, rule="numpy") != class_order(10, seed=7, order=1)
+
+
+def test_a_stream_of_some_images_has_as_many_of_each_class(digits):
+    train = digits[0]
+    some = stream_of(train, 50, seed=0)
+    assert torch.bincount(some.labels).tolist() == [5] * 10
+    rows = [int((train.images == image).flatten(1).all(1).nonzero()[0]) for image in some.images]
+    assert rows == sorted(set(rows)), "in their own order, each once"
+    assert not torch.equal(some.images, stream_of(train, 50, seed=1).images)
+    assert stream_of(train, None, seed=0) is train
+    for count, line in (
+        (55, "images: 55 images are not as many of each of 10 classes"),
+        (5, "images: 5 images are not"),
+    ):
+        with pytest.raises(UserError, match=line):
+            stream_of(train, count, seed=0)
+    with pytest.raises(UserError, match=r"images: 2000 images are 200 of each class, and '0' has \d+"):
+        stream_of(train, 2000, seed=0)
+    few = run_job(Job(decoded(images=50, rows=["joint"]), "joint", 0, None, "cpu"))
+    assert few.trials["replay"][0].ledger.images == 50
 
 
 def test_scenarios_say_which_class_orders():

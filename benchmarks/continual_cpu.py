@@ -1,0 +1,230 @@
+"""Memories and strategies of class-incremental learning on a CPU, at equal bytes, in both protocols.
+
+    python benchmarks/continual_cpu.py --case digits|mnist|cifar10 [--data folder:DIR] [--small]
+
+digits   5 experiences, memories of 1, 5 and 10 images of 64 bytes a class, thirteen rows, 3 class orders; then the four
+         best memories again, in 5 other class orders x 3 networks
+mnist    a stream of 2,000 images, all 10,000 test images, memories of 1 and 10 images a class, 3 class orders
+cifar10  500 images a class, memories of 10 images a class, five rows and two bounds, 3 class orders
+
+Networks are 32 wide. Everything is kept in --out; the same command goes on where it stopped. The best memories are
+named by the first class orders, and their figures are of others (another seed). Appends a line for each scenario that
+was run to benchmarks/results/continual_cpu.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from record import RESULTS, append, facts, now
+
+from dd_apps.continual import ContinualScenario, Results, run
+from dd_apps.continual.drawing import pictures
+from dd_core.config import decode, plain
+from dd_core.store import write_bytes
+from dd_core.system.parallel import Workers
+from dd_core.system.reporter import Messages
+
+NAME = "continual-cpu"
+BEST, ORDERS, NETWORKS = 4, 5, 3  # memories that are measured again, and how often
+BOUNDS = ("none", "joint", "lwf", "ewc")  # rows without a memory
+ROWS: dict[str, dict[str, Any]] = {
+    "reservoir": {"memory": "reservoir"},
+    "herded": {"memory": "herding"},
+    "dm-er-ace": {"strategy": "er-ace"},
+    "real-er-ace": {"memory": "class-balanced", "strategy": "er-ace"},
+    "der": {"memory": "class-balanced", "strategy": "der", "training": {"learning_rate": 0.03}},
+    "icarl": {"memory": "herding", "strategy": "icarl"},
+    "lwf": {"memory": "none", "strategy": "lwf", "training": {"learning_rate": 0.03}},
+    "ewc": {"memory": "none", "strategy": "ewc", "training": {"learning_rate": 0.03}},
+}
+GRID = ("distilled", "herding", "real", "real-adaptive", *ROWS, "none", "joint")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is learned: data, stream, network, bytes of an image, the rows, and memories in images a class."""
+
+    data: str
+    network: str
+    image_bytes: int
+    memories: Sequence[int]
+    about: str
+    images: int | None = None
+    rows: Sequence[str] = GRID
+    again: bool = False
+    dm: Mapping[str, Any] = field(default_factory=dict)
+    replay: Mapping[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "digits": Case(
+        data="digits",
+        network="convnet-2-w32",
+        image_bytes=64,
+        memories=(1, 5, 10),
+        about="digits of scikit-learn, 8x8: 1438 training and 359 test images",
+        again=True,
+        dm={"steps": 400, "lr_img": 3.0, "batch_real": 64, "recipe": {"network": "convnet-2-w64"}},
+        replay={"epochs": 10},
+    ),
+    "mnist": Case(
+        data="mnist",
+        network="convnet-3-w32",
+        image_bytes=784,
+        memories=(1, 10),
+        about="MNIST, original pixels: 2,000 training images, 10,000 test images",
+        images=2000,
+        dm={"steps": 300, "lr_img": 3.0, "batch_real": 64, "recipe": {"network": "convnet-3-w32"}},
+        replay={"epochs": 5},
+    ),
+    "cifar10": Case(
+        data="cifar10",
+        network="convnet-3-w32",
+        image_bytes=3072,
+        memories=(10,),
+        about="CIFAR-10, JPEG copy: 5,000 training images, 10,000 test images",
+        images=5000,
+        rows=("distilled", "herding", "real", "real-er-ace", "dm-er-ace", "none", "joint"),
+        dm={"steps": 300, "lr_img": 3.0, "batch_real": 64, "recipe": {"network": "convnet-3-w32"}},
+        replay={"epochs": 5},
+    ),
+}
+SMALL = {"steps": 2, "recipe": {"network": "convnet-1-w4"}}
+
+
+class Bench:
+    """The command line's options, and what they make of a case."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.case = options, CASES[options.case]
+
+    def grid(self) -> None:
+        """All rows at each size of memory; then the best memories in other class orders."""
+        for images in self.case.memories[: 1 if self.options.small else None]:
+            rows = [row for row in self.case.rows if self._fits(row, images)]
+            found = self.measure("grid", images, rows, orders=2 if self.options.small else 3)
+            if self.case.again:
+                best = best_memories(found)
+                orders, networks = (2, 2) if self.options.small else (ORDERS, NETWORKS)
+                self.measure("best", images, [*best, "none", "joint"], orders=orders, networks=networks, seed=1)
+
+    def measure(self, part: str, images: int, rows: Sequence[str], **fields: Any) -> Results:
+        """Run one scenario and keep its figures."""
+        begun = time.monotonic()
+        scenario = decode(ContinualScenario, self.table(images, rows) | fields)
+        folder = self.options.out / f"{self.options.case}-{part}-{images}"
+        workers = Workers(count=self.options.workers, threads=1)
+        results = run(scenario, folder=folder, workers=workers, reporter=Messages(print))
+        for picture in pictures(results.tables, results.matrices, results.courses):
+            write_bytes(folder / f"{picture.name}.png", picture.png)
+        self.tell(part, images, scenario, results, seconds=time.monotonic() - begun)
+        return results
+
+    def table(self, images: int, rows: Sequence[str]) -> dict[str, Any]:
+        """The scenario's values, as a file would have them."""
+        case, small = self.case, self.options.small
+        return {
+            "data": self.options.data or case.data,
+            "images": case.images,
+            "bytes_per_class": images * case.image_bytes,
+            "network": "convnet-1-w4" if small else case.network,
+            "method": {"name": "dm", **case.dm, **(SMALL if small else {})},
+            "row": {name: ROWS[name] for name in rows if name in ROWS},
+            "rows": list(rows),
+            "retraining": {"epochs": 3 if small else 300},
+            "replay": {**case.replay, **({"epochs": 1} if small else {})},
+            "workers": self.options.workers,
+        }
+
+    def _fits(self, row: str, images: int) -> bool:
+        """Whether a row's memory holds an image of each class: DER's logits are bytes too."""
+        return row != "der" or images * self.case.image_bytes >= self.case.image_bytes + 40
+
+    def tell(self, part: str, images: int, scenario: ContinualScenario, results: Results, *, seconds: float) -> None:
+        """Print the verdicts, and keep everything."""
+        given = {name: getattr(self.options, name) for name in ("case", "data", "workers", "small")}
+        for table, rows in results.tables.items():
+            print(f"{part}, {images} images a class, {table}:")
+            for row in rows:
+                last = row[f"after_{scenario.experiences}"]
+                print(f"  {row['row']:14} {100 * last['mean']:5.1f}  {row['bytes']} bytes")
+            print(f"  {results.notes[table][0]}", flush=True)
+        said = plain(scenario) | {"data": self.case.data}  # no folder of this machine
+        verdicts = {
+            table: {row: {other: asdict(each) for other, each in against.items()} for row, against in by_row.items()}
+            for table, by_row in results.verdicts.items()
+        }
+        append(
+            self.options.results,
+            {
+                **facts(NAME, given, run=self.options.begun, data=self.case.about),
+                "case": self.options.case,
+                "part": part,
+                "images": images,
+                "tables": results.tables,
+                "measures": results.measures,
+                "ledger": results.ledger,
+                "final": finals(results),
+                "verdicts": verdicts,
+                "minutes": round(seconds / 60, 1),
+                "scenario": said,
+            },
+        )
+
+
+def finals(results: Results) -> dict[str, dict[str, list[list[float]]]]:
+    """[table][row][class order][network]: accuracy on all test images after the last experience."""
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for trial in results.trials:
+        by_order = found.setdefault(trial["table"], {}).setdefault(trial["row"], [])
+        if len(by_order) <= trial["order"]:
+            by_order.append([])
+        pairs = zip(trial["matrix"][-1], trial["counts"], strict=True)
+        right = sum(value * count for value, count in pairs)
+        by_order[trial["order"]].append(round(right / sum(trial["counts"]), 6))
+    return found
+
+
+def best_memories(results: Results) -> list[str]:
+    """The rows whose memory is best after the last experience, by the mean over the tables that they stand in."""
+    scores: dict[str, list[float]] = {}
+    for rows in results.tables.values():
+        for row in rows:
+            last = max((key for key in row if key.startswith("after_")), key=lambda key: int(key[6:]))
+            scores.setdefault(row["row"], []).append(row[last]["mean"])
+    means = {row: sum(values) / len(values) for row, values in scores.items() if row not in BOUNDS}
+    best = sorted(means, key=lambda row: means[row], reverse=True)[:BEST]
+    return ["distilled" if row == "dm" else row for row in best]
+
+
+def main() -> None:
+    """One case."""
+    Bench(parse()).grid()
+
+
+def parse() -> argparse.Namespace:
+    """The command line; `results` is where the records go, `begun` when the run began."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--case", choices=CASES, default="digits")
+    parser.add_argument("--data", help="name of the images, or folder:DIR with train/ and test/")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
+    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where everything is kept")
+    options = parser.parse_args()
+    if options.small:
+        options.out /= "small"
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.results = (options.out if options.small else RESULTS) / "continual_cpu.jsonl"
+    options.begun = now()
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -11,10 +11,7 @@ from tiny_streams import PIXELS, Images, benchmark, linear, strategy_of, to_inpu
 
 from dd_apps.continual import DistilledBuffer, HybridBuffer
 from dd_apps.continual.holding import decoded
-from dd_core.distilled import Manifest
 from dd_core.errors import UserError
-
-pytestmark = pytest.mark.skipif("formation" not in Manifest.model_fields, reason="the engine has no formations yet")
 
 TILED = {"name": "dm", "steps": 2, "formation": 2, "recipe": {"network": "convnet-1-w4"}}
 

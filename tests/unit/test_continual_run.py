@@ -181,10 +181,6 @@ def test_a_row_is_the_scenarios_method_or_another_method_with_options_of_its_own
             "from particular weights; a replay buffer trains any network",
         ),
         (
-            {"method": {"name": "dm", "formation": 2}},
-            "method.formation: a replay buffer keeps images as networks see them; leave the formation out",
-        ),
-        (
             {"method": {"name": "dataset-distillation", "attack": ["1", "0"]}},
             "method.attack: makes a set to mislead networks, and a replay buffer teaches them",
         ),

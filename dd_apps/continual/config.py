@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from dd_apps.continual.rows import LOGIT_BYTES, SHORT, TABLES, Row, Table
+from dd_apps.continual.rows import DISTILLED_MEMORIES, LOGIT_BYTES, SHORT, TABLES, Row, Table
 from dd_apps.data import DataScenario, images_a_class
 from dd_apps.task import Outcome
 from dd_core import methods
@@ -225,7 +225,7 @@ class ContinualScenario(DataScenario):
     def memory_method(self, name: str) -> dict[str, Any] | None:
         """The distillation method of a row, or None where the row keeps real images or nothing."""
         row = self.row_of(name)
-        if row.memory in ("distilled", "hybrid", "soft-labels"):
+        if row.memory in DISTILLED_MEMORIES:
             return dict(self.method if row.method is None else row.method)
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dd_apps.continual.config import ContinualScenario
 from dd_apps.continual.metrics import Matrix
@@ -33,7 +34,11 @@ class Job:
         row, method = self.scenario.row_of(self.row), self.scenario.memory_method(self.row)
         if self.folder is None or method is None:
             return None
-        sizes = [row.images_per_class, self.scenario.images_per_class, self.scenario.bytes_per_class]
+        sizes: list[Any] = [row.images_per_class, self.scenario.images_per_class, self.scenario.bytes_per_class]
+        if row.memory == "hybrid":
+            sizes.append(row.real_share)  # fewer images are distilled
+        if row.labels != "hard" and row.budget == "bytes":
+            sizes.append("with labels")  # likewise
         name = f"{method['name']}-{digest([method, sizes])[:8]}"
         return self.folder / f"order-{self.order}" / "sets" / name
 

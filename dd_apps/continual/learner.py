@@ -22,6 +22,7 @@ from dd_apps.continual.benchmark import Stream
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.config import ContinualScenario, Retraining
 from dd_apps.continual.guard import Guard
+from dd_apps.continual.holding import ids_of
 from dd_apps.continual.job import Job, Ledger, Outcome, Trial
 from dd_apps.continual.keeping import finished
 from dd_apps.continual.orders import stream_of
@@ -146,8 +147,8 @@ class _Learner:
     def make_memory(self) -> float:
         """Distil every experience once, into the folder where both tables find it; returns the seconds."""
         memory = memory_for(self.scenario, self.job.row, self.scenario.tables_of(self.job.row)[0], self.where)
-        if not isinstance(memory, DistilledBuffer):
-            return 0.0
+        if not isinstance(memory, DistilledBuffer) or memory.asks_network:
+            return 0.0  # a memory that asks the network for labels or features distils as training goes on
         for number, experience in enumerate(self.stream.experiences):
             with self._within(number, "by the distiller"):
                 memory.post_adapt(None, experience)
@@ -184,9 +185,10 @@ class _Learner:
                 if watching:
                     with generators_kept():  # measuring by Avalanche moves no number of ours
                         strategy.eval(self.stream.benchmark.test_stream)
+        asked = memory.seconds if isinstance(memory, DistilledBuffer) and memory.asks_network else 0.0
         ledger = Ledger(
-            distilling=distilling,
-            storing=storing.seconds,
+            distilling=distilling or asked,
+            storing=max(0.0, storing.seconds - asked),  # sets of an earlier network were found, not made
             training=training - storing.seconds,
             state=state_bytes(strategy),
             **self._bytes(strategy, memory),
@@ -236,6 +238,10 @@ class _Learner:
     def _bytes(self, strategy: Any, memory: Memory | None) -> dict[str, int]:
         """Images of the memory, and bytes of their pixels and logits."""
         image = prod(self.train.image_shape)
+        if isinstance(memory, DistilledBuffer):
+            pixels = sum(ds.images.nbytes for ds in memory.sets)
+            count = sum(map(len, memory.sets))
+            return {"images": count, "pixels": pixels, "logits": memory.nbytes - pixels}
         if memory is not None:
             count = len(self._contents(memory)[1])
             return {"images": count, "pixels": count * image}
@@ -251,9 +257,16 @@ class _Learner:
     def _held(self, memory: Memory) -> DistilledSet:
         """What a memory holds in the end, as a set that can be drawn and counted."""
         images, labels = self._contents(memory)
+        sets = memory.sets if isinstance(memory, DistilledBuffer) else ()
+        formations = {ds.manifest.formation for ds in sets}
+        formation = formations.pop() if len(formations) == 1 else 1
+        if formation != 1:  # as they are stored, not as networks see them
+            images = np.concatenate([ds.images for ds in sets])
+            labels = np.concatenate([ids_of(ds)[ds.labels] for ds in sets])
         manifest = Manifest(
             classes=self.test.classes,
             pixels=Pixels(space="raw", mean=self.stream.mean, std=self.stream.std),
+            formation=formation,
             recipe=_recipe(self.scenario, self.job.row),
             provenance=self._provenance(memory, labels) if isinstance(memory, DistilledBuffer) else None,
         )

@@ -12,9 +12,9 @@ from dd_core.errors import UserError, unknown_name
 
 Table = Literal["retraining", "replay"]
 TABLES: tuple[Table, ...] = ("retraining", "replay")
-Memory = Literal["distilled", "hybrid", "soft-labels", "reservoir", "class-balanced", "herding", "none", "joint"]
+Memory = Literal["distilled", "hybrid", "reservoir", "class-balanced", "herding", "none", "joint"]
 REAL_MEMORIES = ("reservoir", "class-balanced", "herding")
-NOT_YET = ("hybrid", "soft-labels")
+DISTILLED_MEMORIES = ("distilled", "hybrid")
 LOGIT_BYTES = 4  # of one logit that a memory keeps, a float32
 
 
@@ -37,7 +37,7 @@ class ReplayStrategy(StrategyConfig):
     """Mini-batches of current and memory images (Avalanche's ReplayPlugin)."""
 
     name = "replay"
-    memories = ("distilled", *NOT_YET, *REAL_MEMORIES)
+    memories = (*DISTILLED_MEMORIES, *REAL_MEMORIES)
     module = "replaying"
 
 
@@ -46,7 +46,7 @@ class GDumbStrategy(StrategyConfig):
 
     name = "gdumb"
     table = "retraining"
-    memories = ("distilled", *NOT_YET, *REAL_MEMORIES)
+    memories = (*DISTILLED_MEMORIES, *REAL_MEMORIES)
     module = "retraining"
 
 
@@ -167,12 +167,23 @@ class Row(Config):
 
     memory: Memory = Field(
         default="distilled",
-        description="what is kept of old experiences: distilled images; hybrid (real and distilled ones); soft-labels "
-        "(distilled images with class probabilities); real images by reservoir, class-balanced or herding; none; joint "
-        "(all images)",
+        description="what is kept of old experiences: distilled images; hybrid (real and distilled ones); real images "
+        "by reservoir, class-balanced or herding; none; joint (all images)",
     )
     method: dict[str, JsonValue] | None = Field(
         default=None, description="distillation method of the memory, and its options; none is that of the scenario"
+    )
+    real_share: float = Field(
+        default=0.5, gt=0, lt=1, description="fraction of a hybrid memory's images of a class that are real"
+    )
+    features: Literal["pixels", "network"] = Field(
+        default="pixels",
+        description="where a hybrid memory chooses real images: among pixels, or features of the network at hand",
+    )
+    labels: Literal["hard", "network", "stored"] = Field(
+        default="hard",
+        description="what replay teaches of a memory image: hard, its class; network, class probabilities by the "
+        "network at the end of the image's experience; stored, those that the method learned",
     )
     strategy: Annotated[str | dict[str, JsonValue] | None, Field(union_mode="left_to_right")] = Field(
         default=None,
@@ -208,10 +219,16 @@ class Row(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Row:
-        if self.method is not None and self.memory not in ("distilled", *NOT_YET):
-            raise ValueError(f"method: the memory '{self.memory}' distils nothing")
-        if self.memory in NOT_YET:
-            raise ValueError(f"memory: '{self.memory}' is no memory yet that a row of the tables can have")
+        if self.memory not in DISTILLED_MEMORIES:
+            for name in ("method", "labels"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: the memory '{self.memory}' distils nothing")
+        if self.memory != "hybrid":
+            for name in ("real_share", "features"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: the memory '{self.memory}' is not hybrid")
+        if self.labels != "hard" and self.strategy not in (None, "replay"):
+            raise ValueError(f"labels: soft labels are replayed by the strategy 'replay', not by {self.strategy!r}")
         if self.adaptive and self.memory not in ("class-balanced", "herding"):
             raise ValueError(f"adaptive: the memory '{self.memory}' does not share its room between classes")
         strategy = self.named_strategy
@@ -229,6 +246,8 @@ class Row(Config):
     def tables(self) -> tuple[Table, ...]:
         """The tables that the row stands in."""
         strategy = self.named_strategy
+        if self.labels != "hard" or self.features == "network":
+            return ("replay",)  # GDumb fills its memory before its network has learned, and knows hard labels only
         return TABLES if strategy is None or strategy.table is None else (strategy.table,)
 
     def strategy_in(self, table: Table) -> StrategyConfig:

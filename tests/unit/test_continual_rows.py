@@ -130,7 +130,6 @@ def test_a_row_stands_in_the_tables_of_its_strategy():
             {"row": {"a": {"strategy": "der"}}},
             "row.a: strategy: 'der' learns with memory class-balanced, not 'distilled'",
         ),
-        ({"row": {"a": {"memory": "hybrid"}}}, "row.a: memory: 'hybrid' is no memory yet that a row of the tables can"),
         (
             {"row": {"a": {"memory": "none", "method": {"name": "dm"}}}},
             "row.a: method: the memory 'none' distils nothing",

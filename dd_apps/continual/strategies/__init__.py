@@ -56,5 +56,6 @@ def strategy_for(
         device=device,
         plugins=tuple(stepping(settings, data=scenario.data, seed=seed)),
         loggers=tuple(loggers),
+        seed=seed,
     )
     return import_module(f"{__name__}.{config.module}").build(learning)

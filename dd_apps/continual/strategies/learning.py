@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from dd_apps.continual.adapter import ReplayPlugin, silent_evaluator, warnings_contained
+from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.config import Replay, Retraining
+from dd_apps.continual.replay import SoftLabelReplay
 from dd_apps.continual.rows import StrategyConfig, Table
 from dd_apps.continual.strategies.memories import Memory
 from dd_core.errors import UserError
@@ -25,7 +27,7 @@ class Learning:
 
     each: images that a memory of the strategy's own may hold of each of the `classes`, in the end; adaptive: whether
     the classes seen so far share all of its room; plugins: Avalanche's, which every strategy gets; loggers:
-    Avalanche's, which are told the training accuracy and loss.
+    Avalanche's, which are told the training accuracy and loss; seed: of the draws from a memory with soft labels.
     """
 
     config: StrategyConfig
@@ -39,6 +41,7 @@ class Learning:
     device: torch.device
     plugins: tuple[Any, ...] = ()
     loggers: tuple[Any, ...] = ()
+    seed: int = 0
 
     def common(self, *plugins: Any) -> dict[str, Any]:
         """The arguments that every Avalanche strategy takes but its network, with further plugins."""
@@ -73,6 +76,8 @@ class Learning:
         """The plugin that mixes the memory into every mini-batch; none without a memory."""
         if self.memory is None:
             return []
+        if isinstance(self.memory, DistilledBuffer) and self.memory.labels != "hard":
+            return [SoftLabelReplay(self.memory, batch_size_mem=self.replay.batch_size_mem, seed=self.seed)]
         return [
             ReplayPlugin(
                 mem_size=self.memory.max_size,

@@ -16,7 +16,8 @@ from torch import Tensor
 from dd_apps.continual.adapter import AvalancheDataset, classes_of, concat_datasets, filled, warnings_contained
 from dd_apps.continual.buffer import DistilledBuffer, FilledClassBalancedBuffer
 from dd_apps.continual.config import ContinualScenario, Replay
-from dd_apps.continual.rows import Table
+from dd_apps.continual.hybrid import HybridBuffer
+from dd_apps.continual.rows import Row, Table
 from dd_core import networks
 
 with warnings_contained():
@@ -65,18 +66,26 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
     if wanted.memory == "class-balanced":
         # not adaptive: equal bytes after each experience; adaptive: room not yet needed holds more of the old classes
         return FilledClassBalancedBuffer(size, total_num_classes=None if wanted.adaptive else where.classes, fill=fill)
-    method = scenario.memory_method(row)
-    assert method is not None
-    return DistilledBuffer(
-        size,
-        images_per_class=each,
-        method=method,
-        seed=where.seed,
-        fill=fill,
-        data=where.source,
-        folder=where.folder,
-        device=where.device,
-    )
+    options: dict[str, Any] = {
+        "images_per_class": each,
+        "method": scenario.memory_method(row),
+        "labels": wanted.labels,
+        "seed": where.seed,
+        "fill": None if soft(wanted) else fill,  # soft labels are replayed by a plugin that fills its mini-batches
+        "data": where.source,
+        "folder": where.folder,
+        "device": where.device,
+    }
+    if soft(wanted) and wanted.budget == "bytes":
+        options["bytes_per_class"] = each * prod(where.image_shape)
+    if wanted.memory == "hybrid":
+        return HybridBuffer(size, real_share=wanted.real_share, features=wanted.features, **options)
+    return DistilledBuffer(size, **options)
+
+
+def soft(row: Row) -> bool:
+    """Whether the memory of a row keeps soft labels."""
+    return row.labels != "hard"
 
 
 class FilledReservoir(ReservoirSamplingBuffer):

@@ -23,7 +23,7 @@ def _is_default(factor: int) -> bool:
 
 
 # At its default it is left out of what is written, so that runs and sets of earlier versions mean what they meant.
-Factor = Annotated[int, Field(ge=1, le=64, exclude_if=_is_default)]
+Factor = Annotated[int, Field(ge=1, le=16, exclude_if=_is_default)]
 
 
 def problem(factor: int, image_size: tuple[int, int]) -> str | None:

@@ -16,6 +16,7 @@ from dd_core.errors import UserError
 from dd_core.methods import method
 from dd_core.methods.gradient_matching import GradientMatchingDistiller, loops
 from dd_core.methods.gradient_matching.distances import distance, weights_of
+from dd_core.methods.gradient_matching.planning import plan
 from dd_core.runner import distill
 from dd_core.streams import Streams
 from dd_core.system.footprint import peak_bytes
@@ -143,12 +144,13 @@ def test_a_whole_outer_iteration_is_algorithm_1(double: Double, name: str, optio
 
 
 def test_parts_of_a_class_have_the_gradient_of_the_whole(double: Double):
-    """With several parts, the distance is differentiated by the weights' gradient first."""
-    whole, parts = (
-        distiller_of(batch_bytes=budget, outer=2, inner=1, size=Size(ipc=5), formation=2) for budget in (1 << 40, 1)
-    )
+    """Of several parts, the last smaller, the distance is differentiated by the weights' gradient first."""
+    options: dict[str, Any] = {"outer": 2, "inner": 1, "size": Size(ipc=5), "formation": 2}
+    whole = distiller_of(batch_bytes=1 << 40, **options)
+    costs = plan(whole.config, whole.source, Size(ipc=5), CPU).costs
+    parts = distiller_of(batch_bytes=3 * costs.synthetic, **options)
     double(whole, parts)
-    assert (whole.at_once.synthetic, parts.at_once) == (20, (1, 1))
+    assert (whole.at_once, parts.at_once) == ((7, 20), (6, 3))
     assert whole.step(0)["loss"] == pytest.approx(parts.step(0)["loss"], rel=1e-10)
     assert torch.allclose(whole.pixels, parts.pixels, rtol=1e-8, atol=1e-11)
 

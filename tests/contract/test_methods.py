@@ -58,7 +58,8 @@ class TestGradientMatching(DistillerConformance):
 
 class TestSiameseAugmentation(DistillerConformance):
     config = method("dsa", steps=3, outer=2, inner=1, batch_real=8, formation=2, recipe=SMALL)
-    diverging = method("dsa", steps=6, outer=2, inner=1, batch_real=8, lr_img=1e30, recipe=SMALL)
+    # a network that learned from such pixels would notice for itself
+    diverging = method("dsa", steps=6, outer=2, inner=0, batch_real=8, lr_img=1e30, recipe=SMALL)
 
 
 class TestHerding(DistillerConformance):

@@ -278,6 +278,9 @@ def test_a_network_without_convolutions_is_refused_where_these_are_matched(monke
 
 
 def test_what_cannot_be_is_refused_before_anything_is_made():
+    with pytest.raises(UserError, match="class 'blob 0' has 12 images, and 13 are asked for"):
+        method("dsa").check(blobs(), Size(ipc=13))
+    method("dc").check(blobs(), Size(ipc=13))
     with pytest.raises(UserError, match="take a smaller factor"):
         distill(method("dsa", formation=6), blobs(), Size(ipc=1), options=CPU_RUN)
     with pytest.raises(UserError, match=r"recipe\.initialisation: 'default' or 'xavier'"):

@@ -29,12 +29,12 @@ from dd_apps.continual.adapter import (
     filled,
     raw_class,
 )
-from dd_apps.continual.budget import Budget
 from dd_apps.continual.config import for_particular_weights, memory_config
-from dd_apps.continual.holding import ClassImages, Held
 from dd_apps.continual.labels import batched_with
-from dd_apps.continual.network_at_hand import require_network
-from dd_apps.continual.soft_labels import BY_NETWORK, LABEL_BYTES, LABELS, Labels, labelled_by_network
+from dd_apps.continual.memory.budget import Budget
+from dd_apps.continual.memory.holding import ClassImages, Held
+from dd_apps.continual.memory.network_at_hand import require_network
+from dd_apps.continual.memory.soft_labels import BY_NETWORK, LABEL_BYTES, LABELS, Labels, labelled_by_network
 from dd_core.distilled import DistilledSet, Pixels, Provenance, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name

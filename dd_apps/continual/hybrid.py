@@ -21,8 +21,8 @@ from torch import Tensor
 
 from dd_apps.continual.adapter import RawClass, replay_dataset
 from dd_apps.continual.buffer import DistilledBuffer
-from dd_apps.continual.holding import decoded, ids_of
-from dd_apps.continual.network_at_hand import features
+from dd_apps.continual.memory.holding import decoded, ids_of
+from dd_apps.continual.memory.network_at_hand import features
 from dd_core.distilled import DistilledSet, Manifest
 from dd_core.errors import UserError, unknown_name
 from dd_core.selection import herd

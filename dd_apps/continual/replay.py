@@ -23,7 +23,7 @@ from torch.utils.data import default_collate
 
 from dd_apps.continual.adapter import AvalancheDataset, SupervisedPlugin
 from dd_apps.continual.buffer import DistilledBuffer
-from dd_apps.continual.soft_labels import aligned
+from dd_apps.continual.memory.soft_labels import aligned
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams

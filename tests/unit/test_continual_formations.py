@@ -10,7 +10,7 @@ import torch
 from tiny_streams import PIXELS, Images, benchmark, linear, strategy_of, to_input
 
 from dd_apps.continual import DistilledBuffer, HybridBuffer
-from dd_apps.continual.holding import decoded
+from dd_apps.continual.memory.holding import decoded
 from dd_core.errors import UserError
 
 TILED = {"name": "dm", "steps": 2, "formation": 2, "recipe": {"network": "convnet-1-w4"}}

@@ -11,8 +11,8 @@ import torch
 from tiny_streams import PIXELS, Images, SoftAverage, benchmark, linear, strategy_of, to_input
 
 from dd_apps.continual import DistilledBuffer, HybridBuffer
-from dd_apps.continual.budget import Budget
-from dd_apps.continual.holding import decoded
+from dd_apps.continual.memory.budget import Budget
+from dd_apps.continual.memory.holding import decoded
 from dd_core.distilled import Pixels
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dd_apps.continual.adapter import RawClass, replay_dataset
-from dd_apps.continual.holding import ClassImages, decoded, ids_of
-from dd_apps.continual.network_at_hand import outputs
+from dd_apps.continual.memory.holding import ClassImages, decoded, ids_of
+from dd_apps.continual.memory.network_at_hand import outputs
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe

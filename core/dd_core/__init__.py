@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from dd_core.errors import UserError
     from dd_core.evaluation import evaluate
     from dd_core.images import LabelledImages, Source
-    from dd_core.joining import join
     from dd_core.methods import method
     from dd_core.recipe import Recipe
     from dd_core.runner import distill
+    from dd_core.selection import join
     from dd_core.store import read_set, write_set
     from dd_core.training import train
 
@@ -33,7 +33,7 @@ _HOME = {
     "UserError": "errors",
     "distill": "runner",
     "evaluate": "evaluation",
-    "join": "joining",
+    "join": "selection",
     "load_data": "datasets:load",
     "method": "methods",
     "read_set": "store",

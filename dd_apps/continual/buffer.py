@@ -40,9 +40,9 @@ from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
 from dd_core.exchange import with_weights_kept
 from dd_core.images import LabelledImages, channel_counts, stats_of_counts
-from dd_core.joining import join
 from dd_core.recipe import DISTRIBUTIONS, Recipe
 from dd_core.runner import Reporter, RunOptions, Silent, distill
+from dd_core.selection import join
 from dd_core.store import read_json
 from dd_core.streams import counter
 from dd_core.system import surroundings

@@ -19,7 +19,7 @@ ROOMS = [
     ["evaluation/__init__", "runner/__init__"],
     ["datasets/torchvision_files", "distiller", "training/__init__", "zca"],
     ["artefacts"],
-    ["joining", "selection", "store/__init__", "synthetic", "unroll"],
+    ["selection", "store/__init__", "synthetic", "unroll"],
     ["distilled"],
     ["recipe"],
     ["augment/__init__", "networks/models"],

@@ -11,8 +11,8 @@ import torch
 import dd_core
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Size
 from dd_core.errors import UserError
-from dd_core.joining import join
 from dd_core.recipe import Recipe, ScheduledStep
+from dd_core.selection import join
 from dd_core.system.device import environment
 from dd_core.whitening import Whitening
 

@@ -1,4 +1,4 @@
-"""Choosing, or averaging, real images class by class."""
+"""What sets are put together from: real images, chosen or averaged class by class, and other sets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
+    from dd_core.selection.joining import join
     from dd_core.selection.selecting import (
         averages,
         cluster_centres,
@@ -29,6 +30,7 @@ __all__ = [
     "group_averages",
     "herd",
     "herded_indices",
+    "join",
     "k_means",
     "labels_of",
     "largest_class",
@@ -38,4 +40,4 @@ __all__ = [
     "random_indices",
     "real_set",
 ]
-__getattr__ = names_of(__name__, dict.fromkeys(__all__, "selecting"))
+__getattr__ = names_of(__name__, {**dict.fromkeys(__all__, "selecting"), "join": "joining"})

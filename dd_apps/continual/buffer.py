@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from dd_apps.continual.adapter import (
@@ -31,9 +32,11 @@ from dd_apps.continual.adapter import (
 )
 from dd_apps.continual.config import for_particular_weights, memory_config
 from dd_apps.continual.labels import batched_with
+from dd_apps.continual.memory import saving
 from dd_apps.continual.memory.budget import Budget
 from dd_apps.continual.memory.holding import ClassImages, Held
 from dd_apps.continual.memory.network_at_hand import require_network
+from dd_apps.continual.memory.saving import KeptExperience, Record
 from dd_apps.continual.memory.soft_labels import BY_NETWORK, LABEL_BYTES, LABELS, Labels, labelled_by_network
 from dd_core.distilled import DistilledSet, Pixels, Provenance, Size
 from dd_core.distiller import MethodConfig
@@ -231,9 +234,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         per_class = self._room(self.buffer_groups.keys() | raw.keys(), self.max_size, image_bytes)
         held = self._made(source, raw, per_class, strategy)
         per_class = self._fitting([*self._held, held], per_class, new=held)
-        self._held.append(held)
-        self._counts.append(_counts(source))
-        self.buffer_groups.update({label: ClassImages(held, label) for label in raw})
+        self._hold(held, source)
         self._shrink(strategy, per_class)
 
     def resize(self, strategy: Any, new_size: int) -> None:
@@ -246,6 +247,67 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         per_class = self._fitting(self._held, per_class) if self._held else per_class
         self.max_size = new_size
         self._shrink(strategy, per_class)
+
+    def save(self, folder: Path | str) -> None:
+        """Write all that is stored to a folder of its own, from which `restore` goes on; for between experiences."""
+        experiences = [
+            KeptExperience(
+                fingerprint=held.fingerprint,
+                rates=held.rates,
+                sets=tuple(ds.digest() for ds in held.sets),
+                provenance=provenance,
+            )
+            for held, provenance in zip(self._held, self.provenances, strict=True)
+        ]
+        record = Record(
+            options=self._options(), max_size=self.max_size, seconds=self.seconds, experiences=tuple(experiences)
+        )
+        saving.write(Path(folder), record, self.sets)
+
+    def restore(self, folder: Path | str, experiences: Sequence[Any]) -> None:
+        """Hold what another memory saved, without distilling, and without asking the network of that time.
+
+        experiences: those that the other memory had seen, in their order, whose transforms the images go through.
+        Raises `UserError` for a memory with other options, for other experiences or images, and where this memory is in
+        use already.
+        """
+        if self._held:
+            raise UserError("this memory has images already; restore into a new one")
+        record, sets = saving.read(Path(folder), self._options())
+        if len(experiences) != len(record.experiences):
+            raise UserError(
+                f"{folder} has the memory of {len(record.experiences)} experiences, and {len(experiences)} were given"
+            )
+        for number, (kept, exp) in enumerate(zip(record.experiences, experiences, strict=True)):
+            raw = {label: raw_class(exp.dataset, label, rows) for label, rows in classes_of(exp.dataset).items()}
+            source = _source(raw, self.data)
+            if source.fingerprint() != kept.fingerprint:
+                raise UserError(f"{folder}: experience {number} has other images or classes than the memory has seen")
+            held = [sets[digest] for digest in kept.sets]
+            self._hold(
+                Held(held, raw, fingerprint=kept.fingerprint, rates=kept.rates, real_share=self.real_share), source
+            )
+            self.provenances.append(kept.provenance)
+        self.max_size, self.seconds, self._joined = record.max_size, record.seconds, None
+
+    def _options(self) -> dict[str, JsonValue]:
+        """What determines the memory, beside the experiences and the networks of the time."""
+        return {
+            "kind": type(self).__name__,
+            "method": self.config.name,
+            "config": self.config.model_dump(mode="json"),
+            "labels": self.labels,
+            "seed": self.seed,
+            "data": self.data,
+            "images_per_class": self.images_per_class,
+            "max_bytes": self.max_bytes,
+            "bytes_per_class": self.bytes_per_class,
+        }
+
+    def _hold(self, held: Held, source: LabelledImages) -> None:
+        self._held.append(held)
+        self._counts.append(_counts(source))
+        self.buffer_groups.update({label: ClassImages(held, label) for label in held.like})
 
     def _budget(self, max_size: int) -> Budget:
         return Budget(max_size, self.images_per_class, self.max_bytes, self.bytes_per_class)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from dd_apps.continual.adapter import RawClass, replay_dataset
@@ -61,6 +62,10 @@ class HybridBuffer(DistilledBuffer):
     def asks_network(self) -> bool:
         """See `DistilledBuffer`; features are asked for too."""
         return super().asks_network or self.features == "network"
+
+    def _options(self) -> dict[str, JsonValue]:
+        """See `DistilledBuffer`."""
+        return {**super()._options(), "real_share": str(self.real_share), "features": self.features}
 
     def _completed(
         self, ds: DistilledSet, raw: Mapping[int, RawClass], real: Sequence[int], strategy: Any

@@ -1,0 +1,76 @@
+"""A memory on disk, between two experiences: its sets, and what is known of them. Nothing is pickled.
+
+The sets are named by their contents and written first; the record that lists them comes last and at once. So a folder
+holds the memory of before or the memory of now, whenever a run was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, JsonValue
+
+from dd_core import store
+from dd_core.config import Config, decode, plain
+from dd_core.distilled import DistilledSet, Provenance
+from dd_core.errors import UserError
+
+RECORD = "memory.json"
+
+
+class KeptExperience(Config):
+    """What is kept of an experience beside its sets."""
+
+    fingerprint: str = Field(description="of the experience's real images")
+    rates: int = Field(ge=0, description="learned rates that are stored with its images")
+    sets: tuple[str, ...] = Field(description="digests of its sets, which name their files")
+    provenance: Provenance = Field(description="how its images were distilled")
+
+
+class Record(Config):
+    """What is kept of a memory."""
+
+    options: dict[str, JsonValue] = Field(description="what determines the memory, and what a later one must have too")
+    max_size: int = Field(ge=1, description="images that the memory may hold")
+    seconds: float = Field(ge=0, description="what distilling took so far")
+    experiences: tuple[KeptExperience, ...] = Field(description="the experiences, in the order of their arrival")
+
+
+def write(folder: Path, record: Record, sets: Sequence[DistilledSet]) -> None:
+    """Write a memory, and remove what it no longer holds of an earlier one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for ds in sets:
+        if not _file(folder, ds.digest()).exists():
+            store.write_set(_file(folder, ds.digest()), ds)
+    store.write_json(folder / RECORD, plain(record))
+    named = {_file(folder, digest) for kept in record.experiences for digest in kept.sets}
+    for path in folder.glob("set-*.safetensors"):
+        if path not in named:
+            path.unlink()
+
+
+def read(folder: Path, options: Mapping[str, Any]) -> tuple[Record, dict[str, DistilledSet]]:
+    """A memory's record, and its sets by digest.
+
+    Raises `UserError` where the folder has none, a damaged one, or one with other options.
+    """
+    if not (folder / RECORD).exists():
+        raise UserError(f"{folder} has no memory that was saved")
+    record = decode(Record, store.read_json(folder / RECORD), where=str(folder / RECORD))
+    for name, value in options.items():
+        if record.options.get(name) != value:
+            raise UserError(
+                f"{folder} has a memory with {name}={record.options.get(name)!r}, and this one has {name}={value!r}; "
+                "restore it into a memory with the same options"
+            )
+    sets = {digest: store.read_set(_file(folder, digest)) for kept in record.experiences for digest in kept.sets}
+    for digest, ds in sets.items():
+        if ds.digest() != digest:
+            raise UserError(f"{_file(folder, digest)} holds another set than the one that was saved there")
+    return record, sets
+
+
+def _file(folder: Path, digest: str) -> Path:
+    return folder / f"set-{digest[:32]}.safetensors"

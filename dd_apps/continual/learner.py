@@ -22,7 +22,7 @@ from dd_apps.continual.benchmark import Stream
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.config import ContinualScenario, Retraining
 from dd_apps.continual.guard import Guard
-from dd_apps.continual.holding import ids_of
+from dd_apps.continual.memory.holding import ids_of
 from dd_apps.continual.job import Job, Ledger, Outcome, Trial
 from dd_apps.continual.keeping import finished
 from dd_apps.continual.orders import stream_of

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from dd_apps.continual.rows import DISTILLED_MEMORIES, LOGIT_BYTES, SHORT, TABLES, Row, Table
+from dd_apps.continual.rows import (
+    DISTILLED_MEMORIES,
+    EVERY_TABLE,
+    LOGIT_BYTES,
+    SHORT,
+    TABLES,
+    Row,
+    Table,
+    TaughtStrategy,
+)
 from dd_apps.data import DataScenario, images_a_class
 from dd_apps.task import Outcome
 from dd_core import methods
@@ -20,6 +29,8 @@ from dd_core.augment.names import Strategy
 from dd_core.config import Config, decode
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
+from dd_core.evaluation import protocols
+from dd_core.recipe import Recipe
 
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions
@@ -139,7 +150,8 @@ class ContinualScenario(DataScenario):
         min_length=1,
         exclude_if=lambda tables: tables == TABLES,
         description="tables that are made: retraining (a fresh network on the memory after each experience), replay "
-        "(one network that learns each experience with the memory mixed in)",
+        "(one network that learns each experience with the memory mixed in), taught (a fresh network on the memory, "
+        "whose views teachers label)",
     )
     loggers: tuple[Logger, ...] = Field(
         default=(),
@@ -193,7 +205,7 @@ class ContinualScenario(DataScenario):
             if name != DISTILLED and (table := self.memory_method(name)) is not None:
                 memory_config(table, key=f"row.{name}.method" if name in self.row else f"others.{name}")
             for table in self.row_of(name).tables:
-                self.settings(name, table)
+                self.recipe_of(name) if table == "taught" else self.settings(name, table)
 
     @property
     def title(self) -> str:
@@ -220,7 +232,7 @@ class ContinualScenario(DataScenario):
 
     def tables_of(self, name: str) -> tuple[Table, ...]:
         """The tables of this scenario in which a row stands, in the tables' own order."""
-        return tuple(table for table in TABLES if table in self.protocols and table in self.row_of(name).tables)
+        return tuple(table for table in EVERY_TABLE if table in self.protocols and table in self.row_of(name).tables)
 
     def memory_method(self, name: str) -> dict[str, Any] | None:
         """The distillation method of a row, or None where the row keeps real images or nothing."""
@@ -234,6 +246,39 @@ class ContinualScenario(DataScenario):
         row = self.row_of(name)
         retrained = table == "retraining" and row.memory not in ("none", "joint")
         return _changed(self.retraining if retrained else self.replay, row.training, key=f"row.{name}.training")
+
+    def recipe_of(self, name: str) -> Recipe:
+        """How a row of the table 'taught' trains its networks: by its protocol, with the row's own changes.
+
+        Raises `UserError` for a protocol without a teacher, and for one that mixes images of two experiences where each
+        has a teacher of its own.
+        """
+        row, strategy = self.row_of(name), self.row_of(name).named_strategy
+        assert isinstance(strategy, TaughtStrategy)
+        key = f"row.{name}"
+        teaching = self.teaching_method(name, key=f"{key}.method")
+        recipe = protocols.load(strategy.protocol).recipe(teaching.recipe, source_name=self.data)
+        if recipe.teacher == "none":
+            raise UserError(f"{key}.strategy.protocol: no teacher labels what networks see by '{strategy.protocol}'")
+        values = {**recipe.model_dump(mode="json"), "teacher": strategy.mode, "network": self.network, **row.training}
+        recipe = decode(Recipe, values, key=f"{key}.training")
+        if strategy.teacher == "per-step" and recipe.views is not None and recipe.views.mix != "none":
+            raise UserError(
+                f"{key}.strategy: protocol '{strategy.protocol}' mixes images of two steps, and no per-step teacher "
+                'knows both; use protocol = "sre2l-kd", or teacher = "joint"'
+            )
+        return recipe
+
+    def teaching_method(self, name: str, *, key: str = "method") -> MethodConfig:
+        """The method whose teacher labels the images of a row: the row's own, or that of the scenario.
+
+        A row of random real images so has the labels that the scenario's distilled images have. Raises `UserError`.
+        """
+        for table in (self.memory_method(name), self.method):
+            config = methods.decode_method(dict(table or {}), key=key)
+            if getattr(config, "teacher", None) is not None:
+                return config
+        raise UserError(f"{key}: neither it nor the scenario's method has a teacher, such as sre2l and rded have")
 
     def images_of_class(self, name: str, *, image_bytes: int, classes: int) -> int:
         """Images that the memory of a row keeps of a class, logits that it keeps with them counted as bytes.

@@ -39,7 +39,8 @@ class Job:
             sizes.append(row.real_share)  # fewer images are distilled
         if row.labels != "hard" and row.budget == "bytes":
             sizes.append("with labels")  # likewise
-        name = f"{method['name']}-{digest([method, sizes])[:8]}"
+        together = getattr(row.named_strategy, "images", None)  # of the table 'taught': per-step or joint
+        name = f"{method['name']}-{digest([method, sizes, together])[:8]}"
         return self.folder / f"order-{self.order}" / "sets" / name
 
 

@@ -21,7 +21,7 @@ from dd_apps.continual.adapter import contained, contents, generators_kept
 from dd_apps.continual.benchmark import Stream
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.config import ContinualScenario, Retraining
-from dd_apps.continual.guard import Guard
+from dd_apps.continual.guard import Guard, GuardedImages
 from dd_apps.continual.memory.holding import ids_of
 from dd_apps.continual.job import Job, Ledger, Outcome, Trial
 from dd_apps.continual.keeping import finished
@@ -30,6 +30,7 @@ from dd_apps.continual.rows import Table
 from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
 from dd_apps.continual.strategies.stores import Stopwatch, own_memory, state_bytes
 from dd_apps.continual.strategies.watching import loggers
+from dd_apps.continual.taught import Taught
 from dd_core import networks
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Size
 from dd_core.images import Source, normalise, require_labels
@@ -132,20 +133,65 @@ class _Learner:
     guard: Guard
 
     def outcome(self) -> Outcome:
+        if self.scenario.tables_of(self.job.row) == ("taught",):
+            of_table, images = self._taught()
+            return Outcome({"taught": of_table}, self._counts(), images)
         distilling = self.make_memory()
         trials: dict[Table, tuple[Trial, ...]] = {}
         memory: Memory | None = None
         for table in self.scenario.tables_of(self.job.row):
-            of_table: list[Trial] = []
+            learned: list[Trial] = []
             for number in range(self.scenario.networks):
                 memory = memory_for(self.scenario, self.job.row, table, self.where)
-                of_table.append(self._learn(table, number, memory, distilling))
-            trials[table] = tuple(of_table)
-        counts = tuple(int(members.sum()) for members in self._members(self.test))
-        return Outcome(trials, counts, None if memory is None else self._held(memory))
+                learned.append(self._learn(table, number, memory, distilling))
+            trials[table] = tuple(learned)
+        return Outcome(trials, self._counts(), None if memory is None else self._held(memory))
+
+    def _counts(self) -> tuple[int, ...]:
+        """Test images of each experience."""
+        return tuple(int(members.sum()) for members in self._members(self.test))
+
+    def _taught(self) -> tuple[tuple[Trial, ...], DistilledSet]:
+        """Fresh networks after each experience, on distilled images whose views teachers label; and these images."""
+        taught, device = self._taught_row(), devices.resolve(self.where.device)
+        parts, distilling = taught.parts()
+        images, labels = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("images", "labels"))
+        teachers = {id(part.teacher): part.teacher for part in parts}.values()
+        weights = [weight for teacher in teachers for weight in teacher.state_dict().values()]
+        trials: list[Trial] = []
+        for number in range(self.scenario.networks):
+            seed = self.where.seed if number == 0 else counter(self.where.seed, "network", number)
+            rows, begun = [], time.monotonic()
+            for position in range(len(parts)):
+                network = taught.student(parts[: position + 1], seed=seed, step=position, device=device)
+                rows.append(self._row(network, position, device))
+            ledger = Ledger(
+                distilling=distilling,
+                training=time.monotonic() - begun,
+                images=len(labels),
+                pixels=images.nbytes,
+                state=sum(weight.numel() * weight.element_size() for weight in weights),
+            )
+            trials.append(Trial([row[0] for row in rows], [row[1] for row in rows], ledger))
+        return tuple(trials), DistilledSet(images, labels, self._manifest(taught.recipe))
+
+    def _taught_row(self) -> Taught:
+        return Taught(
+            scenario=self.scenario,
+            row=self.job.row,
+            stream=self.stream,
+            train=GuardedImages(self.train, self.guard),
+            test=self.test,
+            seed=self.where.seed,
+            folder=self.where.folder,
+            device=self.where.device,
+            within=self._allowed,
+        )
 
     def make_memory(self) -> float:
         """Distil every experience once, into the folder where both tables find it; returns the seconds."""
+        if self.scenario.tables_of(self.job.row) == ("taught",):
+            return self._taught_row().parts()[1]
         memory = memory_for(self.scenario, self.job.row, self.scenario.tables_of(self.job.row)[0], self.where)
         if not isinstance(memory, DistilledBuffer) or memory.asks_network:
             return 0.0  # a memory that asks the network for labels or features distils as training goes on
@@ -217,6 +263,12 @@ class _Learner:
         rows = np.flatnonzero(np.logical_or.reduce(parts)).tolist()
         return self.guard.only([*rows, *stored], what=f"{what} (experience {position + 1})")
 
+    def _allowed(self, position: int | None, what: str) -> AbstractContextManager[None]:
+        """Allow an experience's images; all of them for None, which is what a row calls joint."""
+        if position is None:
+            return self.guard.only(range(len(self.train)), what=f"{what} (joint)")
+        return self._within(position, what)
+
     def _stored(self, strategy: Any, memory: Memory | None) -> set[int]:
         """Rows of the training images that the memory holds."""
         policy = getattr(strategy, "storage_policy", None) if memory is None else memory
@@ -263,14 +315,14 @@ class _Learner:
         if formation != 1:  # as they are stored, not as networks see them
             images = np.concatenate([ds.images for ds in sets])
             labels = np.concatenate([ids_of(ds)[ds.labels] for ds in sets])
-        manifest = Manifest(
-            classes=self.test.classes,
-            pixels=Pixels(space="raw", mean=self.stream.mean, std=self.stream.std),
-            formation=formation,
-            recipe=_recipe(self.scenario, self.job.row),
-            provenance=self._provenance(memory, labels) if isinstance(memory, DistilledBuffer) else None,
-        )
-        return DistilledSet(images, labels, manifest)
+        provenance = self._provenance(memory, labels) if isinstance(memory, DistilledBuffer) else None
+        manifest = self._manifest(_recipe(self.scenario, self.job.row), provenance)
+        return DistilledSet(images, labels, manifest.model_copy(update={"formation": formation}))
+
+    def _manifest(self, recipe: Recipe, provenance: Provenance | None = None) -> Manifest:
+        """What a memory's uint8 images are."""
+        pixels = Pixels(space="raw", mean=self.stream.mean, std=self.stream.std)
+        return Manifest(classes=self.test.classes, pixels=pixels, recipe=recipe, provenance=provenance)
 
     def _provenance(self, memory: DistilledBuffer, labels: np.ndarray) -> Provenance:
         """Where a memory of images with these labels came from: a distillation of each experience by one method."""
@@ -291,7 +343,8 @@ class _Learner:
 
 def _recipe(scenario: ContinualScenario, row: str) -> Recipe:
     """How a memory is trained on in the table "retraining"."""
-    settings = scenario.settings(row, "retraining")
+    tables = scenario.row_of(row).tables
+    settings = scenario.settings(row, "retraining") if "retraining" in tables else scenario.retraining
     retraining = settings if isinstance(settings, Retraining) else scenario.retraining
     return Recipe(
         network=scenario.network,

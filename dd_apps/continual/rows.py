@@ -10,8 +10,9 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from dd_core.config import Config, decode
 from dd_core.errors import UserError, unknown_name
 
-Table = Literal["retraining", "replay"]
-TABLES: tuple[Table, ...] = ("retraining", "replay")
+Table = Literal["retraining", "replay", "taught"]
+TABLES: tuple[Table, ...] = ("retraining", "replay")  # of a row that names no strategy
+EVERY_TABLE: tuple[Table, ...] = (*TABLES, "taught")
 Memory = Literal["distilled", "hybrid", "reservoir", "class-balanced", "herding", "none", "joint"]
 REAL_MEMORIES = ("reservoir", "class-balanced", "herding")
 DISTILLED_MEMORIES = ("distilled", "hybrid")
@@ -126,6 +127,37 @@ class CumulativeStrategy(StrategyConfig):
     module = "naive"
 
 
+class TaughtStrategy(StrategyConfig):
+    """A fresh network after each experience learns all distilled images, and teachers label every view of them.
+
+    SRe2L's experiment (Yin et al. 2023). A teacher per step has seen its own experience only, as a continual learner
+    has; the joint teacher, and joint images, know all classes from the start: an upper bound, and what is published.
+    The row's `training` changes the recipe that the protocol makes.
+    """
+
+    name = "taught"
+    table = "taught"
+    memories = ("distilled",)
+    module = ""  # no strategy of Avalanche: the protocol's own training
+    protocol: str = Field(
+        default="sre2l-kd", description="protocol by which networks are trained; one that has a teacher label views"
+    )
+    teacher: Literal["per-step", "joint"] = Field(
+        default="per-step",
+        description="per-step: the images of an experience are labelled by a teacher that was trained on that "
+        "experience alone; joint: one teacher that was trained on all classes labels all, an upper bound",
+    )
+    images: Literal["per-step", "joint"] = Field(
+        default="per-step",
+        description="per-step: each experience is distilled by itself; joint: all classes at once, an upper bound",
+    )
+    mode: Literal["eval", "batch-stats"] = Field(
+        default="eval",
+        description="what a teacher's batch norms normalise by: their running statistics (eval), or the mini-batch "
+        "(batch-stats), as the published figures have it",
+    )
+
+
 _STRATEGIES: dict[str, type[StrategyConfig]] = {
     config.name: config
     for config in (
@@ -138,6 +170,7 @@ _STRATEGIES: dict[str, type[StrategyConfig]] = {
         EwcStrategy,
         NaiveStrategy,
         CumulativeStrategy,
+        TaughtStrategy,
     )
 }
 

@@ -181,7 +181,8 @@ def _setting(scenario: ContinualScenario) -> str:
 def _own(scenario: ContinualScenario, name: str, table: Table) -> str:
     """What a row of `row` is."""
     row, strategy = scenario.row[name], scenario.row[name].strategy_in(table)
-    options = ", ".join(f"{key} {value:g}" for key, value in strategy.model_dump().items())
+    values = strategy.model_dump().items()
+    options = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in values)
     method = scenario.memory_method(name)
     memory = row.memory if method is None else f"{row.memory} ({method['name']})"
     shared = ", all room shared by the classes seen so far" if row.adaptive else ""
@@ -191,6 +192,12 @@ def _own(scenario: ContinualScenario, name: str, table: Table) -> str:
 
 def _protocol(scenario: ContinualScenario, table: Table) -> str:
     replay, retraining = scenario.replay, scenario.retraining
+    if table == "taught":
+        return (
+            "taught: after each experience a fresh network learns the images of all experiences so far, and teachers "
+            "label every view; a per-step teacher has seen its experience alone, and joint ones all classes, which no "
+            "continual learner could: an upper bound"
+        )
     if table == "retraining":
         return (
             f"retraining (Avalanche's GDumbPlugin): {retraining.epochs} epochs on the memory alone, from the first "

@@ -27,7 +27,7 @@ class Guard:
     def __init__(self, count: int) -> None:
         self._allowed = bytearray(count)
         self._what = "outside an experience"
-        self._record: set[int] | None = None
+        self._record: list[int] | None = None
 
     @contextmanager
     def only(self, rows: Iterable[int], *, what: str) -> Iterator[None]:
@@ -42,20 +42,19 @@ class Guard:
             self._allowed, self._what = before
 
     @contextmanager
-    def recording(self) -> Iterator[set[int]]:
-        """Allow every row within the block, and collect those that are read."""
-        record: set[int] = set()
-        with self.only(range(len(self._allowed)), what="while the memory is looked at"):
-            self._record = record
-            try:
-                yield record
-            finally:
-                self._record = None
+    def recording(self) -> Iterator[list[int]]:
+        """Allow every row within the block, and collect those that are read, in their order."""
+        self._record = record = []
+        try:
+            yield record
+        finally:
+            self._record = None
 
     def read(self, rows: Sequence[int]) -> None:
         """Note that `rows` are read; raises `UserError` where one of them may not be."""
         if self._record is not None:
-            self._record.update(rows)
+            self._record += rows
+            return
         if all(map(self._allowed.__getitem__, rows)):
             return
         foreign = sorted({row for row in rows if not self._allowed[row]})

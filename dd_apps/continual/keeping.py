@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dd_apps.continual.job import Job, Ledger, Outcome, Trial
+from dd_apps.continual.rows import Table
 from dd_core import store
 from dd_core.config import digest, plain
 from dd_core.images import Source
@@ -45,6 +46,10 @@ class Finished:
             store.write_set(self._set, outcome.memory)
         trials = {table: [asdict(trial) for trial in of_table] for table, of_table in outcome.trials.items()}
         store.write_json(self.path, {"trials": trials, "counts": outcome.counts, "memory": outcome.memory is not None})
+
+    def progress(self, table: Table, network: int) -> Path | None:
+        """The file of the progress of a network in a table, as long as the job is not finished."""
+        return None if self.path is None else self.path.with_suffix(f".{table}-{network}.state")
 
     @property
     def _set(self) -> Path:

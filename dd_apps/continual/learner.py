@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -24,8 +24,9 @@ from dd_apps.continual.config import ContinualScenario, Retraining
 from dd_apps.continual.guard import Guard, GuardedImages
 from dd_apps.continual.memory.holding import ids_of
 from dd_apps.continual.job import Job, Ledger, Outcome, Trial
-from dd_apps.continual.keeping import finished
+from dd_apps.continual.keeping import Finished, finished
 from dd_apps.continual.orders import stream_of
+from dd_apps.continual.resuming import RESUMED, Progress, load_memory, load_strategy, memory_state, strategy_state
 from dd_apps.continual.rows import Table
 from dd_apps.continual.strategies import Memory, Where, memory_for, strategy_for
 from dd_apps.continual.strategies.stores import Stopwatch, own_memory, state_bytes
@@ -38,6 +39,8 @@ from dd_core.recipe import Recipe
 from dd_core.streams import counter
 from dd_core.system import device as devices
 from dd_core.system.footprint import prediction_batch
+
+NOWHERE = Finished(None)
 
 
 def make_memory(job: Job) -> None:
@@ -56,9 +59,12 @@ def run_job(job: Job) -> Outcome:
     kept = finished(job, train, test)
     if (outcome := kept.read()) is not None:
         return outcome
-    with _ready(job, train, test) as learner:
+    with _ready(job, train, test, kept) as learner:
         outcome = learner.outcome()
     kept.write(outcome)
+    for table in outcome.trials:
+        for number in range(job.scenario.networks):
+            Progress(kept.progress(table, number)).remove()
     return outcome
 
 
@@ -69,7 +75,7 @@ def _loaded(scenario: ContinualScenario) -> tuple[Source, Source]:
 
 
 @contextmanager
-def _ready(job: Job, train: Source, test: Source) -> Iterator[_Learner]:
+def _ready(job: Job, train: Source, test: Source, kept: Finished = NOWHERE) -> Iterator[_Learner]:
     """What learns a job's stream, with Avalanche's draws seeded within the block."""
     scenario, guard = job.scenario, Guard(len(train))
     seed = counter(scenario.seed, "order", job.order)
@@ -91,7 +97,7 @@ def _ready(job: Job, train: Source, test: Source) -> Iterator[_Learner]:
             device=job.device,
             image_shape=tuple(train.image_shape),
         )
-        yield _Learner(job, scenario, stream, train, test, where, guard)
+        yield _Learner(job, scenario, stream, train, test, where, guard, kept)
 
 
 def rightly_labelled(network: nn.Module, test: Source, stream: Stream, *, device: torch.device) -> np.ndarray:
@@ -131,6 +137,7 @@ class _Learner:
     test: Source
     where: Where
     guard: Guard
+    kept: Finished
 
     def outcome(self) -> Outcome:
         if self.scenario.tables_of(self.job.row) == ("taught",):
@@ -205,7 +212,7 @@ class _Learner:
         device = devices.resolve(self.where.device)
         seed = self.where.seed if number == 0 else counter(self.where.seed, "network", number)
         network = networks.for_source(self.scenario.network, self.test, seed=seed).to(device)
-        everything, known, training = [], [], 0.0
+        everything, known, seconds = [], [], [0.0, 0.0]  # of training, and of storing within it
         folder = (self.job.own_folder or self.where.folder) / "logs" / f"{table}-{number}"
         with contained(seed, table), loggers(self.scenario.loggers, folder) as watching:
             strategy = strategy_for(
@@ -219,27 +226,46 @@ class _Learner:
                 where=self.where,
                 loggers=watching,
             )
-            storing = Stopwatch(strategy, memory)
-            for position, experience in enumerate(self.stream.experiences):
+            resumed = self.scenario.row_of(self.job.row).strategy_in(table).name in RESUMED and not watching
+            progress = Progress(self.kept.progress(table, number) if resumed else None)
+            if (state := progress.read()) is not None:
+                everything, known, seconds = state["matrix"], state["known"], state["seconds"]
+                self._resume(strategy, memory, state, done=len(everything))
+            earlier, storing = seconds[1], Stopwatch(strategy, memory)
+            for position, experience in [*enumerate(self.stream.experiences)][len(everything) :]:
                 stored = self._stored(strategy, memory)
                 begun = time.monotonic()
                 with self._within(position, "in training", stored):
                     strategy.train(experience)
-                training += time.monotonic() - begun
+                seconds = [seconds[0] + time.monotonic() - begun, earlier + storing.seconds]
                 for matrix, row in zip((everything, known), self._row(strategy.model, position, device), strict=True):
                     matrix.append(row)
                 if watching:
                     with generators_kept():  # measuring by Avalanche moves no number of ours
                         strategy.eval(self.stream.benchmark.test_stream)
+                if progress.path is not None:
+                    kept = {"strategy": strategy_state(strategy), "memory": memory_state(memory, self.guard)}
+                    progress.write({"matrix": everything, "known": known, "seconds": seconds, **kept})
         asked = memory.seconds if isinstance(memory, DistilledBuffer) and memory.asks_network else 0.0
         ledger = Ledger(
             distilling=distilling or asked,
-            storing=max(0.0, storing.seconds - asked),  # sets of an earlier network were found, not made
-            training=training - storing.seconds,
+            storing=max(0.0, seconds[1] - asked),  # sets of an earlier network were found, not made
+            training=seconds[0] - seconds[1],
             state=state_bytes(strategy),
             **self._bytes(strategy, memory),
         )
         return Trial(everything, known, ledger)
+
+    def _resume(self, strategy: Any, memory: Memory | None, state: Mapping[str, Any], *, done: int) -> None:
+        """Go on after `done` experiences as if this process had learned them."""
+        past = self.stream.experiences[:done]
+        if isinstance(memory, DistilledBuffer):
+            for position, experience in enumerate(past):
+                with self._within(position, "by the distiller"):
+                    memory.post_adapt(None, experience)
+        elif memory is not None:
+            load_memory(memory, state["memory"], past, require_labels(self.train).numpy())
+        load_strategy(strategy, state["strategy"], past)  # the generators last
 
     def _row(self, network: nn.Module, position: int, device: torch.device) -> tuple[list[float | None], ...]:
         """A row of the accuracy matrix, and of the one for known tasks, after experience `position`."""
@@ -278,7 +304,7 @@ class _Learner:
             for group in policy.buffer_groups.values():
                 for position in range(len(group.buffer)):
                     group.buffer[position]
-        return rows
+        return set(rows)
 
     def _members(self, source: Source) -> list[np.ndarray]:
         """For each experience, (N,) which images of a source belong to it."""

@@ -22,9 +22,9 @@ from dd_apps.continual.benchmark import Stream
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.config import ContinualScenario, Retraining
 from dd_apps.continual.guard import Guard, GuardedImages
-from dd_apps.continual.memory.holding import ids_of
 from dd_apps.continual.job import Job, Ledger, Outcome, Trial
 from dd_apps.continual.keeping import Finished, finished
+from dd_apps.continual.memory.holding import ids_of
 from dd_apps.continual.orders import stream_of
 from dd_apps.continual.resuming import RESUMED, Progress, load_memory, load_strategy, memory_state, strategy_state
 from dd_apps.continual.rows import Table
@@ -226,7 +226,9 @@ class _Learner:
                 where=self.where,
                 loggers=watching,
             )
-            resumed = self.scenario.row_of(self.job.row).strategy_in(table).name in RESUMED and not watching
+            # what a network at hand made of a memory is not on disk
+            asks = isinstance(memory, DistilledBuffer) and memory.asks_network
+            resumed = self.scenario.row_of(self.job.row).strategy_in(table).name in RESUMED and not (watching or asks)
             progress = Progress(self.kept.progress(table, number) if resumed else None)
             if (state := progress.read()) is not None:
                 everything, known, seconds = state["matrix"], state["known"], state["seconds"]

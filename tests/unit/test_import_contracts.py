@@ -24,7 +24,7 @@ ROOMS = [
     ["recipe"],
     ["augment/__init__", "networks/models"],
     ["images"],
-    ["whitening"],
+    ["formation", "whitening"],
     ["system/parallel/engines", "system/device"],
     ["config"],
     ["errors", "lazy", "streams"],

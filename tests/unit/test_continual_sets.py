@@ -13,6 +13,7 @@ from tiny_streams import PIXELS, Images, SoftAverage, benchmark, linear, strateg
 from dd_apps.continual import DistilledBuffer, HybridBuffer
 from dd_apps.continual.memory.budget import Budget
 from dd_apps.continual.memory.holding import decoded
+from dd_apps.continual.memory.soft_labels import aligned
 from dd_core.distilled import Pixels
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe
@@ -299,6 +300,23 @@ def test_outputs_are_those_of_the_labels_that_items_carry():
     with torch.no_grad():
         wanted = network.eval()(to_input(torch.tensor(buffer.sets[0].images)))[:, [2, 3]].softmax(1)
     assert np.allclose(buffer.sets[0].targets, wanted.numpy(), atol=1e-3)
+
+
+def test_classes_that_are_one_output_add_their_probabilities_and_get_no_label_of_a_network():
+    experience = benchmark().train_stream[0]
+    data = experience.dataset.replace_current_transform_group((to_input, lambda label: 0))
+    buffer = DistilledBuffer(12, images_per_class=1, method=SoftAverage(), labels="stored")
+    buffer.update_from_dataset(data)
+    groups = list(buffer.buffer_groups.values())
+    soft, known = aligned(groups, buffer.outputs_of, 3, buffer.sets[0].manifest.recipe)
+    assert buffer.outputs_of == {1: 0, 4: 0}
+    assert soft.tolist() == [[1, 0, 0]] * 2
+    assert known.tolist() == [[True, False, False]] * 2
+    network = DistilledBuffer(12, images_per_class=1, method="random", labels="network")
+    with pytest.raises(
+        UserError, match=r"^labels='network' needs an output for each class, .* \(1 is 0, 4 is 0\); use"
+    ):
+        network.update_from_dataset(data, strategy_of(linear()))
 
 
 # --- progress ------------------------------------------------------------------------------------------------------

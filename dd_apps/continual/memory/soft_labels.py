@@ -84,13 +84,20 @@ def aligned(
         places = [outputs_of.get(label, label) for label in ids_of(ds).tolist()]
         _require_outputs(dict(zip(ids_of(ds).tolist(), places, strict=True)), width, "stored")
         wide, mask = torch.zeros(len(soft), width), torch.zeros(len(soft), width, dtype=torch.bool)
-        wide[:, places], mask[:, places] = soft, True
+        wide.index_add_(1, torch.tensor(places), soft)  # classes that a transform of targets made one are one
+        mask[:, places] = True
         targets.append(wide)
         known.append(mask)
     return torch.cat(targets), torch.cat(known)
 
 
 def _require_outputs(outputs_of: Mapping[int, int], width: int, labels: str) -> None:
+    if labels in BY_NETWORK and len(set(outputs_of.values())) < len(outputs_of):
+        raise UserError(
+            f"labels='{labels}' needs an output for each class, and a transform of targets gives several classes one "
+            f"label ({', '.join(f'{label} is {output}' for label, output in list(outputs_of.items())[:4])}); use "
+            "labels='hard'"
+        )
     for label, output in outputs_of.items():
         if output >= width or output < 0:
             raise UserError(f"the memory's class {label} is output {output} of a network that has {width} outputs")

@@ -14,6 +14,7 @@ from dd_apps.continual.job import Job
 from dd_apps.continual.learner import rightly_labelled_within, run_job
 from dd_apps.continual.orders import class_order, stream_of
 from dd_apps.continual.strategies import Where, memory_for, strategy_for
+from dd_apps.continual.strategies.memories import FilledReservoir
 from dd_apps.continual.strategies.stepping import Augmentation, Rates
 from dd_core import datasets, networks
 from dd_core.augment import dsa
@@ -220,6 +221,16 @@ def test_a_reservoir_is_a_uniform_sample_stored_once_and_repeated_to_fill(digits
     images, labels = contents(memory)
     assert len({image.tobytes() for image in images}) == len(labels) == 30
     assert len(memory.buffer) == 240, "lcm(30, 16): every image as often, mini-batches of 16 full"
+
+
+def test_a_reservoir_that_is_resized_keeps_each_image_once(stream):
+    memory = FilledReservoir(30, fill=16)
+    memory.update_from_dataset(stream.experiences[0].dataset.subset(range(10)))
+    assert len(memory.buffer) == 80, "lcm(10, 16)"
+    memory.resize(None, 20)
+    assert len(contents(memory)[1]) == 10, "repetitions are no images"
+    memory.resize(None, 4)
+    assert len(contents(memory)[1]) == 4
 
 
 def test_herding_follows_the_class_mean_of_the_present_networks_features(digits, stream, tmp_path):

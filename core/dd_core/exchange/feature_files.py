@@ -27,10 +27,9 @@ def export_krr_st(ds: DistilledSet, folder: Path) -> Export:
 
     Beside them `normalisation.json` says what the pixels are. Raises `UserError` for a set without features.
     """
+    ds, small = as_seen(ds)
     if ds.targets is None or ds.manifest.targets != "features":
         raise UserError(f"format 'krr-st' is for sets with features, and this one has targets '{ds.manifest.targets}'")
-    ds, small = as_seen(ds)
-    assert ds.targets is not None
     pixels = ds.manifest.pixels
     whitened = ds.whitening is not None
     space = "whitened" if whitened else "normalised"

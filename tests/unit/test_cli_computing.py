@@ -581,7 +581,8 @@ def test_the_memory_of_a_continual_run_is_a_distilled_set(call_json):
     settings = ["orders=1", "experiences=2", 'rows=["distilled", "real"]', "method.steps=1", "network=convnet-1-w4"]
     settings += ["retraining.epochs=3", "replay.epochs=1", "method.recipe.network=convnet-1-w4"]
     found = call_json("run", "quickstart", "--workers", 1, *(word for one in settings for word in ("--set", one)))
-    assert [Path(picture).name for picture in found["pictures"]] == ["dm.png", "real.png"]
+    plots = [f"{table}-{kind}.png" for table in ("retraining", "replay") for kind in ("matrices", "curves", "bytes")]
+    assert [Path(picture).name for picture in found["pictures"]] == [*plots, "dm.png", "real.png"]
     assert [path.name for path in Path("runs/quickstart").glob("*.safetensors")] == ["dm.safetensors"]
     scored = call_json("evaluate", "runs/quickstart/dm.safetensors", "--nets", 1)
     assert (scored["network"], scored["warnings"], scored["images"]) == ("convnet-1-w4", [], 40)

@@ -109,19 +109,21 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path: Path):
 def test_finished_jobs_of_a_continual_run_are_kept_and_the_others_go_on_after_a_kill(tmp_path: Path):
     rows = 'rows = ["distilled", "er", "der"]\nworkers = 1\n[row.er]\nmemory = "reservoir"\n'
     rows += '[row.der]\nmemory = "class-balanced"\nstrategy = "der"\nimages_per_class = 3\n'
-    text = SCENARIO.replace('rows = ["distilled"]\n', rows).replace("steps = 150", "steps = 3")
-    (tmp_path / "tiny.toml").write_text(text.replace("epochs = 2", "epochs = 40"))
+    text = SCENARIO.replace('rows = ["distilled"]\n', rows)
+    for before, after in (("steps = 150", "steps = 3"), ("orders = 2", "orders = 1"), ("epochs = 2", "epochs = 40")):
+        text = text.replace(before, after)
+    (tmp_path / "tiny.toml").write_text(text)
     killed, kept = start([*COMMAND[:-3], "--json"]), lambda: sorted(Path("runs/tiny/work").rglob("job-*.json"))
-    wait_until(lambda: len(kept()) >= 2, killed)
+    wait_until(lambda: len(kept()) >= 1, killed)
     killed.kill()
     killed.wait()
     require_no_orphans(killed)
     before = {path: path.stat().st_mtime_ns for path in kept()}
-    assert 2 <= len(before) < 6, "three rows in two class orders"
+    assert 1 <= len(before) < 3, "three rows"
     done = subprocess.run([*DD_APPS, *COMMAND], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(kept()) == 6
+    assert len(kept()) == 3
     values = scenario.load("tiny.toml").values
     assert isinstance(values, ContinualScenario)
     undisturbed = run(values, folder=tmp_path / "other", workers=Workers(count=1))

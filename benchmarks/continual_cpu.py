@@ -2,10 +2,11 @@
 
     python benchmarks/continual_cpu.py --case digits|mnist|cifar10 [--data folder:DIR] [--small]
 
-digits   5 experiences, memories of 1, 5 and 10 images of 64 bytes a class, thirteen rows, 3 class orders; then the four
+digits   5 experiences, memories of 1, 5 and 10 images of 64 bytes a class, fifteen rows, 3 class orders; then the four
          best memories again, in 5 other class orders x 3 networks
-mnist    a stream of 2,000 images, all 10,000 test images, memories of 1 and 10 images a class, 3 class orders
-cifar10  500 images a class, memories of 10 images a class, five rows and two bounds, 3 class orders
+mnist    a stream of 2,000 images, all 10,000 test images, memories of 1 and 10 images a class, 3 class orders; also
+         distilled images stored as grids of four (IDC)
+cifar10  500 images a class, memories of 10 images a class, eight rows and two bounds, 3 class orders
 
 Networks are 32 wide. Everything is kept in --out; the same command goes on where it stopped. The best memories are
 named by the first class orders, and their figures are of others (another seed). Appends a line for each scenario that
@@ -35,6 +36,9 @@ NAME = "continual-cpu"
 BEST, ORDERS, NETWORKS = 4, 5, 3  # memories that are measured again, and how often
 BOUNDS = ("none", "joint", "lwf", "ewc")  # rows without a memory
 ROWS: dict[str, dict[str, Any]] = {
+    "hybrid": {"memory": "hybrid"},
+    "dm-tiles": {"formation": 2},
+    "hybrid-tiles": {"memory": "hybrid", "formation": 2},
     "reservoir": {"memory": "reservoir"},
     "herded": {"memory": "herding"},
     "dm-er-ace": {"strategy": "er-ace"},
@@ -44,7 +48,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "lwf": {"memory": "none", "strategy": "lwf", "training": {"learning_rate": 0.03}},
     "ewc": {"memory": "none", "strategy": "ewc", "training": {"learning_rate": 0.03}},
 }
-GRID = ("distilled", "herding", "real", "real-adaptive", *ROWS, "none", "joint")
+TILES = ("dm-tiles", "hybrid-tiles")  # distilled images stored as grids of four; tiles of 4x4 digits say little
+MIXED = ("hybrid", *TILES)
+GRID = ("distilled", "herding", "real", "real-adaptive", *(row for row in ROWS if row not in TILES), "none", "joint")
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ CASES = {
         memories=(1, 10),
         about="MNIST, original pixels: 2,000 training images, 10,000 test images",
         images=2000,
+        rows=(*GRID[:-2], *TILES, "none", "joint"),
         dm={"steps": 300, "lr_img": 3.0, "batch_real": 64, "recipe": {"network": "convnet-3-w32"}},
         replay={"epochs": 5},
     ),
@@ -91,7 +98,7 @@ CASES = {
         memories=(10,),
         about="CIFAR-10, JPEG copy: 5,000 training images, 10,000 test images",
         images=5000,
-        rows=("distilled", "herding", "real", "real-er-ace", "dm-er-ace", "none", "joint"),
+        rows=("distilled", *MIXED, "herding", "real", "real-er-ace", "dm-er-ace", "none", "joint"),
         dm={"steps": 300, "lr_img": 3.0, "batch_real": 64, "recipe": {"network": "convnet-3-w32"}},
         replay={"epochs": 5},
     ),
@@ -130,13 +137,14 @@ class Bench:
     def table(self, images: int, rows: Sequence[str]) -> dict[str, Any]:
         """The scenario's values, as a file would have them."""
         case, small = self.case, self.options.small
+        method = {"name": "dm", **case.dm, **(SMALL if small else {})}
         return {
             "data": self.options.data or case.data,
             "images": case.images,
             "bytes_per_class": images * case.image_bytes,
             "network": "convnet-1-w4" if small else case.network,
-            "method": {"name": "dm", **case.dm, **(SMALL if small else {})},
-            "row": {name: ROWS[name] for name in rows if name in ROWS},
+            "method": method,
+            "row": {name: _row(ROWS[name], method) for name in rows if name in ROWS},
             "rows": list(rows),
             "retraining": {"epochs": 3 if small else 300},
             "replay": {**case.replay, **({"epochs": 1} if small else {})},
@@ -144,7 +152,9 @@ class Bench:
         }
 
     def _fits(self, row: str, images: int) -> bool:
-        """Whether a row's memory holds an image of each class: DER's logits are bytes too."""
+        """Whether a row's memory holds an image of each class, DER's logits being bytes too, or one of both kinds."""
+        if row.startswith("hybrid"):
+            return images > 1
         return row != "der" or images * self.case.image_bytes >= self.case.image_bytes + 40
 
     def tell(self, part: str, images: int, scenario: ContinualScenario, results: Results, *, seconds: float) -> None:
@@ -177,6 +187,12 @@ class Bench:
                 "scenario": said,
             },
         )
+
+
+def _row(row: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's table; a formation is an option of the scenario's method."""
+    own = {name: value for name, value in row.items() if name != "formation"}
+    return own | ({"method": {**method, "formation": row["formation"]}} if "formation" in row else {})
 
 
 def finals(results: Results) -> dict[str, dict[str, list[list[float]]]]:

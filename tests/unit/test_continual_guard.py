@@ -151,6 +151,8 @@ def test_other_images_are_another_job(digits):
     assert one != keeping.identity(job("reservoir"), train.subset(torch.arange(100)), test)
     assert one != keeping.identity(job("reservoir"), train, test.subset(torch.arange(100)))
     assert one != keeping.identity(job("er-ace"), train, test)
+    other = TINY["row"] | {"reservoir": {"memory": "reservoir", "training": {"momentum": 0.5}}}
+    assert one != keeping.identity(job("reservoir", row=other), train, test)
 
 
 def test_rows_of_one_method_and_size_share_what_is_distilled_once(tmp_path, monkeypatch):

@@ -370,6 +370,9 @@ def test_networks_of_one_memory_differ_and_orders_are_compared_by_their_means():
     assert last["std"] == pytest.approx(np.std(finals, ddof=1))
     verdict = found.verdicts["retraining"]["dm"]["reservoir"]
     assert verdict.pairs == 2
+    theirs = [trial for trial in found.trials if trial["row"] == "reservoir"]
+    other = [np.dot(trial["matrix"][-1], trial["counts"]) / sum(trial["counts"]) for trial in theirs]
+    assert verdict.difference == pytest.approx(np.mean(finals) - np.mean(other))
     assert found.courses["retraining"]["dm"].mean[-1] == pytest.approx(np.mean(finals))
     assert "2 class orders x 2 networks" in found.notes["retraining"][1]
 

@@ -127,6 +127,8 @@ def test_students_learn_the_images_so_far_and_the_twin_has_the_same_teachers(tmp
     assert torch.equal(seen[1][0].inputs, normalise(made, stream.mean, stream.std))
     kept = sorted(path.name for path in (tmp_path / "cache" / "artefacts" / "teacher").iterdir() if path.is_dir())
     assert len(kept) == 3, "one of each experience, whoever asks, and the joint one"
+    sets = [path.name.rpartition("-")[0] for path in (tmp_path / "work").rglob("taught-*.safetensors")]
+    assert sorted(sets) == ["taught-joint", *["taught-step-1"] * 2, *["taught-step-2"] * 2]
     for row, outcome in outcomes.items():
         (trial,) = outcome.trials["taught"]
         assert (trial.ledger.images, trial.ledger.pixels) == (20, 20 * 64)

@@ -38,8 +38,8 @@ def digits():
     return datasets.load("digits", split="train"), datasets.load("digits", split="test")
 
 
-def job(row: str, folder=None, **changes) -> Job:
-    return Job(decode(ContinualScenario, TINY | changes), row, 0, folder, "cpu")
+def job(name: str, folder=None, **changes) -> Job:
+    return Job(decode(ContinualScenario, TINY | changes), name, 0, folder, "cpu")
 
 
 # --- the leak guard ----------------------------------------------------------------------------------------------

@@ -68,8 +68,10 @@ def expert_at(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: 
     return trajectory(experts, expert), int(torch.randint(choices, (), generator=streams.generator("epoch", index)))
 
 
-def distance(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int) -> float:
-    """The loss of equation 2, written out with modules and SGD by hand."""
+def distance(
+    distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int, soft: Tensor | None = None
+) -> float:
+    """The loss of equation 2, written out with modules and SGD by hand; soft: labels in place of the classes."""
     config, streams = distiller.config, Streams(5)
     rows, t = expert_at(distiller, experts, index)
     model = networks.build(NETWORK, in_channels=1, classes=3, image_size=(8, 8), seed=0)
@@ -77,7 +79,7 @@ def distance(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: i
     optimiser = torch.optim.SGD(model.parameters(), lr=distiller.rate.item())
     generator, batches = streams.generator("batches", index), []
     seen, labels = distiller.images.decode(distiller.pixels.detach()), torch.tensor([0, 0, 1, 1, 2, 2])
-    labels = labels.repeat(config.formation**2)
+    labels = labels.repeat(config.formation**2) if soft is None else soft
     while len(batches) < config.syn_steps:
         batches += torch.randperm(len(labels), generator=generator).split(config.batch_syn or len(labels))
     for i, batch in enumerate(batches[: config.syn_steps]):
@@ -397,12 +399,7 @@ def test_soft_labels_are_learned_and_travel_as_logits():
 def soft_distance(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int) -> float:
     """`distance` with the cross-entropy to soft labels."""
     assert distiller.soft is not None
-    soft = distiller.soft.detach().softmax(1)
-    labels, distiller.labels = distiller.labels, soft  # the reference takes rows of them
-    try:
-        return distance(distiller, experts, index)
-    finally:
-        distiller.labels = labels
+    return distance(distiller, experts, index, distiller.soft.detach().softmax(1))
 
 
 def test_m_datm_has_hard_labels_in_class_order_and_leaves_the_rate_to_the_evaluator():

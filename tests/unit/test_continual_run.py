@@ -200,7 +200,7 @@ def test_other_methods_are_rows_like_any(tmp_path):
     found = run(scenario, folder=tmp_path, workers=Workers(count=1))
     for table in found.tables.values():
         assert [row["row"] for row in table] == ["dm", "learned", "herding", "real"]
-        assert [row["bytes"] for row in table] == [640] * 4
+        assert [row["bytes"] for row in table] == [640, 640 + 2 * 4, 640, 640], "a learned rate of each experience"
         assert {row[column]["std"] for row in table for column in ("after_1", "average")} == {None}, "one class order"
     for name, verdicts in found.verdicts.items():
         assert [*verdicts] == ["dm", "learned"], "the rows that learn their images"

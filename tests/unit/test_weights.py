@@ -194,7 +194,7 @@ def test_what_is_optimised_for_one_network_is_how_that_network_ends():
     config = method("dataset-distillation", start="fixed", **{**START, "batch_real": 36, "steps": 1})
     unrolling = config.build(Context.gather(config, BLOBS, Size(ipc=1), seed=0, device=CPU))
     model = train(unrolling.export())
-    inputs = (BLOBS.images.float() / 255 - unrolling.mean[0]) / unrolling.std[0]
+    inputs = (BLOBS.images.float() / 255 - unrolling.form.mean[0]) / unrolling.form.std[0]
     expected = torch.nn.functional.cross_entropy(model(inputs), BLOBS.labels).item()
     assert unrolling.step(0)["loss"] == pytest.approx(expected, rel=1e-5)
     assert unrolling.step(1)["loss"] < expected  # the same network again, one Adam step later

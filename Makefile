@@ -20,9 +20,10 @@ install: .venv/installed-project
 quickstart: install
 	.venv/bin/dd-apps quickstart
 
-# One thread a worker: two workers with two threads each would fight for two cores.
+# One thread a worker: two workers with two threads each would fight for two cores. Files in the order of `testpaths`, the
+# slow ones first, so that neither worker ends long before the other.
 test: install
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: install
 	.venv/bin/ruff check .

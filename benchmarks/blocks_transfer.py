@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cells import Record, bold, bullets, matching, percent, records, signed, spread, table, words
+from record import RESULTS
 
 NOTHING, TWIN = "no pre-training", "random real, teacher's features"
 INNER = {
@@ -51,6 +52,22 @@ def _cell(line: Record, row: str, target: str, kind: str, fraction: str) -> str:
     own = {"row": row, "target": target, "score": kind, "fraction": fraction}
     tests = [each for each in matching(line["differences"], **own) if is_twin(row, each["other"])]
     return bold(spread(values), when=any(each["difference"]["word"] == "ahead" for each in tests))
+
+
+def backbones() -> list[str]:
+    """A row for each backbone and pre-training; bold where a set is ahead of its random real twin."""
+    (line,) = newest("backbones")
+    scores = line["scores"]
+    (kind,) = scores[0]["values"]
+    fractions = list(scores[0]["values"][kind])
+    rows: list[list[str]] = []
+    for backbone in dict.fromkeys(score["backbone"] for score in scores):
+        own = {**line, "scores": matching(scores, backbone=backbone)}
+        own["differences"] = matching(line["differences"], backbone=backbone)
+        for row in dict.fromkeys(score["row"] for score in own["scores"]):
+            cells = [_cell(own, row, own["scores"][0]["target"], kind, fraction) for fraction in fractions]
+            rows.append([f"`{backbone.removeprefix('timm:')}`", row, *cells])
+    return table(["backbone", "pre-training", *(f"{100 * float(each):g} % of labels" for each in fractions)], rows)
 
 
 def is_twin(row: str, other: str) -> bool:
@@ -140,10 +157,32 @@ def data_free() -> list[str]:
     ]
 
 
+def adaptation() -> list[str]:
+    """A trained network adapted to other classes by one image of each, and what it is to be compared with."""
+    line = records("adaptation")[-1]
+    rows: list[list[str]] = []
+    for name, start in {"trained": "of the trained network", "first weights": "of first weights"}.items():
+        found = line[name]
+        accuracy = bold(percent(found["accuracy"]), when=found["verdict"] == "ahead")
+        before = "" if found["before"] is None else percent(found["before"])
+        rows.append([start, before, accuracy, spread(found["random_real"])])
+    epochs = f"{line['training_images']:,} training and {line['test_images']} test images"
+    return [
+        *table(["one image a class, five steps", "before", "distilled", "random real"], rows),
+        "",
+        *bullets(
+            f"{line['data']}; {epochs}. The trained network has {percent(line['source_accuracy'])} % on CIFAR-10, and "
+            f"fine-tuned on all images of the target {percent(line['fine_tuned'])} %. One network, one set, ten draws "
+            "of random real images, in the steps and at the rates that were learned with the set. "
+            f"{line['hardware']['cpu']}, {line['minutes']:.0f} minutes."
+        ),
+    ]
+
+
 _EVERY: Mapping[str, tuple[str, Callable[[], list[str]]]] = {
     "transfer-mnist": ("mnist", lambda: accuracies("mnist")),
     "transfer-mnist-notes": ("mnist", lambda: verdicts("mnist")),
-    "transfer-backbones": ("backbones", lambda: accuracies("backbones")),
+    "transfer-backbones": ("backbones", backbones),
     "transfer-backbones-notes": ("backbones", lambda: verdicts("backbones")),
     "transfer-tried-table": ("tried", lambda: accuracies("tried")),
     "transfer-tried": ("tried", tried),
@@ -152,3 +191,5 @@ _EVERY: Mapping[str, tuple[str, Callable[[], list[str]]]] = {
     "transfer-datafree": ("datafree", data_free),
 }
 BLOCKS = {name: block for name, (what, block) in _EVERY.items() if newest(what)}  # of the parts that have run
+if (RESULTS / "adaptation.jsonl").exists():
+    BLOCKS["adaptation"] = adaptation

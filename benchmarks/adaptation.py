@@ -75,7 +75,7 @@ def main() -> None:
             "verdict": scored.verdict.word,
             "p": scored.verdict.p,
         }
-    settings = FineTuning(steps=5 if options.small else 400, batch_size=64)
+    settings = FineTuning(steps=5 if options.small else 2000, batch_size=64)
     record["fine_tuned"] = fine_tune(network, target, test, settings=settings, device="cpu").accuracy
     record["minutes"] = round((time.monotonic() - begun) / 60, 1)
     print(json.dumps(record))

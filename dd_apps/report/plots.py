@@ -13,8 +13,8 @@ from typing import Any
 from dd_apps.report.labels import Box, placed
 from dd_apps.report.sections import Picture
 
-# Okabe and Ito's, which the colour-blind tell apart, without its yellow, which is faint on white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's, which the colour-blind tell apart; for its yellow, which is faint on white, a grey
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _DPI = 110
 _INCH = 72  # points
@@ -253,7 +253,7 @@ def _looks(groups: Iterable[str]) -> dict[str, tuple[str, str]]:
     """(colour, mark) of each group, in the order of first appearance; a colour that comes again has another mark."""
     names = list(dict.fromkeys(groups))
     count = len(COLOURS)
-    return {name: (COLOURS[n % count], MARKS[(n + n // count) % count]) for n, name in enumerate(names)}
+    return {name: (COLOURS[n % count], MARKS[(n + n // count) % len(MARKS)]) for n, name in enumerate(names)}
 
 
 def _wide(values: Sequence[float]) -> bool:

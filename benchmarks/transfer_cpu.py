@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 from record import RESULTS, append, facts, now
+from transfer_spaces import covered, draw_spaces
 
 from dd_apps.transfer.config import TransferScenario
 from dd_apps.transfer.data_free import DataFree, teach_student
@@ -369,24 +370,6 @@ class Bench:
         append(self.options.results, {**facts(NAME, given, run=self.options.begun, data=self.options.copy), **record})
 
 
-def draw_spaces(spaces: Mapping[str, tuple[torch.Tensor, ...]], path: Path) -> None:
-    """Two principal components of each teacher's features: of real images, of 100 of them, and the learned targets."""
-    from matplotlib.figure import Figure  # a second
-
-    figure = Figure(figsize=(4.2 * len(spaces), 4), layout="constrained")
-    marks = {"real images": ("0.8", 2, "."), "100 random real": ("#0072b2", 18, "o"), "KRR-ST": ("#d55e00", 26, "x")}
-    for place, (objective, parts) in enumerate(spaces.items()):
-        axes = figure.add_subplot(1, len(spaces), place + 1)
-        mean = parts[0].mean(0)
-        _, _, directions = torch.pca_lowrank(parts[0] - mean, q=2, center=False)
-        for points, (name, (colour, size, marker)) in zip(parts, marks.items(), strict=True):
-            x, y = ((points - mean) @ directions).T.tolist()
-            axes.scatter(x, y, s=size, c=colour, marker=marker, label=name, linewidths=1)
-        axes.set(title=objective, xticks=[], yticks=[])
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.savefig(path, dpi=110)
-
-
 def without_paths(value: Any) -> Any:
     """A table's values, folders of this machine as records have them."""
     if isinstance(value, Mapping):
@@ -399,15 +382,6 @@ def without_paths(value: Any) -> Any:
 def some(images: LabelledImages, count: int) -> torch.Tensor:
     """Rows of `count` random images, the same in every run."""
     return torch.randperm(len(images), generator=Streams(0).generator("rows"))[:count]
-
-
-def covered(real: torch.Tensor, targets: torch.Tensor) -> float:
-    """The part of the real features' variance that is left of their distance to the nearest target, taken from 1.
-
-    1: every real image has a target at its very place; 0: they are as far as from their mean.
-    """
-    squares = torch.cdist(real, targets).amin(1).square().mean()
-    return 1 - (squares / (real - real.mean(0)).square().sum(1).mean()).item()
 
 
 def _accuracies(score: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -271,7 +271,8 @@ def draw(sets: Sequence[DistilledSet], train: Source, options: argparse.Namespac
     for sheet in sheets:
         whole.paste(sheet, (0, top))
         top += sheet.height
-    whole.save(options.results.with_name(f"sre2l-{options.case}.png"))
+    # a palette: images that were recovered look like noise, and do not compress
+    whole.quantize(256).save(options.results.with_name(f"sre2l-{options.case}.png"), optimize=True)
 
 
 def parse() -> argparse.Namespace:

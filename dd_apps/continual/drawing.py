@@ -77,7 +77,7 @@ def _against_bytes(table: Table, rows: Sequence[Mapping[str, Any]], courses: Map
         f"{table}-bytes",
         points,
         title=f"{table}: accuracy on all classes after the last experience against bytes of the memory",
-        x="bytes of the memory (uint8 pixels and logits)",
+        x="bytes of the memory (uint8 pixels, and labels kept with them)",
         y="accuracy (%)",
         lines={name: 100 * course.mean[-1] for name, course in courses.items() if name in BOUNDS},
         note=INTERVAL,

@@ -49,8 +49,9 @@ class Ledger:
     """What one network of a row costs in one table.
 
     Seconds: distilling (of the memory's images, once for all networks and tables), storing (choosing and storing what
-    the memory keeps), training (all else, measuring accuracies left out). images, pixels, logits: what the memory
-    holds in the end: images, and bytes of their uint8 pixels and of the logits that are kept with them. state: bytes
+    the memory keeps), training (all else, measuring accuracies left out). images, pixels, labels: what the memory
+    holds in the end: images, bytes of their uint8 pixels, and bytes of the logits, soft labels and learned rates that
+    are kept with them. state: bytes
     of weights that the strategy keeps beside the network that learns, such as an earlier network.
     """
 
@@ -59,13 +60,13 @@ class Ledger:
     training: float = 0.0
     images: int = 0
     pixels: int = 0
-    logits: int = 0
+    labels: int = 0
     state: int = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes of the memory."""
-        return self.pixels + self.logits
+        return self.pixels + self.labels
 
     @property
     def seconds(self) -> float:

@@ -321,12 +321,12 @@ class _Learner:
         if isinstance(memory, DistilledBuffer):
             pixels = sum(ds.images.nbytes for ds in memory.sets)
             count = sum(map(len, memory.sets))
-            return {"images": count, "pixels": pixels, "logits": memory.nbytes - pixels}
+            return {"images": count, "pixels": pixels, "labels": memory.nbytes - pixels}
         if memory is not None:
             count = len(self._contents(memory)[1])
             return {"images": count, "pixels": count * image}
         if (own := own_memory(strategy, classes=self.where.classes)) is not None:
-            return {"images": own.images, "pixels": own.images * image, "logits": own.logits}
+            return {"images": own.images, "pixels": own.images * image, "labels": own.logits}
         count = len(self.train) if self.scenario.row_of(self.job.row).memory == "joint" else 0
         return {"images": count, "pixels": count * image}
 

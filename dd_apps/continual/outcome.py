@@ -57,12 +57,12 @@ MEASURES = (
     "last experience where the network chooses among the classes of a test image's own experience"
 )
 COSTS = (
-    "pixels (uint8) and logits (float32) of the memory in the end; earlier weights: what the strategy keeps beside the "
-    "network that learns; seconds of one network, mean over networks and class orders: distilling once for all "
-    "experiences, storing into the memory, training"
+    "pixels: of the memory in the end, uint8; labels: logits, soft labels and learned rates that are kept with them; "
+    "earlier weights: what the strategy keeps beside the network that learns; seconds of one network, mean over "
+    "networks and class orders: distilling once for all experiences, storing into the memory, training"
 )
 _COSTS: dict[str, Unit] = {
-    **dict.fromkeys(("pixels", "logits", "earlier weights"), "bytes"),
+    **dict.fromkeys(("pixels", "labels", "earlier weights"), "bytes"),
     **dict.fromkeys(("distilling", "storing", "training"), "seconds"),
 }
 

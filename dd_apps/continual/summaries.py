@@ -93,7 +93,7 @@ def ledger_row(name: str, table: Table, outcomes: Sequence[Outcome]) -> dict[str
         "table": table,
         "images": first.images,
         "pixels": first.pixels,
-        "logits": first.logits,
+        "labels": first.labels,
         "earlier weights": first.state,
         "distilling": mean("distilling"),
         "storing": mean("storing"),

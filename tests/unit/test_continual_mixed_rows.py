@@ -62,7 +62,7 @@ def test_rows_stand_where_their_network_has_learned():
 def test_bytes_are_those_of_three_images_a_class(outcomes: dict[str, Outcome]):
     """A soft label takes 2 bytes a class that is known at the end of its image's experience: 5 classes, then 10."""
     found = {
-        row: (trials[0].ledger.images, trials[0].ledger.pixels, trials[0].ledger.logits)
+        row: (trials[0].ledger.images, trials[0].ledger.pixels, trials[0].ledger.labels)
         for row, outcome in outcomes.items()
         for trials in outcome.trials.values()
     }

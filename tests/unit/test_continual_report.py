@@ -40,7 +40,7 @@ def outcome(*finals: float, counts=(30, 10), training=2.0) -> Outcome:
         Trial(
             [[0.9, None], [final, 0.8]],
             [[0.95, None], [final + 0.05, 0.85]],
-            Ledger(distilling=3.0, storing=0.5, training=training, images=10, pixels=640, logits=80, state=7),
+            Ledger(distilling=3.0, storing=0.5, training=training, images=10, pixels=640, labels=80, state=7),
         )
         for final in finals
     )
@@ -66,10 +66,10 @@ def test_measures_and_costs_follow_from_the_trials():
     assert row["backward"]["mean"] == pytest.approx(0.6 - 0.9)
     assert row["task known"]["mean"] == pytest.approx((0.65 + 0.85) / 2)
     costs = ledger_row("der", "replay", outcomes)
-    assert {name: costs[name] for name in ("images", "pixels", "logits", "earlier weights")} == {
+    assert {name: costs[name] for name in ("images", "pixels", "labels", "earlier weights")} == {
         "images": 10,
         "pixels": 640,
-        "logits": 80,
+        "labels": 80,
         "earlier weights": 7,
     }
     assert (costs["distilling"], costs["storing"], costs["training"]) == (3.0, 0.5, 3.0)

@@ -169,7 +169,7 @@ def test_memories_have_equal_bytes_and_what_else_is_kept_is_counted(outcomes):
     ledgers = {row: outcome.trials["replay"][0].ledger for row, outcome in outcomes.items()}
     for row in ("er", "reservoir", "herded", "dm-er-ace", "er-ace", "icarl", "dm-lwf"):
         assert (ledgers[row].images, ledgers[row].nbytes) == (30, 30 * 64)
-    assert (ledgers["der"].images, ledgers["der"].pixels, ledgers["der"].logits) == (10, 640, 400)
+    assert (ledgers["der"].images, ledgers["der"].pixels, ledgers["der"].labels) == (10, 640, 400)
     assert ledgers["lwf"].nbytes == ledgers["ewc"].nbytes == 0
     network = 4 * sum(weights.numel() for weights in networks_of("convnet-1-w4"))
     assert ledgers["lwf"].state == ledgers["dm-lwf"].state == network

@@ -11,6 +11,8 @@ from typing import Any
 from cells import Record, bold, bullets, matching, percent, records, signed, spread, table, words
 from record import RESULTS
 
+from dd_core.evaluation.verdicts import new_draw, paired
+
 NOTHING, TWIN = "no pre-training", "random real, teacher's features"
 INNER = {
     "krr": "closed form",
@@ -155,18 +157,17 @@ def data_free() -> list[str]:
     """What students of a classifier know that saw none of its images."""
     (line,) = newest("datafree")
     rows = [[name, spread(values)] for name, values in line["accuracies"].items()]
-    tests = [
-        f"{name}: {signed(100 * test['mean'])} points, p = {test['p']:.2g}"
-        for name, test in line["differences"].items()
-    ]
+    ours, real, noise = (line["accuracies"][name] for name in ("krr-100", "random real", "Gaussian noise"))
+    verdicts = {"random real": new_draw(ours, real), "Gaussian noise": paired(ours, noise)}
+    tests = [f"{name}: {signed(100 * each.difference)} points, p = {each.p:.2g}" for name, each in verdicts.items()]
     seeds = len(next(iter(line["accuracies"].values())))
     return [
         *table(["what the student is shown", "accuracy"], rows),
         "",
         *bullets(
             f"{line['data']}; the classifier has {percent(line['teacher'])} %; {seeds} seeds of the student and of the "
-            f"random images, one set; mean ± deviation, last step. KRR-ST's images over {words(tests)}, paired over "
-            f"seeds. {line['hardware']['cpu']}, {line['minutes']:.0f} minutes."
+            f"random images, one set; mean ± deviation, last step. KRR-ST's images over {words(tests)} (one set, so "
+            f"that random real images are one more draw). {line['hardware']['cpu']}, {line['minutes']:.0f} minutes."
         ),
     ]
 

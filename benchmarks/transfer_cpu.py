@@ -42,7 +42,7 @@ from dd_core.artefacts import Resources
 from dd_core.config import decode, plain
 from dd_core.distilled import Size
 from dd_core.distiller import Context
-from dd_core.evaluation.verdicts import paired
+from dd_core.evaluation.verdicts import new_draw, paired
 from dd_core.images import LabelledImages
 from dd_core.methods import method
 from dd_core.recipe import Recipe
@@ -317,7 +317,8 @@ class Bench:
                 own = settings.model_copy(update={"images": "noise"}) if name == NOISE else settings
                 student = teach_student(NETWORK, classifier, ds, form=form, settings=own, seed=seed, device="cpu")
                 scores[name].append(accuracy(student, tested, form, device=device))
-        tests = {name: paired(scores["krr-100"], scores[name]) for name in (RANDOM_REAL, NOISE)}
+        ours = scores["krr-100"]  # of one set, and random images are drawn for each seed
+        tests = {RANDOM_REAL: new_draw(ours, scores[RANDOM_REAL]), NOISE: paired(ours, scores[NOISE])}
         differences = {name: {"word": v.word, "mean": v.difference, "p": v.p} for name, v in tests.items()}
         minutes = round((time.monotonic() - begun) / 60, 1)
         self.tell(

@@ -87,12 +87,6 @@ def test_a_memory_is_kept_as_it_is_stored(outcomes: dict[str, Outcome]):
     assert (len(tiled), tiled.manifest.formation, tiled.decoded_count) == (30, 2, 120)
 
 
-def test_all_learn_something(outcomes: dict[str, Outcome]):
-    for outcome in outcomes.values():
-        for trials in outcome.trials.values():
-            assert all(value is not None and 0 <= value <= 1 for value in trials[0].matrix[-1])
-
-
 def test_options_reach_the_memory_and_its_plugin(tmp_path: Path):
     test = datasets.load("digits", split="test")
     where = Where("digits", classes=10, seed=0, folder=tmp_path, image_shape=(1, 8, 8))

@@ -89,7 +89,7 @@ def evaluate(
     stopped, with the same result; with `fresh` it starts over. `reporter` hears of progress, and of memory that will be
     short.
     """
-    own = network if network is not None and is_own(network) else None
+    own = _own(network)
     execution = Execution(workers or Workers(), reporter or Silent(), keep if own is None else None, fresh)
     with Pool(execution.workers):  # one for starting weights, choices and tests
         bench = _prepare(
@@ -112,6 +112,11 @@ def evaluate(
         choices = _tune(bench)
         outcomes = _test(bench, choices)
     return _report(bench, choices, outcomes)
+
+
+def _own(network: Network | None) -> Network | None:
+    """The network where it is the caller's own, and not one by name."""
+    return network if network is not None and is_own(network) else None
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def _prepare(
     check_match(ds, train, test)
     elsewhere = start is not None or pretrain_on is not None
     protocol.check([] if network is None else [name_of(network)], start=elsewhere)
-    own = network if network is not None and is_own(network) else None
+    own = _own(network)
     if own is not None and elsewhere:
         raise UserError(f"network '{name_of(own)}' has first weights of its own; leave out where networks start")
     if nets < 1:

@@ -61,7 +61,7 @@ class DMConfig(PixelsConfig):
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` for a network with batch norm that cannot take the single image of a class.
 
-        And for images that are no grid of tiles.
+        Raise it also for images that the formation cannot cut into tiles.
         """
         super().check(source, size)
         dm.check_network(self, source, size)

@@ -121,7 +121,7 @@ class GradientMatchingConfig(PixelsConfig):
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` for a network with batch norm that would have to learn from a single image.
 
-        And for images that are no grid of tiles, and for a class with too few images.
+        Raise it also for images that the formation cannot cut into tiles, and for a class with too few images.
         """
         super().check(source, size)
         gradient_matching.check_network(self, source, size)

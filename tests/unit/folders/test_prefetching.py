@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,16 @@ def source(root: Path) -> StreamedFolder:
 
 @pytest.fixture
 def begun() -> Callable[[], int]:
-    """How many processes were begun by a test and are alive: those of joblib stay from one test to the next."""
-    before = set(multiprocessing.active_children())
-    return lambda: len(set(multiprocessing.active_children()) - before)
+    """How many processes of torch's loaders were begun by a test and are alive.
+
+    joblib's are none of them: those stay from one test to the next, and are begun anew in the background.
+    """
+
+    def forked() -> set[BaseProcess]:
+        return {child for child in multiprocessing.active_children() if isinstance(child, multiprocessing.Process)}
+
+    before = forked()
+    return lambda: len(forked() - before)
 
 
 def orders(source: StreamedFolder, *, size: int = 5) -> list[torch.Tensor]:
@@ -101,7 +109,7 @@ def test_a_failure_is_the_line_that_it_is_without_processes(
     for workers in (0, 2):
         with pytest.raises(UserError, match="its content changed") as caught:
             list(prefetched(source, map(Wanted, orders(source)), workers=workers))
-        assert _ended(begun), "the failure, which is kept here, keeps them"
+        assert _ended(begun), f"the failure, which is kept here, keeps {multiprocessing.active_children()}"
         lines.append(str(caught.value))
     assert lines[0] == lines[1]
 

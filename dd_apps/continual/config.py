@@ -35,6 +35,7 @@ from dd_core.recipe import Recipe
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions
 
+TUNED = ("replay", "er-ace")  # strategies that replay.tuning_epochs is for
 DISTILLED = "distilled"  # the row of the scenario's method
 Logger = Literal["tensorboard", "csv", "text"]
 
@@ -82,6 +83,18 @@ class Replay(_Training):
         default="fill",
         description="fill: stored images are drawn repeatedly until batch_size_mem is full; "
         "stored: each at most once, as Avalanche does",
+    )
+    tuning_epochs: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda epochs: epochs == 0,
+        description="passes over the memory alone that end each experience (balanced fine-tuning)",
+    )
+    tuning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        exclude_if=lambda rate: rate is None,
+        description="learning rate of the tuning_epochs; none: a tenth of learning_rate",
     )
 
     @property
@@ -205,7 +218,19 @@ class ContinualScenario(DataScenario):
             if name != DISTILLED and (table := self.memory_method(name)) is not None:
                 memory_config(table, key=f"row.{name}.method" if name in self.row else f"others.{name}")
             for table in self.row_of(name).tables:
-                self.recipe_of(name) if table == "taught" else self.settings(name, table)
+                self.recipe_of(name) if table == "taught" else self._check_settings(name, table)
+
+    def _check_settings(self, name: str, table: Table) -> None:
+        settings, row = self.settings(name, table), self.row_of(name)
+        if not isinstance(settings, Replay) or not settings.tuning_epochs or row.memory in ("none", "joint"):
+            return
+        strategy = row.strategy_in(table).name
+        if strategy not in TUNED or row.labels != "hard":
+            what = f"strategy '{strategy}'" if strategy not in TUNED else f"labels = '{row.labels}'"
+            raise UserError(
+                f"row.{name}: {what} is not tuned on the memory, only {' and '.join(TUNED)} with hard labels are; give "
+                "the row training = { tuning_epochs = 0 }"
+            )
 
     @property
     def title(self) -> str:
@@ -292,8 +317,8 @@ class ContinualScenario(DataScenario):
             if count < 1:
                 raise UserError(f"bytes_per_class: {budget} bytes hold no image of {image_bytes} bytes")
         strategy = row.named_strategy
-        if strategy is None or not strategy.keeps_logits or row.budget == "images":
-            return count
+        if strategy is None or not strategy.keeps_logits or row.budget == "images" or row.memory in DISTILLED_MEMORIES:
+            return count  # a distilled memory counts its bytes itself
         bytes_of_class = budget if row.images_per_class is None and budget is not None else count * image_bytes
         item = image_bytes + LOGIT_BYTES * classes
         if bytes_of_class < item:

@@ -37,7 +37,8 @@ class Job:
         sizes: list[Any] = [row.images_per_class, self.scenario.images_per_class, self.scenario.bytes_per_class]
         if row.memory == "hybrid":
             sizes.append(row.real_share)  # fewer images are distilled
-        if row.labels != "hard" and row.budget == "bytes":
+        strategy = row.named_strategy
+        if row.budget == "bytes" and (row.labels != "hard" or (strategy is not None and strategy.keeps_logits)):
             sizes.append("with labels")  # likewise
         together = getattr(row.named_strategy, "images", None)  # of the table 'taught': per-step or joint
         name = f"{method['name']}-{digest([method, sizes, together])[:8]}"

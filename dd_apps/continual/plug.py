@@ -19,6 +19,7 @@ REFUSED = {
 }
 # those that hand an experience to their memory before they learn it, so that their network knows nothing of it yet
 BEFORE_TRAINING = ("ER_ACE", "GDumbPlugin")
+PARTICULAR = (*REFUSED, *BEFORE_TRAINING, "DER", "MIRPlugin", "SoftLabelReplay")  # others take what ReplayPlugin takes
 
 
 def use_buffer(target: Any, buffer: DistilledBuffer, *, benchmark: Any = None) -> None:
@@ -31,7 +32,7 @@ def use_buffer(target: Any, buffer: DistilledBuffer, *, benchmark: Any = None) -
     Raises `UserError` where that cannot work, in one line that says why.
     """
     holder = _holder(target)
-    name, policy = type(holder).__name__, holder.storage_policy
+    name, policy = _name(holder), holder.storage_policy
     if (reason := REFUSED.get(name)) is not None:
         raise UserError(f"{name} {reason}; use ER_ACE or a ReplayPlugin")
     if len(policy.items if isinstance(policy, DistilledBuffer) else policy.buffer) > 0:
@@ -56,8 +57,14 @@ def _holder(target: Any) -> Any:
     )
 
 
+def _name(holder: Any) -> str:
+    """Which class of `PARTICULAR` a holder is, or is derived from; its own class for any other."""
+    kinds = (kind.__name__ for kind in type(holder).__mro__)
+    return next((kind for kind in kinds if kind in PARTICULAR), type(holder).__name__)
+
+
 def _check_sizes(holder: Any, buffer: DistilledBuffer) -> None:
-    name = type(holder).__name__
+    name = _name(holder)
     mem_size = getattr(holder, "mem_size", buffer.max_size)
     if mem_size != buffer.max_size:
         raise UserError(f"{name} has mem_size={mem_size} and the buffer max_size={buffer.max_size}; make them equal")

@@ -63,11 +63,12 @@ class DerStrategy(StrategyConfig):
     """DER++: replay that keeps the logits which the network gave for an image (Buzzega et al. 2020).
 
     Loss: cross-entropy of current images + alpha * squared error of the memory's logits + beta * cross-entropy of
-    memory images. The defaults are the authors' for split CIFAR-10 and 200 images. The memory is Avalanche's own.
+    memory images. The defaults are the authors' for split CIFAR-10 and 200 images. A memory of real images is
+    Avalanche's own; distilled images get the logits of the network that has just learned their experience.
     """
 
     name = "der"
-    memories = ("class-balanced",)
+    memories = ("class-balanced", *DISTILLED_MEMORIES)
     module = "der"
     keeps_logits = True
     alpha: float = Field(default=0.1, ge=0, description="weight of the squared error between old and present logits")

@@ -35,6 +35,8 @@ ROWS = {
     "lwf": {"memory": "none", "strategy": {"name": "lwf", "alpha": 0.5, "temperature": 3.0}},
     "ewc": {"memory": "none", "strategy": {"name": "ewc", "strength": 90.0, "decay": 0.9}},
     "dm-lwf": {"strategy": "lwf", "training": {"learning_rate": 0.01}},
+    "dm-der": {"strategy": "der"},
+    "hybrid-der": {"memory": "hybrid", "strategy": {"name": "der", "beta": 0.2}, "budget": "images"},
 }
 TINY = {
     "data": "digits",
@@ -96,6 +98,9 @@ def test_options_and_memories_reach_avalanches_strategies(digits, tmp_path):
         10,
         10,
     )
+    memory, der = built("hybrid-der", digits, tmp_path)
+    assert (der.storage_policy, der.mem_size, der.batch_size_mem, der.beta) == (memory, 30, 16, 0.2)
+    assert (memory.labels, memory.fill) == ("logits", 16)
     exemplars = plugin(built("icarl", digits, tmp_path)[1], "_ICaRLPlugin")
     assert (exemplars.memory_size, exemplars.fixed_memory) == (3, False)
     lwf = plugin(built("lwf", digits, tmp_path)[1], "LwFPlugin").lwf
@@ -128,8 +133,8 @@ def test_a_row_stands_in_the_tables_of_its_strategy():
         ({"row": {"a": {"strategy": "err"}}}, "row.a.strategy: unknown strategy 'err'; did you mean 'der'?"),
         ({"row": {"a": {"strategy": {"name": "der", "alfa": 1}}}}, "row.a.strategy: strategy.alfa: unknown key"),
         (
-            {"row": {"a": {"strategy": "der"}}},
-            "row.a: strategy: 'der' learns with memory class-balanced, not 'distilled'",
+            {"row": {"a": {"strategy": "icarl"}}},
+            "row.a: strategy: 'icarl' learns with memory herding, not 'distilled'",
         ),
         (
             {"row": {"a": {"memory": "none", "method": {"name": "dm"}}}},
@@ -170,13 +175,16 @@ def test_memories_have_equal_bytes_and_what_else_is_kept_is_counted(outcomes):
     for row in ("er", "reservoir", "herded", "dm-er-ace", "er-ace", "icarl", "dm-lwf"):
         assert (ledgers[row].images, ledgers[row].nbytes) == (30, 30 * 64)
     assert (ledgers["der"].images, ledgers["der"].pixels, ledgers["der"].labels) == (10, 640, 400)
+    # 192 bytes hold 2 images with 10 logits of 2 bytes
+    assert (ledgers["dm-der"].images, ledgers["dm-der"].pixels, ledgers["dm-der"].labels) == (20, 1280, 400)
+    assert (ledgers["hybrid-der"].images, ledgers["hybrid-der"].labels) == (30, 600)
     assert ledgers["lwf"].nbytes == ledgers["ewc"].nbytes == 0
     network = 4 * sum(weights.numel() for weights in networks_of("convnet-1-w4"))
     assert ledgers["lwf"].state == ledgers["dm-lwf"].state == network
     assert ledgers["ewc"].state == 2 * network, "weights and importances"
     assert ledgers["er"].state == 0
     assert all(ledger.training > 0 for ledger in ledgers.values())
-    assert all((ledgers[row].distilling > 0) == row.startswith("dm") for row in ROWS)
+    assert all((ledgers[row].distilling > 0) == row.startswith(("dm", "hybrid")) for row in ROWS)
     assert all((ledgers[row].storing > 0) == (row not in ("lwf", "ewc")) for row in ROWS)
 
 

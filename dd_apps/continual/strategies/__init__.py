@@ -21,6 +21,7 @@ from dd_apps.continual.rows import Table
 from dd_apps.continual.strategies.learning import Learning
 from dd_apps.continual.strategies.memories import Memory, Where, memory_for
 from dd_apps.continual.strategies.stepping import stepping
+from dd_apps.continual.strategies.tuning import tuning
 
 __all__ = ["Learning", "Memory", "Where", "memory_for", "strategy_for"]
 
@@ -54,7 +55,7 @@ def strategy_for(
         adaptive=scenario.row_of(row).adaptive,
         table=table,
         device=device,
-        plugins=tuple(stepping(settings, data=scenario.data, seed=seed)),
+        plugins=(*stepping(settings, data=scenario.data, seed=seed), *tuning(settings, memory, seed=seed)),
         loggers=tuple(loggers),
         seed=seed,
     )

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from dd_apps.continual.adapter import warnings_contained
+from dd_apps.continual.buffer import DistilledBuffer
+from dd_apps.continual.plug import use_buffer
 from dd_apps.continual.rows import DerStrategy
 from dd_apps.continual.strategies.learning import Learning
 from dd_apps.continual.strategies.stepping import Augmentation
@@ -29,23 +31,26 @@ class AugmentedDer(DER):
 
 
 def build(learning: Learning) -> Any:
-    """The strategy, with Avalanche's class-balanced memory of images and logits.
+    """The strategy, with a distilled memory or Avalanche's class-balanced one of images and logits.
 
-    The classes seen so far share all of the memory's room, as Avalanche has it. Avalanche replays full mini-batches
-    only, so a memory that is smaller gives smaller ones.
+    In Avalanche's, the classes seen so far share all of the memory's room. Avalanche replays full mini-batches only, so
+    a memory that is smaller gives smaller ones, where it is not filled.
     """
-    config = learning.config
+    config, memory = learning.config, learning.memory
     assert isinstance(config, DerStrategy)
+    room = learning.room if memory is None else max(memory.max_size, memory.fill or 0)
     late = [plugin for plugin in learning.plugins if isinstance(plugin, Augmentation)]
     others = replace(learning, plugins=tuple(plugin for plugin in learning.plugins if plugin not in late))
     strategy = AugmentedDer(
         model=learning.network,
         criterion=nn.CrossEntropyLoss(),
-        mem_size=learning.room,
-        batch_size_mem=min(learning.replay.batch_size_mem, learning.room),
+        mem_size=learning.room if memory is None else memory.max_size,
+        batch_size_mem=min(learning.replay.batch_size_mem, room),
         alpha=config.alpha,
         beta=config.beta,
         **others.common(),
     )
     strategy.augmentations = late
+    if isinstance(memory, DistilledBuffer):
+        use_buffer(strategy, memory)
     return strategy

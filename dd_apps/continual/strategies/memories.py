@@ -17,7 +17,7 @@ from dd_apps.continual.adapter import AvalancheDataset, classes_of, concat_datas
 from dd_apps.continual.buffer import DistilledBuffer, FilledClassBalancedBuffer
 from dd_apps.continual.config import ContinualScenario, Replay
 from dd_apps.continual.hybrid import HybridBuffer
-from dd_apps.continual.rows import Row, Table
+from dd_apps.continual.rows import DISTILLED_MEMORIES, Table
 from dd_core import networks
 
 with warnings_contained():
@@ -54,7 +54,8 @@ class Where:
 def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where) -> Memory | None:
     """The memory of a row, empty; None for the rows without one, and for strategies with a memory of their own."""
     wanted, strategy = scenario.row_of(row), scenario.row_of(row).strategy_in(table)
-    if wanted.memory in ("none", "joint") or strategy.name in ("der", "icarl"):
+    of_real = wanted.memory not in DISTILLED_MEMORIES
+    if wanted.memory in ("none", "joint") or (of_real and strategy.name in ("der", "icarl")):
         return None
     each = where.images_of_class(scenario, row)
     size, settings = each * where.classes, scenario.settings(row, table)
@@ -69,23 +70,18 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
     options: dict[str, Any] = {
         "images_per_class": each,
         "method": scenario.memory_method(row),
-        "labels": wanted.labels,
+        "labels": "logits" if strategy.keeps_logits else wanted.labels,
         "seed": where.seed,
-        "fill": None if soft(wanted) else fill,  # soft labels are replayed by a plugin that fills its mini-batches
+        "fill": None if wanted.labels != "hard" else fill,  # SoftLabelReplay fills its mini-batches itself
         "data": where.source,
         "folder": where.folder,
         "device": where.device,
     }
-    if soft(wanted) and wanted.budget == "bytes":
+    if options["labels"] != "hard" and wanted.budget == "bytes":
         options["bytes_per_class"] = each * prod(where.image_shape)
     if wanted.memory == "hybrid":
         return HybridBuffer(size, real_share=wanted.real_share, features=wanted.features, **options)
     return DistilledBuffer(size, **options)
-
-
-def soft(row: Row) -> bool:
-    """Whether the memory of a row keeps soft labels."""
-    return row.labels != "hard"
 
 
 class FilledReservoir(ReservoirSamplingBuffer):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor
+
 from dd_apps.continual.adapter import warnings_contained
 from dd_apps.continual.config import Replay, Retraining
 from dd_core.augment import dsa
@@ -35,11 +37,17 @@ class Augmentation(SupervisedPlugin):
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Transform the images of the mini-batch, those of the memory among them."""
         del kwargs
+        two = getattr(strategy, "replay_loader", None) is not None and hasattr(strategy, "mb_buffer_x")
+        batches = [strategy.mbatch[0], strategy.mb_buffer_x] if two else [strategy.mbatch[0]]  # ER-ACE has two
+        strategy.mbatch[0], *buffers = self.transformed(*batches)
+        if buffers:
+            (strategy.mb_buffer_x,) = buffers
+
+    def transformed(self, *batches: Tensor) -> list[Tensor]:
+        """The images of one step, those of several batches one after the other."""
         draws = generator(self.seed, "augmentation", self.step)
-        strategy.mbatch[0] = dsa(strategy.mbatch[0], self.kinds, generator=draws)
-        if getattr(strategy, "replay_loader", None) is not None and hasattr(strategy, "mb_buffer_x"):
-            strategy.mb_buffer_x = dsa(strategy.mb_buffer_x, self.kinds, generator=draws)  # ER-ACE has two batches
         self.step += 1
+        return [dsa(images, self.kinds, generator=draws) for images in batches]
 
 
 class Rates(SupervisedPlugin):

@@ -396,6 +396,26 @@ def test_soft_labels_are_learned_and_travel_as_logits():
     assert torch.equal(torch.tensor(ds.targets), distiller.soft.detach())
 
 
+@pytest.mark.parametrize("gradient", ["full", "adjoint"])
+def test_soft_labels_alone_are_learned_for_real_images_where_asked(gradient: str):
+    distiller, _ = matching("datm", lr_img=0.0, gradient=gradient)
+    whole, _ = matching("datm", gradient=gradient)
+    before = distiller.export()
+    for index in range(3):
+        distiller.step(index)
+        whole.step(index)
+    ds = distiller.export()
+    real = {image.numpy().tobytes() for image in BLOBS.images}
+    assert {image.tobytes() for image in ds.quantised().images} <= real
+    assert not {image.tobytes() for image in whole.export().quantised().images} <= real
+    assert ds.targets is not None
+    assert before.targets is not None
+    assert abs(ds.targets - before.targets).max() > 1e-4
+    for options in ({"soft_labels": False}, {"lr_label": 0.0}):
+        with pytest.raises(UserError, match="lr_img 0 leaves the images as they are, and needs soft_labels"):
+            method("datm", lr_img=0.0, **options)
+
+
 def soft_distance(distiller: TrajectoryMatchingDistiller, experts: Artefact, index: int) -> float:
     """`distance` with the cross-entropy to soft labels."""
     assert distiller.soft is not None

@@ -96,7 +96,12 @@ class MTTConfig(PixelsConfig):
     batch_syn: int | None = Field(
         default=None, ge=1, description="synthetic images in a student's mini-batch; none: all of them"
     )
-    lr_img: float = Field(default=100.0, gt=0, description="learning rate of SGD on the pixels")
+    lr_img: float = Field(
+        default=100.0,
+        ge=0,
+        description="learning rate of SGD on the pixels; 0 leaves the real images that the set starts from as they "
+        "are, and soft labels alone are learned",
+    )
     lr_lr: float = Field(
         default=1e-7, ge=0, description="learning rate of SGD on the student's learning rate; 0 leaves it as it is"
     )
@@ -179,6 +184,8 @@ class MTTConfig(PixelsConfig):
             raise ValueError(f"statistics '{self.statistics}' normalise pixels, and zca whitens them instead")
         if self.zca and (self.formation != 1 or self.clamp):
             raise ValueError("formation and clamp are for pixels as they are shown, and zca whitens them")
+        if self.lr_img == 0 and not (self.soft_labels and self.lr_label):
+            raise ValueError("lr_img 0 leaves the images as they are, and needs soft_labels with an lr_label to learn")
         if self.soft_labels and self.formation != 1:
             raise ValueError("formation puts several images into one, and soft_labels are learned for one image each")
         if self.range_below is not None and self.range_start is None:

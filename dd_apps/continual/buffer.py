@@ -21,7 +21,6 @@ from torch import Tensor
 from dd_apps.continual.adapter import (
     AvalancheDataset,
     BalancedExemplarsBuffer,
-    ClassBalancedBuffer,
     RawClass,
     classes_ahead,
     classes_in,
@@ -388,19 +387,6 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             )
         if ds.targets is None and self.labels == "stored":
             raise UserError(f"{self.config.name}: its set has no soft labels to keep; use labels='hard' or 'network'")
-
-
-class FilledClassBalancedBuffer(ClassBalancedBuffer):
-    """Avalanche's memory of real images, repeated as `DistilledBuffer` repeats its own: for fair comparisons."""
-
-    def __init__(self, max_size: int, *, total_num_classes: int | None = None, fill: int | None = None) -> None:
-        super().__init__(max_size, adaptive_size=total_num_classes is None, total_num_classes=total_num_classes)
-        self.fill = fill
-
-    @property
-    def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride] (Avalanche's setter does nothing)
-        """All images, each as often as the filling asks for."""
-        return filled(concat_datasets(self.buffer_datasets), self.fill)
 
 
 @surroundings.own()

@@ -37,7 +37,7 @@ from torchvision import transforms
 
 from dd_apps.continual import DistilledBuffer
 from dd_apps.continual.adapter import contained, silent_evaluator
-from dd_apps.continual.buffer import FilledClassBalancedBuffer
+from dd_apps.continual.strategies.memories import FilledClassBalancedBuffer
 
 with warnings.catch_warnings():  # Avalanche sets filters for the whole process while it is imported
     from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin

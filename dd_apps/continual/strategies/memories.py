@@ -13,8 +13,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dd_apps.continual.adapter import AvalancheDataset, classes_of, concat_datasets, filled, warnings_contained
-from dd_apps.continual.buffer import DistilledBuffer, FilledClassBalancedBuffer
+from dd_apps.continual.adapter import (
+    AvalancheDataset,
+    ClassBalancedBuffer,
+    classes_of,
+    concat_datasets,
+    filled,
+    warnings_contained,
+)
+from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.config import ContinualScenario, Replay
 from dd_apps.continual.hybrid import HybridBuffer
 from dd_apps.continual.rows import DISTILLED_MEMORIES, Table
@@ -82,6 +89,19 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
     if wanted.memory == "hybrid":
         return HybridBuffer(size, real_share=wanted.real_share, features=wanted.features, **options)
     return DistilledBuffer(size, **options)
+
+
+class FilledClassBalancedBuffer(ClassBalancedBuffer):
+    """Avalanche's memory of real images, repeated as `DistilledBuffer` repeats its own: for fair comparisons."""
+
+    def __init__(self, max_size: int, *, total_num_classes: int | None = None, fill: int | None = None) -> None:
+        super().__init__(max_size, adaptive_size=total_num_classes is None, total_num_classes=total_num_classes)
+        self.fill = fill
+
+    @property
+    def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride] (Avalanche's setter does nothing)
+        """All images, each as often as the filling asks for."""
+        return filled(concat_datasets(self.buffer_datasets), self.fill)
 
 
 class FilledReservoir(ReservoirSamplingBuffer):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import JsonValue
@@ -30,8 +30,8 @@ from dd_apps.continual.adapter import (
     raw_class,
 )
 from dd_apps.continual.config import for_particular_weights, memory_config
-from dd_apps.continual.labels import batched_with
 from dd_apps.continual.memory import saving
+from dd_apps.continual.memory.arriving import images_of, pixel_counts, require_one_kind, source_of
 from dd_apps.continual.memory.budget import Budget
 from dd_apps.continual.memory.holding import ClassImages, Held
 from dd_apps.continual.memory.network_at_hand import require_network
@@ -41,13 +41,15 @@ from dd_core.distilled import DistilledSet, Pixels, Provenance, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
 from dd_core.exchange import with_weights_kept
-from dd_core.images import LabelledImages, channel_counts, stats_of_counts
+from dd_core.images import LabelledImages, stats_of_counts
 from dd_core.recipe import DISTRIBUTIONS, Recipe
 from dd_core.runner import Reporter, RunOptions, Silent, distill
 from dd_core.selection import join
 from dd_core.store import read_json
 from dd_core.streams import counter
-from dd_core.system import surroundings
+
+Shrinking = Literal["first", "distil"]
+SHRINKING: tuple[Shrinking, ...] = ("first", "distil")
 
 
 class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
@@ -59,8 +61,9 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
 
     Beside images, bytes are counted: `max_bytes` is shared equally by the classes seen so far, as `max_size` is;
     `bytes_per_class` is for each class alone, so that the memory grows. `nbytes` is what counts: pixels as stored, soft
-    labels, learned rates. Where bytes are given, `images_per_class` may be left out. However a budget becomes smaller,
-    by `resize` or by new classes, a class keeps its first images; nothing is distilled again.
+    labels, learned rates. Where bytes are given, `images_per_class` may be left out. A budget becomes smaller by
+    `resize` or by new classes. `shrinking` says what a class then keeps: "first", its first images; "distil", fewer
+    images that the method distils from those that the memory has.
 
     `labels` says what a network is taught of an image. "hard": its class, and sets with soft labels are refused.
     "stored": the soft labels that the method made. "network": class probabilities by the strategy's network as it is
@@ -92,6 +95,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         bytes_per_class: int | None = None,
         method: str | Mapping[str, Any] | MethodConfig = "dm",
         labels: Labels = "hard",
+        shrinking: Shrinking = "first",
         seed: int = 0,
         fill: int | None = None,
         data: str = "avalanche",
@@ -109,7 +113,10 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             raise UserError(f"fill must be at least 1, not {fill}")
         if labels not in LABELS:
             raise unknown_name("kind of labels", labels, LABELS)
+        if shrinking not in SHRINKING:
+            raise unknown_name("rule of shrinking", shrinking, SHRINKING)
         self.labels: Labels = labels
+        self.shrinking: Shrinking = shrinking
         self.for_der = False  # whether DER asks for `buffer`, and learns the logits of its items
         self.seed, self.fill, self.data = seed, fill, data
         self.config = with_weights_kept(memory_config({"name": method} if isinstance(method, str) else method))
@@ -217,7 +224,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         if self.asks_network:
             require_network(strategy)
         raw = {label: raw_class(new_data, label, positions) for label, positions in members.items()}
-        source = _source(raw, self.data)
+        source = source_of(images_of(raw), self.data)
         known = [label for label in raw if label in self.buffer_groups]
         for label in known:
             if self.buffer_groups[label].fingerprint != source.fingerprint():
@@ -227,7 +234,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
                 )
         if known:
             return
-        _require_one_kind({**self.buffer_groups, **raw})
+        require_one_kind({**self.buffer_groups, **raw})
         image_bytes = source.images[:1].nbytes
         self._require_room(ahead, image_bytes)
         per_class = self._room(self.buffer_groups.keys() | raw.keys(), self.max_size, image_bytes)
@@ -279,7 +286,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             )
         for number, (kept, exp) in enumerate(zip(record.experiences, experiences, strict=True)):
             raw = {label: raw_class(exp.dataset, label, rows) for label, rows in classes_of(exp.dataset).items()}
-            source = _source(raw, self.data)
+            source = source_of(images_of(raw), self.data)
             if source.fingerprint() != kept.fingerprint:
                 raise UserError(f"{folder}: experience {number} has other images or classes than the memory has seen")
             held = [sets[digest] for digest in kept.sets]
@@ -296,6 +303,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             "method": self.config.name,
             "config": self.config.model_dump(mode="json"),
             "labels": self.labels,
+            "shrinking": self.shrinking,
             "seed": self.seed,
             "data": self.data,
             "images_per_class": self.images_per_class,
@@ -305,7 +313,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
 
     def _hold(self, held: Held, source: LabelledImages) -> None:
         self._held.append(held)
-        self._counts.append(_counts(source))
+        self._counts.append(pixel_counts(source))
         self.buffer_groups.update({label: ClassImages(held, label) for label in held.like})
 
     def _budget(self, max_size: int) -> Budget:
@@ -331,20 +339,45 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         )
 
     def _shrink(self, strategy: Any, per_class: int) -> None:
+        if self.shrinking == "distil":
+            self._distil_again(strategy, per_class)
         for group in self.buffer_groups.values():
             group.resize(strategy, per_class)
         self._joined = None
+
+    def _distil_again(self, strategy: Any, per_class: int) -> None:
+        """Distil what is held of each experience into at most `per_class` images of a class."""
+        for number, held in enumerate(self._held):
+            if all(held.count(label) <= per_class for label in held.like):
+                continue
+            images = {label: ClassImages(held, label).images for label in held.like}
+            counts = [min(per_class, held.count(label)) for label in held.like]
+            ds = self._distilled(source_of(images, self.data), list(images), counts)
+            self.provenances[number] = _provenance(ds)
+            held.exchange(self._labelled([ds], held.like, self.outputs_of, strategy), rates=self._rates(ds))
 
     def _made(self, source: LabelledImages, raw: Mapping[int, RawClass], per_class: int, strategy: Any) -> Held:
         """The experience's images, at most `per_class` of a class, distilled and labelled."""
         counts = [min(per_class, len(members.images)) for members in raw.values()]
         ds = self._distilled(source, list(raw), [count - int(count * self.real_share) for count in counts])
-        rates = _learned_rates(ds.manifest.recipe, self.config.recipe)
+        self.provenances.append(_provenance(ds))
         sets = self._completed(ds, raw, [int(count * self.real_share) for count in counts], strategy)
-        if self.labels in BY_NETWORK:
-            seen = self.outputs_of | {label: members.meaning[1] for label, members in raw.items()}
-            sets = [labelled_by_network(part, strategy, raw, seen, self.labels) for part in sets]
-        return Held(sets, raw, fingerprint=source.fingerprint(), rates=rates, real_share=self.real_share)
+        seen = self.outputs_of | {label: members.meaning[1] for label, members in raw.items()}
+        sets = self._labelled(sets, raw, seen, strategy)
+        return Held(sets, raw, fingerprint=source.fingerprint(), rates=self._rates(ds), real_share=self.real_share)
+
+    def _labelled(
+        self, sets: list[DistilledSet], like: Mapping[int, RawClass], seen: Mapping[int, int], strategy: Any
+    ) -> list[DistilledSet]:
+        """The sets with labels by the network at hand over the classes `seen`, where the memory keeps such."""
+        if self.labels not in BY_NETWORK:
+            return sets
+        return [labelled_by_network(ds, strategy, like, seen, self.labels) for ds in sets]
+
+    def _rates(self, ds: DistilledSet) -> int:
+        """Learning rates that the method learned with the images: one for each learned step, or one for all."""
+        recipe = ds.manifest.recipe
+        return len(recipe.steps) or int(recipe.learning_rate != self.config.recipe.learning_rate)
 
     def _completed(
         self, ds: DistilledSet, raw: Mapping[int, RawClass], real: Sequence[int], strategy: Any
@@ -371,8 +404,6 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         if ds.manifest.recipe.initialisation not in DISTRIBUTIONS:
             raise UserError(f"this is {for_particular_weights(self.config.name)}")
         self._require_fitting_labels(ds)
-        assert ds.manifest.provenance is not None
-        self.provenances.append(ds.manifest.provenance)
         self.seconds += time.monotonic() - begun if out is None else _seconds_of(out)
         return ds
 
@@ -389,40 +420,12 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             raise UserError(f"{self.config.name}: its set has no soft labels to keep; use labels='hard' or 'network'")
 
 
-@surroundings.own()
-def _counts(source: LabelledImages) -> Tensor:
-    """int64 (C, 256), see `channel_counts`."""
-    return channel_counts(source)
-
-
-def _learned_rates(recipe: Recipe, meant: Recipe) -> int:
-    """Learning rates that a method learned with the images: one for each learned step, or one for all."""
-    return len(recipe.steps) or int(recipe.learning_rate != meant.learning_rate)
+def _provenance(ds: DistilledSet) -> Provenance:
+    assert ds.manifest.provenance is not None
+    return ds.manifest.provenance
 
 
 def _seconds_of(out: Path) -> float:
     """What distilling into `out` took, in this and in earlier runs; 0 where somebody removed the record of it."""
     record = out.with_suffix(".run") / "run.json"
     return float(read_json(record)["seconds"]) if record.exists() else 0.0
-
-
-def _require_one_kind(classes: Mapping[int, RawClass | ClassImages]) -> None:
-    """Raise `UserError` where the labels of two classes do not go into one mini-batch."""
-    (first, start), *others = classes.items()
-    for label, other in others:
-        if not batched_with(start.meaning, other.meaning):
-            raise UserError(
-                f"the items of class {first} carry labels of type {start.meaning[0]}, and those of class {label} "
-                f"{other.meaning[0]}; PyTorch makes no mini-batch of both, so give all experiences labels of one type"
-            )
-
-
-@surroundings.own()
-def _source(raw: Mapping[int, RawClass], name: str) -> LabelledImages:
-    """The experience as a source with classes 0.. in ascending order of Avalanche's class ids."""
-    shapes = sorted({tuple(members.images.shape[1:]) for members in raw.values()})
-    if len(shapes) > 1:
-        raise UserError(f"the classes of this experience differ in image size: {shapes[0]} and {shapes[1]}")
-    images = torch.cat([members.images for members in raw.values()])
-    labels = torch.cat([torch.full((len(members.images),), index) for index, members in enumerate(raw.values())])
-    return LabelledImages(images, labels, tuple(map(str, raw)), name)

@@ -55,6 +55,8 @@ class HybridBuffer(DistilledBuffer):
         if features not in FEATURES:
             raise unknown_name("kind of features", features, FEATURES)
         super().__init__(max_size, **options)
+        if self.shrinking != "first":
+            raise UserError("shrinking: real exemplars are not distilled; a hybrid memory keeps its first images")
         self.real_share = Fraction(real_share).limit_denominator(1_000_000)  # 0.29 of 100 images are 29
         self.features: Features = features
 

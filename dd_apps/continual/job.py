@@ -40,6 +40,8 @@ class Job:
         strategy = row.named_strategy
         if row.budget == "bytes" and (row.labels != "hard" or (strategy is not None and strategy.keeps_logits)):
             sizes.append("with labels")  # likewise
+        if row.adaptive:
+            sizes.append(["adaptive", row.shrinking])
         together = getattr(row.named_strategy, "images", None)  # of the table 'taught': per-step or joint
         name = f"{method['name']}-{digest([method, sizes, together])[:8]}"
         return self.folder / f"order-{self.order}" / "sets" / name

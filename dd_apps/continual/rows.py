@@ -232,6 +232,12 @@ class Row(Config):
         description="share all of the memory's room between the classes seen so far, instead of an equal part for each "
         "class of the data",
     )
+    shrinking: Literal["first", "distil"] = Field(
+        default="first",
+        exclude_if=lambda rule: rule == "first",
+        description="what a class of an adaptive distilled memory keeps as its share becomes smaller: first, its first "
+        "images; distil, fewer images that the method distils from those that the memory has",
+    )
     budget: Literal["bytes", "images"] = Field(
         default="bytes",
         description="bytes: a memory that also stores logits keeps fewer images, so that its bytes are those of the "
@@ -263,8 +269,10 @@ class Row(Config):
                     raise ValueError(f"{name}: the memory '{self.memory}' is not hybrid")
         if self.labels != "hard" and self.strategy not in (None, "replay"):
             raise ValueError(f"labels: soft labels are replayed by the strategy 'replay', not by {self.strategy!r}")
-        if self.adaptive and self.memory not in ("class-balanced", "herding"):
+        if self.adaptive and self.memory not in ("class-balanced", "herding", *DISTILLED_MEMORIES):
             raise ValueError(f"adaptive: the memory '{self.memory}' does not share its room between classes")
+        if self.shrinking != "first" and not (self.adaptive and self.memory == "distilled"):
+            raise ValueError("shrinking: only the room of a distilled memory with adaptive = true becomes smaller")
         strategy = self.named_strategy
         if strategy is not None and self.memory not in strategy.memories:
             allowed = " or ".join(strategy.memories)

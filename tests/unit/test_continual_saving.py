@@ -10,6 +10,7 @@ from tiny_streams import Images, SoftAverage, benchmark, linear, strategy_of
 
 from dd_apps.continual import DistilledBuffer, HybridBuffer
 from dd_apps.continual.memory import saving
+from dd_core import store
 from dd_core.errors import UserError
 
 SEEN = benchmark().train_stream[:2]
@@ -119,3 +120,14 @@ def test_a_set_that_was_exchanged_in_the_folder_is_noticed(tmp_path: Path):
     one.write_bytes(two.read_bytes())
     with pytest.raises(UserError, match="holds another set than the one that was saved there"):
         memory_of().restore(tmp_path, SEEN)
+
+
+def test_a_memory_of_before_an_option_existed_had_what_was_done_then(tmp_path: Path):
+    memory = filled(labels="hard")
+    memory.save(tmp_path)
+    record = store.read_json(tmp_path / saving.RECORD)
+    del record["options"]["shrinking"]
+    store.write_json(tmp_path / saving.RECORD, record)
+    memory_of(labels="hard").restore(tmp_path, SEEN)
+    with pytest.raises(UserError, match="has a memory with shrinking='first', and this one has shrinking='distil'"):
+        memory_of(labels="hard", shrinking="distil").restore(tmp_path, SEEN)

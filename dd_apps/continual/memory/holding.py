@@ -117,6 +117,10 @@ class Held:
                 sets.append(ds.take(rows))
         self.sets, self._decoded = tuple(sets), None
 
+    def exchange(self, sets: Sequence[DistilledSet], *, rates: int) -> None:
+        """Hold other sets of the same classes, with so many learned rates."""
+        self.sets, self.rates, self._decoded = tuple(sets), rates, None
+
     def _first(self, index: int, label: int, most: int) -> np.ndarray:
         """Rows of a class in set `index` that are left when the class keeps at most `most` images."""
         rows = rows_of(self.sets[index], label)

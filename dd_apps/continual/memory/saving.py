@@ -18,6 +18,7 @@ from dd_core.distilled import DistilledSet, Provenance
 from dd_core.errors import UserError
 
 RECORD = "memory.json"
+FORMERLY = {"shrinking": "first"}  # options that memories had before they could be chosen
 
 
 class KeptExperience(Config):
@@ -60,10 +61,11 @@ def read(folder: Path, options: Mapping[str, Any]) -> tuple[Record, dict[str, Di
         raise UserError(f"{folder} has no memory that was saved")
     record = decode(Record, store.read_json(folder / RECORD), where=str(folder / RECORD))
     for name, value in options.items():
-        if record.options.get(name) != value:
+        saved = record.options.get(name, FORMERLY.get(name))
+        if saved != value:
             raise UserError(
-                f"{folder} has a memory with {name}={record.options.get(name)!r}, and this one has {name}={value!r}; "
-                "restore it into a memory with the same options"
+                f"{folder} has a memory with {name}={saved!r}, and this one has {name}={value!r}; restore it into a "
+                "memory with the same options"
             )
     sets = {digest: store.read_set(_file(folder, digest)) for kept in record.experiences for digest in kept.sets}
     for digest, ds in sets.items():

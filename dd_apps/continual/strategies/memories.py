@@ -75,7 +75,8 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
         # not adaptive: equal bytes after each experience; adaptive: room not yet needed holds more of the old classes
         return FilledClassBalancedBuffer(size, total_num_classes=None if wanted.adaptive else where.classes, fill=fill)
     options: dict[str, Any] = {
-        "images_per_class": each,
+        "images_per_class": size if wanted.adaptive else each,
+        "shrinking": wanted.shrinking,
         "method": scenario.memory_method(row),
         "labels": "logits" if strategy.keeps_logits else wanted.labels,
         "seed": where.seed,
@@ -85,7 +86,8 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
         "device": where.device,
     }
     if options["labels"] != "hard" and wanted.budget == "bytes":
-        options["bytes_per_class"] = each * prod(where.image_shape)
+        of_class = each * prod(where.image_shape)
+        options |= {"max_bytes": of_class * where.classes} if wanted.adaptive else {"bytes_per_class": of_class}
     if wanted.memory == "hybrid":
         return HybridBuffer(size, real_share=wanted.real_share, features=wanted.features, **options)
     return DistilledBuffer(size, **options)

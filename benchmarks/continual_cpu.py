@@ -2,15 +2,17 @@
 
     python benchmarks/continual_cpu.py --case digits|mnist|cifar10 [--data folder:DIR] [--small]
 
-digits   5 experiences, memories of 1, 5 and 10 images of 64 bytes a class, fifteen rows, 3 class orders; then the four
-         best memories again, in 5 other class orders x 3 networks
+digits   5 experiences, memories of 1, 5 and 10 images of 64 bytes a class, all rows, 3 class orders; and remedies, what
+         else distilled images could be helped by, with memories of 5 images a class, 5 class orders
 mnist    a stream of 2,000 images, all 10,000 test images, memories of 1 and 10 images a class, 3 class orders; also
          distilled images stored as grids of four (IDC)
-cifar10  500 images a class, memories of 10 images a class, eight rows and two bounds, 3 class orders
+cifar10  500 images a class, memories of 10 images a class, some of the rows, 3 class orders
 
-Networks are 32 wide. Everything is kept in --out; the same command goes on where it stopped. The best memories are
-named by the first class orders, and their figures are of others (another seed). Appends a line for each scenario that
-was run to benchmarks/results/continual_cpu.jsonl.
+Then the best memories are measured again in 5 other class orders (another seed), with digits x 3 networks: of each
+table the two best that learn images, and the two best of real images, by the first class orders.
+
+Networks are 32 wide. Everything is kept in --out; the same command goes on where it stopped. Appends a line for each
+scenario that was run to benchmarks/results/continual_cpu.jsonl.
 """
 
 from __future__ import annotations
@@ -33,22 +35,39 @@ from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Messages
 
 NAME = "continual-cpu"
-BEST, ORDERS, NETWORKS = 4, 5, 3  # memories that are measured again, and how often
+BEST, ORDERS = 2, 5  # memories of each kind that are measured again, and in how many class orders
 BOUNDS = ("none", "joint", "lwf", "ewc")  # rows without a memory
 ROWS: dict[str, dict[str, Any]] = {
     "hybrid": {"memory": "hybrid"},
     "dm-tiles": {"formation": 2},
     "hybrid-tiles": {"memory": "hybrid", "formation": 2},
+    "tiles-er-ace": {"formation": 2, "strategy": "er-ace"},
     "reservoir": {"memory": "reservoir"},
     "herded": {"memory": "herding"},
     "dm-er-ace": {"strategy": "er-ace"},
+    "hybrid-er-ace": {"memory": "hybrid", "strategy": "er-ace"},
     "real-er-ace": {"memory": "class-balanced", "strategy": "er-ace"},
+    "herding-er-ace": {"method": {"name": "herding"}, "strategy": "er-ace"},
+    "dm-der": {"strategy": "der", "training": {"learning_rate": 0.03}},
     "der": {"memory": "class-balanced", "strategy": "der", "training": {"learning_rate": 0.03}},
     "icarl": {"memory": "herding", "strategy": "icarl"},
     "lwf": {"memory": "none", "strategy": "lwf", "training": {"learning_rate": 0.03}},
     "ewc": {"memory": "none", "strategy": "ewc", "training": {"learning_rate": 0.03}},
 }
-TILES = ("dm-tiles", "hybrid-tiles")  # distilled images stored as grids of four; tiles of 4x4 digits say little
+TUNED = {"strategy": "replay", "training": {"tuning_epochs": 20}}
+REMEDIES: dict[str, dict[str, Any]] = {
+    "dm-network-labels": {"labels": "network"},
+    "real-learned-labels": {"labels": "stored", "method": {"name": "datm", "lr_img": 0.0}},
+    "dm-tuned": TUNED,
+    "herding-tuned": {"method": {"name": "herding"}, **TUNED},
+    "dm-shared": {"adaptive": True, "strategy": "replay"},
+    "dm-again": {"adaptive": True, "shrinking": "distil", "strategy": "replay"},
+}
+TILES = (
+    "dm-tiles",
+    "hybrid-tiles",
+    "tiles-er-ace",
+)  # distilled images stored as grids of four; tiles of 4x4 digits say little
 MIXED = ("hybrid", *TILES)
 GRID = ("distilled", "herding", "real", "real-adaptive", *(row for row in ROWS if row not in TILES), "none", "joint")
 
@@ -64,7 +83,7 @@ class Case:
     about: str
     images: int | None = None
     rows: Sequence[str] = GRID
-    again: bool = False
+    networks: int = 1  # of each class order in which the best memories are measured again
     dm: Mapping[str, Any] = field(default_factory=dict)
     replay: Mapping[str, Any] = field(default_factory=dict)
 
@@ -76,7 +95,7 @@ CASES = {
         image_bytes=64,
         memories=(1, 5, 10),
         about="digits of scikit-learn, 8x8: 1438 training and 359 test images",
-        again=True,
+        networks=3,
         dm={"steps": 400, "lr_img": 3.0, "batch_real": 64, "recipe": {"network": "convnet-2-w64"}},
         replay={"epochs": 10},
     ),
@@ -98,7 +117,18 @@ CASES = {
         memories=(10,),
         about="CIFAR-10, JPEG copy: 5,000 training images, 10,000 test images",
         images=5000,
-        rows=("distilled", *MIXED, "herding", "real", "real-er-ace", "dm-er-ace", "none", "joint"),
+        rows=(
+            "distilled",
+            "hybrid",
+            *TILES,
+            "herding",
+            "real",
+            "real-er-ace",
+            "herding-er-ace",
+            "dm-er-ace",
+            "none",
+            "joint",
+        ),
         dm={"steps": 300, "lr_img": 3.0, "batch_real": 64, "recipe": {"network": "convnet-3-w32"}},
         replay={"epochs": 5},
     ),
@@ -117,10 +147,15 @@ class Bench:
         for images in self.case.memories[: 1 if self.options.small else None]:
             rows = [row for row in self.case.rows if self._fits(row, images)]
             found = self.measure("grid", images, rows, orders=2 if self.options.small else 3)
-            if self.case.again:
-                best = best_memories(found)
-                orders, networks = (2, 2) if self.options.small else (ORDERS, NETWORKS)
-                self.measure("best", images, [*best, "none", "joint"], orders=orders, networks=networks, seed=1)
+            best, orders = best_memories(found), 2 if self.options.small else ORDERS
+            networks = min(2, self.case.networks) if self.options.small else self.case.networks
+            self.measure("best", images, [*best, "none", "joint"], orders=orders, networks=networks, seed=1)
+
+    def remedies(self) -> None:
+        """What else distilled images could be helped by, and real images by the same."""
+        rows = ["distilled", *REMEDIES, "herding", "real", "real-adaptive"]
+        orders = 2 if self.options.small else ORDERS
+        self.measure("remedies", 5, rows, orders=orders, seed=2, protocols=["replay"])
 
     def measure(self, part: str, images: int, rows: Sequence[str], **fields: Any) -> Results:
         """Run one scenario and keep its figures."""
@@ -144,7 +179,7 @@ class Bench:
             "bytes_per_class": images * case.image_bytes,
             "network": "convnet-1-w4" if small else case.network,
             "method": method,
-            "row": {name: _row(ROWS[name], method) for name in rows if name in ROWS},
+            "row": {name: _row(row, method) for name, row in (ROWS | REMEDIES).items() if name in rows},
             "rows": list(rows),
             "retraining": {"epochs": 3 if small else 300},
             "replay": {**case.replay, **({"epochs": 1} if small else {})},
@@ -155,7 +190,7 @@ class Bench:
         """Whether a row's memory holds an image of each class, DER's logits being bytes too, or one of both kinds."""
         if row.startswith("hybrid"):
             return images > 1
-        return row != "der" or images * self.case.image_bytes >= self.case.image_bytes + 40
+        return row not in ("der", "dm-der") or images * self.case.image_bytes >= self.case.image_bytes + 40
 
     def tell(self, part: str, images: int, scenario: ContinualScenario, results: Results, *, seconds: float) -> None:
         """Print the verdicts, and keep everything."""
@@ -209,20 +244,23 @@ def finals(results: Results) -> dict[str, dict[str, list[list[float]]]]:
 
 
 def best_memories(results: Results) -> list[str]:
-    """The rows whose memory is best after the last experience, by the mean over the tables that they stand in."""
-    scores: dict[str, list[float]] = {}
-    for rows in results.tables.values():
-        for row in rows:
-            last = max((key for key in row if key.startswith("after_")), key=lambda key: int(key[6:]))
-            scores.setdefault(row["row"], []).append(row[last]["mean"])
-    means = {row: sum(values) / len(values) for row, values in scores.items() if row not in BOUNDS}
-    best = sorted(means, key=lambda row: means[row], reverse=True)[:BEST]
-    return ["distilled" if row == "dm" else row for row in best]
+    """Of each table the rows that are best after the last experience: two that learn images, two of real images."""
+    best: list[str] = []
+    for table, rows in results.tables.items():
+        learned = results.verdicts[table].keys()
+        last = max((key for key in rows[0] if key.startswith("after_")), key=lambda key: int(key[6:]))
+        means = {row["row"]: row[last]["mean"] for row in rows if row["row"] not in BOUNDS}
+        for kind in (means.keys() & learned, means.keys() - learned):
+            best += sorted(kind, key=lambda row: means[row], reverse=True)[:BEST]
+    return ["distilled" if row == "dm" else row for row in dict.fromkeys(best)]
 
 
 def main() -> None:
     """One case."""
-    Bench(parse()).grid()
+    bench = Bench(parse())
+    bench.grid()
+    if bench.options.case == "digits":
+        bench.remedies()
 
 
 def parse() -> argparse.Namespace:

@@ -36,22 +36,32 @@ def test_every_case_is_a_scenario_at_equal_bytes(bench: ModuleType, case: str):
         assert ("der" in rows) == ("der" in made.case.rows and images > 1)
 
 
-def test_the_best_memories_are_named_by_the_mean_over_their_tables_and_bounds_are_none(bench: ModuleType):
+def test_remedies_are_rows_of_one_table(bench: ModuleType):
+    made = bench.Bench(argparse.Namespace(case="digits", data=None, small=False, workers=2))
+    table = made.table(5, ["distilled", *bench.REMEDIES]) | {"protocols": ["replay"]}
+    scenario = decode(ContinualScenario, table)
+    assert {row: scenario.tables_of(row) for row in bench.REMEDIES} == dict.fromkeys(bench.REMEDIES, ("replay",))
+
+
+def test_the_two_best_of_each_kind_in_each_table_are_measured_again_and_bounds_are_none(bench: ModuleType):
     def row(name: str, last: float):
         return {"row": name, "after_9": {"mean": 1.0}, "after_10": {"mean": last}}
 
     tables = {
-        "retraining": [row("dm", 0.9), row("real", 0.5), row("none", 1.0)],
+        "retraining": [row("dm", 0.9), row("real", 0.5), row("hybrid", 0.6), row("dm-tiles", 0.7), row("none", 1.0)],
         "replay": [
             row("dm", 0.7),
             row("real", 0.6),
             row("der", 0.75),
             row("icarl", 0.2),
-            row("er", 0.4),
+            row("dm-er-ace", 0.8),
+            row("hybrid", 0.1),
             row("lwf", 1.0),
         ],
     }
-    assert bench.best_memories(SimpleNamespace(tables=tables)) == ["distilled", "der", "real", "er"]
+    verdicts = {"retraining": {"dm": 0, "hybrid": 0, "dm-tiles": 0}, "replay": {"dm": 0, "dm-er-ace": 0, "hybrid": 0}}
+    best = bench.best_memories(SimpleNamespace(tables=tables, verdicts=verdicts))
+    assert best == ["distilled", "dm-tiles", "real", "dm-er-ace", "der"]
 
 
 def test_finals_weigh_experiences_by_their_test_images(bench: ModuleType):

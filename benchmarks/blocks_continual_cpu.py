@@ -24,9 +24,11 @@ def measured(case: str, part: str) -> list[Record]:
 def accuracies(case: str, part: str) -> list[str]:
     """Accuracy on all classes after the last experience: mean and deviation over all networks of all class orders."""
     lines = measured(case, part)
-    rows = list(dict.fromkeys(row for line in lines for kind in TABLES for row in line["final"].get(kind, {})))
-    header = ["row", *(f"{kind}, {line['images']} a class" for kind in TABLES for line in lines)]
-    return table(header, [[f"`{row}`", *(_cell(line, kind, row) for kind in TABLES for line in lines)] for row in rows])
+    kinds = [kind for kind in TABLES if any(kind in line["final"] for line in lines)]
+    rows = list(dict.fromkeys(row for line in lines for kind in kinds for row in line["final"].get(kind, {})))
+    header = ["row", *(f"{kind}, {line['images']} a class" for kind in kinds for line in lines)]
+    cells = [[f"`{row}`", *(_cell(line, kind, row) for kind in kinds for line in lines)] for row in rows]
+    return [*table(header, cells), "", *bullets(_told(lines))]
 
 
 def _cell(line: Record, kind: str, row: str) -> str:
@@ -48,26 +50,32 @@ def ahead_of_real(line: Mapping[str, Any], kind: str, row: str) -> bool:
 def costs(case: str) -> list[str]:
     """Bytes and seconds of each row at the largest memory."""
     line = measured(case, "grid")[-1]
-    header = ["row", "table", "images", "bytes", "earlier weights", "distilling (s)", "storing (s)", "training (s)"]
+    parts = ("distilling", "storing", "training")
+    header = ["row", "table", "images", "bytes", "earlier weights", *(f"{part} (s)" for part in parts), "times real"]
     rows = [
         [
             f"`{each['row']}`",
             each["table"],
             str(each["images"]),
-            str(each["pixels"] + each["logits"]),
+            str(each["pixels"] + each["labels"]),
             str(each["earlier weights"]),
-            *(f"{each[part]:.2g}" for part in ("distilling", "storing", "training")),
+            *(f"{each[part]:.2g}" for part in parts),
+            f"{each['times real']:.2g}",
         ]
         for each in line["ledger"]
     ]
-    told = (
-        f"{line['data']}; {line['hardware']['cpu']}, torch {line['versions']['torch']}, {line['minutes']:.0f} minutes."
-    )
-    return [*table(header, rows), "", *bullets(told)]
+    return [*table(header, rows), "", *bullets(_told([line]))]
+
+
+def _told(lines: list[Record]) -> str:
+    minutes = " + ".join(f"{line['minutes']:.0f}" for line in lines)
+    first = lines[0]
+    return f"{first['data']}; {first['hardware']['cpu']}, torch {first['versions']['torch']}; {minutes} minutes."
 
 
 BLOCKS = {
     **{f"continual-{case}": partial(accuracies, case, "grid") for case in ("digits", "mnist", "cifar10")},
-    "continual-digits-best": partial(accuracies, "digits", "best"),
+    **{f"continual-{case}-best": partial(accuracies, case, "best") for case in ("digits", "mnist", "cifar10")},
+    "continual-digits-remedies": partial(accuracies, "digits", "remedies"),
     "continual-digits-costs": partial(costs, "digits"),
 }

@@ -132,6 +132,7 @@ def _claimed(folder: Path, loaded: Scenario, *, fresh: bool) -> Iterator[None]:
         _refuse_mixture(journal, loaded, fresh=fresh)
         if fresh:
             results.clear(folder, work=True)
+        store.remove_leftovers(folder, below=True)  # of a run that was killed
         journal.identify(loaded.plain())
         yield
 

@@ -25,6 +25,7 @@ from dd_apps.continual.summaries import (
     table_row,
     table_standings,
     told,
+    with_overhead,
 )
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
@@ -142,7 +143,9 @@ def _results(scenario: ContinualScenario, outcomes: Mapping[str, list[Outcome]],
             table: [measures_row(scenario, names[row], table, outcomes[row]) for row in rows]
             for table, rows in of_table.items()
         },
-        ledger=[ledger_row(names[row], table, outcomes[row]) for table, rows in of_table.items() for row in rows],
+        ledger=with_overhead(
+            scenario, [ledger_row(names[row], table, outcomes[row]) for table, rows in of_table.items() for row in rows]
+        ),
         matrices={
             table: {
                 names[row]: [told(scenario, trial) for outcome in outcomes[row] for trial in outcome.trials[table]]

@@ -59,7 +59,8 @@ MEASURES = (
 COSTS = (
     "pixels: of the memory in the end, uint8; labels: logits, soft labels and learned rates that are kept with them; "
     "earlier weights: what the strategy keeps beside the network that learns; seconds of one network, mean over "
-    "networks and class orders: distilling once for all experiences, storing into the memory, training"
+    "networks and class orders: distilling once for all experiences, storing into the memory, training; times real: "
+    "all three against those of the first memory of real images in the table"
 )
 _COSTS: dict[str, Unit] = {
     **dict.fromkeys(("pixels", "labels", "earlier weights"), "bytes"),

@@ -18,11 +18,12 @@ from dd_apps.continual.metrics import (
     seen_accuracy,
     spread,
 )
-from dd_apps.continual.rows import Table
+from dd_apps.continual.rows import REAL_MEMORIES, Table
 from dd_apps.continual.standings import Standings, sentence, standings
 from dd_core.distiller import SelectionConfig
 from dd_core.methods import decode_method
 
+SECONDS = ("distilling", "storing", "training")  # parts of a ledger
 REAL = {
     "real": "real: Avalanche's ClassBalancedBuffer, held to as many images of a class as the distilled rows keep",
     "real-adaptive": "real-adaptive: the same, all its room shared by the classes seen so far (Avalanche's default)",
@@ -95,10 +96,28 @@ def ledger_row(name: str, table: Table, outcomes: Sequence[Outcome]) -> dict[str
         "pixels": first.pixels,
         "labels": first.labels,
         "earlier weights": first.state,
-        "distilling": mean("distilling"),
-        "storing": mean("storing"),
-        "training": mean("training"),
+        **{part: mean(part) for part in SECONDS},
     }
+
+
+def with_overhead(scenario: ContinualScenario, ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a ledger with `times real`: their seconds against those of real images in the same table.
+
+    These are of the first row whose memory is of real images and which names no strategy; without one in any table the
+    ledger stays as it is.
+    """
+    real = [row for row in scenario.rows if scenario.row_of(row).memory in REAL_MEMORIES]
+    plain = [row for row in real if scenario.row_of(row).strategy is None]
+    seconds = {(row["row"], row["table"]): sum(row[part] for part in SECONDS) for row in ledger}
+    of_real = {table: [seconds[row, table] for row in plain if (row, table) in seconds] for _, table in seconds}
+    if not any(of_real.values()):
+        return [dict(row) for row in ledger]
+
+    def times(row: Mapping[str, Any]) -> float | None:
+        real = of_real[row["table"]]
+        return seconds[row["row"], row["table"]] / real[0] if real else None
+
+    return [{**row, "times real": times(row)} for row in ledger]
 
 
 @dataclass(frozen=True)
@@ -186,6 +205,10 @@ def _own(scenario: ContinualScenario, name: str, table: Table) -> str:
     method = scenario.memory_method(name)
     memory = row.memory if method is None else f"{row.memory} ({method['name']})"
     shared = ", all room shared by the classes seen so far" if row.adaptive else ""
+    for field in ("labels", "real_share", "features", "shrinking"):
+        value = getattr(row, field)
+        if value != type(row).model_fields[field].default or (field == "real_share" and row.memory == "hybrid"):
+            shared += f", {field} {value}"
     changes = "".join(f", {key} {value}" for key, value in row.training.items())
     return f"{name}: memory {memory}{shared}; {strategy.name}{f' ({options})' if options else ''}{changes}"
 
@@ -207,9 +230,10 @@ def _protocol(scenario: ContinualScenario, table: Table) -> str:
     filled = replay.share == "fill"
     share = f"filled to {replay.batch_size_mem} by repetition" if filled else "each stored image at most once"
     epochs = "1 epoch, each image once (an online stream)" if replay.epochs == 1 else f"{replay.epochs} epochs"
+    tuned = f"; then {replay.tuning_epochs} epochs on the memory alone" if replay.tuning_epochs else ""
     return (
         f"replay (Avalanche's ReplayPlugin): {epochs}; mini-batches of {replay.batch_size} current "
-        f"images and the memory's part, {share}{_views(replay)}"
+        f"images and the memory's part, {share}{_views(replay)}{tuned}"
     )
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 from dd_apps.continual import ContinualScenario, drawing
 from dd_apps.continual.job import Ledger, Outcome, Trial
 from dd_apps.continual.outcome import run_task
-from dd_apps.continual.summaries import course, ledger_row, measures_row, notes
+from dd_apps.continual.summaries import course, ledger_row, measures_row, notes, with_overhead
 from dd_apps.report import plots
 from dd_apps.report.plots import Panel, Point, estimates, heat_map
 from dd_core.config import decode
@@ -73,6 +73,53 @@ def test_measures_and_costs_follow_from_the_trials():
         "earlier weights": 7,
     }
     assert (costs["distilling"], costs["storing"], costs["training"]) == (3.0, 0.5, 3.0)
+
+
+def test_seconds_are_compared_with_those_of_real_images_in_the_same_table():
+    rows = {"herded": {"memory": "herding"}, "der": SCENARIO["row"]["der"]}
+    names = ["distilled", "der", "herded", "real", "none"]
+    scenario = decode(ContinualScenario, SCENARIO | {"row": rows, "rows": names, "protocols": ["retraining", "replay"]})
+
+    def cost(row: str, table: str, distilling: float, storing: float, training: float):
+        return {"row": row, "table": table, "distilling": distilling, "storing": storing, "training": training}
+
+    ledger = [
+        cost("dm", "retraining", 30.0, 2.0, 8.0),
+        cost("herded", "retraining", 0.0, 1.0, 4.0),
+        cost("dm", "replay", 30.0, 3.0, 7.0),
+        cost("der", "replay", 0.0, 1.0, 1.0),
+        cost("herded", "replay", 0.0, 2.0, 8.0),
+        cost("real", "replay", 0.0, 0.0, 5.0),
+    ]
+    found = [row["times real"] for row in with_overhead(scenario, ledger)]
+    assert found == pytest.approx([8.0, 1.0, 4.0, 0.2, 1.0, 0.5])
+    alone = with_overhead(scenario, [*ledger[2:], cost("dm", "taught", 1, 1, 1)])
+    assert alone[-1]["times real"] is None
+    assert with_overhead(scenario, ledger[:1]) == ledger[:1]
+
+
+def test_a_row_says_what_its_memory_keeps():
+    rows = {
+        "mixed": {"memory": "hybrid", "labels": "network", "features": "network", "training": {"tuning_epochs": 0}},
+        "again": {"adaptive": True, "shrinking": "distil", "strategy": "replay"},
+    }
+    changes = {"row": rows, "rows": ["again", "mixed"], "protocols": ["replay"]}
+    found = notes(decode(ContinualScenario, SCENARIO | changes), "replay", {})
+    assert "mixed: memory hybrid (dm), labels network, real_share 0.5, features network; replay" in found[2]
+    assert (
+        "again: memory distilled (dm), all room shared by the classes seen so far, shrinking distil; replay" in found[1]
+    )
+    tuned = notes(decode(ContinualScenario, TUNED), "replay", {})
+    assert tuned[-1].endswith("; then 4 epochs on the memory alone")
+
+
+TUNED = {
+    "data": "digits",
+    "row": {"er": {"memory": "class-balanced", "strategy": "replay"}},
+    "rows": ["er"],
+    "protocols": ["replay"],
+    "replay": {"tuning_epochs": 4},
+}
 
 
 def test_pictures_show_the_figures(monkeypatch):

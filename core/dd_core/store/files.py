@@ -83,6 +83,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {reason}") from error
 
 
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # the file that is written, and the number of the process
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader, or a kill at any moment, finds the old bytes or the new ones."""
     _replace(path, [data])
@@ -122,11 +125,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
-    """Delete temporary files that a killed writer left (`of` one file, or of all); call it under a lock."""
-    for leftover in folder.glob(".*.tmp" if of is None else f".{glob.escape(of)}.*.tmp"):
-        with disk_errors(leftover):
-            leftover.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, *, of: str | None = None, below: bool = False) -> None:
+    """Delete temporary files that a killed writer left (`of` one file, or of all); call it under a lock.
+
+    below: in the folders within `folder` too.
+    """
+    pattern = ".*.tmp" if of is None else f".{glob.escape(of)}.*.tmp"
+    for leftover in folder.rglob(pattern) if below else folder.glob(pattern):
+        if _TEMPORARY.fullmatch(leftover.name):
+            with disk_errors(leftover):
+                leftover.unlink(missing_ok=True)
 
 
 def write_container(path: Path, fmt: Format, tensors: Mapping[str, np.ndarray], body: Mapping[str, Any]) -> None:

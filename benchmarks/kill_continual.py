@@ -52,7 +52,7 @@ epochs = 20
 [replay]
 epochs = 2
 """
-CLOCKS = ("seconds", "distilling", "storing", "training")  # columns that no two runs have alike
+CLOCKS = ("seconds", "distilling", "storing", "training", "times real")  # columns that no two runs have alike
 MOMENTS = 400  # of the kills that are aimed: a run has about as many
 NEVER = 10**9  # a write that a process does not come to
 

@@ -21,6 +21,7 @@ import pytest
 
 from dd_apps import scenario as scenarios
 from dd_apps.report.page import html_page, markdown_page
+from dd_apps.report.tables import MEASURED_BY_CLOCKS
 from dd_apps.task import Outcome, TaskScenario
 from dd_core.config import canonical, decode, describe, plain
 from dd_core.errors import UserError
@@ -90,7 +91,7 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     """All that two runs have in common: seconds and machines differ."""
     tables = {
         table.title: [
-            {column: value for column, value in row.items() if table.units.get(column) != "seconds"}
+            {column: value for column, value in row.items() if table.units.get(column) not in MEASURED_BY_CLOCKS}
             for row in table.rows
         ]
         for table in outcome.tables

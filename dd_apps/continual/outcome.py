@@ -65,6 +65,7 @@ COSTS = (
 _COSTS: dict[str, Unit] = {
     **dict.fromkeys(("pixels", "labels", "earlier weights"), "bytes"),
     **dict.fromkeys(("distilling", "storing", "training"), "seconds"),
+    "times real": "times",
 }
 
 

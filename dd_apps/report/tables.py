@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-Unit = Literal["percent", "bytes", "seconds"]
+Unit = Literal["percent", "bytes", "seconds", "times"]
+MEASURED_BY_CLOCKS: tuple[Unit, ...] = ("seconds", "times")  # units of columns that no two runs have alike
 _INTERVAL = ("value", "low", "high")  # the keys of an estimate
-_HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)"}
+_HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)", "times": ""}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Table:
     A cell is text, a number, a list of numbers, `{"mean": ..., "std": ...}`, whose std is None where one value was
     measured: that mean is shown without a deviation, or `{"value": ..., "low": ..., "high": ...}`, an estimate with its
     interval, as `0.74 [0.62, 0.82]`. `units` says what the numbers of a column are: `percent` (stored as a fraction of
-    1), `bytes` or `seconds`.
+    1), `bytes`, `seconds`, or `times` (seconds as a multiple of other seconds).
     """
 
     title: str
@@ -81,7 +82,7 @@ def _number(value: float, unit: Unit | None) -> str:
         return f"{round(100 * value, 1) + 0.0:.1f}"  # no -0.0
     if unit == "bytes":
         return human_bytes(int(value))
-    if unit == "seconds":
+    if unit in ("seconds", "times"):
         return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 

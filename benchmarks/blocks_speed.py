@@ -101,6 +101,21 @@ def _kill_stages() -> list[list[str]]:
     ]
 
 
+def _kill_continual() -> list[list[str]]:
+    lines = matching(records("kill"), what="continual")
+    if not lines:
+        return []
+    found = lines[-1]
+    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
+    return [
+        [
+            f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the save",
+            f"{found['differing']} of {found['runs']} outcomes differ, {found['lost']} finished jobs lost; {control}",
+            "`make bench-kill`",
+        ]
+    ]
+
+
 def _throughput() -> list[list[str]]:
     if not (RESULTS / "nas_throughput.jsonl").exists():
         return []

@@ -11,7 +11,10 @@ from record import RESULTS
 
 def speed() -> list[str]:
     """A row for each claim that has a record."""
-    kills, checks = [_kill(), *_kill_search(), *_kill_stages()], [_hostile(), _mutations(), _unroll(), _memory()]
+    kills, checks = (
+        [_kill(), *_kill_search(), *_kill_stages(), *_kill_continual()],
+        [_hostile(), _mutations(), _unroll(), _memory()],
+    )
     return table(["claim", "figure", "command"], [*_tiny(), _photos(), *kills, *_throughput(), *checks])
 
 

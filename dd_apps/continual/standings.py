@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dd_core.evaluation.verdicts import Verdict, Word, paired, word
+from dd_core.evaluation.verdicts import Verdict, Word, holm, paired, word
 
 Standings = Mapping[str, Mapping[str, "Standing"]]  # of a distilled row against each other row, by their names
 
@@ -55,16 +55,6 @@ def standings(finals: Mapping[str, Sequence[float]], distilled: Sequence[str]) -
         return _standing(verdicts[other, row], adjusted.get((other, row)), sign=-1)
 
     return {row: {other: standing(row, other) for other in finals if other != row} for row in distilled}
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values adjusted so that the chance of any false one among all is kept (Holm 1979), in the order given."""
-    order = sorted(range(len(p)), key=p.__getitem__)
-    adjusted, largest = [0.0] * len(p), 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - place) * p[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 def _standing(verdict: Verdict, adjusted: float | None, *, sign: int) -> Standing:

@@ -210,7 +210,7 @@ def compare(
     spreads = _spreads(sides, truths, resamples=resamples, seed=seed)
     differences = [(points[a] - points[b], spreads[a] - spreads[b]) for a, b in chosen]
     ps = [_two_sided(spread) for _, spread in differences]
-    adjusted = holm(ps)
+    adjusted = verdicts.holm(ps)
     better = -1 if measure.kind == "regret" else 1
     return tuple(
         Comparison(
@@ -242,18 +242,6 @@ def rank_average(proxies: Iterable[Values]) -> dict[str, float | None]:
     means = np.mean([stats.rankdata(side) for side in sides], axis=0)
     failed = np.all(np.isinf(sides), axis=0)
     return {name: None if failed[index] else float(means[index]) for index, name in enumerate(names)}
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """p-values after Holm's step-down correction (1979, "A simple sequentially rejective multiple test procedure").
-
-    The i-th smallest of m is max over j <= i of (m - j + 1) p_j, at most 1.
-    """
-    order = np.argsort(ps, kind="stable")
-    steps = np.maximum.accumulate(np.arange(len(ps), 0, -1) * np.asarray(ps)[order])
-    adjusted = np.empty(len(ps))
-    adjusted[order] = np.minimum(steps, 1)
-    return adjusted.tolist()
 
 
 # --- what is given -----------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ from dd_apps.report.plots import Panel, heat_map
 from dd_apps.report.sections import Picture, Section
 from dd_apps.report.tables import Table
 from dd_apps.transfer.config import HighLossRow, RealRow, RowConfig, SetRow, TransferScenario
-from dd_apps.transfer.differences import Difference, difference
 from dd_apps.transfer.preparing import Lesson, Prepared
 from dd_apps.transfer.running import Results
 from dd_apps.transfer.settings import ScoringConfig
 from dd_core.config import plain
+from dd_core.evaluation.differences import Difference, difference
 
 NEW_DRAW = "one set against images that are drawn for each seed: Student's t for one more draw"
 

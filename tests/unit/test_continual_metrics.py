@@ -14,7 +14,7 @@ from dd_apps.continual.metrics import (
     seen_accuracy,
     spread,
 )
-from dd_apps.continual.standings import holm, sentence, standings
+from dd_apps.continual.standings import sentence, standings
 from dd_apps.continual.summaries import half_interval
 from dd_core.config import decode
 from dd_core.errors import UserError
@@ -87,12 +87,6 @@ def test_many_comparisons_are_corrected_by_holm():
     assert found["dm"]["near"].word == "no difference"
     assert found["near"]["dm"].difference == pytest.approx(-0.03)
     assert found["near"]["dm"].adjusted == found["dm"]["near"].adjusted
-
-
-def test_holm_multiplies_the_smallest_by_all_and_never_goes_down():
-    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_backward_transfer_is_from_the_accuracy_just_after_learning():

@@ -15,6 +15,7 @@ from dd_apps.nas import ranking, weighted
 from dd_core import streams
 from dd_core.config import canonical, decode
 from dd_core.errors import UserError
+from dd_core.evaluation.verdicts import holm
 
 # --- the formulas ------------------------------------------------------------------------------------------------
 
@@ -278,19 +279,7 @@ def test_every_pair_is_compared_and_corrected():
     proxies = {str(seed): noisy(60, noise=2.0, seed=seed)[0] for seed in range(4)}
     results = ranking.compare(proxies, truth, resamples=400)
     assert [(result.first, result.second) for result in results] == [*combinations("0123", 2)]
-    assert [result.adjusted for result in results] == ranking.holm([result.p for result in results])
-
-
-@pytest.mark.parametrize(
-    ("ps", "adjusted"),
-    [
-        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # the example of R's p.adjust and others
-        ([0.5, 0.6], [1, 1]),
-        ([0.02], [0.02]),
-    ],
-)
-def test_holm(ps: list[float], adjusted: list[float]):
-    assert ranking.holm(ps) == pytest.approx(adjusted)
+    assert [result.adjusted for result in results] == holm([result.p for result in results])
 
 
 def test_a_small_p_has_a_verdict_only_after_the_correction():

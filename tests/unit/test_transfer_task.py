@@ -16,7 +16,6 @@ from scipy import stats
 from dd_apps.report.plots import Panel, heat_map
 from dd_apps.transfer import drawing, fine_tune, jobs, linear_probe, pretrain, running, teaching
 from dd_apps.transfer.config import TransferScenario
-from dd_apps.transfer.differences import difference
 from dd_apps.transfer.jobs import Place, ScoreJob
 from dd_apps.transfer.preparing import Preparation
 from dd_apps.transfer.settings import FineTuning
@@ -26,6 +25,7 @@ from dd_core.config import decode, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, UserError
 from dd_core.evaluation import evaluate
+from dd_core.evaluation.differences import difference
 from dd_core.images import InputForm, LabelledImages
 from dd_core.networks import own
 from dd_core.recipe import Recipe

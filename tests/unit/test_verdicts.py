@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dd_core.evaluation.verdicts import LEVEL, Verdict, new_draw, paired
+from dd_core.evaluation.verdicts import LEVEL, Verdict, holm, new_draw, paired
 
 OURS, THEIRS = [0.926, 0.921, 0.903], [0.883, 0.893, 0.890]
 
@@ -127,3 +127,17 @@ def test_what_cannot_be_paired_is_refused(ours: list[float], theirs: list[float]
     for test in (paired, new_draw):
         with pytest.raises(ValueError, match=message):
             test(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("ps", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # the example of R's p.adjust and others
+        ([0.01, 0.04, 0.03, 0.5], [0.04, 0.09, 0.09, 0.5]),  # never below the one before
+        ([0.5, 0.6], [1, 1]),
+        ([0.02], [0.02]),
+        ([], []),
+    ],
+)
+def test_holm_multiplies_the_smallest_by_all_and_never_goes_down(ps: list[float], adjusted: list[float]):
+    assert holm(ps) == pytest.approx(adjusted)

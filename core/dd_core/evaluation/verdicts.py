@@ -3,7 +3,7 @@
 Two questions need two tests. `paired` compares two methods over repetitions that do all of the work again (seeds, class
 orders). `new_draw` compares one distilled set with random sets, of which each network has its own: there the set is the
 same object in every network, so that more networks tell nothing more of whether the set was a lucky draw. Both are by
-Student's t; `word` is the verdict where another test gives the p-value.
+Student's t; `word` is the verdict where another test gives the p-value, and `holm` corrects p-values for their number.
 """
 
 from __future__ import annotations
@@ -67,6 +67,19 @@ def word(difference: float, p: float) -> Word:
     if p > LEVEL:
         return "no difference"
     return "ahead" if difference > 0 else "behind"
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values adjusted so that the chance of any false verdict among all is kept (Holm 1979), in the order given.
+
+    The i-th smallest of m is max over j <= i of (m - j + 1) p_j, at most 1.
+    """
+    order = sorted(range(len(p)), key=p.__getitem__)
+    adjusted, largest = [0.0] * len(p), 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - place) * p[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def _require_pairs(ours: Sequence[float], theirs: Sequence[float]) -> None:

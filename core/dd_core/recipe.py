@@ -28,6 +28,7 @@ Labelling = Literal["none", "eval", "batch-stats"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 BETAS = (0.9, 0.999)  # Kingma and Ba 2015
+RATE_BYTES = 4  # a learned learning rate, as float32
 
 
 class ScheduledStep(Config):
@@ -191,6 +192,13 @@ class Recipe(Config):
     def for_one_network(self) -> bool:
         """Whether the recipe holds for one particular network only (the paper's fixed initialisation)."""
         return self.initialisation.startswith("sha256:")
+
+    def learned_rates(self, meant: Recipe) -> int:
+        """Learning rates that a method learned with the images: one for each learned step, or one for all.
+
+        `meant` is the recipe of the method's config, before anything was learned.
+        """
+        return len(self.steps) or int(self.learning_rate != meant.learning_rate)
 
     @field_validator("network")
     @classmethod

@@ -43,9 +43,8 @@ from dd_core.errors import UserError, unknown_name
 from dd_core.exchange import with_weights_kept
 from dd_core.images import LabelledImages, stats_of_counts
 from dd_core.recipe import DISTRIBUTIONS, Recipe
-from dd_core.runner import Reporter, RunOptions, Silent, distill
+from dd_core.runner import Reporter, RunOptions, Silent, distill, seconds_of
 from dd_core.selection import join
-from dd_core.store import read_json
 from dd_core.streams import counter
 
 Shrinking = Literal["first", "distil"]
@@ -354,7 +353,10 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             counts = [min(per_class, held.count(label)) for label in held.like]
             ds = self._distilled(source_of(images, self.data), list(images), counts)
             self.provenances[number] = _provenance(ds)
-            held.exchange(self._labelled([ds], held.like, self.outputs_of, strategy), rates=self._rates(ds))
+            held.exchange(
+                self._labelled([ds], held.like, self.outputs_of, strategy),
+                rates=ds.manifest.recipe.learned_rates(self.config.recipe),
+            )
 
     def _made(self, source: LabelledImages, raw: Mapping[int, RawClass], per_class: int, strategy: Any) -> Held:
         """The experience's images, at most `per_class` of a class, distilled and labelled."""
@@ -364,7 +366,13 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         sets = self._completed(ds, raw, [int(count * self.real_share) for count in counts], strategy)
         seen = self.outputs_of | {label: members.meaning[1] for label, members in raw.items()}
         sets = self._labelled(sets, raw, seen, strategy)
-        return Held(sets, raw, fingerprint=source.fingerprint(), rates=self._rates(ds), real_share=self.real_share)
+        return Held(
+            sets,
+            raw,
+            fingerprint=source.fingerprint(),
+            rates=ds.manifest.recipe.learned_rates(self.config.recipe),
+            real_share=self.real_share,
+        )
 
     def _labelled(
         self, sets: list[DistilledSet], like: Mapping[int, RawClass], seen: Mapping[int, int], strategy: Any
@@ -373,11 +381,6 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         if self.labels not in BY_NETWORK:
             return sets
         return [labelled_by_network(ds, strategy, like, seen, self.labels) for ds in sets]
-
-    def _rates(self, ds: DistilledSet) -> int:
-        """Learning rates that the method learned with the images: one for each learned step, or one for all."""
-        recipe = ds.manifest.recipe
-        return len(recipe.steps) or int(recipe.learning_rate != self.config.recipe.learning_rate)
 
     def _completed(
         self, ds: DistilledSet, raw: Mapping[int, RawClass], real: Sequence[int], strategy: Any
@@ -404,7 +407,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         if ds.manifest.recipe.initialisation not in DISTRIBUTIONS:
             raise UserError(f"this is {for_particular_weights(self.config.name)}")
         self._require_fitting_labels(ds)
-        self.seconds += time.monotonic() - begun if out is None else _seconds_of(out)
+        self.seconds += time.monotonic() - begun if out is None else seconds_of(out)
         return ds
 
     def _require_fitting_labels(self, ds: DistilledSet) -> None:
@@ -423,9 +426,3 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
 def _provenance(ds: DistilledSet) -> Provenance:
     assert ds.manifest.provenance is not None
     return ds.manifest.provenance
-
-
-def _seconds_of(out: Path) -> float:
-    """What distilling into `out` took, in this and in earlier runs; 0 where somebody removed the record of it."""
-    record = out.with_suffix(".run") / "run.json"
-    return float(read_json(record)["seconds"]) if record.exists() else 0.0

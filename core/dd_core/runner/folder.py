@@ -175,6 +175,12 @@ class RunFolder:
                 old.unlink(missing_ok=True)
 
 
+def seconds_of(out: Path) -> float:
+    """What distilling into `out` took, in all runs that it took; 0 where somebody removed the record of it."""
+    record = out.with_suffix(".run") / "run.json"
+    return float(store.read_json(record)["seconds"]) if record.exists() else 0.0
+
+
 def check_out(out: Path) -> None:
     """Raise `UserError` for an `out` that cannot be the file of a distilled set."""
     if out.suffix != ".safetensors":

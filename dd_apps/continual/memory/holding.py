@@ -20,9 +20,8 @@ from torch import Tensor
 from dd_apps.continual.adapter import AvalancheDataset, ExemplarsBuffer, RawClass, replay_dataset
 from dd_apps.continual.labels import Meaning
 from dd_core.distilled import DistilledSet
+from dd_core.recipe import RATE_BYTES
 from dd_core.system import surroundings
-
-RATE_BYTES = 4  # a learned learning rate, as float32
 
 
 @dataclass(frozen=True)

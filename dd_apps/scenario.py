@@ -55,6 +55,12 @@ class Scenario:
         return self.path.stem
 
     @property
+    def results_name(self) -> str:
+        """What the folder of its results is called by default: its name, after its task where two tasks share it."""
+        names = {path: name for name, path in shipped().items()}
+        return names.get(self.path, self.name).replace("/", "-")
+
+    @property
     def origin(self) -> str:
         """Which file the values come from and which of them `--set` gave, in words."""
         changes = [word for override in self.overrides for word in ("--set", override)]
@@ -75,12 +81,12 @@ def identity_of(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in NO_IDENTITY}
 
 
-def load(wanted: str, *, overrides: Sequence[str] = ()) -> Scenario:
+def load(wanted: str, *, overrides: Sequence[str] = (), of: str | None = None) -> Scenario:
     """The scenario called `wanted`, or in the file `wanted` where that ends in .toml.
 
-    `overrides` are `key.path=value` texts. Raises `UserError` in one line naming file and key.
+    of: the task whose scenario is meant where two tasks have one of that name. `overrides` are `key.path=value` texts. Raises `UserError` in one line naming file and key.
     """
-    path = find(wanted)
+    path = find(wanted, of=of)
     where = wanted if wanted.endswith(_SUFFIX) else path.name
     table = read(path)
     for override in overrides:
@@ -163,17 +169,19 @@ def _folder() -> Path:
     return installed if installed.is_dir() else package.parent / "scenarios"
 
 
-def find(wanted: str) -> Path:
+def find(wanted: str, *, of: str | None = None) -> Path:
     """The file of a scenario, which is called `task/name`, or `name` where only one task has such a file.
 
+    `name` alone is the scenario of the task `of`, where that task is given and has one.
     Raises `UserError` for an unknown name, and for one that two tasks have.
     """
     if wanted.endswith(_SUFFIX):
         return Path(wanted)
     known = shipped()
     files = {_full_name(path): path for path in known.values()} | known
-    if wanted in files:
-        return files[wanted]
+    for name in (f"{of}/{wanted}", wanted):
+        if name in files:
+            return files[name]
     several = sorted(name for name in known if name.endswith(f"/{wanted}"))
     if several:
         raise UserError(f"scenario '{wanted}': {' or '.join(several)}? Give the task as well")

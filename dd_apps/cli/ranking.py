@@ -105,7 +105,7 @@ def search(
 
 def _loaded(task: str, wanted: str, settings: list[str]) -> Scenario:
     """The scenario; raises `UserError` for one of another task."""
-    loaded = scenario.load(wanted, overrides=settings)
+    loaded = scenario.load(wanted, overrides=settings, of=task)
     if loaded.task != task:
         raise UserError(f"{wanted} is a scenario of the task '{loaded.task}', not {task}: dd-apps run {wanted}")
     return loaded

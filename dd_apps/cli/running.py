@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 IDENTITY = "scenario.json"  # of a folder: what it is the result of
 Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="See `dd-apps list scenarios`.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go; runs/NAME by default.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go; runs/NAME by default, and runs/TASK-NAME where two tasks have the name.")]
 
 
 def quickstart(
@@ -75,7 +75,7 @@ def run_scenario(
 ) -> Answer:
     """Run a scenario into its folder, or find it complete there; without `jobs`, with the workers that it asks for."""
     workers = options.workers_of(parallel, jobs or loaded.workers, threads)
-    folder = out or Path("runs") / loaded.name
+    folder = out or Path("runs") / loaded.results_name
     made = not folder.exists()
     with _claimed(folder, loaded, fresh=fresh), _gone_if_empty(folder, made=made):
         run_options = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)

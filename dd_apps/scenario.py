@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _SUFFIX = ".toml"
 NO_IDENTITY = ("workers",)  # keys that no result depends on
 TASKS = {
+    "compare": "dd_apps.compare.config:CompareScenario",
     "continual": "dd_apps.continual.config:ContinualScenario",
     "distill": "dd_apps.distillation:DistillScenario",
     "nas-rank": "dd_apps.nas.config:RankScenario",
@@ -84,7 +85,8 @@ def identity_of(values: Mapping[str, Any]) -> dict[str, Any]:
 def load(wanted: str, *, overrides: Sequence[str] = (), of: str | None = None) -> Scenario:
     """The scenario called `wanted`, or in the file `wanted` where that ends in .toml.
 
-    of: the task whose scenario is meant where two tasks have one of that name. `overrides` are `key.path=value` texts. Raises `UserError` in one line naming file and key.
+    of: the task whose scenario is meant where two tasks have one of that name. `overrides` are `key.path=value` texts.
+    Raises `UserError` in one line naming file and key.
     """
     path = find(wanted, of=of)
     where = wanted if wanted.endswith(_SUFFIX) else path.name

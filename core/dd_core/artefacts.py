@@ -193,7 +193,7 @@ def get(
     What it needs is found or made first. Two processes that want the same artefact take turns. Raises `UserError` where
     `resources` lack images that it is made from, and what `make_part` raises.
     """
-    folder = (cache or cache_folder()) / "artefacts" / spec.kind / spec.digest()
+    folder = _folder_of(spec, cache)
     if (artefact := _find(spec, folder)) is not None:
         return artefact
     with _locked(folder):
@@ -217,6 +217,11 @@ def get(
     if reporter is not None and (outcome := spec.outcome(made)):
         reporter.message(f"  {outcome}")
     return made
+
+
+def complete(spec: ArtefactSpec, *, cache: Path | None = None) -> bool:
+    """Whether the artefact of `spec` is there, so that `get` makes nothing."""
+    return _find(spec, _folder_of(spec, cache)) is not None
 
 
 @surroundings.own()
@@ -293,6 +298,10 @@ def _plan(verb: str, noun: str, *, missing: int, total: int) -> str:
 def _several(noun: str) -> str:
     first, space, rest = noun.partition(" ")
     return f"{first}{'es' if first.endswith('ch') else 's'}{space}{rest}"
+
+
+def _folder_of(spec: ArtefactSpec, cache: Path | None) -> Path:
+    return (cache or cache_folder()) / "artefacts" / spec.kind / spec.digest()
 
 
 def _part_path(folder: Path, index: int) -> Path:

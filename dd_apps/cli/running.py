@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 IDENTITY = "scenario.json"  # of a folder: what it is the result of
 Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="See `dd-apps list scenarios`.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go; runs/NAME by default, and runs/TASK-NAME where two tasks have the name.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Where results go; runs/NAME by default (runs/TASK-NAME where two tasks share a name)."
+    ),
+]
 
 
 def quickstart(

@@ -81,9 +81,13 @@ def curves(
     x: str,
     y: str,
     whole: bool = False,
+    logarithmic: bool = False,
     note: str = "",
 ) -> Picture:
-    """One colour and one mark for each group; `x` and `y` say what the axes are, `whole` that x counts things."""
+    """One colour and one mark for each group; `x` and `y` say what the axes are, `whole` that x counts things.
+
+    logarithmic: whether x, which is above 0 then, is on a logarithmic axis; y then need not begin at 0.
+    """
     figure = _figure(7.5, 4)
     axes = figure.subplots()
     for (group, members), (colour, mark) in zip(groups.items(), _looks(groups).values(), strict=True):
@@ -101,7 +105,11 @@ def curves(
                 label=f"{group}, random real" if curve.dashed else group,
             )
     axes.set(xlabel=x, ylabel=y)
-    axes.set_ylim(bottom=0)
+    if logarithmic:
+        axes.set_xscale("log")
+        _readable(axes, [x for members in groups.values() for curve in members for x in curve.x])
+    else:
+        axes.set_ylim(bottom=0)
     if whole:
         axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(axes)
@@ -171,9 +179,7 @@ def estimates(
         axes.axhline(level, color=_GREY, linewidth=1, linestyle=style, label=line)
     axes.set_xscale("log")
     axes.margins(x=0.12)
-    least, most = (edge(point.x for point in points) for edge in (min, max))
-    if most < 2 * least:  # logarithms of nearly one value have no ticks that can be read
-        axes.set_xlim(least / 2, 2 * most)
+    _readable(axes, [point.x for point in points])
     axes.set(xlabel=x, ylabel=y)
     _legend(axes)
     _name_points(figure, axes, points)
@@ -258,6 +264,12 @@ def _looks(groups: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 def _wide(values: Sequence[float]) -> bool:
     return len(values) > 0 and min(values) > 0 and max(values) > _DECADES * min(values)
+
+
+def _readable(axes: Any, values: Sequence[float]) -> None:
+    """Limits of a logarithmic x of nearly one value, whose ticks could not be read otherwise."""
+    if max(values) < 2 * min(values):
+        axes.set_xlim(min(values) / 2, 2 * max(values))
 
 
 def _legend(axes: Any) -> None:

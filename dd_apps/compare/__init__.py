@@ -1,0 +1,1 @@
+"""The task `compare`: distillation methods beside real images at equal bytes, over sizes, networks and seeds."""

@@ -1,0 +1,208 @@
+"""What is done in one cell of a comparison, and what is kept of it: values that travel between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dd_apps.data import Data
+from dd_core import runner, store
+from dd_core.config import Config, digest, plain
+from dd_core.distilled import DistilledSet, Size
+from dd_core.distiller import MethodConfig
+from dd_core.errors import Diverged
+from dd_core.evaluation import Evaluation, evaluate, protocols
+from dd_core.evaluation.records import digest_of
+from dd_core.images import Source
+from dd_core.methods import decode_method
+from dd_core.recipe import RATE_BYTES
+from dd_core.runner import RunOptions
+from dd_core.system.parallel import Workers
+from dd_core.training import for_network
+
+VERSION = 1  # raise it where a cell of earlier code would be another one
+Stored = Literal["uint8", "as-made"]
+
+
+class Cell(Config):
+    """One row at one size, on one kind of network, under one seed.
+
+    baseline: how real images are chosen or averaged that are as many bytes as the set of `method`; empty: that set
+    itself. network: empty where the protocol trains none.
+    """
+
+    method: str
+    baseline: str
+    ipc: int
+    network: str
+    seed: int
+
+
+class CellRecord(Config):
+    """What was measured in a cell, as a line of the journal; `reason` says why it has no score.
+
+    images, bytes: stored images of what was scored, and their bytes with soft labels and learned rates. rates: learned
+    rates. training: a digest of how networks were trained, equal where rows may be shared. content: a digest of what
+    networks met. short: whether a class has fewer real images than the bytes have room for. making: seconds that making
+    the set took.
+    """
+
+    key: str
+    cell: Cell
+    evaluation: Evaluation | None = None
+    images: int = Field(default=0, ge=0)
+    bytes: int = Field(default=0, ge=0)
+    rates: int = Field(default=0, ge=0)
+    training: str = ""
+    content: str = ""
+    short: bool = False
+    making: float = Field(default=0.0, ge=0)
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class MakeJob:
+    """A set to be made of the training images, in a file."""
+
+    config: MethodConfig
+    size: Size
+    seed: int
+    out: Path
+    data: Data
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """A cell to be scored: the file of the distilled set, and of the real images where these are scored.
+
+    keep: the folder of the scores of finished networks.
+    """
+
+    cell: Cell
+    key: str
+    distilled: Path
+    real: Path | None
+    short: bool
+    data: Data
+    protocol: str
+    nets: int
+    stored: Stored
+    keep: Path
+    device: str
+    threads: int
+
+
+def made(job: MakeJob, *, options: RunOptions) -> str | None:
+    """Make a set, or find it complete; why there is none where the method diverges: that is a result."""
+    train = images_of(job.data, "train")
+    try:
+        runner.distill(job.config, train, job.size, seed=job.seed, out=job.out, options=options)
+    except Diverged as error:
+        return str(error)
+    return None
+
+
+def scored(job: ScoreJob) -> CellRecord:
+    """Score a cell; that its networks diverge is a result."""
+    train, test = (images_of(job.data, split) for split in ("train", "test"))
+    ds = as_stored(store.read_set(job.distilled), job.stored)
+    if job.real is not None:
+        ds = in_place_of(ds, store.read_set(job.real))
+    network = job.cell.network or None
+    rates = 0 if job.real is not None else learned_rates(ds)
+    record = CellRecord(
+        key=job.key,
+        cell=job.cell,
+        images=len(ds),
+        bytes=ds.nbytes + RATE_BYTES * rates,
+        rates=rates,
+        training=_training(ds, job.protocol, network, train.name),
+        content=ds.digest(),
+        short=job.short,
+        making=runner.seconds_of(job.real or job.distilled),
+    )
+    try:
+        evaluation = evaluate(
+            ds,
+            train=train,
+            test=test,
+            network=network,
+            protocol=job.protocol,
+            nets=job.nets,
+            seed=job.cell.seed,
+            workers=Workers(threads=job.threads),
+            device=job.device,
+            keep=job.keep,
+        )
+    except Diverged as error:
+        return record.model_copy(update={"reason": str(error)})
+    return record.model_copy(update={"evaluation": evaluation})
+
+
+# --- sets and their bytes ----------------------------------------------------------------------------------------
+
+
+def as_stored(ds: DistilledSet, stored: Stored) -> DistilledSet:
+    """A distilled set as its bytes are counted and its networks are fed."""
+    return ds.quantised() if stored == "uint8" else ds
+
+
+def learned_rates(ds: DistilledSet) -> int:
+    """Learning rates that the method learned with the set."""
+    made_by = ds.manifest.provenance
+    assert made_by is not None
+    meant = decode_method({"name": made_by.method, **made_by.config}).recipe
+    return ds.manifest.recipe.learned_rates(meant)
+
+
+def bytes_of(ds: DistilledSet) -> int:
+    """Bytes of a distilled set: pixels and soft labels as stored, and learned rates."""
+    return ds.nbytes + RATE_BYTES * learned_rates(ds)
+
+
+def in_place_of(ds: DistilledSet, real: DistilledSet) -> DistilledSet:
+    """Real images, or averages of them, in place of the images of a distilled set: uint8, with hard labels.
+
+    Networks are fed and trained as the set says, so that the images alone differ. An order of steps that was learned is
+    for the set's own blocks: the real images are trained on by the rest of the recipe.
+    """
+    ours, theirs = ds.quantised(), real.quantised()
+    recipe = ds.manifest.recipe.model_copy(update={"steps": ()})
+    manifest = ours.manifest.model_copy(update={"targets": "none", "formation": 1, "recipe": recipe})
+    return replace(ours, images=theirs.images, labels=theirs.labels, targets=None, manifest=manifest)
+
+
+def _training(ds: DistilledSet, protocol: str, network: str | None, source: str) -> str:
+    """A digest of how networks are trained and fed, and of how many images."""
+    recipe = for_network(protocols.load(protocol).recipe(ds.manifest.recipe, source_name=source), network)
+    return digest([len(ds), plain(recipe), digest_of(ds.input_form())])
+
+
+# --- the images of a worker --------------------------------------------------------------------------------------
+
+_held: dict[tuple[Data, str], Source] = {}
+
+
+def hold(data: Data, split: str, source: Source) -> None:
+    """Keep images that this process has loaded already, for jobs that run in it."""
+    _held[data, split] = source
+
+
+def images_of(data: Data, split: str) -> Source:
+    """The images of a split, which this process keeps."""
+    key = (data, split)
+    if key not in _held:
+        for other, _ in [key for key in _held if key[0] != data]:
+            _held.pop((other, "train"), None)
+            _held.pop((other, "test"), None)
+        _held[key] = data.load(split)
+    return _held[key]
+
+
+def key_of(cell: Cell, facts: Mapping[str, Any]) -> str:
+    """A name for the cell, of all that determines its figures."""
+    return digest({"version": VERSION, "cell": plain(cell), **facts})

@@ -1,0 +1,202 @@
+"""What a scenario of the task `compare` says; imports no torch.
+
+task = "compare"
+data = "digits"
+ipcs = [1, 5]
+networks = ["convnet-2-w32", "lenet"]
+seeds = 5
+
+[methods.dm]
+steps = 200
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from dd_apps.data import DataScenario
+from dd_apps.scoring import check_names
+from dd_apps.task import Outcome
+from dd_core import methods as tables
+from dd_core.distiller import MethodConfig, SelectionConfig
+from dd_core.errors import UserError, unknown_name
+from dd_core.evaluation import protocols
+
+if TYPE_CHECKING:
+    from dd_core.runner import RunOptions
+
+Options = dict[str, JsonValue]
+
+RANDOM = "random"
+TWIN = "random-real twin"
+
+
+class CompareScenario(DataScenario):
+    """Methods x sizes x networks x seeds, and real images of as many bytes beside each distilled set."""
+
+    methods: dict[str, Options] = Field(
+        min_length=1,
+        description="distillation methods that are compared, by the name of their row: the method's options, and its "
+        "`name` where that is not the row's",
+    )
+    at: dict[str, dict[str, Options]] = Field(
+        default={},
+        description="options of methods that differ at one size, by the images per class and the name of the row: "
+        "at.10.mtt.lr_lr is the option lr_lr of the row mtt at 10 a class",
+    )
+    baselines: tuple[str, ...] = Field(
+        default=(RANDOM, "herding", "k-means", "average"),
+        description="ways to choose or average real images; each gets as many bytes as the distilled set that it "
+        "stands beside, the set's soft labels and learned rates counted",
+    )
+    ipcs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1, 10), min_length=1, description="images per class of the distilled sets: each number is a size"
+    )
+    networks: tuple[str, ...] = Field(
+        default=(), description="networks that every set is scored on; none only where the protocol trains no network"
+    )
+    seeds: int = Field(default=5, ge=1, description="how often all is done: seeds from `seed` on")
+    seed: int = Field(default=0, ge=0, description="first seed, of distillation, real images, weights and training")
+    nets: int = Field(default=1, ge=1, description="fresh networks that a set is scored by under each seed")
+    anew: bool = Field(
+        default=True,
+        description="whether each seed distils a set of its own, so that tests are of the methods; false: one set, "
+        "distilled by the first seed, is scored under all seeds, and tests are of that set",
+    )
+    protocol: str = Field(default="recipe", description="how networks are trained on a set")
+    stored: Literal["uint8", "as-made"] = Field(
+        default="uint8",
+        description="how distilled pixels are stored and counted before they are scored: uint8, one byte a value, "
+        "rounded and clipped to black and white; as-made: as the method made them, mostly float32 of four bytes",
+    )
+    workers: int = Field(default=1, ge=1, description="sets that are made, or scored, at the same time")
+
+    @field_validator("ipcs")
+    @classmethod
+    def _each_size_once(cls, ipcs: tuple[int, ...]) -> tuple[int, ...]:
+        _require_distinct(ipcs)
+        return ipcs
+
+    @field_validator("networks", "baselines")
+    @classmethod
+    def _each_name_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        _require_distinct(names)
+        return names
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> CompareScenario:
+        try:
+            check_names(protocol=self.protocol, networks=self.networks)
+            for (name, _), config in self.configs.items():
+                _check_method(name, config)
+            for name, config in self.baseline_configs.items():
+                _check_baseline(name, config)
+        except UserError as error:
+            raise ValueError(error.text) from None
+        if protocols.load(self.protocol).trains_networks and not self.networks:
+            raise ValueError("networks: name one at least that sets are scored on, as in ['convnet-3']")
+        for size, rows in self.at.items():
+            if size not in map(str, self.ipcs):
+                raise ValueError(f"at.{size}: no such size; ipcs are {listed(self.ipcs)}")
+            for name in rows:
+                if name not in self.methods:
+                    raise ValueError(f"at.{size}.{unknown_name('row', name, self.methods).text}")
+        if both := sorted({*self.methods} & {*self.baselines, TWIN}):
+            raise ValueError(f"methods: '{both[0]}' is the name of real images; give the row another name, or leave it")
+        return self
+
+    @property
+    def configs(self) -> Mapping[tuple[str, int], MethodConfig]:
+        """The config of each distilled row at each size, by (row, images per class); raises `UserError`."""
+        return {
+            (name, ipc): _decoded(name, options, self.at.get(str(ipc), {}).get(name, {}), ipc)
+            for name, options in self.methods.items()
+            for ipc in self.ipcs
+        }
+
+    @property
+    def baseline_configs(self) -> Mapping[str, MethodConfig]:
+        """The config of each way to choose real images, with its defaults; raises `UserError`."""
+        return {name: tables.method(name) for name in self.baselines}
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds under which all is done."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def set_seeds(self) -> Sequence[int]:
+        """The seeds by which sets are distilled."""
+        return self.all_seeds if self.anew else (self.seed,)
+
+    @property
+    def title(self) -> str:
+        """What is done, from the values: methods, data, sizes, networks and seeds."""
+        size = "" if self.image_size is None else f" at {self.image_size} px"
+        networks = self.networks or (protocols.load(self.protocol).name,)
+        seeds = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        return (
+            f"{listed(list(self.methods))} beside real images at equal bytes, on {self.data}{size}: "
+            f"{listed(self.ipcs)} a class, {listed(networks)}, {seeds}"
+        )
+
+    def run(self, folder: Path, options: RunOptions) -> Outcome:
+        """Distil, choose real images, score, and compare."""
+        from dd_apps.compare.task import run_task  # loads torch
+
+        return run_task(self, folder, options)
+
+
+def listed(values: Sequence[object]) -> str:
+    """`2`, `2 and 4`, `2, 4 and 8`."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _require_distinct(values: Sequence[object]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value} is there twice; tables tell rows apart by it")
+
+
+def _decoded(name: str, options: Options, here: Options, ipc: int) -> MethodConfig:
+    """The config of a row at one size, where `here` are the options that differ there."""
+    config = tables.decode_method({"name": name, **options}, key=f"methods.{name}")
+    if not here:
+        return config
+    if "name" in here:
+        raise UserError(f"at.{ipc}.{name}.name: a row has the same method at every size; give it a row of its own")
+    return tables.decode_method(_merged({"name": name, **options}, here), key=f"at.{ipc}.{name}")
+
+
+def _merged(options: Options, changes: Options) -> Options:
+    """The options with those of `changes`, table by table."""
+    merged = dict(options)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _check_method(name: str, config: MethodConfig) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+        raise UserError(f"methods: '{name}' names files; letters, digits and . _ + - are what it may have")
+    config.require_labels_used("the score of a classifier")
+    if config.starts == "one":
+        raise UserError(
+            f"methods.{name}: its sets are for one particular network, and are compared on fresh ones; choose a start "
+            "with more networks, such as start = 'random'"
+        )
+
+
+def _check_baseline(name: str, config: MethodConfig) -> None:
+    if not isinstance(config, SelectionConfig):
+        raise UserError(
+            f"baselines: '{name}' learns or trains, and baselines only choose or average real images; put it under "
+            f"methods, as [methods.{name}]"
+        )

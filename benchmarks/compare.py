@@ -31,7 +31,7 @@ SCENARIOS = {"digits": "scikit-learn's digits, 8x8", "mnist": "MNIST of torchvis
 
 def main() -> None:
     """Run one scenario and append what it found."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--scenario", choices=[*SCENARIOS], default="digits")
     parser.add_argument("--data", help="other real images than the scenario's: NAME or folder:DIR")
     parser.add_argument("--copy", help="which copy of the data these are, in words")

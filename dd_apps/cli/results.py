@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dd_apps.report.latex import latex
 from dd_apps.report.page import html_page, markdown_page
 from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import machine
@@ -49,7 +50,7 @@ def write(folder: Path, loaded: Scenario, outcome: Outcome, cost: Cost) -> Resul
     """Write figures, sets, pictures, tables and report."""
     clear(folder)
     sections = [*outcome.sections, *_sheets(outcome), Text("machine", machine(cost.hardware))]
-    files = {**_pictures(sections), **_csv_files(outcome.tables)}
+    files = {**_pictures(sections), **_table_files(outcome.tables)}
     figures = {
         **outcome.details,
         "scenario": loaded.plain(),
@@ -84,12 +85,13 @@ def _pictures(sections: Sequence[Section]) -> dict[str, bytes]:
     return {**{f"{picture.name}.png": picture.png for picture in pictures}, **lines}
 
 
-def _csv_files(tables: Sequence[Table]) -> dict[str, bytes]:
-    """Each table under its title, in letters that every file system takes."""
+def _table_files(tables: Sequence[Table]) -> dict[str, bytes]:
+    """Each table as CSV and as LaTeX under its title, in letters that every file system takes."""
     files: dict[str, bytes] = {}
     for number, table in enumerate(tables, start=1):
         name = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")[:80] or "table"
-        files[f"{name}.csv" if f"{name}.csv" not in files else f"{name}-{number}.csv"] = csv_text(table).encode()
+        name = name if f"{name}.csv" not in files else f"{name}-{number}"
+        files |= {f"{name}.csv": csv_text(table).encode(), f"{name}.tex": latex(table).encode()}
     return files
 
 

@@ -22,11 +22,11 @@ def check(scenario: CompareScenario, train: Source, test: Source) -> None:
     for network in scenario.networks:
         _check_network("networks", network, train)
     for (name, ipc), config in scenario.configs.items():
+        _check_network(f"methods.{name}.recipe.network", config.recipe.network, train)
         try:
             config.check(train, Size(ipc=ipc))
         except UserError as error:
             raise UserError(f"methods.{name}, {ipc} a class: {error.text}") from None
-        _check_network(f"methods.{name}.recipe.network", config.recipe.network, train)
 
 
 def _check_sizes(scenario: CompareScenario, train: Source) -> None:

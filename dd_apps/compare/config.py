@@ -94,8 +94,7 @@ class CompareScenario(DataScenario):
             check_names(protocol=self.protocol, networks=self.networks)
             for (name, _), config in self.configs.items():
                 _check_method(name, config)
-            for name, config in self.baseline_configs.items():
-                _check_baseline(name, config)
+            _ = self.baseline_configs
         except UserError as error:
             raise ValueError(error.text) from None
         if protocols.load(self.protocol).trains_networks and not self.networks:
@@ -105,9 +104,12 @@ class CompareScenario(DataScenario):
                 raise ValueError(f"at.{size}: no such size; ipcs are {listed(self.ipcs)}")
             for name in rows:
                 if name not in self.methods:
-                    raise ValueError(f"at.{size}.{unknown_name('row', name, self.methods).text}")
-        if both := sorted({*self.methods} & {*self.baselines, TWIN}):
-            raise ValueError(f"methods: '{both[0]}' is the name of real images; give the row another name, or leave it")
+                    raise ValueError(f"at.{size}: {unknown_name('row', name, self.methods).text}")
+        for name in self.methods:
+            if name in (*self.baselines, TWIN):
+                raise ValueError(
+                    f"methods: '{name}' is a baseline too; give the row another name, or take that one out"
+                )
         return self
 
     @property
@@ -120,9 +122,9 @@ class CompareScenario(DataScenario):
         }
 
     @property
-    def baseline_configs(self) -> Mapping[str, MethodConfig]:
+    def baseline_configs(self) -> Mapping[str, SelectionConfig]:
         """The config of each way to choose real images, with its defaults; raises `UserError`."""
-        return {name: tables.method(name) for name in self.baselines}
+        return {name: _baseline(name) for name in self.baselines}
 
     @property
     def all_seeds(self) -> range:
@@ -166,6 +168,8 @@ def _require_distinct(values: Sequence[object]) -> None:
 
 def _decoded(name: str, options: Options, here: Options, ipc: int) -> MethodConfig:
     """The config of a row at one size, where `here` are the options that differ there."""
+    if "name" not in options and name not in tables.names():
+        raise UserError(f"methods.{name}: {unknown_name('method', name, tables.names()).text}")
     config = tables.decode_method({"name": name, **options}, key=f"methods.{name}")
     if not here:
         return config
@@ -186,7 +190,12 @@ def _merged(options: Options, changes: Options) -> Options:
 def _check_method(name: str, config: MethodConfig) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
         raise UserError(f"methods: '{name}' names files; letters, digits and . _ + - are what it may have")
-    config.require_labels_used("the score of a classifier")
+    try:
+        config.require_labels_used("the score of a classifier")
+    except UserError as error:
+        raise UserError(f"methods.{name}: {error.text}") from None
+    if getattr(config, "attack", None) is not None:
+        raise UserError(f"methods.{name}: its sets are an attack, and not to be right; leave out `attack`")
     if config.starts == "one":
         raise UserError(
             f"methods.{name}: its sets are for one particular network, and are compared on fresh ones; choose a start "
@@ -194,9 +203,14 @@ def _check_method(name: str, config: MethodConfig) -> None:
         )
 
 
-def _check_baseline(name: str, config: MethodConfig) -> None:
+def _baseline(name: str) -> SelectionConfig:
+    """The config of a way to choose or average real images; raises `UserError` for a method that does more."""
+    if name not in tables.names():
+        raise UserError(f"baselines: {unknown_name('method', name, tables.names()).text}")
+    config = tables.method(name)
     if not isinstance(config, SelectionConfig):
         raise UserError(
             f"baselines: '{name}' learns or trains, and baselines only choose or average real images; put it under "
             f"methods, as [methods.{name}]"
         )
+    return config

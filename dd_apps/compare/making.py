@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 
@@ -63,14 +63,18 @@ class Sets:
         return self.file(cell.method, cell.ipc, cell.seed)
 
     def distil(self, needed: Collection[Path]) -> dict[Path, str]:
-        """Make the needed sets, and those of the first seed; why there is none where a method diverged, by the file."""
-        configs, seed = self.scenario.configs, self.scenario.seed
+        """Make the needed sets; why there is none where a method diverged, by the file."""
+        configs, data = self.scenario.configs, self.scenario.real_images
         jobs = [
             MakeJob(
-                exchange.with_weights_kept(configs[method, ipc]), Size(ipc=ipc), place, file, self.scenario.real_images
+                exchange.with_weights_kept(configs[method, ipc]),
+                Size(ipc=ipc),
+                seed,
+                self.file(method, ipc, seed),
+                data,
             )
-            for method, ipc, place in self.places()
-            if (file := self.file(method, ipc, place)) in needed or (place == seed and not file.exists())
+            for method, ipc, seed in self.places()
+            if self.file(method, ipc, seed) in needed
         ]
         self._make_artefacts(jobs)
         return self._make("distilled sets", jobs)
@@ -92,8 +96,7 @@ class Sets:
                 if artefacts.complete(spec):
                     continue
                 begun = time.monotonic()
-                options = {"workers": self.pool.workers, "reporter": self.options.reporter}
-                artefacts.get(spec, resources=resources, **options)
+                artefacts.get(spec, resources=resources, workers=self.pool.workers, reporter=self.options.reporter)
                 seconds[spec.digest()] = round(time.monotonic() - begun, 3)
                 store.write_json(file, seconds)
 
@@ -115,11 +118,15 @@ class Sets:
             self._bytes[file] = bytes_of(as_stored(store.read_set(file), self.scenario.stored))
         classes = len(self.train.classes)
         images = max(classes, self._bytes[file] // math.prod(self.train.image_shape))
-        members = [len(rows) for rows in indices_by_class(self.train)]
         wanted = Size(images=images).per_class(classes)
-        counts = tuple(min(want, have) for want, have in zip(wanted, members, strict=True))
+        counts = tuple(min(want, have) for want, have in zip(wanted, self._members, strict=True))
         name = f"{cell.baseline}-images-{images}-seed-{cell.seed}{SUFFIX}"
         return RealImages(self.folder / "real" / name, counts, counts != wanted)
+
+    @cached_property
+    def _members(self) -> list[int]:
+        """Real images of each class."""
+        return [len(rows) for rows in indices_by_class(self.train)]
 
     def choose(self, cells: Sequence[Cell]) -> None:
         """Choose or average the real images of cells."""

@@ -70,7 +70,9 @@ class _Bench:
         keys = self._keys()
         records = {record.key: record for record in self._kept()}
         self._forecast(kept=sum(key in records for key in keys.values()), cells=len(keys))
-        failed = self.sets.distil({self.sets.file_of(cell) for cell, key in keys.items() if key not in records})
+        failed = self.sets.distil(
+            {self.sets.file_of(cell) for cell, key in keys.items() if self._needs(cell, records.get(key))}
+        )
         for cell, key in keys.items():
             if key not in records and (reason := failed.get(self.sets.file_of(cell))) is not None:
                 self._keep(records, CellRecord(key=key, cell=cell, reason=f"the set diverged: {reason}"))
@@ -83,6 +85,11 @@ class _Bench:
                     self._keep(records, record)
                     stage.advance()
         return self._results({cell: records[key] for cell, key in keys.items()})
+
+    def _needs(self, cell: Cell, record: CellRecord | None) -> bool:
+        """Whether the distilled set of a cell is to be made: for the cell, or to be drawn where somebody removed it."""
+        drawn = cell.seed == self.scenario.seed and not self.sets.file_of(cell).exists()
+        return record is None or (drawn and record.reason is None)
 
     # --- cells ------------------------------------------------------------------------------------------------------
 

@@ -48,3 +48,10 @@ class TestTransfer(TaskConformance):
         'rows = [{ kind = "none" }, { kind = "set", set = "mine" }, { kind = "random", like = "mine" }]\n'
         f"[sets.mine]\nipc = 1\nmethod = {DM}\n"
     )
+
+
+class TestCompare(TaskConformance):
+    scenario = (
+        'task = "compare"\ndata = "digits"\nipcs = [1]\nnetworks = ["convnet-1-w4"]\nseeds = 2\n'
+        f'baselines = ["random", "average"]\n[methods]\ndm = {DM}\n'
+    )

@@ -18,6 +18,7 @@ from dd_apps import scenario
 from dd_apps.cli import main
 from dd_apps.continual import ContinualScenario, run
 from dd_core import store
+from dd_core.runner import RunOptions
 from dd_core.system.parallel import Workers
 
 SCENARIO = """
@@ -39,6 +40,18 @@ epochs = 2
 
 [replay]
 epochs = 1
+"""
+COMPARE = """
+task = "compare"
+data = "digits"
+ipcs = [1]
+networks = ["convnet-1-w4"]
+seeds = 4
+baselines = ["random", "average"]
+[methods.dm]
+steps = 2
+batch_real = 8
+recipe = { network = "convnet-1-w4", epochs = 60 }
 """
 DD_APPS = [sys.executable, "-m", "dd_apps.cli"]
 COMMAND = ["run", "tiny.toml", "--workers", "2", "--json"]
@@ -129,6 +142,29 @@ def test_finished_jobs_of_a_continual_run_are_kept_and_the_others_go_on_after_a_
     undisturbed = run(values, folder=tmp_path / "other", workers=Workers(count=1))
     found = json.loads(done.stdout)["results"]
     assert figures({table: found[table] for table in undisturbed.tables}) == figures(undisturbed.tables)
+
+
+def test_the_cells_of_a_comparison_are_kept_after_a_kill_and_workers_change_no_figure(tmp_path: Path):
+    (tmp_path / "tiny.toml").write_text(COMPARE)
+    journal = Path("runs/tiny/work/cells/records.jsonl")
+    killed = start(COMMAND)
+    wait_until(lambda: len(store.read_lines(journal)) >= 3, killed)
+    killed.kill()
+    killed.wait()
+    require_no_orphans(killed)
+    before = store.read_lines(journal)
+    assert 3 <= len(before) < 12, "twelve cells"
+    done = subprocess.run([*DD_APPS, *COMMAND], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"12 cells to score (1 methods x 3 rows x 1 sizes x 1 networks x 4 seeds), {len(before)} kept" in done.stderr
+    after = store.read_lines(journal)
+    assert (after[: len(before)], len(after)) == (before, 12)
+    values = scenario.load("tiny.toml").values
+    undisturbed = values.run(tmp_path / "other", RunOptions(device="cpu", threads=1))
+    found = json.loads(done.stdout)["results"]
+    assert {table.title: table.plain() for table in undisturbed.tables[:2]} == {
+        table.title: found[table.title] for table in undisturbed.tables[:2]
+    }
 
 
 def test_an_evaluation_goes_on_after_a_kill_from_the_networks_that_were_finished(capsys):

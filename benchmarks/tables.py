@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import blocks_compare
 import blocks_continual
 import blocks_gpu
 import blocks_methods
@@ -38,6 +39,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **blocks_nas_cpu.BLOCKS,
     **blocks_sre2l.BLOCKS,
     **blocks_transfer.BLOCKS,
+    **blocks_compare.BLOCKS,
     **blocks_speed.BLOCKS,
 }
 _BLOCK = re.compile(r"<!-- table (?P<name>[\w-]+) -->\n(?P<body>.*?)\n?<!-- end -->", re.DOTALL)

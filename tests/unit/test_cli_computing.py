@@ -417,6 +417,7 @@ def test_run_leaves_a_folder_of_results(mine: str, call, call_json):
     assert all(word in page for word in ("average on digits, 1 image a class", "<td>lenet</td>", "data:image/png"))
     heading, *lines = (folder / "accuracy-on-test-images.csv").read_text().splitlines()
     assert (heading.split(",")[:2], len(lines)) == (["network", "distilled (%)"], 2)
+    assert r"\begin{tabular}{lrrrrr}" in (folder / "accuracy-on-test-images.tex").read_text()
     out = call("run", mine)[1]
     assert all(word in out for word in ("lenet", str(folder / "report.html"), "distilled.png"))
 

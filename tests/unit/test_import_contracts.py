@@ -33,7 +33,7 @@ MODULES = [
     "dd_core/__init__",
     *(f"dd_core/{name}" for rooms in ROOMS for name in rooms),
     *("dd_apps/__init__", "dd_apps/cli", "dd_apps/scenario", "dd_apps/study", "dd_apps/data", "dd_apps/scoring"),
-    *(f"dd_apps/{name}/__init__" for name in ("continual", "nas", "transfer", "report")),
+    *(f"dd_apps/{name}/__init__" for name in ("compare", "continual", "nas", "transfer", "report")),
     "dd_apps/continual/memory",
 ]
 ALLOWED = {

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from dd_apps.report.latex import latex
 from dd_apps.report.page import html_page, markdown_page
 from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import figures, machine, score_table, study_table, verdict
@@ -254,6 +255,30 @@ def test_an_estimate_as_csv_has_the_ends_of_its_interval_in_columns():
     shown = html_page("title", "origin", [Table("t", rows)])
     assert '<td class="number">0.30 [0.25, 0.50]</td>' in shown
     assert Table("t", rows).plain() == rows
+
+
+def test_a_table_as_latex_has_its_numbers_to_the_right_and_shows_every_name():
+    rows = [
+        {"row": "50 % of a_b & c", "accuracy": {"mean": 0.9, "std": 0.0125}, "bytes": 640, "r": None},
+        {"row": r"\input{x}~^<", "accuracy": None, "bytes": 2048, "r": {"value": -0.1, "low": -0.25, "high": 0.5}},
+    ]
+    table = Table("A & B", rows, units={"accuracy": "percent", "bytes": "bytes"}, notes=["two\nlines"])
+    assert latex(table).splitlines() == [
+        r"% two\nlines",
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{A \& B}",
+        r"\begin{tabular}{lrrr}",
+        r"\toprule",
+        r"row & accuracy (\%) & bytes & r \\",
+        r"\midrule",
+        r"50 \% of a\_b \& c & 90.0 $\pm$ 1.2 & 640 B & - \\",
+        r"\textbackslash{}input\{x\}\textasciitilde{}\textasciicircum{}\textless{} & - & 2.0 KiB & "
+        r"$-$0.10 [$-$0.25, 0.50] \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
 
 
 # --- scores --------------------------------------------------------------------------------------------------

@@ -35,14 +35,14 @@ def mine(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", sorted(scenario.shipped()))
 def test_every_shipped_scenario_decodes_and_says_what_it_is(name: str):
     loaded = scenario.load(name)
-    assert loaded.name == name
+    assert loaded.name == name.rpartition("/")[2]
     assert len(scenario.summary(loaded.path)) > 20
     assert canonical(loaded.plain())
 
 
 def test_a_shipped_scenario_lies_in_the_folder_of_its_task():
     shipped = scenario.shipped()
-    tasks = {"continual", "distill", "nas-rank", "nas-search", "study", "transfer"}
+    tasks = {"compare", "continual", "distill", "nas-rank", "nas-search", "study", "transfer"}
     assert {path.parent.name for path in shipped.values()} == tasks
     for path in shipped.values():
         assert scenario.read(path)["task"] == path.parent.name
@@ -66,6 +66,17 @@ def test_a_bare_name_that_two_tasks_have_is_ambiguous(tmp_path: Path, monkeypatc
     assert scenario.find("distill/alone") == scenario.find("alone")
     with pytest.raises(UserError, match="scenario 'tiny': continual/tiny or distill/tiny\\?"):
         scenario.find("tiny")
+    assert scenario.find("tiny", of="distill") == tmp_path / "distill" / "tiny.toml", "the verb says which task"
+    with pytest.raises(UserError, match="scenario 'tiny': continual/tiny or distill/tiny"):
+        scenario.find("tiny", of="study")
+    assert scenario.find("alone", of="study") == scenario.find("alone")
+
+
+def test_two_tasks_that_share_a_name_have_folders_of_their_own():
+    wanted = ("compare/digits", "nas-rank/digits", "quickstart")
+    names = [scenario.load(name).results_name for name in wanted]
+    assert names == ["compare-digits", "nas-rank-digits", "quickstart"]
+    assert scenario.load("digits", of="nas-rank").task == "nas-rank"
 
 
 def test_the_quickstart_is_shipped():
@@ -137,7 +148,7 @@ def test_values_are_toml_and_words_need_no_quotes(text: str, value: object):
         ("protocol=plain", "unknown protocol 'plain'; did you mean 'plain-300'?"),
         ('networks=["lenat"]', "unknown network 'lenat'; did you mean 'lenet'?"),
         ("task=distil", "mine.toml: task: unknown task 'distil'; did you mean 'distill'?"),
-        ("task=3", "mine.toml: task: required; one of continual, distill"),
+        ("task=3", "mine.toml: task: required; one of compare, continual"),
     ],
 )
 def test_mistakes_name_the_key_and_the_nearest_spelling(mine: Path, override: str, line: str):

@@ -50,6 +50,8 @@ def _beside_random(row: Row, each: Compared) -> str:
     size = "as many images" if each.against.kind == "twin" else f"as many bytes, {_bytes(each.against)}"
     tested = "" if each.adjusted is None else f", corrected {p_value(each.adjusted)}"
     figures = f"({size}: {100 * ours:.1f} % against {100 * theirs:.1f} %{tested})"
+    if each.word is None:
+        return f"no verdict beside random real images, as the difference is the same under every seed {figures}"
     if each.word == "ahead":
         return f"ahead of random real images {figures}"
     if each.word == "behind":
@@ -60,7 +62,7 @@ def _beside_random(row: Row, each: Compared) -> str:
 
 
 def _bytes(row: Row) -> str:
-    return human_bytes(row.records[0].bytes)
+    return human_bytes(next(record.bytes for record in row.records if record.evaluation is not None))
 
 
 def _other(row: Row, each: Compared) -> str:

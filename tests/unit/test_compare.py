@@ -17,6 +17,7 @@ from dd_apps.compare.words import sentences
 from dd_core.config import decode
 from dd_core.errors import UserError
 from dd_core.evaluation import Evaluation, Score
+from dd_core.methods import decode_method
 from dd_core.testing import blobs
 
 NETWORK = "convnet-1-w4"
@@ -102,6 +103,16 @@ def test_the_shipped_scenarios_are_typed(name: str):
     assert len(values.ipcs) >= 2
     assert values.seeds >= 5
     assert {"random", "herding", "k-means", "average"} == {*values.baselines}
+
+
+def test_cifar10_has_the_settings_of_the_scenarios_of_each_size():
+    values = scenarios.load("compare/cifar10").values
+    assert isinstance(values, CompareScenario)
+    published = {place: config for place, config in values.configs.items() if place[0] != "dm"}
+    assert len(published) == 9
+    for (name, ipc), config in published.items():
+        alone = scenarios.load(f"cifar10-ipc{ipc}-{name}").values.model_dump()["method"]
+        assert config == decode_method(alone), (name, ipc)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +277,8 @@ def test_it_is_said_in_words_that_random_real_images_win():
     assert "random real images have the higher mean, by no more than noise (as many bytes, 640 B: 91.0 % a" in near
     below = said((0.93, 0.90, 0.93), (0.90, 0.92, 0.91))
     assert "told apart from random real images by no test (as many bytes, 640 B: 92.0 % against 91.0 %" in below
+    same = said((0.5, 0.25), (0.75, 0.5))
+    assert "no verdict beside random real images, as the difference is the same under every seed (as many bytes" in same
     assert said((0.9,), (0.95,)) == (
         "dm, 1 image a class: no verdict, because one seed does not show how large the noise is."
     )

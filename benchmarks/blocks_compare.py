@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import Any
 
@@ -51,7 +51,7 @@ def against_random(line: Record, network: str, ipc: int, row: str) -> str | None
     """The corrected verdict on a distilled row beside random images of as many bytes; None for another row."""
     for each in rows_of(line, "differences"):
         here = each["network"] == network and each["a class"] == ipc and each["row"] == row
-        if here and each["against"].partition(" (")[0] == RANDOM:
+        if here and _short(each["against"]) == RANDOM:
             return each["verdict"]
     return None
 
@@ -60,43 +60,55 @@ def notes(name: str) -> list[str]:
     """How many differences are more than noise, who is ahead of whom, and what it cost."""
     line = of(name)
     every = rows_of(line, "differences")
+    costs = [each for each in rows_of(line, "costs") if not each["beside"]]
+    distilled = list(dict.fromkeys(each["row"] for each in costs))
     apart = [each for each in every if each["verdict"] in ("ahead", "behind")]
     texts = [f"{len(apart)} of {len(every)} differences are more than noise after Holm's correction for all of them."]
     for network in networks(line):
         for ipc in dict.fromkeys(each["a class"] for each in every):
             here = [each for each in every if each["network"] == network and each["a class"] == ipc]
-            texts.append(f"`{network}`, {ipc} a class: {_standings(here)}")
-    costs = [each for each in rows_of(line, "costs") if not each["beside"]]
-    making = [
-        f"{each['row']} {each['making a set']:.2g} s at {each['a class']} a class"
-        + (f" and {each['artefacts']:.0f} s for experts" if each["artefacts"] else "")
-        for each in costs
-    ]
+            texts.append(f"`{network}`, {ipc} a class: {_standings(here, distilled)}")
+    making = [f"{row} {_seconds([each for each in costs if each['row'] == row])}" for row in distilled]
     load = f"load average {line['load_average']} on {line['hardware']['cores']} cores"
     whole = f"{line['seconds'] / 60:.0f} minutes in all, beside other work ({load})"
-    return bullets(*texts, f"Making a set took {words(making)}; {whole}.")
+    return bullets(*texts, f"Making a set took {'; '.join(making)}. {whole[0].upper()}{whole[1:]}.")
 
 
-def _standings(rows: list[Record]) -> str:
-    """Who is ahead of whom, as `dm of random and herding`; and that random images win, where they do."""
+def _seconds(costs: list[Record]) -> str:
+    """What a set took at each size, and what its experts took."""
+    sizes = words([f"{each['making a set']:.2g} s at {each['a class']} a class" for each in costs])
+    experts = max(each["artefacts"] or 0 for each in costs)
+    return f"{sizes}, after {experts:.0f} s for its experts" if experts else sizes
+
+
+def _standings(rows: list[Record], distilled: Container[str]) -> str:
+    """What each distilled row is ahead of and behind, and how many pairs of real images are told apart."""
     ahead: dict[str, list[str]] = {}
+    real = 0
     for each in rows:
-        pair = (each["row"], each["against"])
-        if each["verdict"] in ("ahead", "behind"):
-            winner, loser = pair if each["verdict"] == "ahead" else pair[::-1]
-            ahead.setdefault(winner, []).append(loser)
-    if not ahead:
-        return "no test tells any two rows apart."
-    told = "; ".join(f"{winner} of {words(losers)}" for winner, losers in ahead.items())
-    lost = [each for each in rows if each["against"].partition(" (")[0] == RANDOM and each["verdict"] == "behind"]
-    wins = [each["row"] for each in lost]
+        if each["verdict"] not in ("ahead", "behind"):
+            continue
+        if each["row"] not in distilled:
+            real += 1
+            continue
+        pair = (each["row"], _short(each["against"]))
+        winner, loser = pair if each["verdict"] == "ahead" else pair[::-1]
+        ahead.setdefault(winner, []).append(loser)
+    among = f"; pairs of real images told apart: {real}" if real else ""
+    told = "; ".join(f"{winner} is ahead of {words(losers)}" for winner, losers in ahead.items())
+    lost = [each for each in rows if _short(each["against"]) == RANDOM and each["verdict"] == "behind"]
+    wins = [each["row"] for each in lost if each["row"] in distilled]
     random = f" Random real images win against {words(wins)}." if wins else ""
-    return f"ahead are {told}.{random}"
+    return f"{told or 'no test tells a distilled set from anything'}{among}.{random}"
+
+
+def _short(name: str) -> str:
+    """A row of real images without the methods that it stands beside, which go without saying."""
+    name = name.partition(" (")[0]
+    return "its twin" if name.startswith("random-real twin") else name
 
 
 BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     "compare-digits": partial(accuracies, "digits"),
     "compare-digits-notes": partial(notes, "digits"),
-    "compare-mnist": partial(accuracies, "mnist"),
-    "compare-mnist-notes": partial(notes, "mnist"),
 }

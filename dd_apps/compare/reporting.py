@@ -22,6 +22,9 @@ NEW_DRAW = (
     "one distilled set, the same under every seed, against images that are drawn anew for each: Student's t for one "
     "more draw; between two such sets the test is of these sets and not of their methods"
 )
+SHARED = (
+    "experts, teachers and their like are made once for all seeds: a test of a method that needs them is of these ones"
+)
 SECONDS = (
     "seconds by the clock, on a machine that may have done other work at the same time; making a set: mean over seeds; "
     "artefacts: experts, teachers and their like, once for all seeds and sizes that use them (-: in the cache before)"
@@ -141,6 +144,8 @@ class Report:
         ]
         if any(each.difference.new_draw for each in self.compared):
             notes.append(NEW_DRAW)
+        if any(cost.artefacts != 0 for cost in self.results.costs.values()):
+            notes.append(SHARED)
         return Table("differences", rows, units={"difference": "percent"}, notes=notes)
 
     # --- costs ------------------------------------------------------------------------------------------------------

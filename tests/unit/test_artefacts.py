@@ -49,7 +49,9 @@ POOL = spec_of(Recipe(network="convnet-2-w16"), (1, 8, 8), 3, StartingPool(distr
 
 def test_it_is_made_once(tmp_path):
     log = tmp_path / "log"
+    assert not artefacts.complete(Squares(count=3), cache=tmp_path)
     made = artefacts.get(Squares(count=3), resources=log, cache=tmp_path)
+    assert artefacts.complete(Squares(count=3), cache=tmp_path)
     found = artefacts.get(Squares(count=3), resources=log, cache=tmp_path)
     assert [record["made"] for record in store.read_lines(log)] == [0, 1, 2]
     assert [tensors["value"].item() for tensors, _ in found] == [0, 1, 4]

@@ -23,8 +23,8 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import Dataset
 
 from dd_apps.continual.labels import Meaning, copied, meaning, shown
-from dd_apps.continual.pixels import Form, from_uint8, to_uint8
 from dd_core import streams
+from dd_core.datasets.raw_pixels import Form, from_uint8, to_uint8
 from dd_core.errors import UserError
 
 

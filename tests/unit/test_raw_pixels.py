@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dd_apps.continual.pixels import from_uint8, to_uint8
+from dd_core.datasets.raw_pixels import from_uint8, to_uint8
 from dd_core.errors import UserError
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)

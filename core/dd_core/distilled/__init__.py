@@ -1,0 +1,31 @@
+"""Distilled sets: values only, no disk, and no torch until a tensor is asked for."""
+
+from __future__ import annotations
+
+from dd_core.distilled.sets import (
+    IMAGENET,
+    DistilledSet,
+    Layout,
+    Manifest,
+    Pixels,
+    Provenance,
+    Size,
+    Statistics,
+    arrays_of,
+    layout_problems,
+    pretraining_problems,
+)
+
+__all__ = [
+    "IMAGENET",
+    "DistilledSet",
+    "Layout",
+    "Manifest",
+    "Pixels",
+    "Provenance",
+    "Size",
+    "Statistics",
+    "arrays_of",
+    "layout_problems",
+    "pretraining_problems",
+]

@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 # the rooms of the engine, the lowest ones last
 ROOMS = [
     ["testing"],
-    ["exchange/__init__", "methods/__init__", "methods/dm", "methods/random", "methods/sre2l/distiller"],
+    ["exchange/__init__"],
     ["evaluation/__init__", "runner/__init__"],
+    ["methods/__init__", "methods/dm", "methods/random", "methods/sre2l/distiller"],
     ["datasets/torchvision_files", "distiller", "training/__init__", "zca"],
     ["artefacts"],
     ["selection", "store/__init__", "synthetic", "unroll"],

@@ -7,7 +7,6 @@ hang new leaves below the same transforms, so this module can take the two apart
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +22,9 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import Dataset
 
 from dd_apps.continual.labels import Meaning, copied, meaning, shown
-from dd_core import streams
 from dd_core.datasets.raw_pixels import Form, from_uint8, to_uint8
 from dd_core.errors import UserError
+from dd_core.system.surroundings.generators import generators_kept, generators_seeded
 
 
 @contextmanager
@@ -99,6 +98,12 @@ __all__ = [
 
 
 Function = Callable[[Any], Any]
+
+_RAW = "the experience's untransformed images"
+_ADVICE = (
+    "distilling needs raw images (PIL, uint8, or floats in [0, 1]): hand those to the benchmark, and put "
+    "ToTensor and Normalize into its train_transform and eval_transform"
+)
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ def raw_class(data: AvalancheDataset, label: int, positions: Sequence[int]) -> R
     leaves = [_leaf(flat, position) for position in positions]
     with generators_kept():
         pairs = [_pair(leaf[index]) for leaf, index, _ in leaves]
-        images, forms = zip(*(to_uint8(image) for image, _ in pairs), strict=True)
+        images, forms = zip(*(to_uint8(image, of=_RAW, advice=_ADVICE) for image, _ in pairs), strict=True)
         sizes = sorted({tuple(image.shape) for image in images})
         if len(sizes) > 1 or len(set(forms)) > 1:
             shapes = ", ".join("x".join(map(str, size)) for size in sizes[:3])
@@ -397,20 +402,5 @@ def contents(policy: BalancedExemplarsBuffer[Any]) -> tuple[np.ndarray, np.ndarr
 @contextmanager
 def contained(seed: int, stream: str) -> Iterator[None]:
     """Run a block of Avalanche: its draws from the global generators seeded, its warning filters undone after."""
-    number = streams.counter(seed, stream, 0)
-    with generators_kept(), warnings_contained(), streams.seeded(seed, stream):
-        random.seed(number)
-        np.random.seed(number % 2**32)
+    with warnings_contained(), generators_seeded(seed, stream):
         yield
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """Run a block, and put the CPU's global generators (Python, NumPy, PyTorch) back as they were before it."""
-    python, numbers = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numbers)

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from dd_apps.continual import benchmark
-from dd_apps.continual.adapter import contained, contents, generators_kept
+from dd_apps.continual.adapter import contained, contents
 from dd_apps.continual.benchmark import Stream
 from dd_apps.continual.buffer import DistilledBuffer
 from dd_apps.continual.config import ContinualScenario, Retraining
@@ -39,6 +39,7 @@ from dd_core.recipe import Recipe
 from dd_core.streams import counter
 from dd_core.system import device as devices
 from dd_core.system.footprint import prediction_batch
+from dd_core.system.surroundings.generators import generators_kept
 
 NOWHERE = Finished(None)
 

@@ -14,9 +14,10 @@ import torch
 from torch.utils.data import Dataset
 
 from dd_apps.continual import DistilledBuffer
-from dd_apps.continual.adapter import contents, generators_kept
+from dd_apps.continual.adapter import contents
 from dd_apps.continual.labels import meaning
 from dd_core.errors import UserError
+from dd_core.system.surroundings.generators import generators_kept
 
 with warnings.catch_warnings():  # Avalanche sets filters for the whole process while it is imported
     from avalanche.benchmarks.utils import _make_taskaware_classification_dataset

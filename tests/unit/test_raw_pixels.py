@@ -57,10 +57,11 @@ COLOURED = ("PIL RGB", "uint8 C H W", "float C H W")
         ("cat.png", "str"),
     ],
 )
-def test_what_is_not_raw_is_refused_and_told_where_normalize_belongs(image, found):
+def test_what_is_not_raw_is_refused_with_what_to_do(image, found):
     with pytest.raises(UserError, match=found) as caught:
-        to_uint8(image)
-    assert "train_transform" in str(caught.value)
+        to_uint8(image, of="items of the benchmark", advice="put Normalize into its train_transform")
+    assert str(caught.value).startswith("items of the benchmark ")
+    assert str(caught.value).endswith("; put Normalize into its train_transform")
     assert "\n" not in str(caught.value)
 
 

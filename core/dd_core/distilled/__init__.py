@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dd_core.distilled.given import as_size
 from dd_core.distilled.sets import (
     IMAGENET,
     DistilledSet,
@@ -26,6 +27,7 @@ __all__ = [
     "Size",
     "Statistics",
     "arrays_of",
+    "as_size",
     "layout_problems",
     "pretraining_problems",
 ]

@@ -14,8 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from dd_core.artefacts import Artefact
+from dd_core.datasets import plain
+from dd_core.datasets.plain import Images
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.evaluation import protocols, teaching, twins
@@ -27,7 +30,7 @@ from dd_core.evaluation.starts import images_to_pretrain_on, same_start, startin
 from dd_core.evaluation.tuning import Choice, best, validation_split
 from dd_core.evaluation.twins import HardLabels, Labeller
 from dd_core.images import Source
-from dd_core.networks.own import Network, is_own, name_of
+from dd_core.networks.own import Network, is_own, name_of, require_network
 from dd_core.recipe import Recipe, StartingPool
 from dd_core.streams import Streams
 from dd_core.system import device as devices
@@ -36,6 +39,8 @@ from dd_core.system.parallel import Pool, Workers
 from dd_core.system.reporter import Reporter, Silent
 from dd_core.training import for_network, require_startable, starts, training_data
 from dd_core.training.bank import Bank
+from dd_core.training.own_augmentation import Augmentation, check_augmentation
+from dd_core.training.own_augmentation import name_of as augmentation_name
 from dd_core.training.teacher_config import TeacherConfig
 from dd_core.training.teachers import TeacherSpec
 
@@ -44,14 +49,15 @@ from dd_core.training.teachers import TeacherSpec
 def evaluate(
     ds: DistilledSet,
     *,
-    train: Source,
-    test: Source,
+    train: Source | Images,
+    test: Source | Images,
     network: Network | None = None,
     protocol: str | EvaluationProtocol = "recipe",
     nets: int = 5,
     seed: int = 0,
     start: str | StartingPool | None = None,
-    pretrain_on: Source | None = None,
+    pretrain_on: Source | Images | None = None,
+    augmentation: Augmentation | None = None,
     labeller: Labeller | None = None,
     teacher: TeacherConfig | None = None,
     teacher_mode: str | None = None,
@@ -64,6 +70,9 @@ def evaluate(
 ) -> Evaluation:
     """Train `nets` fresh networks on `ds` and as many on random images of `train`; score all on `test`.
 
+    `train` and `test` are what `load_data` returns, pairs (images, labels) of arrays, or torch `Dataset`s: see
+    `as_source`. Labels of arrays are indices into the classes of the set.
+
     Every network is a job of its own: the result is the same for any number of workers. Raises `UserError`
     where set and data do not belong together, and for another `network` where the set is for one particular network;
     such a set has one score.
@@ -72,6 +81,9 @@ def evaluate(
     its class, called with (in_channels, outputs, image_size) for each of the `nets`; `module:Class`, which imports such
     a function; or a module, copies of which keep the weights that it has. Scores of such networks are not kept: a
     function may change.
+
+    `augmentation` is a function of network inputs (n, C, H, W) that takes the place of the recipe's, for the set and
+    for the twins; scores are not kept then either.
 
     `start` has networks start elsewhere than the set means them to: `default` or `xavier` draws, or `pretrained` (as
     the recipe or a `StartingPool` has it). Those are pre-trained on `pretrain_on`, else on the images that are meant
@@ -89,8 +101,13 @@ def evaluate(
     stopped, with the same result; with `fresh` it starts over. `reporter` hears of progress, and of memory that will be
     short.
     """
-    own = _own(network)
-    execution = Execution(workers or Workers(), reporter or Silent(), keep if own is None else None, fresh)
+    _check_set(ds)
+    require_network(network)
+    train, test = (plain.given(data, what=what, like=ds.classes) for data, what in ((train, "train"), (test, "test")))
+    if pretrain_on is not None:
+        pretrain_on = plain.given(pretrain_on, what="pretrain_on", like=ds.classes)
+    kept = keep if _own(network) is None and augmentation is None else None
+    execution = Execution(workers or Workers(), reporter or Silent(), kept, fresh)
     with Pool(execution.workers):  # one for starting weights, choices and tests
         bench = _prepare(
             ds,
@@ -102,6 +119,7 @@ def evaluate(
             seed=seed,
             start=start,
             pretrain_on=pretrain_on,
+            augmentation=augmentation,
             labeller=labeller,
             teacher=teacher,
             teacher_mode=teacher_mode,
@@ -112,6 +130,12 @@ def evaluate(
         choices = _tune(bench)
         outcomes = _test(bench, choices)
     return _report(bench, choices, outcomes)
+
+
+def _check_set(ds: Any) -> None:
+    if not isinstance(ds, DistilledSet):
+        hint = f"; read_set({str(ds)!r}) reads one from a file" if isinstance(ds, (str, Path)) else ""
+        raise UserError(f"what is scored is a DistilledSet, and a {type(ds).__name__} is given{hint}")
 
 
 def _own(network: Network | None) -> Network | None:
@@ -130,6 +154,7 @@ class _Bench:
     protocol: EvaluationProtocol
     recipe: Recipe
     own: Network | None
+    augmentation: Augmentation | None
     pool: Artefact | None
     teacher: Artefact | None
     bank: Bank | None
@@ -165,6 +190,7 @@ def _prepare(
     seed: int,
     start: str | StartingPool | None,
     pretrain_on: Source | None,
+    augmentation: Augmentation | None,
     labeller: Labeller | None,
     teacher: TeacherConfig | None,
     teacher_mode: str | None,
@@ -189,6 +215,8 @@ def _prepare(
     if bank is not None:
         teaching.check_bank(bank, ds, recipe)
     require_startable(ds, recipe)
+    if augmentation is not None:
+        _check_augmentation(augmentation, protocol, recipe)
     chooses = bool(protocol.settings(images=ds.decoded_count))
     check_attack(ds, test, protocol, chooses=chooses)
     pool = None
@@ -221,7 +249,15 @@ def _prepare(
     real, validation = validation_split(train, Streams(seed)) if chooses else (train, None)
     labeller = labeller or HardLabels(attacked(ds))
     images = (train, real, validation, test)
-    return _Bench(ds, protocol, recipe, own, pool, asked, bank, *images, labeller, nets, seed, device, execution)
+    return _Bench(
+        ds, protocol, recipe, own, augmentation, pool, asked, bank, *images, labeller, nets, seed, device, execution
+    )
+
+
+def _check_augmentation(augmentation: Augmentation, protocol: EvaluationProtocol, recipe: Recipe) -> None:
+    check_augmentation(augmentation, recipe)
+    if not protocol.trains_networks:
+        raise UserError(f"protocol '{protocol.name}' trains no network, so it augments nothing; leave out augmentation")
 
 
 def _tune(bench: _Bench) -> dict[str, Choice]:
@@ -270,6 +306,7 @@ def _report(bench: _Bench, choices: Mapping[str, Choice], outcomes: Mapping[str,
         images=len(ds),
         bytes=ds.nbytes,
         twin_bytes=len(ds) * prod(bench.train.image_shape),
+        augmentation=None if bench.augmentation is None else augmentation_name(bench.augmentation),
         chosen=chosen or None,
         teacher=_taught(bench),
         hardware=devices.hardware(where, threads=bench.execution.workers.threads),
@@ -306,6 +343,7 @@ def _jobs(bench: _Bench, test: Source, *, streams: Streams, first: int) -> dict[
         attack=attacked(ds),
         teacher=bench.teacher,
         own=bench.own,
+        augmentation=bench.augmentation,
     )
     on_set = [
         replace(job, seed=streams.child("network", net).seed, index=0 if bench.one_network else first + net)

@@ -26,6 +26,7 @@ from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Reporter
 from dd_core.training import TrainingData, initialised, predictions
 from dd_core.training.bank import Bank
+from dd_core.training.own_augmentation import Augmentation
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Job:
     class and of what it is to be taken for. A `trial` helps to choose a setting: its score is 0 where training
     diverges.
     `teacher` labels what the network sees, where the recipe asks one; `bank` has these labels already. `own` is the
-    network of a caller's own, in place of the recipe's.
+    network of a caller's own, in place of the recipe's, and `augmentation` likewise.
     """
 
     protocol: EvaluationProtocol
@@ -54,6 +55,7 @@ class Job:
     teacher: Artefact | None = None
     bank: Bank | None = None
     own: Network | None = None
+    augmentation: Augmentation | None = None
     records: tuple[Record, ...] = ()  # one for each setting, where scores are kept
 
     @property
@@ -167,7 +169,7 @@ def _outcome(job: Job, setting: Setting) -> Outcome:
 def _trained(job: Job, setting: Setting) -> nn.Module:
     own, shape = job.own, job.test.image_shape
     model = None if own is None else built(own, shape, outputs=job.data.classes, seed=job.seed)
-    given: dict[str, Any] = {"teacher": job.teacher, "bank": job.bank, "model": model}
+    given: dict[str, Any] = {"teacher": job.teacher, "bank": job.bank, "model": model, "augmentation": job.augmentation}
     return job.protocol.fit(
         job.data,
         job.recipe,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dd_core.streams import Streams
     from dd_core.training import TrainingData
     from dd_core.training.bank import Bank
+    from dd_core.training.own_augmentation import Augmentation
 
 Setting = dict[str, Any]  # numbers, by the name of what they set
 
@@ -102,12 +103,13 @@ class EvaluationProtocol:
         teacher: Artefact | None = None,
         bank: Bank | None = None,
         model: nn.Module | None = None,
+        augmentation: Augmentation | None = None,
     ) -> nn.Module:
         """Train a fresh network on `data` by `recipe` with the values of `setting`; in evaluation mode.
 
         It starts as network `index` of the pool `start` where that is given. A `model` is trained in place instead,
-        from the weights that it has. `teacher` labels what it sees, where the
-        recipe asks one; `bank` has the views of `data` and these labels already. Raises `Diverged`.
+        from the weights that it has. `augmentation` takes the place of the recipe's. `teacher` labels what the network
+        sees, where the recipe asks one; `bank` has the views of `data` and these labels already. Raises `Diverged`.
         """
         recipe, lessons = recipe.model_copy(update=setting), data
         if bank is not None:
@@ -122,6 +124,7 @@ class EvaluationProtocol:
             start=start,
             index=index,
             teacher=None if teacher is None else training.asked(teacher, mode=recipe.teacher),
+            augmentation=augmentation,
         )
 
     def score(self, model: nn.Module, test: Source, form: InputForm, *, device: torch.device) -> float:

@@ -60,6 +60,7 @@ class Evaluation(Config):
     `chosen` has, for the set (`accuracy`) and for the twin (`random_real`), the setting that did best on validation
     images, and how well (`validation`); None where the protocol leaves no choice. Where no network is trained (k-nn)
     the set has one score, and `start` is `none`. `teacher` labelled what all networks saw; None: images have labels.
+    `augmentation` is the name of the caller's own function that took the place of the recipe's; None: the recipe's.
     """
 
     accuracy: Score
@@ -81,6 +82,7 @@ class Evaluation(Config):
     before: Score | None = None
     attack: Attack | None = None
     teacher: Taught | None = Field(default=None, exclude_if=lambda teacher: teacher is None)
+    augmentation: str | None = Field(default=None, exclude_if=lambda name: name is None)
     chosen: dict[str, dict[str, int | float]] | None = None
     hardware: dict[str, Any]
 

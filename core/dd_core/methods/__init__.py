@@ -74,6 +74,23 @@ def _completed(given: Any, default: Any) -> Any:
     return {**default, **given, **rest}
 
 
+def as_method(given: Any) -> MethodConfig:
+    """A method's config out of its name, a table `{"name": "dm", "steps": 500}`, or the config itself.
+
+    Raises `UserError` for anything else, and for an unknown name or option.
+    """
+    if isinstance(given, MethodConfig):
+        return given
+    if isinstance(given, str):
+        return decode_method({"name": given})
+    if isinstance(given, Mapping):
+        return decode_method(given)
+    raise UserError(
+        f"the method is {'the class ' + given.__name__ if isinstance(given, type) else f'a {type(given).__name__}'}; "
+        "give its name, such as 'dm', a table such as {'name': 'dm', 'steps': 500}, or method('dm', steps=500)"
+    )
+
+
 def method(name: str, **options: Any) -> MethodConfig:
     """The config of a method, for programs: `method("dm", steps=500)`."""
     return decode_method({"name": name, **options})

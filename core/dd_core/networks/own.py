@@ -28,6 +28,16 @@ def is_own(network: Network) -> bool:
     return not isinstance(network, str) or is_import_path(network)
 
 
+def require_network(network: Any) -> None:
+    """Raise `UserError` for what is no network, not even by its name; None, the recipe's own, is one."""
+    if network is None or isinstance(network, (str, nn.Module)) or callable(network):
+        return
+    raise UserError(
+        f"network is a {type(network).__name__}; give a name such as 'convnet', a torch.nn.Module, its class or a "
+        "function that makes one out of (in_channels, outputs, image_size), or the import path 'module:Class'"
+    )
+
+
 def built(network: Network, image_shape: Shape, *, outputs: int, seed: int) -> nn.Module:
     """A network for images (C, H, W) with `outputs` outputs, on the CPU and in training mode.
 

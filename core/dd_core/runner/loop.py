@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 
-from dd_core.distilled import DistilledSet, Provenance, Size
+from dd_core.datasets import plain
+from dd_core.datasets.plain import Images
+from dd_core.distilled import DistilledSet, Provenance, Size, as_size
 from dd_core.distiller import Context, Distiller, MethodConfig
 from dd_core.errors import FRESH, DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
 from dd_core.images import Source
+from dd_core.methods import as_method
 from dd_core.runner.folder import Checkpoint, Identity, RunFolder
 from dd_core.runner.limits import TimedReporter
 from dd_core.system import device as devices
@@ -47,23 +50,31 @@ class RunOptions:
 
 @surroundings.own()
 def distill(
-    config: MethodConfig,
-    source: Source,
-    size: Size,
+    method: str | Mapping[str, Any] | MethodConfig,
+    source: Source | Images,
+    size: Size | int,
     *,
     seed: int = 0,
     out: Path | str | None = None,
     options: RunOptions | None = None,
-    pretrain_on: Source | None = None,
+    pretrain_on: Source | Images | None = None,
 ) -> DistilledSet:
     """Distil `source` into a set of `size`, and write it to `out` (`*.safetensors`) if that is given.
+
+    method: its name, a table such as `{"name": "dm", "steps": 500}`, or what `method("dm", steps=500)` returns.
+    source: what `load_data` returns, a pair (images, labels) of arrays, or a torch `Dataset`: see `as_source`.
+    size: images a class, or a `Size`.
 
     `pretrain_on` are real images that the method's networks are pre-trained on instead of `source`.
     With `out`, an interrupted run is resumed, a finished one is returned, and one with another config, source,
     size or seed is refused key by key. Raises `UserError`, `Diverged`, `OutOfResources` or `Interrupted`.
     """
-    options = options or RunOptions()
+    config, size = as_method(method), as_size(size)
+    options = _options(options)
     device = devices.resolve(options.device)
+    source = plain.given(source, what="source")
+    if pretrain_on is not None:
+        pretrain_on = plain.given(pretrain_on, what="pretrain_on", like=source.classes)
     if pretrain_on is not None and pretrain_on.fingerprint() != source.fingerprint():
         config = config.pretrained_on(pretrain_on)
         if pretrain_on.classes != source.classes:
@@ -77,6 +88,12 @@ def distill(
             return run.in_memory()
         with RunFolder.locked(Path(out)) as folder:
             return run.in_folder(folder)
+
+
+def _options(options: Any) -> RunOptions:
+    if options is not None and not isinstance(options, RunOptions):
+        raise UserError(f"options are a {type(options).__name__}; give RunOptions(device='cpu', ...)")
+    return options or RunOptions()
 
 
 @dataclass

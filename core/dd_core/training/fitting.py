@@ -5,23 +5,27 @@ Sets and their real-image twins go through the same function; nothing here knows
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from dd_core.datasets import plain
+from dd_core.datasets.plain import Images
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
-from dd_core.images import Source
-from dd_core.networks.own import Network, built, is_own
+from dd_core.images import InputForm, Source
+from dd_core.networks.own import Network, built, is_own, require_network
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import surroundings
-from dd_core.training import starts
+from dd_core.training import losses, starts
 from dd_core.training.initial import for_network, initialised, require_startable
-from dd_core.training.lessons import Lessons, lessons_of
+from dd_core.training.lessons import Lessons, RealLessons, lessons_of
 from dd_core.training.loop import Loop
+from dd_core.training.own_augmentation import Augmentation, check_augmentation
 from dd_core.training.settings import Settings
 from dd_core.training.viewing import AskedTeacher, TaughtLessons, Teacher, viewed
 
@@ -31,16 +35,20 @@ if TYPE_CHECKING:
 
 @surroundings.own()
 def train(
-    ds: DistilledSet,
+    ds: DistilledSet | Source | Images,
     *,
     network: Network | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     device: str = "auto",
-    pretrain_on: Source | None = None,
+    pretrain_on: Source | Images | None = None,
     teacher: nn.Module | None = None,
+    augmentation: Augmentation | None = None,
 ) -> nn.Module:
-    """A network trained on `ds`, in evaluation mode.
+    """A network trained on a set, or on real images, in evaluation mode.
+
+    Real images are what `as_source` takes. They have no recipe of their own, so one is to be given. Feed their network
+    what `InputForm.of(as_source(images))` makes of uint8 images.
 
     `recipe` is the set's own unless another is given. `network` is the recipe's, another one by its name, a module
     of the caller's, which is trained in place and keeps its own first weights, or a function that makes one, such as
@@ -50,13 +58,18 @@ def train(
     `ds.input_form()`.
 
     A set with features trains a network with as many outputs as an image has features. `teacher` labels what the
-    network sees, where the recipe asks a teacher, and is left as it is.
+    network sees, where the recipe asks a teacher, and is left as it is. `augmentation` is a function of network inputs
+    (n, C, H, W) that takes the place of the recipe's; what it draws from the global generators follows from `seed`.
     """
-    provenance = ds.manifest.provenance
-    recipe = (recipe or ds.manifest.recipe).for_source("" if provenance is None else provenance.source)
-    recipe = for_network(recipe, network)
-    require_startable(ds, recipe)
-    lessons = lessons_of(ds, recipe)
+    require_network(network)
+    if isinstance(ds, DistilledSet):
+        recipe, lessons = _of_set(ds, recipe, network)
+    else:
+        recipe, lessons = _of_real_images(ds, recipe, network)
+    if augmentation is not None:
+        check_augmentation(augmentation, recipe)
+    if pretrain_on is not None:
+        pretrain_on = plain.given(pretrain_on, what="pretrain_on")
     start = starts.of_recipe(
         recipe, lessons.image_shape, lessons.outputs, count=1, seed=seed, pretrain_on=pretrain_on, device=device
     )
@@ -66,8 +79,35 @@ def train(
         model = network if own else built(network, lessons.image_shape, outputs=lessons.outputs, seed=seed)
     asked = None if teacher is None else AskedTeacher(teacher, mode=recipe.teacher)
     return fit(
-        lessons, model, recipe, streams=Streams(seed), device=devices.resolve(device), start=start, teacher=asked
+        lessons,
+        model,
+        recipe,
+        streams=Streams(seed),
+        device=devices.resolve(device),
+        start=start,
+        teacher=asked,
+        augmentation=augmentation,
     )
+
+
+def _of_set(ds: DistilledSet, recipe: Recipe | None, network: Network | None) -> tuple[Recipe, Lessons]:
+    provenance = ds.manifest.provenance
+    recipe = (recipe or ds.manifest.recipe).for_source("" if provenance is None else provenance.source)
+    recipe = for_network(recipe, network)
+    require_startable(ds, recipe)
+    return recipe, lessons_of(ds, recipe)
+
+
+def _of_real_images(images: Images, recipe: Recipe | None, network: Network | None) -> tuple[Recipe, Lessons]:
+    if isinstance(images, (str, Path)):
+        raise UserError(f"a set in a file is read by read_set({str(images)!r}), and a data set by load_data")
+    source = plain.given(images, what="what is trained on")
+    if recipe is None:
+        raise UserError("real images have no recipe of their own; give recipe=Recipe(epochs=30, ...)")
+    if losses.needs_values(recipe.loss):
+        raise UserError(f"loss '{recipe.loss}' learns targets of a set, and real images have labels; take another loss")
+    recipe = for_network(recipe.for_source(source.name), network)
+    return recipe, RealLessons(source, InputForm.of(source))
 
 
 def fit(
@@ -80,13 +120,14 @@ def fit(
     start: Artefact | None = None,
     index: int = 0,
     teacher: Teacher | None = None,
+    augmentation: Augmentation | None = None,
 ) -> nn.Module:
     """`network` trained on `lessons` by `recipe`, in evaluation mode.
 
     A name is initialised first, as the recipe says, or as network `index` of `start` if that is given. A module is
     trained in place, from the weights that it has. `teacher` labels what the network sees, where the recipe asks one.
-    Raises `UserError` where the recipe is for weights or for a teacher that are not given, or a module is given
-    together with a start.
+    `augmentation` takes the place of the recipe's, and leaves its views. Raises `UserError` where the recipe is for
+    weights or for a teacher that are not given, or a module is given together with a start.
     """
     if isinstance(network, str):
         recipe = recipe.model_copy(update={"network": network})
@@ -95,7 +136,8 @@ def fit(
     elif start is not None:
         raise UserError(f"a {type(network).__name__} that is given has its own weights, and starts from no others")
     lessons = _as_recipe_shows(lessons, recipe, streams=streams, teacher=teacher)
-    Loop(network, lessons, Settings.of(recipe), streams=streams, device=device).run()
+    settings = Settings.of(recipe)
+    Loop(network, lessons, settings, streams=streams, device=device, augmentation=augmentation).run()
     return network.eval()
 
 

@@ -26,6 +26,7 @@ from dd_core.streams import Streams
 from dd_core.system.ranks import Rank
 from dd_core.training import losses
 from dd_core.training.lessons import Foreseeing, Lessons, Stateful, block_rows
+from dd_core.training.own_augmentation import Augmentation, augmented
 from dd_core.training.settings import Settings
 
 Gradients = tuple[Tensor, ...]
@@ -39,7 +40,7 @@ class Loop:
     gradient: `(loss_at, theta) -> (loss, gradients)` at the parameters theta, in place of the plain gradient; it may
     ask for the mini-batch's loss at other weights too. after_epoch: called with the number of epochs that are done.
     rank: which of the processes this is that train the network together, each by a loop of its own; such loops take the
-    plain gradient, of images without DSA.
+    plain gradient, of images without DSA. augmentation: a function of a program's own, in place of the settings'.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Loop:
         gradient: GradientHook | None = None,
         after_epoch: Callable[[int], object] | None = None,
         rank: Rank | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
-        assert rank is None or (gradient is None and settings.augmentation == "none")
+        assert rank is None or (gradient is None and augmentation is None and settings.augmentation == "none")
         self.model, self.lessons = model.to(device).train(), lessons.to(device)
         self.settings, self.streams, self.device = settings, streams, device
         self.gradient, self.after_epoch, self.rank = gradient, after_epoch, rank
+        self._own_augmentation = augmentation
         self._network = self.model if rank is None else rank.together(self.model)
         self.loss = losses.named(settings.loss, temperature=settings.temperature)
         self.optimiser = settings.optimiser_of(self.model.parameters(), rate=settings.rate(0))
@@ -147,6 +150,9 @@ class Loop:
 
     def _views(self, inputs: Tensor) -> Tensor:
         settings = self.settings
+        if self._own_augmentation is not None:
+            streams = self.streams.child("training", self.done)
+            return augmented(self._own_augmentation, inputs, streams=streams, step=len(self._sizes))
         if settings.augmentation == "none":
             return inputs
         return augment.dsa(
@@ -224,7 +230,7 @@ class Loop:
 
     def _skip_view(self, rows: int) -> None:
         """Draw what a mini-batch's view has drawn."""
-        if self.settings.augmentation != "none":
+        if self.settings.augmentation != "none" and self._own_augmentation is None:
             _, height, width = self.lessons.image_shape
             augment.draw_parameters(
                 self.settings.augmentation, rows=rows, image_size=(height, width), generator=self._transforms

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dd_apps.continual.adapter import AvalancheDataset, avalanche_forward, generators_kept
+from dd_apps.continual.adapter import AvalancheDataset, avalanche_forward
 from dd_core import networks
 from dd_core.errors import UserError
+from dd_core.system.surroundings.generators import generators_kept
 
 BATCH = 256  # images at once
 

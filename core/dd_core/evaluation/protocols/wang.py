@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dd_core.streams import Streams
     from dd_core.training import TrainingData
     from dd_core.training.bank import Bank
+    from dd_core.training.own_augmentation import Augmentation
 
 
 class WangGridProtocol(EvaluationProtocol):
@@ -77,6 +78,7 @@ class NearestNeighboursProtocol(EvaluationProtocol):
         teacher: Artefact | None = None,
         bank: Bank | None = None,
         model: nn.Module | None = None,
+        augmentation: Augmentation | None = None,
     ) -> nn.Module:
         """The neighbours among `data`; nothing is trained, and the recipe has no say."""
         from dd_core.evaluation.neighbours import NearestNeighbours  # it loads torch, and protocols are listed without

@@ -1,0 +1,64 @@
+"""An augmentation of a program's own: a function of network inputs, in place of the recipe's.
+
+A function cannot be written into a file, so it is given where a network is trained and never enters a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from dd_core.errors import UserError
+from dd_core.recipe import Recipe
+from dd_core.streams import Streams
+from dd_core.system.surroundings.generators import generators_seeded
+
+Augmentation = Callable[[Tensor], Tensor]  # network inputs (n, C, H, W) -> as many of the same shape
+
+
+def name_of(augmentation: Augmentation) -> str:
+    """What a table calls the function."""
+    return getattr(augmentation, "__name__", type(augmentation).__name__)
+
+
+def check_augmentation(augmentation: Any, recipe: Recipe) -> None:
+    """Raise `UserError` for what is no function, and for a recipe under which it would not do what it says."""
+    if not callable(augmentation) or isinstance(augmentation, type):
+        kind = f"the class {augmentation.__name__}" if isinstance(augmentation, type) else repr(augmentation)[:40]
+        raise UserError(
+            f"augmentation is {kind}; give a function of network inputs (n, C, H, W) that returns as many of the same "
+            "shape, or put a strategy by its name into the recipe: Recipe(augmentation='color_crop')"
+        )
+    if recipe.steps:
+        raise UserError("the recipe has learned steps, which see images as they are; leave out augmentation")
+    if recipe.teacher != "none":
+        raise UserError(
+            "the recipe has a teacher label what networks see, and an augmentation would change that after it is "
+            "labelled; leave out augmentation"
+        )
+
+
+def augmented(augmentation: Augmentation, inputs: Tensor, *, streams: Streams, step: int) -> Tensor:
+    """`inputs` as the function gives them back, its draws from the global CPU generators named by stream and step.
+
+    Raises `UserError` where the function fails, or returns something else than as many inputs of the same shape.
+    """
+    try:
+        with generators_seeded(streams.seed, "own-augmentation", step):
+            outputs: Any = augmentation(inputs)
+    except Exception as error:  # a user's code, which raises anything at all
+        line = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(
+            f"augmentation '{name_of(augmentation)}' fails for inputs {tuple(inputs.shape)}: {line}"
+        ) from error
+    if not isinstance(outputs, Tensor) or outputs.shape != inputs.shape or outputs.dtype != inputs.dtype:
+        found = type(outputs).__name__
+        if isinstance(outputs, Tensor):
+            found = f"{outputs.dtype} {tuple(outputs.shape)}"
+        raise UserError(
+            f"augmentation '{name_of(augmentation)}' gives {found} for inputs {inputs.dtype} {tuple(inputs.shape)}; it "
+            "is to return the same shape and type"
+        )
+    return outputs

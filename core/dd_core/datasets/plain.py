@@ -153,6 +153,8 @@ def _labels(labels: Any, count: int, *, what: str, classes: tuple[str, ...]) -> 
     if values.dtype.kind not in "iu":
         hint = "; give labels.astype(int)" if values.dtype.kind == "f" else ""
         raise UserError(f"{of} are {values.dtype}, and are to be integers from 0, or words{hint}")
+    if count == 0:
+        raise UserError(f"{what} has no images")
     low, high = int(values.min()), int(values.max())
     if low < 0 or (classes and high >= len(classes)):
         known = f" to {len(classes) - 1}, for {len(classes)} classes" if classes else ""

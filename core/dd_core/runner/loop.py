@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dd_core.datasets import plain
@@ -52,7 +53,7 @@ class RunOptions:
 def distill(
     method: str | Mapping[str, Any] | MethodConfig,
     source: Source | Images,
-    size: Size | int,
+    size: Size | int | np.integer[Any],
     *,
     seed: int = 0,
     out: Path | str | None = None,

@@ -22,6 +22,7 @@ from dd_apps.continual.adapter import (
     AvalancheDataset,
     BalancedExemplarsBuffer,
     RawClass,
+    as_experience,
     classes_ahead,
     classes_in,
     classes_of,
@@ -37,6 +38,7 @@ from dd_apps.continual.memory.holding import ClassImages, Held
 from dd_apps.continual.memory.network_at_hand import require_network
 from dd_apps.continual.memory.saving import KeptExperience, Record
 from dd_apps.continual.memory.soft_labels import BY_NETWORK, LABEL_BYTES, LABELS, Labels, labelled_by_network
+from dd_core.datasets.plain import Images
 from dd_core.distilled import DistilledSet, Pixels, Provenance, Size
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
@@ -118,7 +120,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self.shrinking: Shrinking = shrinking
         self.for_der = False  # whether DER asks for `buffer`, and learns the logits of its items
         self.seed, self.fill, self.data = seed, fill, data
-        self.config = with_weights_kept(memory_config({"name": method} if isinstance(method, str) else method))
+        self.config = with_weights_kept(memory_config(method))
         self.folder = None if folder is None else Path(folder)
         self.device, self.reporter = device, reporter or Silent()
         self.provenances: list[Provenance] = []
@@ -204,15 +206,15 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         """
         self._adopt(exp.dataset, agent_state, ahead=classes_ahead(exp) if not self.buffer_groups else set())
 
-    def update_from_dataset(self, new_data: AvalancheDataset, strategy: Any = None) -> None:
-        """Distil each class of `new_data` from it alone.
+    def update_from_dataset(self, new_data: AvalancheDataset | Images, strategy: Any = None) -> None:
+        """Distil each class of `new_data` from it alone: Avalanche's data, or what `as_experience` takes.
 
         A class that was distilled from these very images before is left as it is. Raises `UserError` for one
         that comes back with others, for images that are not raw, for labels that are no integers or differ within a
         class, where a class would get no room, for a set that trains networks from particular weights only, and without
         a strategy where its network is asked.
         """
-        self._adopt(new_data, strategy, ahead=set())
+        self._adopt(as_experience(new_data), strategy, ahead=set())
 
     def _adopt(self, new_data: AvalancheDataset, strategy: Any, *, ahead: set[int]) -> None:
         if not self._budget(self.max_size).counts_bytes:

@@ -333,13 +333,13 @@ def _changed(settings: Settings, changes: Mapping[str, JsonValue], *, key: str) 
     return decode(type(settings), {**settings.model_dump(mode="json"), **changes}, key=key) if changes else settings
 
 
-def memory_config(method: Mapping[str, Any] | MethodConfig, *, key: str = "method") -> MethodConfig:
+def memory_config(method: str | Mapping[str, Any] | MethodConfig, *, key: str = "method") -> MethodConfig:
     """A method that a replay memory can use, where that can be told before its set is made.
 
     Raises `UserError` for an unknown method or option, for a method whose set holds for particular weights only,
     and for an attack.
     """
-    config = method if isinstance(method, MethodConfig) else methods.decode_method(method, key=key)
+    config = methods.decode_method(method, key=key) if isinstance(method, Mapping) else methods.as_method(method)
     config.require_labels_used("a replay buffer")
     if config.starts != "fresh":
         raise UserError(f"{key}: makes {for_particular_weights(config.name)}")

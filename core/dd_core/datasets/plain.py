@@ -61,30 +61,40 @@ def as_source(
 
 
 @surroundings.own()
-def given(data: Images, *, what: str, like: Sequence[str] = ()) -> Source:
+def given(data: Images, *, what: str, like: Sequence[str] = (), part: bool = False) -> Source:
     """The argument `what` of a function as a source, see `as_source`; `like` names the classes where `data` does not.
 
-    Labels may then leave out some of these classes, as those of test images do.
+    Labels may then leave out some of these classes, as those of test images do; of a `part` of the images, such as an
+    experience of a stream, they may leave out any.
     """
     if isinstance(data, Source):
         return data
-    return _read(data, what=what, classes=None, like=like, name=None, memory_limit=_MEMORY)
+    return _read(data, what=what, classes=None, like=like, part=part, name=None, memory_limit=_MEMORY)
 
 
 def _read(
-    data: Any, *, what: str, classes: Sequence[str] | None, like: Sequence[str], name: str | None, memory_limit: int
+    data: Any,
+    *,
+    what: str,
+    classes: Sequence[str] | None,
+    like: Sequence[str],
+    part: bool = False,
+    name: str | None,
+    memory_limit: int,
 ) -> LabelledImages:
     names = None if classes is None else _names(classes)
     if _is_pair(data):
         known = tuple(like) if names is None else names
-        return _of_arrays(*data, what=what, classes=known, name=name)
+        return _of_arrays(*data, what=what, classes=known, part=part, name=name)
     if isinstance(data, (np.ndarray, Tensor)):
         if names is not None:
             raise UserError(f"{what} has images alone, and {len(names)} classes; give {what} a pair (images, labels)")
         return LabelledImages(torch.from_numpy(to_levels(_array(data, what), of=what)), None, (), name or "array")
     if not _is_dataset(data):
         raise UserError(f"{what} is {_kind(data)}; give {ACCEPTED}{_advice(data)}")
-    return _of_dataset(data, what=what, classes=names, like=tuple(like), name=name, memory_limit=memory_limit)
+    return _of_dataset(
+        data, what=what, classes=names, like=tuple(like), part=part, name=name, memory_limit=memory_limit
+    )
 
 
 def _is_pair(data: Any) -> bool:
@@ -124,9 +134,11 @@ def _names(classes: Sequence[str]) -> tuple[str, ...]:
 # --- arrays ------------------------------------------------------------------------------------------------------
 
 
-def _of_arrays(images: Any, labels: Any, *, what: str, classes: tuple[str, ...], name: str | None) -> LabelledImages:
+def _of_arrays(
+    images: Any, labels: Any, *, what: str, classes: tuple[str, ...], part: bool, name: str | None
+) -> LabelledImages:
     pixels = _array(images, what)
-    indices, classes = _labels(labels, len(pixels), what=what, classes=classes)
+    indices, classes = _labels(labels, len(pixels), what=what, classes=classes, part=part)
     levels = to_levels(pixels, of=f"the images of {what}")
     return LabelledImages(torch.from_numpy(levels), torch.from_numpy(indices), classes, name or "array")
 
@@ -140,7 +152,9 @@ def _array(values: Any, what: str) -> np.ndarray:
     return np.asarray(values)
 
 
-def _labels(labels: Any, count: int, *, what: str, classes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+def _labels(
+    labels: Any, count: int, *, what: str, classes: tuple[str, ...], part: bool
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """int64 (N,) indices, and the names of the classes: `classes`, or where there are none, the labels themselves."""
     of = f"the labels of {what}"
     values = _array(labels, of)
@@ -148,6 +162,8 @@ def _labels(labels: Any, count: int, *, what: str, classes: tuple[str, ...]) -> 
         raise UserError(f"{of} have shape {values.shape}, and are to be ({count},), one for each image{_flat(values)}")
     if len(values) != count:
         raise UserError(f"{what} has {count} images and {len(values)} labels; give one label for each image")
+    if values.dtype.kind in "US" and part:
+        raise UserError(f"{of} are words, which nobody numbers across experiences; give integers")
     if values.dtype.kind in "US":
         return _of_words(values.astype(str), of=of, classes=classes)
     if values.dtype.kind not in "iu":
@@ -159,7 +175,7 @@ def _labels(labels: Any, count: int, *, what: str, classes: tuple[str, ...]) -> 
     if low < 0 or (classes and high >= len(classes)):
         known = f" to {len(classes) - 1}, for {len(classes)} classes" if classes else ""
         raise UserError(f"{of} run from {low} to {high}, and are to run from 0{known}")
-    if not classes and len(present := np.unique(values)) <= high:
+    if not (classes or part) and len(present := np.unique(values)) <= high:
         missing = next(label for label in range(high + 1) if label not in present)
         raise UserError(
             f"{of} run from {low} to {high}, and none is {missing}; number them anew by numpy.unique(labels, "
@@ -192,6 +208,7 @@ def _of_dataset(
     what: str,
     classes: tuple[str, ...] | None,
     like: tuple[str, ...],
+    part: bool,
     name: str | None,
     memory_limit: int,
 ) -> LabelledImages:
@@ -206,7 +223,7 @@ def _of_dataset(
         images, labels = _items(data, of, memory_limit)
     require_visible(images.numpy(), of=f"the images of {of}")
     known = classes or like
-    indices, known = _labels(np.array(labels), len(images), what=of, classes=known)
+    indices, known = _labels(np.array(labels), len(images), what=of, classes=known, part=part)
     return LabelledImages(images, torch.from_numpy(indices), known, name or type(root).__name__.lower())
 
 

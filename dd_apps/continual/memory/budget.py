@@ -23,6 +23,9 @@ class Budget:
 
     def check(self) -> None:
         """Raise `UserError` for a budget that no memory is begun with; one that was resized may be smaller."""
+        for name, value in vars(self).items():
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise UserError(f"{name} is {str(value)[:40]!r} (a {type(value).__name__}); give an int")
         if self.images_per_class is None and not self.counts_bytes:
             raise UserError("say how large the memory is: images_per_class, max_bytes or bytes_per_class")
         if self.images_per_class is not None and not 1 <= self.images_per_class <= self.max_size:

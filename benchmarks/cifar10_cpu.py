@@ -34,11 +34,11 @@ from typing import Any
 
 from record import RESULTS, append, facts, now, rounded
 
-from dd_apps.report.pictures import contact_sheet
 from dd_apps.report.scores import percent
 from dd_core import artefacts, datasets, store
 from dd_core.artefacts import Resources
 from dd_core.distilled import Size
+from dd_core.distilled.pictures import contact_sheet
 from dd_core.distiller import MethodConfig
 from dd_core.evaluation import Score, evaluate
 from dd_core.images import Source, split_indices

@@ -21,10 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import figures, verdict
 from dd_core import __version__, datasets, store
 from dd_core.distilled import Size
+from dd_core.distilled.pictures import contact_sheet, png_bytes
 from dd_core.evaluation import evaluate
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill

@@ -239,7 +239,7 @@ def draw(bench: Bench) -> None:
     try:
         import matplotlib
 
-        from dd_apps.report.pictures import contact_sheet
+        from dd_core.distilled.pictures import contact_sheet
     except ImportError as error:
         print(f"no picture: {error}", flush=True)
         return

@@ -26,9 +26,9 @@ from typing import Any
 
 import record
 
-from dd_apps.report.pictures import contact_sheet
 from dd_core import artefacts, datasets, evaluation, store
 from dd_core.distilled import DistilledSet, Size
+from dd_core.distilled.pictures import contact_sheet
 from dd_core.images import Source
 from dd_core.methods import method
 from dd_core.recipe import Pretraining, Recipe, StartingPool

@@ -26,10 +26,10 @@ from dd_apps import scenario
 from dd_apps.continual import ContinualScenario, Results, run
 from dd_apps.continual.benchmark import class_order, experience_sizes
 from dd_apps.continual.metrics import Matrix, seen_accuracy
-from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_core import datasets, store
 from dd_core.config import plain
 from dd_core.distilled import DistilledSet
+from dd_core.distilled.pictures import contact_sheet, png_bytes
 from dd_core.evaluation import verdicts
 from dd_core.images import require_labels
 

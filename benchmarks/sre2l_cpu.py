@@ -34,10 +34,10 @@ import torch
 from PIL import Image
 from record import RESULTS, append, facts, now
 
-from dd_apps.report.pictures import contact_sheet
 from dd_core import artefacts, datasets, store, training
 from dd_core.artefacts import Resources
 from dd_core.distilled import DistilledSet, Size
+from dd_core.distilled.pictures import contact_sheet
 from dd_core.distiller import MethodConfig
 from dd_core.evaluation import evaluate
 from dd_core.evaluation.verdicts import paired

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from dd_apps.report.latex import latex
 from dd_apps.report.page import html_page, markdown_page
-from dd_apps.report.pictures import contact_sheet, png_bytes
 from dd_apps.report.scores import machine
 from dd_apps.report.sections import Picture, Section, Text
 from dd_apps.report.tables import Table, csv_text
 from dd_core import store
 from dd_core.config import plain
+from dd_core.distilled.pictures import contact_sheet, png_bytes
 from dd_core.errors import UserError
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ def inspect(file: SetFile, *, png: Png = None, animate: Gif = None, as_json: Jso
     if animate is not None:
         _animate(ds, animate)
     if png is not None:
-        from dd_apps.report.pictures import contact_sheet, png_bytes
+        from dd_core.distilled.pictures import contact_sheet, png_bytes
 
         store.write_bytes(png, png_bytes(contact_sheet(ds)))
     drawn = {"png": str(png) if png else None, **({"gif": str(animate)} if animate else {})}
@@ -50,7 +50,7 @@ def inspect(file: SetFile, *, png: Png = None, animate: Gif = None, as_json: Jso
 
 def _animate(ds: DistilledSet, out: Path) -> None:
     """Draw the images of a set on their way; raises what `sre2l.way_of` raises."""
-    from dd_apps.report.pictures import contact_sheet, gif_bytes
+    from dd_core.distilled.pictures import contact_sheet, gif_bytes
     from dd_core.methods import sre2l
 
     sheets = [contact_sheet(replace(ds, images=images)) for images in sre2l.way_of(ds)]

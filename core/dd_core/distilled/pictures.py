@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dd_core.distilled import DistilledSet
+from dd_core.distilled.sets import DistilledSet
 
 _LARGE = 128  # px: larger images are reduced to it, which bounds the sheet
 _GAP = 2

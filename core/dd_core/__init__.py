@@ -11,26 +11,42 @@ from typing import TYPE_CHECKING
 from dd_core.lazy import names_of
 
 if TYPE_CHECKING:
+    from dd_core.datasets import as_source
     from dd_core.datasets import load as load_data
-    from dd_core.distilled import DistilledSet, Manifest, Size
-    from dd_core.errors import UserError
-    from dd_core.evaluation import evaluate
-    from dd_core.images import LabelledImages, Source
+    from dd_core.distilled import DistilledSet, Manifest, Pixels, Size
+    from dd_core.errors import DDError, Diverged, Interrupted, OutOfResources, UserError
+    from dd_core.evaluation import Evaluation, evaluate
+    from dd_core.images import InputForm, LabelledImages, Source
     from dd_core.methods import method
     from dd_core.recipe import Recipe
-    from dd_core.runner import distill
+    from dd_core.runner import Reporter, RunOptions, distill
     from dd_core.selection import join
     from dd_core.store import read_set, write_set
+    from dd_core.system.parallel import Workers
+    from dd_core.system.reporter import Messages, Silent
     from dd_core.training import train
 
 _HOME = {
+    "DDError": "errors",
     "DistilledSet": "distilled",
+    "Diverged": "errors",
+    "Evaluation": "evaluation",
+    "InputForm": "images",
+    "Interrupted": "errors",
     "LabelledImages": "images",
     "Manifest": "distilled",
+    "Messages": "system.reporter",
+    "OutOfResources": "errors",
+    "Pixels": "distilled",
     "Recipe": "recipe",
+    "Reporter": "runner",
+    "RunOptions": "runner",
+    "Silent": "system.reporter",
     "Size": "distilled",
     "Source": "images",
     "UserError": "errors",
+    "Workers": "system.parallel",
+    "as_source": "datasets",
     "distill": "runner",
     "evaluate": "evaluation",
     "join": "selection",
@@ -42,13 +58,26 @@ _HOME = {
 }
 __version__ = "0.1.0"
 __all__ = [
+    "DDError",
     "DistilledSet",
+    "Diverged",
+    "Evaluation",
+    "InputForm",
+    "Interrupted",
     "LabelledImages",
     "Manifest",
+    "Messages",
+    "OutOfResources",
+    "Pixels",
     "Recipe",
+    "Reporter",
+    "RunOptions",
+    "Silent",
     "Size",
     "Source",
     "UserError",
+    "Workers",
+    "as_source",
     "distill",
     "evaluate",
     "join",

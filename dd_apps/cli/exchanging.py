@@ -11,11 +11,11 @@ import typer
 
 from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page
-from dd_apps.report.tables import human_bytes
 from dd_apps.scenario import assign
 from dd_core import datasets, exchange, store
 from dd_core.config import decode, plain
 from dd_core.distilled import DistilledSet, Pixels
+from dd_core.distilled.card import human_bytes
 from dd_core.errors import UserError, unknown_name
 
 if TYPE_CHECKING:

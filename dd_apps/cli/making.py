@@ -12,10 +12,10 @@ import typer
 from dd_apps.cli import options
 from dd_apps.cli.terminal import Answer, Page, Session
 from dd_apps.data import Data, to_pretrain_on
-from dd_apps.report.tables import human_bytes
 from dd_apps.scenario import assign
 from dd_core import store
 from dd_core.distilled import DistilledSet, Size
+from dd_core.distilled.card import human_bytes
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
 from dd_core.methods import decode_method

@@ -10,9 +10,9 @@ from dd_apps.cli import options
 from dd_apps.cli.evaluating import Data, Teacher, TeacherMode, teacher_of
 from dd_apps.cli.terminal import Answer, Page, Session
 from dd_apps.data import data_of
-from dd_apps.report.tables import human_bytes
 from dd_apps.scoring import check_names
 from dd_core import evaluation, store
+from dd_core.distilled.card import human_bytes
 
 Protocol = Annotated[str, typer.Option(help="Protocol whose views are labelled; see `dd-apps list protocols`.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of views; by default those of the protocol.")]

@@ -10,13 +10,10 @@ import typer
 
 from dd_apps.cli.options import Json, SetFile, as_flag
 from dd_apps.cli.terminal import Answer, Page, Session
-from dd_apps.report.tables import human_bytes
 from dd_core import store
-from dd_core.config import canonical, plain
-from dd_core.distilled import DistilledSet
+from dd_core.config import plain
+from dd_core.distilled import DistilledSet, card
 from dd_core.errors import DDError, UserError
-
-_NAMED = 12  # classes named in the overview
 
 Png = Annotated[Path | None, typer.Option("--png", metavar="OUT.png", help="Draw the images, a row for each class.")]
 
@@ -85,67 +82,17 @@ def _overview(ds: DistilledSet) -> dict[str, Any]:
 
 
 def _show(page: Page, ds: DistilledSet, *, file: Path, drawn: list[Path]) -> None:
-    manifest = ds.manifest
     page.line(str(file), style="bold")
-    page.facts(
-        {
-            "images": f"{len(ds)} of {' x '.join(map(str, ds.images.shape[1:]))}, {ds.images.dtype.name}",
-            "memory": human_bytes(ds.nbytes),
-            "digest": ds.digest(),
-            "task": manifest.task,
-            "classes": _classes(ds.classes),
-            "pixels": manifest.pixels.space,
-            **_formation(ds),
-            "mean": _numbers(manifest.pixels.mean),
-            "std": _numbers(manifest.pixels.std),
-            **(
-                {}
-                if ds.whitening is None
-                else {"whitening": f"ZCA, {human_bytes(ds.whitening.nbytes)} not counted as memory"}
-            ),
-            "targets": manifest.targets,
-            **({} if manifest.attack is None else {"attack": "'{}' is to be taken for '{}'".format(*manifest.attack)}),
-        }
-    )
+    page.facts(card.overview(ds))
     page.line()
     page.line("recipe", style="bold")
-    page.facts(_flat(plain(manifest.recipe)))
+    page.facts(card.recipe_of(ds))
     page.line()
     page.line("provenance", style="bold")
-    if manifest.provenance is None:
+    if ds.manifest.provenance is None:
         page.line("none: this set was put together by a program, not made by a run")
     else:
-        page.facts(_flat(plain(manifest.provenance)))
+        page.facts(card.provenance_of(ds))
     if drawn:
         page.line()
         page.line(f"images drawn in {' and '.join(map(str, drawn))}")
-
-
-def _formation(ds: DistilledSet) -> dict[str, str]:
-    if (factor := ds.manifest.formation) == 1:
-        return {}
-    return {"formation": f"{factor}: an image is {factor} x {factor} tiles, and networks see {ds.decoded_count} images"}
-
-
-def _classes(classes: tuple[str, ...]) -> str:
-    if not classes:
-        return "none"
-    named = ", ".join(classes[:_NAMED])
-    return f"{len(classes)}: {named}{', ...' if len(classes) > _NAMED else ''}"
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.4f}" for value in values)
-
-
-def _flat(value: object, name: str = "") -> dict[str, object]:
-    """Nested values as `a.b` keys; what is not given is left out."""
-    if isinstance(value, dict):
-        pairs = [(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        pairs = [(f"{name}.{index}", inner) for index, inner in enumerate(value)]
-    elif value is None or value == []:
-        return {}
-    else:
-        return {name: value if isinstance(value, str) else canonical(value)}
-    return {key: leaf for inner_name, inner in pairs for key, leaf in _flat(inner, inner_name).items()}

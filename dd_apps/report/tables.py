@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from dd_core.distilled.card import human_bytes
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -85,16 +87,6 @@ def _number(value: float, unit: Unit | None) -> str:
     if unit in ("seconds", "times"):
         return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def human_bytes(count: int) -> str:
-    """A count of bytes with a binary prefix: `640 B`, `1.5 KiB`."""
-    size = float(count)
-    for prefix in ("", "Ki", "Mi", "Gi"):
-        if size < 1024:
-            return f"{size:.1f} {prefix}B" if prefix else f"{count} B"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def printable(line: str) -> str:

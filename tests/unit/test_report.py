@@ -18,8 +18,9 @@ from dd_apps.report.latex import latex
 from dd_apps.report.page import html_page, markdown_page
 from dd_apps.report.scores import figures, machine, score_table, study_table, verdict
 from dd_apps.report.sections import Picture, Text
-from dd_apps.report.tables import Table, csv_text, human_bytes, markdown, printable, rich_table, text
+from dd_apps.report.tables import Table, csv_text, markdown, printable, rich_table, text
 from dd_core.distilled import DistilledSet, Manifest, Pixels
+from dd_core.distilled.card import human_bytes
 from dd_core.distilled.pictures import contact_sheet, png_bytes
 from dd_core.evaluation import Attack, Evaluation, Score
 from dd_core.recipe import Recipe

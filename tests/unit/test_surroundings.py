@@ -14,6 +14,7 @@ import torch
 from ambient_states import ALONE, STATES, TOGETHER, inside, surroundings
 from PIL import Image
 from torch import nn
+from torch.utils.data import Dataset
 
 import dd_core
 from dd_core import artefacts, exchange
@@ -21,7 +22,7 @@ from dd_core.config import Config, canonical, plain
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Size, arrays_of
 from dd_core.errors import UserError
 from dd_core.exchange import MttFiles
-from dd_core.images import LabelledImages, Source
+from dd_core.images import InputForm, LabelledImages, Source
 from dd_core.methods import method
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec, Training
 from dd_core.recipe import Recipe
@@ -157,6 +158,42 @@ def of_images(folder: Path) -> Any:
     return [parts, source.take(rows), list(source.batches(8)), isinstance(source, Source)]
 
 
+def of_plain_objects(folder: Path) -> Any:
+    floats = np.random.default_rng(0).random((6, 1, 5, 5))
+    pairs = [(torch.from_numpy(np.arange(25).reshape(1, 5, 5).astype(np.uint8)), index % 2) for index in range(6)]
+    given = (floats, [0, 1] * 3), (floats.astype(np.float32), np.arange(6) % 2), Pairs(pairs)
+    return [[source.images, source.labels, source.classes] for source in map(dd_core.as_source, given)]
+
+
+class Pairs(Dataset[Any]):
+    """A torch Dataset of what a list holds."""
+
+    def __init__(self, pairs: list[Any]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.pairs[index]
+
+
+def brightened(inputs: torch.Tensor) -> torch.Tensor:
+    """A random brightness."""
+    return inputs + torch.rand(len(inputs), 1, 1, 1)
+
+
+def heard(folder: Path) -> Any:
+    lines: list[str] = []
+    dd_core.Messages(lines.append).message("a line")
+    dd_core.Silent().message("another")
+    return lines
+
+
+def pictures() -> list[bytes]:
+    return [image.tobytes() for image in (*a_set().to_pil(), *WHITENED.to_pil())]
+
+
 def refused(folder: Path) -> Any:
     with pytest.raises(dd_core.UserError) as caught:
         dd_core.distill(method("random"), blobs(), Size(ipc=13), options=CPU)
@@ -201,11 +238,25 @@ SOURCE, WHITENED = blobs(), a_set(whitened=True)
 CASES: dict[str, Callable[[Path], Any]] = {
     "DistilledSet": used,
     "LabelledImages": of_images,
+    "DDError": lambda folder: str(dd_core.DDError("it failed")),
+    "DistilledSet shown": lambda folder: [repr(a_set()), a_set()._repr_html_(), a_set().show().tobytes(), pictures()],
+    "Diverged": lambda folder: str(dd_core.Diverged("it diverged")),
+    "Evaluation": lambda folder: list(dd_core.Evaluation.model_fields),
+    "InputForm": lambda folder: InputForm.of(SOURCE)(SOURCE.images),
+    "Interrupted": lambda folder: dd_core.Interrupted("stopped", 2).exit_code,
     "Manifest": lambda folder: a_set().manifest,
+    "Messages": heard,
+    "OutOfResources": lambda folder: str(dd_core.OutOfResources("no room")),
+    "Pixels": lambda folder: a_set().manifest.pixels,
+    "Reporter": lambda folder: isinstance(dd_core.Silent(), dd_core.Reporter),
+    "RunOptions": lambda folder: dd_core.RunOptions().device,
+    "Silent": heard,
     "Recipe": lambda folder: Recipe(learning_rate=0.1).for_source("digits"),
     "Size": lambda folder: Size(images=7).per_class(3),
     "Source": of_images,
     "UserError": refused,
+    "Workers": lambda folder: dd_core.Workers(count=2).count,
+    "as_source": of_plain_objects,
     "distill": distilled("dm", steps=2, batch_real=8, recipe=SMALL),
     "distill dataset-distillation": distilled("dataset-distillation", steps=2, epochs=1, batch_real=8, recipe=SMALL),
     "distill k-means": distilled("k-means"),
@@ -218,6 +269,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "method": lambda folder: method("dm", steps=3),
     "read_set": read,
     "train": trained,
+    "train augmented": lambda folder: dd_core.train(a_set(), device="cpu", augmentation=brightened),
     "write_set": written,
     "artefacts.get": experts,
     "exchange": exchanged,

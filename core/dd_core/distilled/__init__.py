@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dd_core.distilled.given import as_size
+from dd_core.distilled.layouts import Layout, layout_problems, pretraining_problems
 from dd_core.distilled.sets import (
     IMAGENET,
     DistilledSet,
-    Layout,
     Manifest,
     Pixels,
     Provenance,
     Size,
     Statistics,
     arrays_of,
-    layout_problems,
-    pretraining_problems,
 )
 
 __all__ = [

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dd_core.distilled.sets import DistilledSet
+if TYPE_CHECKING:
+    from dd_core.distilled.sets import DistilledSet
 
-_LARGE = 128  # px: larger images are reduced to it, which bounds the sheet
 _GAP = 2
 _STACKED = 5  # grids that stand on each other before others stand beside them
 _FONT = 14
@@ -32,18 +33,19 @@ class _Block:
 
 
 def contact_sheet(
-    ds: DistilledSet, *, columns: int = 20, lines: int = 5, rows: int = 100, side: int = 64
+    ds: DistilledSet, *, columns: int = 20, lines: int = 5, rows: int = 100, side: int = 64, largest: int = 128
 ) -> Image.Image:
     """A grid for each of the first `rows` classes, of its first images; a last line says what was left out.
 
     A grid has at most `columns` and `lines`. Small grids stand beside each other, as far as `columns` images are wide.
     Images are drawn as they are stored: of a set with a formation, the grids of tiles. Images smaller than `side`
-    pixels are enlarged towards it, by a whole factor. Pixels outside [0, 1] are clipped. A set without labels is one
-    grid, in plain order, and images of neither 1 nor 3 channels are drawn as the mean over their channels.
+    pixels are enlarged towards it, by a whole factor, and larger ones than `largest` reduced to it. Pixels outside
+    [0, 1] are clipped. A set without labels is one grid, in plain order, and images of neither 1 nor 3 channels are
+    drawn as the mean over their channels.
     """
     groups = _groups(ds, columns * lines, columns * rows)[:rows]
     across = min(columns, max(len(indices) for _, indices in groups))
-    blocks = [_Block(_short(name), _tiles(ds, indices, side), across) for name, indices in groups]
+    blocks = [_Block(_short(name), _tiles(ds, indices, side, largest), across) for name, indices in groups]
     drawn = sum(len(block.tiles) for block in blocks)
     footer = "" if drawn == len(ds) else f"{drawn} of {len(ds)} images"
     beside = max(1, min(columns // across, -(-len(blocks) // _STACKED)))
@@ -73,19 +75,24 @@ def _groups(ds: DistilledSet, of_class: int, of_all: int) -> list[tuple[str, np.
     return [(name, indices) for name, indices in members if len(indices)]
 
 
-def _tiles(ds: DistilledSet, indices: np.ndarray, side: int) -> list[Image.Image]:
+def _tiles(ds: DistilledSet, indices: np.ndarray, side: int, largest: int) -> list[Image.Image]:
     labels, targets = (None if array is None else array[indices] for array in (ds.labels, ds.targets))
     part = replace(ds, images=ds.images[indices], labels=labels, targets=targets)
-    return [_tile(pixels, side) for pixels in part.quantised().images]
+    return [_tile(pixels, side, largest) for pixels in part.quantised().images]
 
 
-def _tile(pixels: np.ndarray, small: int) -> Image.Image:
-    """One (C, H, W) uint8 image, enlarged by a whole factor or reduced."""
+def pil_image(pixels: np.ndarray) -> Image.Image:
+    """One (C, H, W) uint8 image; of neither 1 nor 3 channels, the mean over its channels."""
     rgb = pixels.shape[0] == 3
-    image = Image.fromarray(pixels.transpose(1, 2, 0) if rgb else np.rint(pixels.mean(0)).astype(np.uint8))
+    return Image.fromarray(pixels.transpose(1, 2, 0) if rgb else np.rint(pixels.mean(0)).astype(np.uint8))
+
+
+def _tile(pixels: np.ndarray, small: int, large: int) -> Image.Image:
+    """One (C, H, W) uint8 image, enlarged by a whole factor or reduced."""
+    image = pil_image(pixels)
     side = max(image.size)
-    if side > _LARGE:
-        width, height = (max(1, round(length * _LARGE / side)) for length in image.size)
+    if side > large:
+        width, height = (max(1, round(length * large / side)) for length in image.size)
         return image.resize((width, height), Image.Resampling.LANCZOS)
     factor = max(1, round(small / side))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

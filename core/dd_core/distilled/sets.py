@@ -7,26 +7,28 @@ cannot be fed to a network with somebody else's normalisation.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, JsonValue, model_serializer, model_validator
 
 from dd_core import formation as formations
 from dd_core.config import Config, digest, plain
+from dd_core.distilled import card, pictures
+from dd_core.distilled.layouts import Layout, layout_problems
 from dd_core.errors import Option, UserError
 from dd_core.formation import Factor
 from dd_core.recipe import Recipe
 from dd_core.system import surroundings
 from dd_core.system.environment import Environment
-from dd_core.whitening import LARGEST, Whitening
+from dd_core.whitening import Whitening
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch.utils.data import TensorDataset
 
     from dd_core.images import InputForm
@@ -150,9 +152,6 @@ class Manifest(Config):
     )
 
 
-IMAGE_DTYPES = ("uint8", "float16", "float32")
-
-
 @dataclass(frozen=True, eq=False)
 class DistilledSet:
     """Synthetic images with what is needed to use them.
@@ -184,6 +183,30 @@ class DistilledSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        return card.line_of(self)
+
+    @surroundings.own()
+    def _repr_html_(self) -> str:
+        """The set's images and its card, which a notebook shows."""
+        return card.html_of(self)
+
+    @surroundings.own()
+    def show(self) -> Image:
+        """A sheet of the images, a grid for each class, which a notebook shows; `show().save("FILE.png")` keeps it.
+
+        Pixels are clipped to [0, 1]; of a large set the first images of each class are there, and a line says so.
+        """
+        return pictures.contact_sheet(self)
+
+    @surroundings.own()
+    def to_pil(self) -> list[Image]:
+        """Each image as it is stored, clipped to [0, 1] and rounded to 8 bits; `decoded().to_pil()` as networks see it.
+
+        Images of neither 1 nor 3 channels are the mean over their channels.
+        """
+        return [pictures.pil_image(pixels) for pixels in self.quantised().images]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -326,79 +349,6 @@ class DistilledSet:
 def _channels(pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
     mean, std = (np.asarray(values, dtype=np.float32) for values in (pixels.mean, pixels.std))
     return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
-
-
-class Layout(NamedTuple):
-    """An array without its values: all that the header of a file says of it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def layout_problems(manifest: Manifest, layouts: Mapping[str, Layout]) -> list[str]:
-    """Why arrays of these layouts, by the names that they have in a file, are no set of this manifest, in words."""
-    if "images" not in layouts:
-        return ["it has no images"]
-    images = layouts["images"]
-    if len(images.shape) != 4 or 0 in images.shape:
-        return [f"images have shape {images.shape}, not (N, C, H, W)"]
-    problems: list[str] = []
-    if images.dtype not in IMAGE_DTYPES:
-        problems.append(f"images are {images.dtype}, not one of {', '.join(IMAGE_DTYPES)}")
-    if images.shape[1] != len(manifest.pixels.mean):
-        problems.append(f"{images.shape[1]} channels, but the normalisation has {len(manifest.pixels.mean)}")
-    if images.dtype == "uint8" and manifest.pixels.space != "raw":
-        problems.append(f"uint8 pixels cannot be {manifest.pixels.space} ones")
-    if (problem := formations.problem(manifest.formation, (images.shape[2], images.shape[3]))) is not None:
-        problems.append(problem)
-    if manifest.formation != 1 and manifest.pixels.space == "whitened":
-        problems.append("whitened pixels have no formation: a tile is enlarged before it is whitened")
-    count = images.shape[0]
-    problems += _label_problems(manifest, layouts, count) + _target_problems(manifest, layouts, count)
-    return problems + _whitening_problems(manifest, layouts, images.shape)
-
-
-def _label_problems(manifest: Manifest, layouts: Mapping[str, Layout], count: int) -> list[str]:
-    labels = layouts.get("labels")
-    if labels is None:
-        return ["a classification set needs labels"] if manifest.task == "classification" else []
-    if labels != Layout("int64", (count,)):
-        return [f"labels are {labels.dtype} {labels.shape}, not int64 ({count},)"]
-    return []
-
-
-def _target_problems(manifest: Manifest, layouts: Mapping[str, Layout], count: int) -> list[str]:
-    kind, targets = manifest.targets, layouts.get("targets")
-    if (kind == "none") != (targets is None):
-        return [f"the manifest says targets are '{kind}', and the set has {'none' if targets is None else 'some'}"]
-    if targets is None:
-        return []
-    if len(targets.shape) != 2 or targets.shape[0] != count or targets.dtype not in IMAGE_DTYPES[1:]:
-        return [f"targets are {targets.dtype} {targets.shape}, not float (N, K)"]
-    if kind != "features" and targets.shape[1] != len(manifest.classes):
-        return [f"targets have {targets.shape[1]} columns for {len(manifest.classes)} classes"]
-    return []
-
-
-def _whitening_problems(manifest: Manifest, layouts: Mapping[str, Layout], shape: tuple[int, ...]) -> list[str]:
-    space, arrays = manifest.pixels.space, [layouts.get("zca_offset"), layouts.get("zca_matrix")]
-    if arrays == [None, None]:
-        return ["the pixels are whitened, and the set has no whitening"] if space == "whitened" else []
-    if space == "normalised" or not manifest.pixels.as_they_are:
-        return ["a set with a whitening has raw or whitened pixels, mean 0 and std 1"]
-    size = math.prod(shape[1:])
-    if size > LARGEST:
-        return [f"images of {size} numbers are not whitened; {LARGEST} is the limit"]
-    if arrays != [Layout("float32", (size,)), Layout("float32", (size, size))]:
-        return [f"the whitening is not float32 ({size},) and ({size}, {size})"]
-    return pretraining_problems(manifest.recipe)
-
-
-def pretraining_problems(recipe: Recipe) -> list[str]:
-    """Why the networks of a set with a whitening cannot start as `recipe` says, in words."""
-    if recipe.weights is None or recipe.weights.pretraining is None:
-        return []
-    return ["networks are pre-trained on normalised images, and would meet whitened ones"]
 
 
 def arrays_of(ds: DistilledSet) -> dict[str, np.ndarray]:

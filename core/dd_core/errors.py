@@ -70,6 +70,10 @@ class UserError(DDError):
     exit_code = 2
 
 
+class NotInstalled(UserError, ImportError):
+    """A package of an extra is missing; programs that can do without it catch `ImportError`."""
+
+
 class Diverged(DDError):
     """A loss, gradient or learned value stopped being finite."""
 

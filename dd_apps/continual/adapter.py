@@ -7,6 +7,8 @@ hang new leaves below the same transforms, so this module can take the two apart
 
 from __future__ import annotations
 
+import importlib
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +26,7 @@ from torch.utils.data import Dataset, TensorDataset
 from dd_apps.continual.labels import Meaning, copied, meaning, shown
 from dd_core.datasets import plain
 from dd_core.datasets.raw_pixels import Form, from_uint8, to_uint8
-from dd_core.errors import UserError
+from dd_core.errors import NotInstalled, UserError
 from dd_core.images import Source, require_labels
 from dd_core.system.surroundings.generators import generators_kept, generators_seeded
 
@@ -38,6 +40,20 @@ def warnings_contained() -> Iterator[None]:
         if not issubclass(warning.category, DeprecationWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
+
+def _require_avalanche() -> None:
+    """Raise `NotInstalled` where Avalanche, or a package that it imports, is not there."""
+    try:
+        with warnings_contained():
+            importlib.import_module("avalanche.training")
+    except ModuleNotFoundError as error:
+        missing = "" if error.name == "avalanche" else f" (without {error.name} it cannot be imported)"
+        raise NotInstalled(
+            f"continual learning needs Avalanche{missing}; install the extra: pip install 'dd-apps[continual]'"
+        ) from None
+
+
+_require_avalanche()
 
 with warnings_contained():
     from avalanche.benchmarks import CLExperience, EagerCLStream, SequenceCLStream, nc_benchmark
@@ -389,6 +405,21 @@ def replay_dataset(images: Tensor, label: int, like: RawClass, *, logits: Tensor
         attributes.append(DataAttribute(cast(Any, list(logits)), "logits", use_in_getitem=True))
     data = kind([leaf], data_attributes=attributes, transform_groups=TransformGroups(groups))
     return data.with_transforms(transforms.active)
+
+
+def mend_checkpoints() -> None:
+    """Let Avalanche's `save_checkpoint` write a strategy with an optimiser of PyTorch's.
+
+    `torch.optim` deletes the names of its modules, so dill finds none of their classes and writes each by value, with
+    all that it refers to: typing_extensions too, which cannot be written. The names are put back.
+    """
+    for path, module in [*sys.modules.items()]:
+        package, _, name = path.rpartition(".")
+        if package == "torch.optim" and not hasattr(torch.optim, name):
+            setattr(torch.optim, name, module)
+
+
+mend_checkpoints()  # as soon as a memory is imported: no call of ours is between a strategy and `save_checkpoint`
 
 
 def mend_bic() -> None:

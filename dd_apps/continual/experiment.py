@@ -28,7 +28,6 @@ from dd_apps.continual.summaries import (
     with_overhead,
 )
 from dd_core.distilled import DistilledSet
-from dd_core.errors import UserError
 from dd_core.runner import Reporter, Silent
 from dd_core.system import parallel, surroundings
 from dd_core.system.parallel import Workers
@@ -118,12 +117,9 @@ def make(job: Job) -> None:
 
 
 def _learner() -> ModuleType:
-    try:
-        from dd_apps.continual import learner
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "avalanche":
-            raise
-        raise UserError("task 'continual' needs Avalanche: pip install 'dd-apps[continual]'") from None
+    from dd_apps.continual import adapter, learner
+
+    del adapter  # it is imported first, and says what to install where Avalanche is missing
     return learner
 
 

@@ -81,8 +81,8 @@ class Held:
     ) -> None:
         self.sets = tuple(sets)
         self.fingerprint, self.rates, self.real_share = fingerprint, rates, real_share
-        # what is said of a class, without its real images
-        self.like = {label: replace(raw, images=raw.images[:0]) for label, raw in like.items()}
+        # what is said of a class, without its real images: a slice of none would keep all of them alive
+        self.like = {label: replace(raw, images=raw.images[:0].clone()) for label, raw in like.items()}
         self._decoded: tuple[Decoded, ...] | None = None
 
     @property

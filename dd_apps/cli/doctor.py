@@ -21,8 +21,8 @@ _ROOM = 1 << 30  # bytes of free disk under which a run is likely to fail
 
 _EXTRAS = (
     ("avalanche", "continual", "continual-learning scenarios, `dd-apps quickstart`"),
-    ("timm", "transfer", "networks called timm:NAME"),
-    ("nni", "nas", "architecture search, which is to come"),
+    ("timm", "timm", "networks called timm:NAME"),
+    ("nni", "nas", "dd-apps nas rank and nas search"),
     ("ray", "ray", "--parallel ray"),
     ("distributed", "dask", "--parallel dask"),
 )

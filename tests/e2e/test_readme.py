@@ -40,23 +40,29 @@ def _run(code: str) -> str:
 
 def test_the_python_snippets_run():
     snippets = _blocks("README.md", "python")
-    assert len(snippets) == 4
-    _run(snippets[0])
+    assert len(snippets) == 5
+    assert _run(snippets[0]) == "DistilledSet(10 images 1 x 8 x 8 float32, 10 classes, dm of digits, 2.5 KiB)\n"
     assert Path("digits.safetensors").exists()
 
 
+def test_the_snippet_of_plain_objects_runs():
+    printed = _run(_blocks("README.md", "python")[1])
+    assert re.fullmatch(r"0\.[3-9]\d, random real images 0\.\d\d", printed.strip().splitlines()[-1])
+    assert Path("averages.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_avalanche_snippet_runs():
-    assert _run(_blocks("README.md", "python")[1]).strip().endswith("10 classes in 640 bytes")
+    assert _run(_blocks("README.md", "python")[2]).strip().endswith("10 classes in 640 bytes")
 
 
 def test_the_nni_snippet_runs():
-    values = eval(_run(_blocks("README.md", "python")[2]).strip().splitlines()[-1])
+    values = eval(_run(_blocks("README.md", "python")[3]).strip().splitlines()[-1])
     assert len(values) == 2
     assert 0 < values[1] <= values[0] < 1
 
 
 def test_the_transfer_snippet_runs():
-    assert 0.2 < float(_run(_blocks("README.md", "python")[3]).strip().splitlines()[-1]) <= 1
+    assert 0.2 < float(_run(_blocks("README.md", "python")[4]).strip().splitlines()[-1]) <= 1
 
 
 def test_the_shell_snippets_run(capsys: pytest.CaptureFixture[str]):

@@ -122,3 +122,12 @@ def test_a_method_is_a_name_a_table_or_a_config():
 def test_a_budget_is_a_whole_number(name, value):
     with pytest.raises(UserError, match=rf"{name} is '{value}' \(a (str|float|bool)\); give an int"):
         Budget(**{"max_size": 6, "images_per_class": 1, name: value}).check()
+
+
+def test_a_memory_lets_go_of_the_real_images():
+    memory = buffer()
+    for labels in ((4, 1), (0, 5)):
+        memory.update_from_dataset((PIXELS[of(labels)], TARGETS[of(labels)]))
+    kept = [raw.images for held in memory._held for raw in held.like.values()]
+    assert len(kept) == 4
+    assert {images.untyped_storage().nbytes() for images in kept} == {0}

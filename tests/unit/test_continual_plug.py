@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -210,6 +211,14 @@ TABLE = [
     re.split(r" {2,}", line.strip()) for line in (dd_apps.continual.__doc__ or "").splitlines() if "   " in line[4:]
 ]
 RUNS = [(name, by, one, out) for name, by, labels, out in TABLE[1:] for one in labels.split(", ")]
+
+
+def test_the_table_of_the_readme_is_the_one_that_is_tried():
+    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    head = lines.index(f"| {' | '.join(TABLE[0])} |")
+    shown = [line.strip("| ").split(" | ") for line in lines[head + 2 : head + 1 + len(TABLE)]]
+    assert [[row[0].strip("`"), *row[1:]] for row in shown] == TABLE[1:]
+    assert not lines[head + 1 + len(TABLE)].startswith("|")
 
 
 def memory_for(kind, labels: str, fill: int | None = None):

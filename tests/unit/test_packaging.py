@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email import message_from_string
 from pathlib import Path
@@ -41,6 +42,16 @@ def test_every_scenario_and_page_is_inside_and_nothing_else(wheel: zipfile.ZipFi
     assert scenarios
     others = {name for name in wheel.namelist() if not name.endswith(".py") and ".dist-info/" not in name}
     assert others == scenarios | {"dd_core/py.typed", "dd_apps/py.typed", "dd_apps/report/page.html"}
+
+
+def test_every_extra_is_in_the_readme():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("| extra |"))
+    rows = [line.split("|")[1].strip(" `") for line in lines[start + 2 : start + 3 + len(extras)]]
+    assert sorted(rows) == sorted(["none", *extras])
+    whole = {name for name in extras if name != "all"}
+    assert extras["all"] == [f"dd-apps[{','.join(name for name in extras if name in whole)}]"]
 
 
 def test_the_command_and_the_licence_are_declared(wheel: zipfile.ZipFile):

@@ -308,7 +308,7 @@ def _from_timm(model: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
     try:
         import timm  # an extra
     except ImportError as error:
-        raise UserError(f"network 'timm:{model}' needs timm: pip install 'dd-apps[transfer]'") from error
+        raise UserError(f"network 'timm:{model}' needs timm: pip install 'dd-apps[timm]'") from error
     _check_known("timm", model.partition(".")[0], timm.list_models())  # what follows a dot names weights
     image_size = shape["image_size"]
     sizes: list[dict[str, Any]] = [{"img_size": image_size}, {}]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
+from dd_core.errors import NotInstalled
+
 
 def names_of(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
     """The module-level `__getattr__` (PEP 562) of `package`; `homes` has the module that each public name lives in.
@@ -25,6 +27,21 @@ def names_of(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
         return value
 
     return load
+
+
+def require(module: str, *, called: str, use: str, extra: str) -> None:
+    """Import a module of a package that an extra installs.
+
+    called: the name of the package in a sentence; use: what needs the package. Raises `NotInstalled` where the package,
+    or a module that it imports, is missing.
+    """
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = "" if error.name == module.partition(".")[0] else f" (without {error.name} it cannot be imported)"
+        raise NotInstalled(
+            f"{use} needs {called}{missing}; install the extra: pip install 'dd-apps[{extra}]'"
+        ) from None
 
 
 @runtime_checkable

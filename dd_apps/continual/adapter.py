@@ -7,7 +7,6 @@ hang new leaves below the same transforms, so this module can take the two apart
 
 from __future__ import annotations
 
-import importlib
 import sys
 import warnings
 from collections import defaultdict
@@ -26,8 +25,9 @@ from torch.utils.data import Dataset, TensorDataset
 from dd_apps.continual.labels import Meaning, copied, meaning, shown
 from dd_core.datasets import plain
 from dd_core.datasets.raw_pixels import Form, from_uint8, to_uint8
-from dd_core.errors import NotInstalled, UserError
+from dd_core.errors import UserError
 from dd_core.images import Source, require_labels
+from dd_core.lazy import require
 from dd_core.system.surroundings.generators import generators_kept, generators_seeded
 
 
@@ -41,21 +41,8 @@ def warnings_contained() -> Iterator[None]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _require_avalanche() -> None:
-    """Raise `NotInstalled` where Avalanche, or a package that it imports, is not there."""
-    try:
-        with warnings_contained():
-            importlib.import_module("avalanche.training")
-    except ModuleNotFoundError as error:
-        missing = "" if error.name == "avalanche" else f" (without {error.name} it cannot be imported)"
-        raise NotInstalled(
-            f"continual learning needs Avalanche{missing}; install the extra: pip install 'dd-apps[continual]'"
-        ) from None
-
-
-_require_avalanche()
-
 with warnings_contained():
+    require("avalanche.training", called="Avalanche", use="continual learning", extra="continual")
     from avalanche.benchmarks import CLExperience, EagerCLStream, SequenceCLStream, nc_benchmark
     from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
     from avalanche.benchmarks.utils.classification_dataset import (

@@ -23,11 +23,13 @@ from dd_apps.nas import cells
 from dd_apps.nas.space_config import CellsConfig, ConvNetsConfig, OwnConfig
 from dd_core import networks, streams
 from dd_core.errors import Option, UserError
+from dd_core.lazy import require
 from dd_core.networks.names import TOKENS, largest_depth, parse_convnet
 from dd_core.system import surroundings
 
 with warnings.catch_warnings():  # nni 3.0 warns of each module of torch that is newer than it
     warnings.simplefilter("ignore", RuntimeWarning)
+    require("nni", called="NNI", use="architecture search", extra="nas")
     import nni
     from nni.mutable import Categorical, CategoricalMultiple, LabeledMutable, SampleValidationError
     from nni.nas.hub.pytorch import NasBench201

@@ -41,6 +41,13 @@ def test_without_avalanche_a_memory_says_what_to_install():
     assert without("avalanche", MEMORY, MEMORY, again, work, light) == [LINE.format("")] * 4 + ["fine"]
 
 
+def test_without_nni_a_space_and_a_proxy_say_what_to_install():
+    spaces, proxies = "from dd_apps.nas.spaces import ConvNetSpace", "from dd_apps.nas.proxies import DistilledProxy"
+    line = "NotInstalled architecture search needs NNI; install the extra: pip install 'dd-apps[nas]'"
+    others = "import dd_apps.nas.kit", "import dd_apps.nas.ranking"
+    assert without("nni", spaces, proxies, *others) == [line] * 3 + ["fine"]
+
+
 def test_without_a_package_that_avalanche_imports_it_is_named():
     assert without("torchmetrics", MEMORY) == [LINE.format(" (without torchmetrics it cannot be imported)")]
 

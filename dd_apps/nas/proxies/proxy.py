@@ -11,10 +11,12 @@ from torch import nn
 
 from dd_apps.nas.proxies.scored import Scored
 from dd_core import streams
+from dd_core.lazy import require
 from dd_core.system import memory, surroundings
 
 with warnings.catch_warnings():  # nni 3.0 warns of each module of torch that is newer than it
     warnings.simplefilter("ignore", RuntimeWarning)
+    require("nni", called="NNI", use="architecture search", extra="nas")
     import nni
     from nni.nas.evaluator import Evaluator
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 import sys
 import threading
@@ -19,12 +18,19 @@ from types import FrameType
 
 import typer
 
+from dd_apps.cli import standard
 from dd_apps.cli.options import as_flag
 from dd_apps.cli.terminal import Answer, Page, Session, stdout_kept_clean
 from dd_apps.cli.verbs import application
 from dd_apps.report.tables import printable
-from dd_core.errors import DDError, Interrupted, OutOfResources
+from dd_core.errors import DDError, Interrupted, OutOfResources, UserError
+from dd_core.store import DISK_FULL
 
+# what a library says that cannot be mapped into memory
+_UNLOADED = ("failed to map segment", "cannot allocate memory", "cannot map zero-fill pages")
+_SPENT = (*DISK_FULL, errno.EIO)
+# what a system answers where a file cannot be as a user wants it; a file that is missing is ours to foresee
+_SYSTEMS = (*_SPENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _INTERRUPTED = 128 + signal.SIGINT
 _BUG = 1
 _RESUMABLE = ("quickstart", "run", "distill", "evaluate", "nas")
@@ -38,17 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     session = Session(arguments=tuple(given), json="--json" in given)
-    try:
+    with standard.taken() as stdout:
         with stdout_kept_clean() if session.json else nullcontext():
             outcome = _call(given or ["--help"], session)
-        return _answer(outcome, session)
-    except (BrokenPipeError, SystemExit) as error:
-        # whoever read our output has seen enough; typer and rich turn that into an exit with code 1
-        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
-            raise
-        # python would complain again when it flushes stdout at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _delivered(_answer(outcome, session), stdout)
 
 
 def _call(arguments: Sequence[str], session: Session) -> Answer | int:
@@ -58,8 +57,6 @@ def _call(arguments: Sequence[str], session: Session) -> Answer | int:
             outcome = application()(args=list(arguments), prog_name="dd-apps", standalone_mode=False, obj=session)
         # an integer is what typer itself has to say: 0 after --help, 130 after Ctrl-C
         return _interrupted(session, signal.SIGINT) if outcome == _INTERRUPTED else outcome
-    except BrokenPipeError:
-        raise
     except (Exception, KeyboardInterrupt, Terminated) as error:
         return _explained(error, session)
 
@@ -72,8 +69,8 @@ def _explained(error: BaseException, session: Session) -> Answer:
         return _failure(error.spelled(as_flag), error.exit_code)
     if hasattr(error, "format_message"):  # typer's usage errors, which have no public common class
         return _failure(_usage(error), 2)
-    if (reason := _exhausted(error)) is not None:
-        return _failure(reason, OutOfResources.exit_code)
+    if (reason := _environments(error)) is not None:
+        return _failure(reason.text, reason.exit_code)
     traceback.print_exception(error)
     return _failure(f"{type(error).__name__}: {error}; this is a bug in dd-apps, please report it", _BUG)
 
@@ -114,16 +111,21 @@ def _interrupted(session: Session, number: signal.Signals) -> Answer:
     return _failure(error.spelled(as_flag), error.exit_code)
 
 
-def _exhausted(error: BaseException) -> str | None:
-    """What ran out, where an exception means that memory or disk did."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or 'disk'}: {error.strerror}"
-    if isinstance(error, MemoryError):
-        return "out of memory"
+def _environments(error: BaseException) -> DDError | None:
+    """What an exception says of the machine and not of us: memory or a disk that ran out, a file that cannot be."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return OutOfResources("out of memory")
+    if isinstance(error, ImportError) and any(sign in str(error) for sign in _UNLOADED):
+        return OutOfResources(f"out of memory while loading libraries ({error}); see `ulimit -v`")
+    if isinstance(error, OSError) and error.errno in _SYSTEMS:
+        line = f"{error.filename or 'disk'}: {error.strerror}"
+        return OutOfResources(line) if error.errno in _SPENT else UserError(line)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return OutOfResources("the system starts no more threads; see `ulimit -u` and `ulimit -v`")
     if "torch" in sys.modules:
         from dd_core.system.device import is_out_of_memory
 
-        return f"out of memory: {error}" if is_out_of_memory(error) else None
+        return OutOfResources(f"out of memory: {error}") if is_out_of_memory(error) else None
     return None
 
 
@@ -146,5 +148,14 @@ def _answer(outcome: Answer | int, session: Session) -> int:
         print(json.dumps(outcome.fields))
     else:
         outcome.show(Page(sys.stdout))
-    sys.stdout.flush()
     return outcome.exit_code
+
+
+def _delivered(exit_code: int, stdout: standard.Written) -> int:
+    """The exit code after all: an answer that a disk did not take is lost, and one that nobody reads on is not."""
+    stdout.flush()
+    if exit_code or stdout.failure is None or isinstance(stdout.failure, BrokenPipeError):
+        return exit_code
+    reason = stdout.failure.strerror
+    print(f"error: stdout: {reason}; the answer is lost, and what was written to files is kept", file=sys.stderr)
+    return OutOfResources.exit_code

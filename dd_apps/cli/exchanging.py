@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dd_apps.cli import options
-from dd_apps.cli.terminal import Answer, Page
+from dd_apps.cli.terminal import Answer, Page, as_argument, shell_line
 from dd_apps.scenario import assign
 from dd_core import datasets, exchange, store
 from dd_core.config import decode, plain
@@ -270,13 +269,14 @@ def _numbers(option: str, text: str) -> Sequence[float]:
 def _show_import(page: Page, ds: DistilledSet, fields: dict[str, Any], data: str | None) -> None:
     what = f"of {len(ds.classes)} classes" if ds.classes else f"with {ds.manifest.targets}, without labels"
     page.line(f"{fields['path']}: {len(ds)} images {what}, {human_bytes(ds.nbytes)}")
-    after = [["dd-apps", "inspect", fields["path"], "--png", "images.png"]]
+    file = as_argument(Path(fields["path"]))
+    after = [["dd-apps", "inspect", file, "--png", "images.png"]]
     if ds.labels is not None:
-        after.append(["dd-apps", "evaluate", fields["path"], "--data", data or "NAME"])
+        after.append(["dd-apps", "evaluate", file, "--data", data or "NAME"])
     page.facts(
         {
             "sha256": fields["sha256"],
             "recipe": f"{ds.manifest.recipe.network}, learning rate {ds.manifest.recipe.learning_rate:g}",
-            "next": "; ".join(map(shlex.join, after)),
+            "next": "; ".join(map(shell_line, after)),
         }
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dd_apps.cli import options
-from dd_apps.cli.terminal import Answer, Page, Session
+from dd_apps.cli.terminal import Answer, Page, Session, as_argument, shell_line
 from dd_apps.data import Data, to_pretrain_on
 from dd_apps.scenario import assign
 from dd_core import store
@@ -77,10 +76,10 @@ def distill(
     other = to_pretrain_on(pretrain_on, source, skip_corrupt=skip_corrupt, workers=workers, say=say)
     ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options, pretrain_on=other)
     fields = _cost(out, seconds=time.monotonic() - begun)
-    after = f"{shlex.join(['dd-apps', 'inspect', str(out), '--png', 'images.png'])}"
+    after = shell_line(["dd-apps", "inspect", as_argument(out), "--png", "images.png"])
     if config.uses_labels:
         scored = _scored_by(out, data, pretrain_on, skip_corrupt=skip_corrupt, protocol=_protocol_of(config))
-        after = f"{after}; {shlex.join(scored)}"
+        after = f"{after}; {shell_line(scored)}"
     return Answer(
         {**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields, after)
     )
@@ -121,7 +120,7 @@ def _protocol_of(config: MethodConfig) -> str | None:
 
 def _scored_by(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool, protocol: str | None) -> list[str]:
     """The command that scores the set; a set does not say which folder it came from."""
-    evaluate = ["dd-apps", "evaluate", str(out)]
+    evaluate = ["dd-apps", "evaluate", as_argument(out)]
     if data.startswith("folder:"):
         evaluate += ["--data", data, *(["--skip-corrupt"] if skip_corrupt else [])]
     if protocol is not None:

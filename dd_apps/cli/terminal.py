@@ -6,14 +6,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dd_apps.cli.standard import encodable
 from dd_apps.report.tables import Table, printable, rich_table
 
 _PIPE_WIDTH = 400  # columns where nobody's terminal sets them: a table in a pipe is never folded
@@ -34,11 +36,34 @@ class Session:
 
     def resume_command(self) -> str:
         """This very command line, but for `--fresh`, which would start over."""
-        return shlex.join(["dd-apps", *(word for word in self.arguments if word != "--fresh")])
+        return shell_line(["dd-apps", *(word for word in self.arguments if word != "--fresh")])
 
     def reporter(self) -> TerminalReporter:
         """Where a run reports its progress; no bar beside JSON."""
         return TerminalReporter(bar=not self.json and sys.stderr.isatty())
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """A command for the user's shell, which can be pasted wherever it is shown.
+
+    A word with a byte or a letter that a terminal or a file in this locale's encoding does not show is written by the
+    octal numbers of its bytes, in $'...' (bash, zsh, ksh, POSIX 2024).
+    """
+    return " ".join(shlex.quote(word) if _is_shown(word) else _octal(word) for word in words)
+
+
+def as_argument(path: Path) -> str:
+    """A file as a word of a command, where one that begins with a dash would be an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def _is_shown(word: str) -> bool:
+    return word.isprintable() and all(encodable(word, stream) == word for stream in (sys.stdout, sys.stderr))
+
+
+def _octal(word: str) -> str:
+    plain = frozenset(range(0x20, 0x7F)) - frozenset(b"\\'")
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(word)) + "'"
 
 
 @dataclass(frozen=True)

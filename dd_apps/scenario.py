@@ -195,14 +195,14 @@ def read(path: Path) -> dict[str, Any]:
     with disk_errors(path), open(path, "rb") as file:
         content = file.read()
     try:
-        return tomllib.loads(content.decode())
+        return tomllib.loads(content.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
 
 
 def summary(path: Path) -> str:
     """What a scenario is, from the comment on its first line."""
-    with disk_errors(path), open(path, encoding="utf-8") as file:
+    with disk_errors(path), open(path, encoding="utf-8-sig") as file:
         first = file.readline()
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from dd_core import store
 from dd_core.config import Config, decode, digest, plain
 from dd_core.errors import Option, UserError
-from dd_core.system import parallel, surroundings
+from dd_core.system import parallel, paths, surroundings
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Reporter, Silent
 
@@ -37,9 +37,15 @@ FACTS_BYTES = 16 << 20  # of a complete.json: 64 for each of its parts
 
 
 def cache_folder() -> Path:
-    """Where artefacts and downloads live: `$DD_APPS_CACHE`, else `~/.cache/dd-apps`."""
-    given = os.environ.get("DD_APPS_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dd-apps"
+    """Where artefacts and downloads live: `$DD_APPS_CACHE`, else `$XDG_CACHE_HOME/dd-apps`, else `~/.cache/dd-apps`.
+
+    An `$XDG_CACHE_HOME` that is no whole path counts as none, as its specification has it. Raises `UserError` where
+    there is no such home folder.
+    """
+    if given := os.environ.get("DD_APPS_CACHE"):
+        return paths.expanded(given, option="DD_APPS_CACHE=")
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (caches if caches.is_absolute() else paths.home() / ".cache") / "dd-apps"
 
 
 class ArtefactSpec(Config):

@@ -25,6 +25,7 @@ from dd_apps.cli.verbs import application
 from dd_apps.report.tables import printable
 from dd_core.errors import DDError, Interrupted, OutOfResources, UserError
 from dd_core.store import DISK_FULL
+from dd_core.system.paths import no_home
 
 # what a library says that cannot be mapped into memory
 _UNLOADED = ("failed to map segment", "cannot allocate memory", "cannot map zero-fill pages")
@@ -120,6 +121,8 @@ def _environments(error: BaseException) -> DDError | None:
     if isinstance(error, OSError) and error.errno in _SYSTEMS:
         line = f"{error.filename or 'disk'}: {error.strerror}"
         return OutOfResources(line) if error.errno in _SPENT else UserError(line)
+    if isinstance(error, RuntimeError) and "determine home directory" in str(error):  # a library's own folder
+        return UserError(f"{no_home()}; set HOME to a folder that can be written")
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return OutOfResources("the system starts no more threads; see `ulimit -u` and `ulimit -v`")
     if "torch" in sys.modules:

@@ -15,6 +15,7 @@ from dd_apps.cli.terminal import Answer, Page
 from dd_apps.report.tables import Table, human_bytes
 from dd_core import artefacts
 from dd_core.config import Config
+from dd_core.errors import UserError
 
 _BROKEN = 4
 _ROOM = 1 << 30  # bytes of free disk under which a run is likely to fail
@@ -79,7 +80,10 @@ def _machine() -> list[Check]:
 
 
 def _cache() -> list[Check]:
-    folder = artefacts.cache_folder()
+    try:
+        folder = artefacts.cache_folder()
+    except UserError as error:
+        return [Check(name="cache", found=str(error), ok=False, advice="set DD_APPS_CACHE")]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -228,7 +228,7 @@ def _classes(data: str | None, given: str | None) -> tuple[str, ...] | None:
         names = given.split(",")
     else:
         try:
-            names = exchange.read_bytes(Path(given), store.SET.header_bytes).decode().rstrip().split("\n")
+            names = exchange.read_bytes(Path(given), store.SET.header_bytes).decode("utf-8-sig").rstrip().split("\n")
         except UserError as error:
             raise UserError(f"--classes {error.text}; {expected}") from None
         except UnicodeDecodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ def run_scenario(
     """Run a scenario into its folder, or find it complete there; without `jobs`, with the workers that it asks for."""
     workers = options.workers_of(parallel, jobs or loaded.workers, threads)
     folder = out or Path("runs") / loaded.results_name
-    made = not folder.exists()
+    made = not os.path.lexists(folder)
     with _claimed(folder, loaded, fresh=fresh), _gone_if_empty(folder, made=made):
         run_options = options.run_options(session, device=device, threads=threads, workers=workers, fresh=fresh)
         from dd_core.system import device as devices

@@ -203,8 +203,10 @@ class ContinualScenario(DataScenario):
             for name in names:
                 if name in SHORT:
                     raise UserError(f"{key}.{name}: the row '{name}' has no such options; give this one another name")
-                if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):  # files are named after it
-                    raise UserError(f"{key}: {name!r}: a row is named with letters, digits, '_', '.' and '-'")
+                if not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII):  # files are named after it
+                    raise UserError(
+                        f"{key}: {name!r}: a row is named with at most 100 letters, digits, '_', '.' and '-'"
+                    )
         if both := sorted(self.others.keys() & self.row.keys()):
             raise UserError(f"row.{both[0]}: others.{both[0]} is a row already; give one of them another name")
         known = (*SHORT, *self.row, *self.others, *methods.names())

@@ -57,7 +57,7 @@ def one_line(error: DDError) -> str:
 
 
 FAULTS = {errno.ENOSPC: (OutOfResources, 4), errno.EDQUOT: (OutOfResources, 4), errno.EROFS: (UserError, 2)}
-FAULTS |= {errno.EACCES: (UserError, 2), errno.EIO: (UserError, 2)}
+FAULTS |= {errno.EACCES: (UserError, 2), errno.EIO: (OutOfResources, 4)}
 
 
 @pytest.mark.parametrize("number", FAULTS, ids=errno.errorcode.get)

@@ -215,10 +215,10 @@ def test_raw_pixels_and_other_names_of_files(bare: Path, ds: DistilledSet, call_
 def test_a_submission_is_imported(call_json):
     Path("submission").mkdir()
     torch.save(torch.zeros(1000, 3, 32, 32), "submission/cifar100.pt")
-    Path("names.txt").write_text("\n".join(f"class {index}" for index in range(100)))
+    Path("names.txt").write_text("\n".join(f"class {index}" for index in range(100)), encoding="utf-8-sig")
     call_json("import", "submission", "--format", "challenge", "--classes", "names.txt", "--out", "a.safetensors")
     found = store.read_set(Path("a.safetensors"))
-    assert found.classes[99] == "class 99"
+    assert (found.classes[0], found.classes[99]) == ("class 0", "class 99")
     assert found.manifest.recipe.network == "convnet-3"
 
 

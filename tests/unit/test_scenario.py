@@ -179,6 +179,14 @@ def test_broken_files_name_file_and_place(tmp_path: Path, content: bytes, line: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(mine: Path):
+    """Editors of Windows write one."""
+    before = scenario.load(str(mine))
+    mine.write_bytes(b"\xef\xbb\xbf# what it is\n" + mine.read_bytes())
+    assert scenario.load(str(mine)) == before
+    assert scenario.summary(mine) == "what it is"
+
+
 def test_names_that_are_not_there(tmp_path: Path):
     with pytest.raises(UserError, match="unknown scenario 'quickstrat'; did you mean 'quickstart'"):
         scenario.load("quickstrat")

@@ -82,8 +82,9 @@ def role(name: str) -> str | None:
 
 
 def _require_folder(path: Path) -> None:
-    if not path.is_dir():
-        raise UserError(f"folder:{path}: {'not a folder' if path.exists() else 'there is no such folder'}")
+    with store.disk_errors(path):
+        if not path.is_dir():
+            raise UserError(f"folder:{path}: {'not a folder' if path.exists() else 'there is no such folder'}")
 
 
 def _holds_classes(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dd_core import artefacts
 from dd_core.datasets.decoding import begins_as_image
+from dd_core.errors import UserError
 
 SUFFIXES = (  # without the dot, sorted
     *("apng", "avif", "avifs", "bmp", "dib", "gif", "icb", "ico", "j2c", "j2k", "jfif", "jp2", "jpc", "jpe", "jpeg"),
@@ -88,7 +89,7 @@ def is_foreign(folder: Path) -> bool:
 def _is_cache(folder: Path) -> bool:
     try:
         return os.path.samefile(folder, artefacts.cache_folder())
-    except OSError:
+    except (OSError, UserError):
         return False
 
 

@@ -13,6 +13,7 @@ from dd_core.datasets.folder_names import printable
 from dd_core.errors import Option, UserError, unknown_name
 from dd_core.system import surroundings
 from dd_core.system.parallel import Workers
+from dd_core.system.paths import expanded
 
 if TYPE_CHECKING:
     from dd_core.images import Source
@@ -90,7 +91,7 @@ def check_name(name: str) -> None:
     """Raise `UserError` for what is no name of a data set; whether it is there is not looked at."""
     if name.startswith("folder:") or (name in DATASETS and name != "folder:PATH"):
         return
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # unlike Path.is_dir it takes a name of any length
         raise UserError(f"unknown data set '{name}'; for the images in that folder: folder:{name}")
     raise unknown_name("data set", name, DATASETS)
 
@@ -99,12 +100,15 @@ def _folder_path(name: str) -> Path:
     path = name.removeprefix("folder:")
     if not path:
         raise UserError("folder: needs a path, such as folder:my/images")
-    return Path(path).expanduser()
+    return expanded(path, option="folder:")
 
 
 def _root(given: Path | None) -> Path:
     """Where torchvision's files lie."""
-    return Path(given or os.environ.get("DD_APPS_DATA") or cache_folder() / "data").expanduser()
+    if given is not None:
+        return expanded(str(given))
+    elsewhere = os.environ.get("DD_APPS_DATA")
+    return expanded(elsewhere, option="DD_APPS_DATA=") if elsewhere else cache_folder() / "data"
 
 
 def _silent(_: str) -> None:

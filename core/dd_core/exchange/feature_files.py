@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def import_krr_st(
     The recipe is the paper's, with the values of `recipe` in place of its own. Raises `UserError` for what is not said,
     and for files that are not what they should be.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir it takes a name of any length
         raise UserError(f"{folder}: not a folder with {INPUTS} and {FEATURES}")
     if pixels is None:
         pixels = _pixels_beside(folder)

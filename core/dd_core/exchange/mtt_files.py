@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -54,7 +55,7 @@ class MttFiles:
     @staticmethod
     def of(folder: Path) -> MttFiles:
         """Those that a run leaves as its best; raises `UserError` where `folder` is none."""
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # unlike Path.is_dir it takes a name of any length
             raise UserError(
                 f"{folder}: not a folder with {IMAGES} and {LABELS}; for other names: {Option('images')} and "
                 f"{Option('labels')}"

@@ -82,17 +82,17 @@ class RunFolder:
 
         Raises `UserError` for an `out` that cannot be written and where another process is at work.
         """
-        with store.disk_errors(out):
-            check_out(out)
+        check_out(out)
         journal = store.Journal(folder=out.with_suffix(".run"), lines="metrics.jsonl")
         with journal.locked():
-            store.remove_leftovers(out.parent, of=out.name)
+            target = store.target_of(out)
+            store.remove_leftovers(target.parent, of=target.name)
             yield RunFolder(out, journal)
 
     def discard(self) -> None:
         """Remove the set and the run that made it, all but the lock."""
         with store.disk_errors(self.path):
-            self.out.unlink(missing_ok=True)
+            store.target_of(self.out).unlink(missing_ok=True)
             for file in self.path.iterdir():
                 if file.name != LOCK:
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
@@ -185,5 +185,10 @@ def check_out(out: Path) -> None:
     """Raise `UserError` for an `out` that cannot be the file of a distilled set."""
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: a distilled set is a .safetensors file; try {out.name}.safetensors")
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; give the name of a file")
+    with store.disk_errors(out):
+        if out.is_dir():
+            raise UserError(f"{out}: is a folder; give the name of a file")
+        if out.is_symlink() and not (folder := store.target_of(out).parent).is_dir():
+            raise UserError(
+                f"{out}: is a link into a folder that is not there: {folder}; make it, or use another {OUT}"
+            )

@@ -38,6 +38,7 @@ from dd_core.whitening import Whitening
 _MEBI, _GIBI = 1 << 20, 1 << 30
 # in which safetensors writes tensors: the largest alignment first, then by name
 _ORDER = ("int64", "float64", "float32", "int32", "float16", "int16", "uint8", "bool")
+_LONGEST = 220  # bytes of a name that a temporary file has in its own, of the 255 that file systems take
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SET = Format(
@@ -80,6 +81,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno in DISK_FULL:
             raise OutOfResources(f"{path}: {reason}; nothing that was there before is lost") from error
+        if error.errno == errno.EIO:
+            raise OutOfResources(f"{path}: {reason}; the disk fails") from error
         raise UserError(f"{path}: {reason}") from error
 
 
@@ -87,7 +90,10 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # the file that is written, and the 
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` so that a reader, or a kill at any moment, finds the old bytes or the new ones."""
+    """Replace `path` by `data` so that a reader, or a kill at any moment, finds the old bytes or the new ones.
+
+    A symbolic link stays, as under a shell's `>`: the file that it points to is replaced.
+    """
     _replace(path, [data])
 
 
@@ -96,9 +102,11 @@ def _replace(path: Path, chunks: Iterable[bytes | memoryview], before: Callable[
 
     before: called with it when all bytes are on the disk, and before the path has them.
     """
-    temporary, digest_of_all = path.with_name(f".{path.name}.{os.getpid()}.tmp"), hashlib.sha256()
+    digest_of_all = hashlib.sha256()
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target = target_of(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{_stem(target.name)}.{os.getpid()}.tmp")
         try:
             with open(temporary, "wb") as file:
                 for chunk in chunks:
@@ -108,13 +116,29 @@ def _replace(path: Path, chunks: Iterable[bytes | memoryview], before: Callable[
                 os.fsync(file.fileno())
             if before is not None:
                 before(digest_of_all.hexdigest())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        _sync_folder(path.parent)
+        _sync_folder(target.parent)
     return digest_of_all.hexdigest()
+
+
+def target_of(path: Path) -> Path:
+    """The file that `path` means, through symbolic links; raises OSError where they lead in a circle."""
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
+
+
+def _stem(name: str) -> str:
+    """What a temporary file is called after: the name of the file, or of one too long for more beside it, a digest."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= _LONGEST else hashlib.sha256(encoded).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -130,7 +154,7 @@ def remove_leftovers(folder: Path, *, of: str | None = None, below: bool = False
 
     below: in the folders within `folder` too.
     """
-    pattern = ".*.tmp" if of is None else f".{glob.escape(of)}.*.tmp"
+    pattern = ".*.tmp" if of is None else f".{glob.escape(_stem(of))}.*.tmp"
     for leftover in folder.rglob(pattern) if below else folder.glob(pattern):
         if _TEMPORARY.fullmatch(leftover.name):
             with disk_errors(leftover):

@@ -10,6 +10,7 @@ import typer
 from dd_apps.cli.terminal import Session
 from dd_core.errors import Option
 from dd_core.system.parallel import Workers, check_engine
+from dd_core.system.threads import require_cores
 
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions
@@ -47,8 +48,13 @@ def as_flag(option: Option) -> str:
 
 
 def workers_of(engine: str, count: int | None, threads: int) -> Workers | None:
-    """Who runs independent jobs, or None where nothing was asked for; raises `UserError` for an unknown engine."""
+    """Who runs independent jobs, or None where nothing was asked for.
+
+    Raises `UserError` for an unknown engine, and for more threads than cores where the jobs run on this machine.
+    """
     chosen = Workers(count=count or 1, engine=check_engine(engine), threads=threads)
+    if chosen.engine == "processes":
+        require_cores(threads)
     return None if count is None and chosen == Workers() else chosen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import statistics
@@ -511,6 +512,7 @@ def test_a_finished_run_is_shown_again_and_not_computed_again(mine: str, call, c
     assert call("run", mine)[1].startswith(table), "stored tables look as fresh ones do"
 
 
+@pytest.mark.skipif((os.cpu_count() or 2) < 2, reason="two threads need two cores")
 def test_other_threads_are_another_run(mine: str, call_json):
     first = call_json("run", mine)
     second = call_json("run", mine, "--threads", 2)
@@ -524,6 +526,7 @@ def test_a_fresh_run_that_fails_leaves_nothing_of_the_old_one(mine: str, call_js
     assert {path.name for path in Path("runs/mine").iterdir()} == {"lock", "scenario.json", "notes.png"}
 
 
+@pytest.mark.skipif((os.cpu_count() or 2) < 2, reason="two threads need two cores")
 def test_threads_leave_the_scenarios_workers_alone(call, monkeypatch: pytest.MonkeyPatch):
     asked: list[Any] = []
 

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from dd_core.distilled import Size
 from dd_core.errors import UserError
+from dd_core.methods import method
+from dd_core.runner import RunOptions, distill
 from dd_core.system.threads import computing
+from dd_core.testing import blobs
 
 # what a run, a pre-training, an expert and k-means compute with
 SCRIPT = """
@@ -77,6 +81,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.skipif((os.cpu_count() or 2) < 2, reason="two threads need two cores")
 def test_runs_compute_with_the_threads_asked_for_and_what_is_shared_with_one(tmp_path: Path):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
@@ -111,3 +116,19 @@ def test_a_block_computes_with_its_threads_and_puts_the_number_back():
     with pytest.raises(UserError), computing(before + 1):
         raise UserError("on the way")
     assert torch.get_num_threads() == before
+
+
+def test_more_threads_than_cores_are_refused_before_anything_is_made(tmp_path: Path, call, monkeypatch):
+    """A million of them cannot be started, and the process dies."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    out, cores = (
+        tmp_path / "a.safetensors",
+        "this machine has 3 CPU cores, and more threads than cores only take longer",
+    )
+    words = ["distill", "random", "--data", "digits", "--ipc", 1, "--out", out, "--threads"]
+    code, _, err = call(*words, 1_000_000)
+    assert (code, err) == (2, f"error: --threads 1000000: {cores}; use at most --threads 3\n")
+    with pytest.raises(UserError, match=f"^threads=4: {cores}; use at most threads=3$"):
+        distill(method("random"), blobs(), Size(ipc=1), out=out, options=RunOptions(threads=4))
+    assert list(tmp_path.iterdir()) == []
+    assert call(*words, 3)[0] == 0

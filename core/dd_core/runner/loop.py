@@ -32,7 +32,7 @@ from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Reporter, Silent
 from dd_core.system.signals import Signals
-from dd_core.system.threads import computing
+from dd_core.system.threads import computing, require_cores
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ def distill(
     """
     config, size = as_method(method), as_size(size)
     options = _options(options)
+    if options.threads is not None:
+        require_cores(options.threads)
     device = devices.resolve(options.device)
     source = plain.given(source, what="source")
     if pretrain_on is not None:

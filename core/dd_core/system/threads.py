@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dd_core.errors import Option, UserError
 from dd_core.system import memory, surroundings
+
+
+def require_cores(threads: int) -> None:
+    """Raise `UserError` for more CPU threads than this machine has cores: they take turns, or cannot all be started."""
+    cores = os.cpu_count()
+    if cores is not None and threads > cores:
+        raise UserError(
+            f"{Option('threads', threads)}: this machine has {cores} CPU cores, and more threads than cores only take "
+            f"longer; use at most {Option('threads', cores)}"
+        )
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 
 from dd_core import networks
@@ -39,6 +41,13 @@ def test_every_listed_name_can_be_built(name: str):
     assert build(name)(torch.randn(2, 3, 32, 32)).shape == (2, 4)
 
 
+def test_every_classifier_of_torchvision_is_suggested_and_timms_where_it_has_one():
+    timms = {*timm.list_models()}
+    for name in torchvision.models.list_models(module=torchvision.models):
+        expected = [f"'torchvision:{name}'"] + [f"'timm:{name}'"] * (name in timms)
+        assert network_names.of_libraries(name) == " or ".join(expected)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -49,7 +58,16 @@ def test_every_listed_name_can_be_built(name: str):
         ("convnet-3-w6-groupnorm", "the width must be a multiple of groupnorm's 4"),
         ("convent-3", "unknown network 'convent-3'; did you mean 'convnet-3'?"),
         ("lenet-5", "unknown network 'lenet-5'; did you mean 'lenet'?"),
-        ("resnet18", "unknown network 'resnet18'"),
+        ("resnet18", "unknown network 'resnet18'; did you mean 'torchvision:resnet18' or 'timm:resnet18'?"),
+        ("ResNet50", "unknown network 'ResNet50'; did you mean 'torchvision:resnet50' or 'timm:resnet50'?"),
+        ("alexnet", "unknown network 'alexnet'; did you mean 'torchvision:alexnet'?"),
+        ("vit_tiny_patch16_224", "did you mean 'timm:vit_tiny_patch16_224'?"),
+        ("resnet18.a1_in1k", "did you mean 'timm:resnet18.a1_in1k'?"),
+        (
+            "resnet-18",
+            "6n + 2 layers, as in resnet-8, resnet-20 and resnet-32; ImageNet's is 'torchvision:resnet18' or",
+        ),
+        ("resnet-9", "6n + 2 layers, as in resnet-8, resnet-20 and resnet-32"),
         ("timm:", "names no model; type for example 'timm:resnet18'"),
         ("keras:resnet18", "unknown network 'keras:resnet18'"),
         ("torchvision:resnet81", "unknown torchvision model 'resnet81'; did you mean 'resnet18'?"),

@@ -9,6 +9,7 @@ arguments (in_channels, classes, image_size) that makes the network, best a `Fea
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from dd_core.errors import UserError, nearest, unknown_name
@@ -49,6 +50,20 @@ TOKENS: dict[str, tuple[str, str | int]] = {
     "maxpool": ("pool", "max"),
     "nopool": ("pool", "none"),
 }
+
+# torchvision's classifiers, and those of them that timm has by the same name
+_TORCHVISION = re.compile(
+    r"alexnet|convnext_(tiny|small|base|large)|densenet\d{3}|efficientnet_(b\d|v2_[sml])|googlenet|inception_v3|maxvit_t"
+    r"|mnasnet\d_\d+|mobilenet_v(2|3_\w+)|regnet_[xy]_\w+|resnet(18|34|50|101|152)|resnext\d+_\d+x\dd|shufflenet_\w+"
+    r"|squeezenet1_[01]|swin_(v2_)?[bst]|vgg1[1369](_bn)?|vit_[bhl]_\d\d|wide_resnet\d+_2"
+)
+_TIMMS_TOO = re.compile(r"convnext|densenet|efficientnet_b|inception|resne|vgg|wide_resnet")
+# how the names of timm's best known families begin
+_TIMM = re.compile(
+    r"(beit|cait|coat|convnext|crossvit|deit|densenet|dla|dpn|ecaresnet|edgenext|efficientformer|efficientnet|eva|fastvit"
+    r"|ghostnet|hrnet|inception|levit|maxvit|mixer|mobilenetv|mobilevit|nfnet|poolformer|regnet|repvgg|res2net|resnest"
+    r"|resnet|resnext|seresne|swin|tf_|tiny_vit|vgg|vit_|wide_resnet|xception|xcit)\w"
+)
 
 NO_DROPOUT = "-nodropout"  # after a library's name: its dropout is off in training too
 RESNET_WIDTH = 16  # He et al. 2016
@@ -124,7 +139,19 @@ def family(name: str) -> str:
     others = others_by_name()
     if name in others:
         return "other"
+    if libraries := of_libraries(name):
+        raise UserError(f"unknown network '{name}'; did you mean {libraries}?")
     raise unknown_name("network", name, (*NETWORKS, *others))
+
+
+def of_libraries(name: str) -> str:
+    """How a model that a library seems to call `name` is typed, "" for none: `'torchvision:vgg11' or 'timm:vgg11'`."""
+    model = name.lower()
+    if _TORCHVISION.fullmatch(model):
+        libraries = ["torchvision", "timm"] if _TIMMS_TOO.match(model) else ["torchvision"]
+    else:
+        libraries = ["timm"] if _TIMM.match(model) else []
+    return " or ".join(f"'{library}:{model}'" for library in libraries)
 
 
 def parse_convnet(name: str) -> ConvNetSpec:
@@ -154,7 +181,11 @@ def parse_resnet(name: str) -> tuple[int, int]:
     """(blocks a stage, width) of `resnet-DEPTH[-wWIDTH]`; raises `UserError` naming the word that is wrong."""
     depth, *words = name.split("-")[1:] or [""]
     if not _is_positive(depth) or int(depth) < 8 or int(depth) % 6 != 2:
-        raise UserError(f"network '{name}': a resnet has 6n + 2 layers, as in resnet-8, resnet-20 and resnet-32")
+        other = of_libraries(f"resnet{depth}")
+        raise UserError(
+            f"network '{name}': a resnet has 6n + 2 layers, as in resnet-8, resnet-20 and resnet-32"
+            + (f"; ImageNet's is {other}" if other else "")
+        )
     for word in words[1:]:
         raise UserError(f"network '{name}': '{word}' is one word too many, after a resnet's depth and width")
     width = words[0] if words else f"w{RESNET_WIDTH}"

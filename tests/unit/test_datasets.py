@@ -28,6 +28,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from dd_core import datasets
+from dd_core.datasets import unpacked
 from dd_core.errors import OutOfResources, UserError
 from dd_core.images import require_labels
 
@@ -61,6 +62,12 @@ def write_mnist(raw: Path, *, train: int = 20, test: int = 10) -> dict[str, np.n
     for name, values in arrays.items():
         write_idx(raw / name, values)
     return arrays
+
+
+@pytest.fixture
+def unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files of ours are taken for MNIST and its kin."""
+    monkeypatch.setattr(unpacked, "PUBLISHED", {})
 
 
 # --- digits --------------------------------------------------------------------------------------------------
@@ -170,7 +177,7 @@ def test_without_a_network_the_files_and_their_folder_are_named(
     assert [file.name for file in tmp_path.iterdir()] == [f".{name}.lock"]
 
 
-@pytest.mark.usefixtures("no_network")
+@pytest.mark.usefixtures("no_network", "unpublished")
 def test_files_that_are_there_are_loaded_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,13 +193,13 @@ def test_files_that_are_there_are_loaded_without_a_network(
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.usefixtures("no_network")
+@pytest.mark.usefixtures("no_network", "unpublished")
 def test_fashion_has_human_class_names(tmp_path: Path) -> None:
     write_mnist(tmp_path / "FashionMNIST/raw")
     assert datasets.load("fashion-mnist", root=tmp_path).classes[:2] == ("T-shirt/top", "Trouser")
 
 
-@pytest.mark.usefixtures("no_network")
+@pytest.mark.usefixtures("no_network", "unpublished")
 def test_names_of_classes_are_known_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DD_APPS_DATA", str(tmp_path / "none"))
     write_mnist(tmp_path / "FashionMNIST/raw")
@@ -209,15 +216,6 @@ def test_names_of_classes_are_known_without_files(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="unknown data set 'cifar'; did you mean 'cifar10'"):
         datasets.class_names("cifar")
-
-
-@pytest.mark.usefixtures("no_network")
-def test_a_damaged_file_is_asked_for_again(tmp_path: Path) -> None:
-    write_mnist(tmp_path / "MNIST/raw")
-    images = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
-    images.write_bytes(images.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"put train-images-idx3-ubyte\.gz"):
-        datasets.load("mnist", root=tmp_path)
 
 
 @pytest.mark.usefixtures("no_network")
@@ -298,6 +296,82 @@ def test_archives_that_cannot_be_unpacked_are_named(
         datasets.load("mnist", root=tmp_path / "data")
     assert str(root / "train-images-idx3-ubyte.gz") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def changed(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+DAMAGES = {
+    "cut short": ("images", lambda data: data[:-1], "cut short: 15,695 of 15,696 bytes"),
+    "empty": ("images", lambda data: b"", "cut short: 0 of 16 bytes"),
+    "cut within its header": ("labels", lambda data: data[:6], "cut short: 6 of 8 bytes"),
+    "too long": ("labels", lambda data: data + b"0", "29 bytes, and its header says 28"),
+    "another format": ("images", lambda data: changed(data, 3), "no IDX file of bytes in 3 dimensions"),
+    "more rows": ("images", lambda data: changed(data, 11), "cut short: 15,696 of 16,256 bytes"),
+    "one bit of a pixel": ("images", lambda data: changed(data, 5000), None),
+    "one bit of a label": ("labels", lambda data: changed(data, 20), None),
+}
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("archives", ["there", "gone", "gone and unknown"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_or_unpacked_again(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch, archives: str, damage: str
+) -> None:
+    raw = tmp_path / "data/MNIST/raw"
+    shutil.copytree(mirror, raw)
+    files = {path.name: path.read_bytes() for path in raw.iterdir()}
+    digests = {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
+    monkeypatch.setattr(unpacked, "PUBLISHED", {} if archives == "gone and unknown" else {"MNIST": digests})
+    whole = datasets.load("mnist", root=tmp_path / "data").fingerprint()
+    kind, change, reason = DAMAGES[damage]
+    path = raw / f"train-{'images-idx3' if kind == 'images' else 'labels-idx1'}-ubyte"
+    path.write_bytes(change(files[path.name]))
+    if archives == "there":
+        assert datasets.load("mnist", root=tmp_path / "data").fingerprint() == whole
+        assert path.read_bytes() == files[path.name]
+        return
+    for archive in raw.glob("*.gz"):
+        archive.unlink()
+    assert len(datasets.load("mnist", split="test", root=tmp_path / "data")) == 10  # which does not read the file
+    if archives == "gone and unknown" and reason is None:
+        return  # nothing tells
+    with pytest.raises(UserError) as caught:
+        datasets.load("mnist", root=tmp_path / "data")
+    line = str(caught.value)
+    assert line.startswith(f"mnist is damaged ({path}: {reason or 'wrong checksum'}")
+    assert "), and cannot be downloaded (" in line
+    assert f"; put {path.name}.gz" in line or f", {path.name}.gz" in line
+    assert line.endswith(f" into {raw}")
+    assert path.read_bytes() == change(files[path.name])
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_file_that_is_not_its_archives_is_named_where_another_archive_lacks(tmp_path: Path, mirror: Path) -> None:
+    raw = tmp_path / "data/MNIST/raw"
+    shutil.copytree(mirror, raw)
+    (raw / "t10k-labels-idx1-ubyte.gz").unlink()
+    path = raw / "train-labels-idx1-ubyte"
+    path.write_bytes(changed(path.read_bytes(), 20))
+    with pytest.raises(UserError) as caught:
+        datasets.load("mnist", root=tmp_path / "data")
+    assert f"({path}: its bytes are not those of train-labels-idx1-ubyte.gz)" in str(caught.value)
+    assert str(caught.value).endswith(f"put t10k-labels-idx1-ubyte.gz into {raw}")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_damaged_batches_are_named(tmp_path: Path) -> None:
+    for file, _ in [*torchvision.datasets.CIFAR10.train_list, *torchvision.datasets.CIFAR10.test_list]:
+        (tmp_path / "cifar-10-batches-py").mkdir(exist_ok=True)
+        (tmp_path / "cifar-10-batches-py" / file).write_bytes(b"half of it")
+    with pytest.raises(UserError) as caught:
+        datasets.load("cifar10", root=tmp_path)
+    assert str(caught.value).startswith(
+        f"cifar10 is damaged ({tmp_path}/cifar-10-batches-py/data_batch_1: wrong checksum; "
+    )
+    assert str(caught.value).endswith(f"put cifar-10-python.tar.gz into {tmp_path}")
 
 
 def test_a_damaged_archive_is_replaced_in_one_move(tmp_path: Path, mirror: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from dd_core import store
+from dd_core.datasets.unpacked import Unpacked, of_batches, of_idx
 from dd_core.errors import UserError
 
 DIGITS = tuple("0123456789")
@@ -43,11 +44,13 @@ _STL10 = "airplane bird car cat deer dog horse monkey ship truck"
 class Home:
     """How torchvision calls a data set, and the archives (path below the root, md5) that its `split` needs.
 
-    `classes` are names that torchvision does not give, `in_its_files` those that it reads with the images.
+    `unpacked` are the files that it reads of those, none where it reads the archives themselves. `classes` are names
+    that torchvision does not give, `in_its_files` those that it reads with the images.
     """
 
     kind: str
     archives: Callable[[Any, str], list[tuple[str, str]]]
+    unpacked: Callable[[Any, str], list[Unpacked]] | None = None
     takes_split: bool = False
     classes: tuple[str, ...] | None = None
     in_its_files: str = ""
@@ -66,14 +69,14 @@ def _by_split(kind: Any, split: str) -> list[tuple[str, str]]:
 
 
 HOMES = {
-    "mnist": Home("MNIST", _idx, classes=DIGITS),
-    "fashion-mnist": Home("FashionMNIST", _idx),
-    "kmnist": Home("KMNIST", _idx),
+    "mnist": Home("MNIST", _idx, of_idx, classes=DIGITS),
+    "fashion-mnist": Home("FashionMNIST", _idx, of_idx),
+    "kmnist": Home("KMNIST", _idx, of_idx),
     "usps": Home("USPS", _by_split, classes=DIGITS),
-    "cifar10": Home("CIFAR10", _whole, in_its_files=_CIFAR10),
-    "cifar100": Home("CIFAR100", _whole, in_its_files=_CIFAR100),
+    "cifar10": Home("CIFAR10", _whole, of_batches, in_its_files=_CIFAR10),
+    "cifar100": Home("CIFAR100", _whole, of_batches, in_its_files=_CIFAR100),
     "svhn": Home("SVHN", _by_split, takes_split=True, classes=DIGITS),
-    "stl10": Home("STL10", _whole, takes_split=True, in_its_files=_STL10),
+    "stl10": Home("STL10", _whole, of_batches, takes_split=True, in_its_files=_STL10),
 }
 
 
@@ -131,10 +134,19 @@ def _fetch(name: str, split: str, root: Path) -> Any:
 
 def _open_if_there(name: str, split: str, root: Path) -> Any:
     """torchvision's data set, or None where a file is missing or damaged."""
+    if HOMES[name].unpacked is of_idx and _damages(name, split, root):  # torchvision checks others itself
+        return None
     try:
         return _open(name, split, root)
     except Exception:  # whatever torchvision raises when it reads a file that is not what it should be
         return None
+
+
+def _damages(name: str, split: str, root: Path) -> list[tuple[Path, str]]:
+    """The unpacked files that are damaged, each with what is wrong with it."""
+    home = HOMES[name]
+    files = [] if home.unpacked is None else home.unpacked(getattr(_datasets(), home.kind), split)
+    return [(root / file.path, damage) for file in files if (damage := file.damage(root)) is not None]
 
 
 def _archives(name: str, split: str) -> list[tuple[str, str]]:
@@ -195,9 +207,11 @@ def _advice(name: str, split: str, root: Path, reason: Exception) -> str:
         archives = ", ".join(str(root / archive) for archive, _ in _archives(name, split))
         return f"{name} cannot be unpacked ({_line(reason)}); remove {archives} and run again, or use another copy"
     folder = (root / (missing + damaged)[0]).parent
+    spoilt = "; ".join(f"{path}: {damage}" for path, damage in _damages(name, split, root))
     files = ", ".join(Path(archive).name for archive in missing + damaged)
     wrong = f" ({', '.join(Path(a).name for a in damaged)} there: wrong checksum)" if damaged else ""
-    return f"{name} cannot be downloaded ({_line(reason)}); put {files} into {folder}{wrong}"
+    advice = f"cannot be downloaded ({_line(reason)}); put {files} into {folder}{wrong}"
+    return f"{name} is damaged ({spoilt}), and {advice}" if spoilt else f"{name} {advice}"
 
 
 def _line(error: Exception) -> str:

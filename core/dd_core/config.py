@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,9 +16,72 @@ from dd_core.errors import UserError, nearest
 
 
 class Config(BaseModel):
-    """A frozen value with no unknown keys and no silent conversions."""
+    """A frozen value with no unknown keys and no silent conversions.
+
+    A program that makes one may give numpy's numbers for Python's and lists for tuples; what cannot be is a `UserError`
+    in one line.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    if not TYPE_CHECKING:  # a type checker knows the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**{name: _pythons(value) for name, value in values.items()})
+            except ValidationError as error:
+                raise UserError(_first_line(type(self), error, where=type(self).__name__, key="")) from None
+
+        __init__.__pydantic_base_init__ = True  # pydantic goes on validating nested and decoded values by itself
+
+
+class FrozenArrays:
+    """The base of a value whose numpy arrays are read-only: so are those of a copy, which a deep one need not be."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenArrays:
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for value in state.values():
+            if hasattr(value, "setflags"):
+                value.setflags(write=False)
+
+
+def class_names(given: Any, where: str) -> tuple[str, ...]:
+    """The names of classes: a list or an array of different texts, or of whole numbers, which stand for their digits.
+
+    Raises `UserError` that begins with `where` for anything else.
+    """
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
+        kind = type(given).__name__
+        raise UserError(f"{where}: classes are a list of names, one for each label from 0 on, not {kind}")
+    names = tuple(_pythons(name) for name in listed)
+    for name in names:
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise UserError(f"{where}: the name of a class is a text or a whole number, not {_short(name)}")
+    named = tuple(map(str, names))
+    if len({*named}) != len(named):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise UserError(f"{where}: two classes are called {_short(twice)}; names of classes differ")
+    return named
+
+
+def _pythons(value: Any) -> Any:
+    """`value` with numpy's and torch's single numbers as Python's, and lists and one row of an array as tuples."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_pythons(part) for part in value)
+    if getattr(value, "ndim", None) in (0, 1) and hasattr(value, "tolist"):
+        return _pythons(value.tolist())
+    return value
+
+
+def _number(value: Any) -> Any:
+    """A single number of numpy's or torch's as one of Python's, for JSON."""
+    if getattr(value, "ndim", None) in (0, 1) and hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"expected numbers, text, lists and tables, and got {type(value).__name__}")
 
 
 def _with_nothing(model: type[BaseModel], data: object) -> object:
@@ -29,7 +92,7 @@ def _with_nothing(model: type[BaseModel], data: object) -> object:
     for name, value in data.items():
         field = model.model_fields.get(name)
         inner = _models_in(field.annotation) if field else []
-        nothing = value == "none" and _may_be_nothing(model, name)
+        nothing = isinstance(value, str) and value == "none" and _may_be_nothing(model, name)
         decoded[name] = None if nothing else _with_nothing(inner[0], value) if inner else value
     return decoded
 
@@ -75,7 +138,7 @@ def decode(model: type[C], data: object, *, where: str = "", key: str = "") -> C
     Raises `UserError` with one line: `where: key.path: what is wrong`.
     """
     try:
-        return model.model_validate_json(json.dumps(_with_nothing(model, data)))
+        return model.model_validate_json(json.dumps(_with_nothing(model, data), default=_number))
     except ValidationError as error:
         raise UserError(_first_line(model, error, where=where, key=key)) from None
     except (TypeError, ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from dd_core.config import class_names
 from dd_core.errors import UserError
 from dd_core.streams import generator
 from dd_core.system import surroundings
@@ -116,6 +117,7 @@ class LabelledImages:
     origin: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes, self.name))
         self._check_devices()
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or 0 in self.images.shape:
             raise UserError(

@@ -7,17 +7,33 @@ A draw depends on its name alone and not on how many draws came before it, so a 
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from dd_core.errors import Option, UserError
 
 if TYPE_CHECKING:
     import torch
 
 
+def require_seed(seed: object) -> int:
+    """`seed` as one of Python's integers; raises `UserError` for what is no whole number from 0 on."""
+    with suppress(TypeError):
+        if not isinstance(seed, bool) and (number := operator.index(seed)) >= 0:  # type: ignore[arg-type]
+            return number
+    raise UserError(f"{Option('seed')} is a whole number from 0 on, not {seed!r}")
+
+
 def counter(seed: int, stream: str, step: int) -> int:
-    """A 63-bit number determined by the three, the same on every machine and version."""
+    """A 63-bit number determined by the three, the same on every machine and version.
+
+    Raises `UserError` for a seed that is no whole number from 0 on.
+    """
+    if type(seed) is not int or seed < 0:  # this is called for every draw
+        seed = require_seed(seed)
     digest = hashlib.blake2b(f"{seed}\0{stream}\0{step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from dd_core.config import FrozenArrays
 from dd_core.errors import UserError
 from dd_core.system import surroundings
 
@@ -25,7 +26,7 @@ _FLOOR = 1e-7  # least eigenvalue, as a part of the mean one: what is less is lo
 
 
 @dataclass(frozen=True, eq=False)
-class Whitening:
+class Whitening(FrozenArrays):
     """offset: float32 (D,); matrix: float32 (D, D), symmetric and positive definite. The arrays are read-only.
 
     Raises `UserError` for anything else, and for more than `LARGEST` numbers in an image.

@@ -47,7 +47,7 @@ from dd_core.images import LabelledImages, stats_of_counts
 from dd_core.recipe import DISTRIBUTIONS, Recipe
 from dd_core.runner import Reporter, RunOptions, Silent, distill, seconds_of
 from dd_core.selection import join
-from dd_core.streams import counter
+from dd_core.streams import counter, require_seed
 
 Shrinking = Literal["first", "distil"]
 SHRINKING: tuple[Shrinking, ...] = ("first", "distil")
@@ -119,7 +119,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self.labels: Labels = labels
         self.shrinking: Shrinking = shrinking
         self.for_der = False  # whether DER asks for `buffer`, and learns the logits of its items
-        self.seed, self.fill, self.data = seed, fill, data
+        self.seed, self.fill, self.data = require_seed(seed), fill, data
         self.config = with_weights_kept(memory_config(method))
         self.folder = None if folder is None else Path(folder)
         self.device, self.reporter = device, reporter or Silent()

@@ -108,7 +108,7 @@ def test_sizes():
     with pytest.raises(UserError, match="2 images for 3 classes; at least 3 are needed"):
         Size(images=2).per_class(3)
     for wrong in ({}, {"ipc": 1, "images": 1}, {"ipc": 1, "counts": (1, 2)}):
-        with pytest.raises(ValueError, match="either ipc"):
+        with pytest.raises(UserError, match="either ipc"):
             Size(**wrong)
 
 
@@ -117,7 +117,7 @@ def test_a_size_can_differ_from_class_to_class():
     assert size.per_class(3) == (2, 5, 1)
     with pytest.raises(UserError, match="counts say how many images 3 classes get, and there are 2"):
         size.per_class(2)
-    with pytest.raises(ValueError, match="greater than or equal to 1"):
+    with pytest.raises(UserError, match="greater than or equal to 1"):
         Size(counts=(2, 0))
     assert Size.of([4, 4]) == Size(ipc=4)
     assert Size.of([4, 3]) == Size(counts=(4, 3))

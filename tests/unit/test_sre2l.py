@@ -471,7 +471,7 @@ def test_small_images_have_another_first_layer_than_published_weights(tmp_path: 
 
 
 def test_fresh_weights_are_trained():
-    with pytest.raises(ValidationError, match="knows nothing"):
+    with pytest.raises(UserError, match="knows nothing"):
         TeacherConfig(epochs=0)
     assert "weights" not in TeacherConfig().model_dump(mode="json")
 

@@ -285,7 +285,7 @@ def test_sets_that_do_not_fit_their_whitening_are_refused(ds: DistilledSet, real
         with pytest.raises(UserError, match=message):
             replace(one, **changes)
     for mean, std in (((0.1,), (1.0,)), ((0.0,), (0.5,))):
-        with pytest.raises(ValueError, match="whitened pixels have mean 0 and std 1"):
+        with pytest.raises(UserError, match="whitened pixels have mean 0 and std 1"):
             Pixels(space="whitened", mean=mean, std=std)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, JsonValue, model_serializer, model_validator
 
 from dd_core import formation as formations
-from dd_core.config import Config, digest, plain
+from dd_core.config import Config, FrozenArrays, digest, plain
 from dd_core.distilled import card, pictures
 from dd_core.distilled.layouts import Layout, layout_problems
 from dd_core.errors import Option, UserError
@@ -153,7 +153,7 @@ class Manifest(Config):
 
 
 @dataclass(frozen=True, eq=False)
-class DistilledSet:
+class DistilledSet(FrozenArrays):
     """Synthetic images with what is needed to use them.
 
     images: (N, C, H, W) uint8, float16 or float32; labels: (N,) int64 or None; targets: (N, K) class

@@ -32,7 +32,7 @@ from dd_core.evaluation.twins import HardLabels, Labeller
 from dd_core.images import Source
 from dd_core.networks.own import Network, is_own, name_of, require_network
 from dd_core.recipe import Recipe, StartingPool
-from dd_core.streams import Streams
+from dd_core.streams import Streams, require_seed
 from dd_core.system import device as devices
 from dd_core.system import surroundings
 from dd_core.system.parallel import Pool, Workers
@@ -103,6 +103,7 @@ def evaluate(
     """
     _check_set(ds)
     require_network(network)
+    seed = require_seed(seed)
     train, test = (plain.given(data, what=what, like=ds.classes) for data, what in ((train, "train"), (test, "test")))
     if pretrain_on is not None:
         pretrain_on = plain.given(pretrain_on, what="pretrain_on", like=ds.classes)

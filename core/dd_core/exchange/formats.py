@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dd_core import store
-from dd_core.config import decode, difference, plain
+from dd_core.config import class_names, decode, difference, plain
 from dd_core.distilled import IMAGENET, DistilledSet, Manifest, Pixels
 from dd_core.errors import FRESH, OUT, UserError, unknown_name
 from dd_core.evaluation import protocols
@@ -178,6 +178,7 @@ def checked_set(
     path: Path, images: np.ndarray, labels: np.ndarray, manifest: Manifest, logits: np.ndarray | None = None
 ) -> DistilledSet:
     """The set that a file at `path` holds; raises `UserError` that names the file where it cannot be one."""
+    class_names(manifest.classes, str(path))
     try:
         return DistilledSet(images, labels, manifest, logits)
     except UserError as error:

@@ -183,8 +183,7 @@ def seconds_of(out: Path) -> float:
 
 def check_out(out: Path) -> None:
     """Raise `UserError` for an `out` that cannot be the file of a distilled set."""
-    if out.suffix != ".safetensors":
-        raise UserError(f"{out}: a distilled set is a .safetensors file; try {out.name}.safetensors")
+    store.require_set_name(out)
     with store.disk_errors(out):
         if out.is_dir():
             raise UserError(f"{out}: is a folder; give the name of a file")

@@ -25,6 +25,7 @@ from dd_core.images import Source
 from dd_core.methods import as_method
 from dd_core.runner.folder import Checkpoint, Identity, RunFolder
 from dd_core.runner.limits import TimedReporter
+from dd_core.streams import require_seed
 from dd_core.system import device as devices
 from dd_core.system import surroundings
 from dd_core.system.environment import Environment
@@ -71,7 +72,7 @@ def distill(
     size or seed is refused key by key. Raises `UserError`, `Diverged`, `OutOfResources` or `Interrupted`.
     """
     config, size = as_method(method), as_size(size)
-    options = _options(options)
+    options, seed = _options(options), require_seed(seed)
     if options.threads is not None:
         require_cores(options.threads)
     device = devices.resolve(options.device)

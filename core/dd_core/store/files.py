@@ -287,23 +287,33 @@ def set_bytes(ds: DistilledSet) -> bytes:
     return container_bytes(SET, arrays_of(ds), {"manifest": ds.manifest.model_dump(mode="json")})
 
 
-@surroundings.own()
-def write_set(path: Path, ds: DistilledSet, *, before: Callable[[str], None] | None = None) -> str:
-    """Write a distilled set of any size; returns the sha256 of the file.
+def require_set_name(path: Path) -> None:
+    """Raise `UserError` for a name that is not that of a distilled set."""
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: a distilled set is a .safetensors file; try {path.name}.safetensors")
 
-    before: called with that sha256 when the set is on the disk, and before `path` has it.
+
+@surroundings.own()
+def write_set(path: Path | str, ds: DistilledSet, *, before: Callable[[str], None] | None = None) -> str:
+    """Write a distilled set of any size to `path`, a .safetensors file; returns the sha256 of the file.
+
+    before: called with that sha256 when the set is on the disk, and before `path` has it. Raises `UserError` for
+    another name.
     """
+    path = Path(path)
+    require_set_name(path)
     return _replace(path, _chunks(SET, arrays_of(ds), {"manifest": ds.manifest.model_dump(mode="json")}), before)
 
 
 @surroundings.own()
-def read_set(path: Path, *, file_bytes: int | None = None) -> DistilledSet:
+def read_set(path: Path | str, *, file_bytes: int | None = None) -> DistilledSet:
     """Read a distilled set of at most `file_bytes`, verified in full.
 
     By default a file may be of any size, unless it has holes. Such a one costs its sender nothing, and its reader all
     that it claims to hold: it may have `SET.file_bytes`. Raises `UserError` in one line for anything else;
     more than the manifest is read of nothing that is no set.
     """
+    path = Path(path)
     with _opened(path, SET) as file:
         if file_bytes is None:
             file_bytes = os.fstat(file.fileno()).st_size

@@ -18,7 +18,7 @@ from dd_core.errors import UserError
 from dd_core.images import InputForm, Source
 from dd_core.networks.own import Network, built, is_own, require_network
 from dd_core.recipe import Recipe
-from dd_core.streams import Streams
+from dd_core.streams import Streams, require_seed
 from dd_core.system import device as devices
 from dd_core.system import surroundings
 from dd_core.training import losses, starts
@@ -62,6 +62,7 @@ def train(
     (n, C, H, W) that takes the place of the recipe's; what it draws from the global generators follows from `seed`.
     """
     require_network(network)
+    seed = require_seed(seed)
     if isinstance(ds, DistilledSet):
         recipe, lessons = _of_set(ds, recipe, network)
     else:

@@ -70,9 +70,9 @@ def test_only_the_epochs_that_are_asked_for_are_kept_and_training_ends_with_the_
     whole, part = trajectory(made(tmp_path, epochs=6), 0), made(tmp_path, epochs=6, first=1, last=3)
     assert torch.equal(trajectory(part, 0), whole[1:4])
     assert len(part.part(0)[1]["losses"]) == 3
-    with pytest.raises(ValueError, match="epochs 4 to 3 are not within the 6"):
+    with pytest.raises(UserError, match="epochs 4 to 3 are not within the 6"):
         spec(epochs=6, first=4, last=3)
-    with pytest.raises(ValueError, match="epochs 0 to 7 are not within the 6"):
+    with pytest.raises(UserError, match="epochs 0 to 7 are not within the 6"):
         spec(epochs=6, last=7)
 
 

@@ -132,5 +132,5 @@ def test_the_command_line_imports_and_a_set_does_not(
     assert "network 'my_nets:absent' cannot be imported" in capfd.readouterr().err
     assert main([*command, "--network", "my nets:small"]) == 2
     assert "type module:Class" in capfd.readouterr().err
-    with pytest.raises(ValueError, match="unknown network 'touched_nets:small'"):
+    with pytest.raises(UserError, match="unknown network 'touched_nets:small'"):
         Recipe(network="touched_nets:small")

@@ -94,7 +94,7 @@ def test_a_plot_is_the_same_bytes_each_time_and_another_for_other_values():
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         wanted(**changes)
 
 

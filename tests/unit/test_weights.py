@@ -269,11 +269,11 @@ def test_the_same_images_to_pretrain_on_are_no_other_run(tmp_path: Path):
 
 
 def test_a_recipe_without_its_weights_is_refused():
-    with pytest.raises(ValueError, match="says nothing of weights"):
+    with pytest.raises(UserError, match="says nothing of weights"):
         Recipe(initialisation="pretrained")
-    with pytest.raises(ValueError, match="needs no weights"):
+    with pytest.raises(UserError, match="needs no weights"):
         Recipe(weights=StartingPool(distribution="default", count=1))
-    with pytest.raises(ValueError, match="'sha256:' and 64 digits"):
+    with pytest.raises(UserError, match="'sha256:' and 64 digits"):
         Recipe(initialisation="sha256:abc")
 
 

@@ -148,7 +148,7 @@ def test_a_row_stands_in_the_tables_of_its_strategy():
         ({"row": {"a": {"training": {"epoch": 1}}}}, "row.a.training.epoch: unknown key; did you mean 'epochs'?"),
         ({"row": {"real": {}}}, "row.real: the row 'real' has no such options"),
         ({"row": {"a/b": {}}}, "row: 'a/b': a row is named with at most 100 letters, digits"),
-        ({"row": {"a" * 101: {}}}, "a row is named with at most 100 letters, digits"),
+        ({"row": {"a" * 101: {}}}, f"row: '{'a' * 101}': a row is named with at most 100 letters, digits"),
         ({"row": {"a": {}}, "others": {"a": {"name": "dm"}}}, "row.a: others.a is a row already"),
         ({"protocols": ["retraining"]}, "rows: 'er' stands in the table replay, which protocols leaves out"),
         ({"protocols": ["replay", "replay"]}, "protocols: each may be named once"),

@@ -5,11 +5,16 @@ Every figure is the newest run's. Bold: ahead of every memory of real images of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cells import Record, bold, bullets, matching, records, spread, table
+import numpy as np
+from cells import Record, bold, bullets, matching, records, signed, spread, table
+
+from dd_core.evaluation.differences import difference
+from dd_core.evaluation.verdicts import holm, word
 
 TABLES = ("retraining", "replay")
 BOUNDS = ("none", "joint", "lwf", "ewc")
@@ -47,6 +52,50 @@ def ahead_of_real(line: Mapping[str, Any], kind: str, row: str) -> bool:
     return bool(real) and all(against[other]["word"] == "ahead" for other in real)
 
 
+@dataclass(frozen=True)
+class Lead:
+    """The best memory that learns images against the best one of real images, as the first class orders named both."""
+
+    what: str
+    learned: str
+    real: str
+    finals: tuple[list[float], list[float]]  # of each of the other class orders, both in %
+
+
+def leads(*cases: str) -> list[str]:
+    """How far distilled memories are ahead in each table; the tests are of other class orders, and corrected by Holm."""
+    found = [lead for case in cases for lead in _leads(case)]
+    tested = [difference(*lead.finals, new_draw=False) for lead in found]
+    adjusted = holm([1.0 if each.p is None else each.p for each in tested])
+    rows = [
+        [
+            lead.what,
+            f"`{lead.learned}` {np.mean(lead.finals[0]):.1f}",
+            f"`{lead.real}` {np.mean(lead.finals[1]):.1f}",
+            f"{signed(each.mean)} [{signed(each.low or 0)}, {signed(each.high or 0)}]",
+            f"{p:.2g}",
+            bold(word(each.mean, p), when=word(each.mean, p) == "ahead"),
+        ]
+        for lead, each, p in zip(found, tested, adjusted, strict=True)
+    ]
+    return table(["", "learned", "real", "difference [95 %]", "p (Holm)", "verdict"], rows)
+
+
+def _leads(case: str) -> Iterator[Lead]:
+    again = {line["images"]: line for line in measured(case, "best")}
+    for line in measured(case, "grid"):
+        best = again.get(line["images"])
+        for kind in TABLES if best else ():
+            means = {row: np.mean(np.concatenate(by_order)) for row, by_order in line["final"][kind].items()}
+            learned = line["verdicts"][kind].keys()
+            both = [
+                max(names, key=lambda row: means[row])
+                for names in (means.keys() & learned, means.keys() - learned - set(BOUNDS))
+            ]
+            finals = [[100 * float(np.mean(order)) for order in best["final"][kind][row]] for row in both]
+            yield Lead(f"{case}, {line['images']} a class, {kind}", *both, (finals[0], finals[1]))
+
+
 def costs(case: str) -> list[str]:
     """Bytes and seconds of each row at the largest memory."""
     line = measured(case, "grid")[-1]
@@ -76,6 +125,7 @@ def _told(lines: list[Record]) -> str:
 BLOCKS = {
     **{f"continual-{case}": partial(accuracies, case, "grid") for case in ("digits", "mnist", "cifar10")},
     **{f"continual-{case}-best": partial(accuracies, case, "best") for case in ("digits", "mnist", "cifar10")},
+    "continual-leads": partial(leads, "digits", "mnist", "cifar10"),
     "continual-digits-remedies": partial(accuracies, "digits", "remedies"),
     "continual-digits-costs": partial(costs, "digits"),
 }

@@ -8,8 +8,8 @@ mnist    a stream of 2,000 images, all 10,000 test images, memories of 1 and 10 
          distilled images stored as grids of four (IDC)
 cifar10  500 images a class, memories of 10 images a class, some of the rows, 3 class orders
 
-Then the best memories are measured again in 5 other class orders (another seed), with digits x 3 networks: of each
-table the two best that learn images, and the two best of real images, by the first class orders.
+Then the best memories are measured again in 5 other class orders (another seed), with digits in 10 x 3 networks: of
+each table the two best that learn images, and the two best of real images, by the first class orders.
 
 Networks are 32 wide. Everything is kept in --out; the same command goes on where it stopped. Appends a line for each
 scenario that was run to benchmarks/results/continual_cpu.jsonl.
@@ -35,7 +35,7 @@ from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Messages
 
 NAME = "continual-cpu"
-BEST, ORDERS = 2, 5  # memories of each kind that are measured again, and in how many class orders
+BEST = 2  # memories of each kind that are measured again
 BOUNDS = ("none", "joint", "lwf", "ewc")  # rows without a memory
 ROWS: dict[str, dict[str, Any]] = {
     "hybrid": {"memory": "hybrid"},
@@ -83,7 +83,8 @@ class Case:
     about: str
     images: int | None = None
     rows: Sequence[str] = GRID
-    networks: int = 1  # of each class order in which the best memories are measured again
+    orders: int = 5  # other class orders, in which the best memories are measured again
+    networks: int = 1  # of each of these
     dm: Mapping[str, Any] = field(default_factory=dict)
     replay: Mapping[str, Any] = field(default_factory=dict)
 
@@ -95,6 +96,7 @@ CASES = {
         image_bytes=64,
         memories=(1, 5, 10),
         about="digits of scikit-learn, 8x8: 1438 training and 359 test images",
+        orders=10,
         networks=3,
         dm={"steps": 400, "lr_img": 3.0, "batch_real": 64, "recipe": {"network": "convnet-2-w64"}},
         replay={"epochs": 10},
@@ -147,14 +149,14 @@ class Bench:
         for images in self.case.memories[: 1 if self.options.small else None]:
             rows = [row for row in self.case.rows if self._fits(row, images)]
             found = self.measure("grid", images, rows, orders=2 if self.options.small else 3)
-            best, orders = best_memories(found), 2 if self.options.small else ORDERS
+            best, orders = best_memories(found), 2 if self.options.small else self.case.orders
             networks = min(2, self.case.networks) if self.options.small else self.case.networks
             self.measure("best", images, [*best, "none", "joint"], orders=orders, networks=networks, seed=1)
 
     def remedies(self) -> None:
         """What else distilled images could be helped by, and real images by the same."""
         rows = ["distilled", *REMEDIES, "herding", "real", "real-adaptive"]
-        orders = 2 if self.options.small else ORDERS
+        orders = 2 if self.options.small else 5
         self.measure("remedies", 5, rows, orders=orders, seed=2, protocols=["replay"])
 
     def measure(self, part: str, images: int, rows: Sequence[str], **fields: Any) -> Results:

@@ -59,13 +59,13 @@ class Lead:
     what: str
     learned: str
     real: str
-    finals: tuple[list[float], list[float]]  # of each of the other class orders, both in %
+    finals: tuple[list[float], ...]  # of both in each of the other class orders, in %
 
 
 def leads(*cases: str) -> list[str]:
-    """How far distilled memories are ahead in each table; the tests are of other class orders, and corrected by Holm."""
+    """How far distilled memories are ahead; the tests are of other class orders, and corrected for their number."""
     found = [lead for case in cases for lead in _leads(case)]
-    tested = [difference(*lead.finals, new_draw=False) for lead in found]
+    tested = [difference(lead.finals[0], lead.finals[1], new_draw=False) for lead in found]
     adjusted = holm([1.0 if each.p is None else each.p for each in tested])
     rows = [
         [
@@ -84,16 +84,18 @@ def leads(*cases: str) -> list[str]:
 def _leads(case: str) -> Iterator[Lead]:
     again = {line["images"]: line for line in measured(case, "best")}
     for line in measured(case, "grid"):
-        best = again.get(line["images"])
-        for kind in TABLES if best else ():
+        if line["images"] not in again:
+            continue
+        for kind in TABLES:
             means = {row: np.mean(np.concatenate(by_order)) for row, by_order in line["final"][kind].items()}
             learned = line["verdicts"][kind].keys()
-            both = [
+            ours, theirs = (
                 max(names, key=lambda row: means[row])
                 for names in (means.keys() & learned, means.keys() - learned - set(BOUNDS))
-            ]
-            finals = [[100 * float(np.mean(order)) for order in best["final"][kind][row]] for row in both]
-            yield Lead(f"{case}, {line['images']} a class, {kind}", *both, (finals[0], finals[1]))
+            )
+            final = again[line["images"]]["final"][kind]
+            finals = tuple([100 * float(np.mean(order)) for order in final[row]] for row in (ours, theirs))
+            yield Lead(f"{case}, {line['images']} a class, {kind}", ours, theirs, finals)
 
 
 def costs(case: str) -> list[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dd_core.selection import join
     from dd_core.store import read_set, write_set
     from dd_core.system.parallel import Workers
+    from dd_core.system.progress import Progress
     from dd_core.system.reporter import Messages, Silent
     from dd_core.training import train
 
@@ -38,6 +39,7 @@ _HOME = {
     "Messages": "system.reporter",
     "OutOfResources": "errors",
     "Pixels": "distilled",
+    "Progress": "system.progress",
     "Recipe": "recipe",
     "Reporter": "runner",
     "RunOptions": "runner",
@@ -69,6 +71,7 @@ __all__ = [
     "Messages",
     "OutOfResources",
     "Pixels",
+    "Progress",
     "Recipe",
     "Reporter",
     "RunOptions",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from dd_apps.cli.standard import encodable
 from dd_apps.report.tables import Table, printable, rich_table
+from dd_core.system.progress import Lines, words
+from dd_core.system.reporter import Stage
 
 _PIPE_WIDTH = 400  # columns where nobody's terminal sets them: a table in a pipe is never folded
-_PLAIN_SECONDS = 10.0  # between two progress lines where stderr is no terminal
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ class TerminalReporter:
         self._bar = bar
         self._progress: Progress | None = None
         self._depth = 0
-        self._log = _Log()
+        self._lines = Lines(lambda text: print(printable(text), file=sys.stderr, flush=True))
 
     @contextmanager
-    def stage(self, name: str, *, total: int, first: int = 0) -> Iterator[_Bar | _Lines]:
+    def stage(self, name: str, *, total: int, first: int = 0) -> Iterator[Stage]:
         """A bar below those of the stages around it; it goes when the stage ends, and with the last one all stay."""
         if not self._bar or total == 0:
-            with self._log.within(_Lines(self._log, name, total, first)) as lines:
-                yield lines
+            with self._lines.stage(name, total=total, first=first) as stage:
+                yield stage
             return
         progress = self._progress = self._progress or _bars()
         self._depth += 1
@@ -148,7 +148,7 @@ class TerminalReporter:
     def message(self, text: str) -> None:
         """One line for the user, above the bars."""
         if self._progress is None:
-            print(printable(text), file=sys.stderr, flush=True)
+            self._lines.message(text)
         else:
             self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
@@ -164,10 +164,6 @@ def _bars() -> Progress:
     )
 
 
-def _words(metrics: Mapping[str, float] | None) -> str:
-    return " ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
-
-
 @dataclass(frozen=True)
 class _Bar:
     """A stage as a bar."""
@@ -176,44 +172,4 @@ class _Bar:
     task: TaskID
 
     def advance(self, metrics: Mapping[str, float] | None = None) -> None:
-        self.progress.update(self.task, advance=1, metrics=_words(metrics))
-
-
-class _Log:
-    """The lines of a log file: the stages that are under way, and when the last line was written."""
-
-    def __init__(self) -> None:
-        self.spoke = time.monotonic()
-        self.stages: list[_Lines] = []
-
-    @contextmanager
-    def within(self, lines: _Lines) -> Iterator[_Lines]:
-        if not self.stages:
-            self.spoke = lines.began
-        self.stages.append(lines)
-        try:
-            yield lines
-        finally:
-            self.stages.remove(lines)
-
-
-class _Lines:
-    """A stage in a log file."""
-
-    def __init__(self, log: _Log, name: str, total: int, first: int) -> None:
-        self._log, self._name, self._total, self._first = log, name, total, first
-        self._done = first
-        self.began = time.monotonic()
-
-    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if now - self._log.spoke < _PLAIN_SECONDS:
-            return
-        self._log.spoke = now
-        left = (now - self.began) / (self._done - self._first) * (self._total - self._done)
-        path = ", ".join(map(str, self._log.stages))
-        print(f"{path}, {left:.0f} s left  {_words(metrics)}".rstrip(), file=sys.stderr, flush=True)
-
-    def __str__(self) -> str:
-        return f"{self._name}: {self._done} of {self._total}"
+        self.progress.update(self.task, advance=1, metrics=words(metrics))

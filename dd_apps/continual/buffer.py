@@ -45,9 +45,10 @@ from dd_core.errors import UserError, unknown_name
 from dd_core.exchange import with_weights_kept
 from dd_core.images import LabelledImages, stats_of_counts
 from dd_core.recipe import DISTRIBUTIONS, Recipe
-from dd_core.runner import Reporter, RunOptions, Silent, distill, seconds_of
+from dd_core.runner import Reporter, RunOptions, distill, seconds_of
 from dd_core.selection import join
 from dd_core.streams import counter, require_seed
+from dd_core.system.progress import Progress
 
 Shrinking = Literal["first", "distil"]
 SHRINKING: tuple[Shrinking, ...] = ("first", "distil")
@@ -80,7 +81,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
     Avalanche's loader draws no more than that against a full batch of current images. `method` is a name, a
     table such as `{"name": "dm", "steps": 500}`, or a config. `data` names the images: a method does not mirror
     "digits". With a `folder`, every distilled set is written there, and found again by the next run. `reporter` hears
-    of the progress.
+    of the progress; without one, what takes longer than some seconds shows a bar, or lines in a log, unless it is
+    `Silent()`.
 
     `provenances` and `seconds` say how the images were made, and what that cost over all the runs that it took.
     """
@@ -122,7 +124,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self.seed, self.fill, self.data = require_seed(seed), fill, data
         self.config = with_weights_kept(memory_config(method))
         self.folder = None if folder is None else Path(folder)
-        self.device, self.reporter = device, reporter or Silent()
+        self.device, self.reporter = device, reporter or Progress()
         self.provenances: list[Provenance] = []
         self.seconds = 0.0
         self._held: list[Held] = []

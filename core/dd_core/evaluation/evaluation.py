@@ -36,7 +36,8 @@ from dd_core.streams import Streams, require_seed
 from dd_core.system import device as devices
 from dd_core.system import surroundings
 from dd_core.system.parallel import Pool, Workers
-from dd_core.system.reporter import Reporter, Silent
+from dd_core.system.progress import reporting
+from dd_core.system.reporter import Reporter
 from dd_core.training import for_network, require_startable, starts, training_data
 from dd_core.training.bank import Bank
 from dd_core.training.own_augmentation import Augmentation, check_augmentation
@@ -65,6 +66,7 @@ def evaluate(
     workers: Workers | None = None,
     device: str = "auto",
     reporter: Reporter | None = None,
+    progress: bool = False,
     keep: Path | None = None,
     fresh: bool = False,
 ) -> Evaluation:
@@ -99,7 +101,7 @@ def evaluate(
 
     `keep` is a folder in which the score of each finished network is kept: the same call again goes on where it
     stopped, with the same result; with `fresh` it starts over. `reporter` hears of progress, and of memory that will be
-    short.
+    short; without one, `progress` shows a bar, or in a log a line every so often.
     """
     _check_set(ds)
     require_network(network)
@@ -108,7 +110,7 @@ def evaluate(
     if pretrain_on is not None:
         pretrain_on = plain.given(pretrain_on, what="pretrain_on", like=ds.classes)
     kept = keep if _own(network) is None and augmentation is None else None
-    execution = Execution(workers or Workers(), reporter or Silent(), kept, fresh)
+    execution = Execution(workers or Workers(), reporting(reporter, progress=progress), kept, fresh)
     with Pool(execution.workers):  # one for starting weights, choices and tests
         bench = _prepare(
             ds,

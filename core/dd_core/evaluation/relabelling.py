@@ -10,7 +10,8 @@ from dd_core.evaluation.protocol import EvaluationProtocol
 from dd_core.images import Source
 from dd_core.system import surroundings
 from dd_core.system.parallel import Workers
-from dd_core.system.reporter import Reporter, Silent
+from dd_core.system.progress import reporting
+from dd_core.system.reporter import Reporter
 from dd_core.training import training_data
 from dd_core.training.bank import Bank, bank_of
 from dd_core.training.teacher_config import TeacherConfig
@@ -31,12 +32,14 @@ def relabel(
     workers: Workers | None = None,
     device: str = "auto",
     reporter: Reporter | None = None,
+    progress: bool = False,
 ) -> Bank:
     """The bank of `ds` for a protocol, found in the cache or made: views of every epoch, and a teacher's logits.
 
     epochs: as many as the protocol trains for, by default; encoding: how logits are kept, `fp16`, `uint8` or `top-K`;
     batch_size: views that the teacher is shown together, which matters in the mode `batch-stats` alone. The teacher is
-    trained on `train` as the set's own was, or as `teacher` says. Raises `UserError` for a protocol without a teacher
+    trained on `train` as the set's own was, or as `teacher` says. `reporter` hears of progress; without one,
+    `progress` shows a bar, or in a log a line every so often. Raises `UserError` for a protocol without a teacher
     or without views, and where set and images do not belong together.
     """
     check_match(ds, train, train)
@@ -46,7 +49,7 @@ def relabel(
     if recipe.teacher == "none" or recipe.views is None:
         raise UserError(f"protocol '{protocol.name}' has no teacher label views, so there is nothing to keep in a bank")
     recipe = teaching.with_mode(recipe, teacher_mode)
-    reporter = reporter or Silent()
+    reporter = reporting(reporter, progress=progress)
     asked = teaching.teacher_of(ds, recipe, train, given=teacher, device=device, workers=workers, reporter=reporter)
     assert asked is not None
     assert recipe.views is not None

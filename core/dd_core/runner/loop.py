@@ -31,6 +31,7 @@ from dd_core.system import surroundings
 from dd_core.system.environment import Environment
 from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
+from dd_core.system.progress import Progress
 from dd_core.system.reporter import Reporter, Silent
 from dd_core.system.signals import Signals
 from dd_core.system.threads import computing, require_cores
@@ -60,6 +61,7 @@ def distill(
     out: Path | str | None = None,
     options: RunOptions | None = None,
     pretrain_on: Source | Images | None = None,
+    progress: bool = False,
 ) -> DistilledSet:
     """Distil `source` into a set of `size`, and write it to `out` (`*.safetensors`) if that is given.
 
@@ -67,12 +69,13 @@ def distill(
     source: what `load_data` returns, a pair (images, labels) of arrays, or a torch `Dataset`: see `as_source`.
     size: images a class, or a `Size`.
 
-    `pretrain_on` are real images that the method's networks are pre-trained on instead of `source`.
+    `pretrain_on` are real images that the method's networks are pre-trained on instead of `source`. `progress` shows
+    a bar, or in a log a line every so often, where `options` name no reporter.
     With `out`, an interrupted run is resumed, a finished one is returned, and one with another config, source,
     size or seed is refused key by key. Raises `UserError`, `Diverged`, `OutOfResources` or `Interrupted`.
     """
     config, size = as_method(method), as_size(size)
-    options, seed = _options(options), require_seed(seed)
+    options, seed = _options(options, progress=progress), require_seed(seed)
     if options.threads is not None:
         require_cores(options.threads)
     device = devices.resolve(options.device)
@@ -94,10 +97,12 @@ def distill(
             return run.in_folder(folder)
 
 
-def _options(options: Any) -> RunOptions:
+def _options(options: Any, *, progress: bool) -> RunOptions:
     if options is not None and not isinstance(options, RunOptions):
         raise UserError(f"options are a {type(options).__name__}; give RunOptions(device='cpu', ...)")
-    return options or RunOptions()
+    options = options or RunOptions()
+    heard = type(options.reporter) is not Silent
+    return options if heard or not progress else replace(options, reporter=Progress())
 
 
 @dataclass

@@ -21,6 +21,8 @@ from dd_core.recipe import Recipe
 from dd_core.streams import Streams, require_seed
 from dd_core.system import device as devices
 from dd_core.system import surroundings
+from dd_core.system.progress import reporting
+from dd_core.system.reporter import Reporter, Silent
 from dd_core.training import losses, starts
 from dd_core.training.initial import for_network, initialised, require_startable
 from dd_core.training.lessons import Lessons, RealLessons, lessons_of
@@ -44,6 +46,7 @@ def train(
     pretrain_on: Source | Images | None = None,
     teacher: nn.Module | None = None,
     augmentation: Augmentation | None = None,
+    progress: bool = False,
 ) -> nn.Module:
     """A network trained on a set, or on real images, in evaluation mode.
 
@@ -60,6 +63,7 @@ def train(
     A set with features trains a network with as many outputs as an image has features. `teacher` labels what the
     network sees, where the recipe asks a teacher, and is left as it is. `augmentation` is a function of network inputs
     (n, C, H, W) that takes the place of the recipe's; what it draws from the global generators follows from `seed`.
+    `progress` shows a bar of the epochs, or in a log a line every so often.
     """
     require_network(network)
     seed = require_seed(seed)
@@ -88,6 +92,7 @@ def train(
         start=start,
         teacher=asked,
         augmentation=augmentation,
+        reporter=reporting(None, progress=progress),
     )
 
 
@@ -122,13 +127,15 @@ def fit(
     index: int = 0,
     teacher: Teacher | None = None,
     augmentation: Augmentation | None = None,
+    reporter: Reporter | None = None,
 ) -> nn.Module:
     """`network` trained on `lessons` by `recipe`, in evaluation mode.
 
     A name is initialised first, as the recipe says, or as network `index` of `start` if that is given. A module is
     trained in place, from the weights that it has. `teacher` labels what the network sees, where the recipe asks one.
-    `augmentation` takes the place of the recipe's, and leaves its views. Raises `UserError` where the recipe is for
-    weights or for a teacher that are not given, or a module is given together with a start.
+    `augmentation` takes the place of the recipe's, and leaves its views. `reporter` hears of epochs. Raises
+    `UserError` where the recipe is for weights or for a teacher that are not given, or a module is given together with
+    a start.
     """
     if isinstance(network, str):
         recipe = recipe.model_copy(update={"network": network})
@@ -138,7 +145,16 @@ def fit(
         raise UserError(f"a {type(network).__name__} that is given has its own weights, and starts from no others")
     lessons = _as_recipe_shows(lessons, recipe, streams=streams, teacher=teacher)
     settings = Settings.of(recipe)
-    Loop(network, lessons, settings, streams=streams, device=device, augmentation=augmentation).run()
+    with (reporter or Silent()).stage("epochs", total=settings.epochs) as stage:
+        Loop(
+            network,
+            lessons,
+            settings,
+            streams=streams,
+            device=device,
+            augmentation=augmentation,
+            after_epoch=lambda _: stage.advance(),
+        ).run()
     return network.eval()
 
 

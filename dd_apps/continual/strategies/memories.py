@@ -26,6 +26,7 @@ from dd_apps.continual.config import ContinualScenario, Replay
 from dd_apps.continual.hybrid import HybridBuffer
 from dd_apps.continual.rows import DISTILLED_MEMORIES, Table
 from dd_core import networks
+from dd_core.system.reporter import Silent
 
 with warnings_contained():
     from avalanche.training.storage_policy import (
@@ -84,6 +85,7 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
         "data": where.source,
         "folder": where.folder,
         "device": where.device,
+        "reporter": Silent(),  # many of them are made at the same time
     }
     if options["labels"] != "hard" and wanted.budget == "bytes":
         of_class = each * prod(where.image_shape)

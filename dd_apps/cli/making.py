@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +24,10 @@ from dd_core.training.teacher_config import TeacherConfig
 Method = Annotated[str, typer.Argument(metavar="METHOD", help="See `dd-apps list methods`.")]
 Ipc = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images per class.")]
 Images = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images in all, instead of --ipc.")]
+Log = Annotated[
+    Literal["tensorboard"] | None,
+    typer.Option(help="Also write what is measured for TensorBoard, into the folder FILE.run/tensorboard."),
+]
 Out = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the distilled set goes.")]
 
 
@@ -46,6 +51,7 @@ def distill(
     checkpoint_seconds: options.CheckpointSeconds = 60.0,
     time_limit: options.TimeLimit = None,
     fresh: options.Fresh = False,
+    log: Log = None,
     as_json: options.Json = False,
 ) -> Answer:
     """Distil real images into a small synthetic set.
@@ -70,6 +76,11 @@ def distill(
     from dd_core.runner import folder as checkpoints
 
     checkpoints.check_out(out)
+    if log is not None:
+        from dd_core.system.tensorboard import TensorBoard
+
+        board = TensorBoard(out.with_suffix(".run") / log, run_options.reporter)
+        run_options = replace(run_options, reporter=board)
     config = exchange.with_weights_kept(config)
     say = run_options.reporter.message
     source = Data(data, image_size, skip_corrupt, config.uses_labels).load("train", workers=workers, say=say)

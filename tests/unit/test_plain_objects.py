@@ -267,7 +267,14 @@ def test_of_a_dataset_that_draws_every_item_is_read_again():
         as_source(Blinking(513, draws=True))
     quiet = Blinking(-1, draws=False)
     as_source(quiet)
-    assert quiet.reads == 1032
+    assert quiet.reads == 1000 + 2 * 8 + 32
+
+
+def test_a_transform_that_is_always_random_is_noticed_before_all_items_are_read():
+    restless = Blinking(0, draws=False)
+    with pytest.raises(UserError, match="gives another item 0"):
+        as_source(restless)
+    assert restless.reads == 3
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,9 @@ ACCEPTED = (
     "a pair (images, labels) of arrays, a torch Dataset of pairs (image, label), or what load_data and as_source return"
 )
 Images = Any  # whatever `as_source` takes
+_OF_ITEMS = f"{ADVICE}; leave Normalize out of the transform, and convert images of other modes by image.convert('RGB')"
 _MEMORY = 4 * 2**30
-_READ_AGAIN = 32  # items of a Dataset that draws nothing from the global generators
+_READ_TWICE, _READ_AGAIN = 8, 32  # items of a Dataset: before all are read, and after that where nothing was drawn
 
 
 @surroundings.own()
@@ -232,7 +233,6 @@ def _items(data: Any, of: str, memory_limit: int) -> tuple[Tensor, list[int | st
     count = len(data)
     if count == 0:
         raise UserError(f"{of} has no items")
-    before = generator_states()
     first, label = _item(data, 0, of)
     if (size := count * prod(first.shape)) > memory_limit:
         raise UserError(
@@ -240,8 +240,10 @@ def _items(data: Any, of: str, memory_limit: int) -> tuple[Tensor, list[int | st
             f"{memory_limit / 2**30:.1f} GiB; raise it by as_source(data, memory_limit={size}), or have class folders "
             "streamed by load_data('folder:PATH')"
         )
+    for index in _spread(count, _READ_TWICE):
+        _require_same(data, index, _item(data, index, of), of)
     images, labels = torch.empty((count, *first.shape), dtype=torch.uint8), [label]
-    images[0] = first
+    images[0], before = first, generator_states()
     for index in range(1, count):
         image, label = _item(data, index, of)
         if image.shape != first.shape:
@@ -252,15 +254,23 @@ def _items(data: Any, of: str, memory_limit: int) -> tuple[Tensor, list[int | st
         images[index] = image
         labels.append(label)
     drawn = generator_states() != before
-    again = range(count) if drawn else sorted({*np.linspace(0, count - 1, _READ_AGAIN).astype(int).tolist()})
-    for index in again:
-        image, label = _item(data, index, of)
-        if image.shape != first.shape or not torch.equal(image, images[index]) or label != labels[index]:
-            raise UserError(
-                f"{of} gives another item {index} when it is read again, so its transform is random; take the random "
-                "part out: images are augmented by the recipe, while networks learn"
-            )
+    for index in range(count) if drawn else _spread(count, _READ_AGAIN):
+        _require_same(data, index, (images[index], labels[index]), of)
     return images, labels
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many indices, from the first item to the last."""
+    return sorted({*np.linspace(0, count - 1, most).astype(int).tolist()})
+
+
+def _require_same(data: Any, index: int, known: tuple[Tensor, int | str], of: str) -> None:
+    image, label = _item(data, index, of)
+    if image.shape != known[0].shape or not torch.equal(image, known[0]) or label != known[1]:
+        raise UserError(
+            f"{of} gives another item {index} when it is read again, so its transform is random; take the random part "
+            "out: images are augmented by the recipe, while networks learn"
+        )
 
 
 def _item(data: Any, index: int, of: str) -> tuple[Tensor, int | str]:
@@ -275,7 +285,7 @@ def _item(data: Any, index: int, of: str) -> tuple[Tensor, int | str]:
         raise UserError(
             f"{of} gives a {type(label).__name__} as the label of item {index}; an integer or a word is needed"
         )
-    return to_uint8(image, of=f"the images of {of}", advice=ADVICE)[0], label
+    return to_uint8(image, of=f"the images of {of}", advice=_OF_ITEMS)[0], label
 
 
 def _shape(image: Tensor) -> str:

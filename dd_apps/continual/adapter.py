@@ -20,13 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from dd_apps.continual.labels import Meaning, copied, meaning, shown
-from dd_core.datasets import plain
 from dd_core.datasets.raw_pixels import Form, from_uint8, to_uint8
 from dd_core.errors import UserError
-from dd_core.images import Source, require_labels
 from dd_core.lazy import require
 from dd_core.system.surroundings.generators import generators_kept, generators_seeded
 
@@ -76,7 +74,9 @@ __all__ = [
     "BalancedExemplarsBuffer",
     "BiCPlugin",
     "ClassBalancedBuffer",
+    "ClassificationDataset",
     "Cumulative",
+    "DataAttribute",
     "ExemplarsBuffer",
     "FromScratchTrainingPlugin",
     "GDumbPlugin",
@@ -85,7 +85,6 @@ __all__ = [
     "ReplayPlugin",
     "SupervisedPlugin",
     "Transforms",
-    "as_experience",
     "avalanche_forward",
     "classes_ahead",
     "classes_in",
@@ -139,31 +138,6 @@ class RawClass:
     meaning: Meaning
     transforms: Transforms
     task: int | None
-
-
-def as_experience(data: Any) -> AvalancheDataset:
-    """Avalanche's data of an experience: its own, or a torch `Dataset` or a pair (images, labels) of arrays.
-
-    Items of the latter two have no transforms and no task, so a replayed image is in the form of a real one: floats in
-    [0, 1], or uint8. Raises what `as_source` raises; labels may leave out classes, which other experiences have.
-    """
-    if isinstance(data, AvalancheDataset):
-        return data
-    source = plain.given(data, what="the experience's data", part=True)
-    labels = require_labels(source)
-    leaf: Any = data
-    if isinstance(data, (tuple, list, Source)):
-        leaf = TensorDataset(_as_floats(data, source.take(torch.arange(len(source)))), labels)
-    targets: Any = labels.tolist()
-    return ClassificationDataset([leaf], data_attributes=[DataAttribute(targets, "targets")])
-
-
-def _as_floats(data: Any, levels: Tensor) -> Tensor:
-    """The images as the floats in [0, 1] that they were given as; else as uint8 levels."""
-    if isinstance(data, Source):
-        return levels
-    images = torch.as_tensor(data[0]).detach()
-    return images.reshape(levels.shape) if images.is_floating_point() and images.max() <= 1 else levels
 
 
 def classes_of(data: AvalancheDataset) -> dict[int, list[int]]:

@@ -22,7 +22,6 @@ from dd_apps.continual.adapter import (
     AvalancheDataset,
     BalancedExemplarsBuffer,
     RawClass,
-    as_experience,
     classes_ahead,
     classes_in,
     classes_of,
@@ -34,6 +33,7 @@ from dd_apps.continual.config import for_particular_weights, memory_config
 from dd_apps.continual.memory import saving
 from dd_apps.continual.memory.arriving import images_of, pixel_counts, require_one_kind, source_of
 from dd_apps.continual.memory.budget import Budget
+from dd_apps.continual.memory.by_hand import as_experience
 from dd_apps.continual.memory.holding import ClassImages, Held
 from dd_apps.continual.memory.network_at_hand import require_network
 from dd_apps.continual.memory.saving import KeptExperience, Record

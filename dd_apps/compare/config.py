@@ -141,10 +141,9 @@ class CompareScenario(DataScenario):
         """What is done, from the values: methods, data, sizes, networks and seeds."""
         size = "" if self.image_size is None else f" at {self.image_size} px"
         networks = self.networks or (protocols.load(self.protocol).name,)
-        seeds = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
         return (
             f"{listed(list(self.methods))} beside real images at equal bytes, on {self.data}{size}: "
-            f"{listed(self.ipcs)} a class, {listed(networks)}, {seeds}"
+            f"{listed(self.ipcs)} a class, {listed(networks)}, {many(self.seeds, 'seed')}"
         )
 
     def run(self, folder: Path, options: RunOptions) -> Outcome:
@@ -158,6 +157,11 @@ def listed(values: Sequence[object]) -> str:
     """`2`, `2 and 4`, `2, 4 and 8`."""
     *others, last = map(str, values)
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def many(count: int, noun: str) -> str:
+    """`1 seed`, `5 seeds`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _require_distinct(values: Sequence[object]) -> None:

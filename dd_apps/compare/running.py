@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dd_apps.compare.cells import Cell, CellRecord, ScoreJob, hold, key_of, scored
 from dd_apps.compare.checks import check
-from dd_apps.compare.config import CompareScenario
+from dd_apps.compare.config import CompareScenario, many
 from dd_apps.compare.making import Sets, seconds
 from dd_core.config import decode, plain
 from dd_core.distilled import DistilledSet
@@ -152,12 +152,12 @@ class _Bench:
         """How much there is to do, before anything is done."""
         scenario, places = self.scenario, self.sets.places()
         there = sum(self.sets.file(*place).exists() for place in places)
-        methods, sizes, networks = len(scenario.methods), len(scenario.ipcs), max(1, len(scenario.networks))
+        methods, sizes = many(len(scenario.methods), "method"), many(len(scenario.ipcs), "size")
+        rows, networks = many(1 + len(scenario.baselines), "row"), many(max(1, len(scenario.networks)), "network")
+        sets, seeds = many(len(scenario.set_seeds), "seed"), many(scenario.seeds, "seed")
         self.options.reporter.message(
-            f"{len(places)} sets to distil ({methods} methods x {sizes} sizes x {len(scenario.set_seeds)} seeds), "
-            f"{there} kept from an earlier run; {cells} cells to score ({methods} methods x "
-            f"{1 + len(scenario.baselines)} rows x {sizes} sizes x {networks} networks x {scenario.seeds} seeds), "
-            f"{kept} kept"
+            f"{many(len(places), 'set')} to distil ({methods} x {sizes} x {sets}), {there} kept from an earlier run; "
+            f"{many(cells, 'cell')} to score ({methods} x {rows} x {sizes} x {networks} x {seeds}), {kept} kept"
         )
 
     # --- what came out ----------------------------------------------------------------------------------------------

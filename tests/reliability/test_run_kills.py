@@ -156,7 +156,7 @@ def test_the_cells_of_a_comparison_are_kept_after_a_kill_and_workers_change_no_f
     assert 3 <= len(before) < 12, "twelve cells"
     done = subprocess.run([*DD_APPS, *COMMAND], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"12 cells to score (1 methods x 3 rows x 1 sizes x 1 networks x 4 seeds), {len(before)} kept" in done.stderr
+    assert f"12 cells to score (1 method x 3 rows x 1 size x 1 network x 4 seeds), {len(before)} kept" in done.stderr
     after = store.read_lines(journal)
     assert (after[: len(before)], len(after)) == (before, 12)
     values = scenario.load("tiny.toml").values

@@ -151,8 +151,8 @@ def test_a_stopped_comparison_goes_on_cell_by_cell_to_the_same_tables(tmp_path: 
     options = RunOptions(device="cpu", threads=1, reporter=Messages(said.append))
     again = run_task(scenario, tmp_path / "stopped", options)
     assert said[0] == (
-        "2 sets to distil (1 methods x 1 sizes x 2 seeds), 2 kept from an earlier run; 6 cells to score (1 methods x 3 "
-        "rows x 1 sizes x 1 networks x 2 seeds), 4 kept"
+        "2 sets to distil (1 method x 1 size x 2 seeds), 2 kept from an earlier run; 6 cells to score (1 method x 3 "
+        "rows x 1 size x 1 network x 2 seeds), 4 kept"
     )
     assert len(done) == 6
     assert len({*done}) == 6, "no cell is scored twice"

@@ -111,4 +111,6 @@ def _short(name: str) -> str:
 BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     "compare-digits": partial(accuracies, "digits"),
     "compare-digits-notes": partial(notes, "digits"),
+    "compare-mnist": partial(accuracies, "mnist"),
+    "compare-mnist-notes": partial(notes, "mnist"),
 }

@@ -3,7 +3,7 @@
     python benchmarks/compare.py --scenario digits|mnist [--data folder:DIR --copy WORDS] [--out DIR]
 
 `--out` is a folder that an interrupted run goes on from; a temporary one by default. Each run appends a line to
-benchmarks/results/compare.jsonl: the tables of the report, and for each row, size and network the accuracy under every
+benchmarks/results/compare.jsonl: the scenario, the tables of the report, and the accuracy of every cell under every
 seed. The picture of accuracy against bytes on the first network is benchmarks/results/compare-SCENARIO.png.
 """
 
@@ -47,7 +47,8 @@ def main() -> None:
     given = {name: getattr(options, name) for name in ("scenario", "data", "copy")}
     facts = record.facts("compare", given, run=began, data=options.copy or SCENARIOS[options.scenario])
     seconds = round(time.perf_counter() - begun, 1)
-    record.append(RESULTS, facts | {"name": options.scenario, "seconds": seconds} | figures(outcome))
+    values = {"scenario": {**loaded.plain(), "data": record.shown(loaded.plain()["data"])}}
+    record.append(RESULTS, facts | {"name": options.scenario, "seconds": seconds} | values | figures(outcome))
     picture = next(section for section in outcome.sections if isinstance(section, Picture))
     store.write_bytes(RESULTS.with_name(f"compare-{options.scenario}.png"), picture.png)
 

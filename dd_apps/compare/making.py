@@ -15,6 +15,7 @@ from dd_apps.compare.config import CompareScenario
 from dd_core import artefacts, exchange, store
 from dd_core.artefacts import Resources
 from dd_core.distilled import DistilledSet, Size
+from dd_core.distiller import MethodConfig
 from dd_core.images import Source, indices_by_class
 from dd_core.runner import RunOptions, Silent, seconds_of
 from dd_core.system.parallel import Pool
@@ -48,6 +49,11 @@ class Sets:
 
     # --- distilled --------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def configs(self) -> Mapping[tuple[str, int], MethodConfig]:
+        """The config of each distilled row at each size; weights that it names by a file are named by content."""
+        return {place: exchange.with_weights_kept(config) for place, config in self.scenario.configs.items()}
+
     def places(self) -> list[tuple[str, int, int]]:
         """(method, ipc, seed) of every distilled set."""
         scenario = self.scenario
@@ -64,15 +70,9 @@ class Sets:
 
     def distil(self, needed: Collection[Path]) -> dict[Path, str]:
         """Make the needed sets; why there is none where a method diverged, by the file."""
-        configs, data = self.scenario.configs, self.scenario.real_images
+        data = self.scenario.real_images
         jobs = [
-            MakeJob(
-                exchange.with_weights_kept(configs[method, ipc]),
-                Size(ipc=ipc),
-                seed,
-                self.file(method, ipc, seed),
-                data,
-            )
+            MakeJob(self.configs[method, ipc], Size(ipc=ipc), seed, self.file(method, ipc, seed), data)
             for method, ipc, seed in self.places()
             if self.file(method, ipc, seed) in needed
         ]
@@ -104,8 +104,7 @@ class Sets:
         """What making the artefacts of a method took here; None where one of them was in the cache before."""
         file = self.folder / COSTS
         seconds: dict[str, float] = store.read_json(file) if file.exists() else {}
-        config = exchange.with_weights_kept(self.scenario.configs[method, ipc])
-        specs = config.needs(self.train, size=Size(ipc=ipc), seed=self.scenario.seed).values()
+        specs = self.configs[method, ipc].needs(self.train, size=Size(ipc=ipc), seed=self.scenario.seed).values()
         taken = [seconds.get(spec.digest()) for spec in specs]
         return None if None in taken else sum(filter(None, taken))
 

@@ -117,7 +117,7 @@ class _Bench:
             "images": dict(self.images),
             "environment": plain(environment.model_copy(update={"threads": self.pool.workers.threads})),
         }
-        configs = {place: [config.name, plain(config)] for place, config in scenario.configs.items()}
+        configs = {place: [config.name, plain(config)] for place, config in self.sets.configs.items()}
         real = {name: plain(config) for name, config in scenario.baseline_configs.items()}
         return {
             cell: key_of(cell, {**shared, "method": configs[cell.method, cell.ipc], "real": real.get(cell.baseline)})

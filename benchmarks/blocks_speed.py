@@ -13,7 +13,7 @@ def speed() -> list[str]:
     """A row for each claim that has a record."""
     kills, checks = (
         [_kill(), *_kill_search(), *_kill_stages(), *_kill_continual()],
-        [_hostile(), _mutations(), _unroll(), _memory()],
+        [_hostile(), _fuzzed(), _mutations(), _unroll(), _memory()],
     )
     return table(["claim", "figure", "command"], [*_tiny(), _photos(), *kills, *_throughput(), *checks])
 
@@ -150,6 +150,21 @@ def _hostile() -> list[str]:
         f"{found['refused']} of {found['files']} refused in {found['seconds']:.1f} s in one process, each in one line; "
         f"at most {found['most_bytes_read'] / 2**20:.0f} MiB read and {found['peak_bytes'] / 1e6:.0f} MB of memory "
         f"each; {executed}",
+        "`make bench-hostile`",
+    ]
+
+
+def _fuzzed() -> list[str]:
+    found = [line for line in records("hostile") if line["kind"].startswith("fuzzed ")]
+    found = [line for line in found if line["run"] == found[-1]["run"]]
+    files, refused, read = (sum(line[name] for line in found) for name in ("files", "refused", "read"))
+    kinds = ", ".join(line["kind"].removeprefix("fuzzed ") for line in found)
+    wrong = {name: sum(line[name] for line in found) for name in ("differs", "traceback", "executed")}
+    peak = max(line["peak_bytes"] for line in found) / 1e6
+    return [
+        f"files changed by chance, seeds recorded ({kinds})",
+        f"of {files:,}, {refused:,} refused in one line and {read:,} read; {wrong['differs']} differ from what they "
+        f"say, {wrong['traceback']} tracebacks, {wrong['executed']} executed; at most {peak:.1f} MB of memory each",
         "`make bench-hostile`",
     ]
 

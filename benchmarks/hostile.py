@@ -1,20 +1,23 @@
 """What refusing a hostile file costs: count, time, bytes read, tensors touched and peak memory for each kind.
 
-    python benchmarks/hostile.py
+    python benchmarks/hostile.py [--fuzzed 10000] [--first 0]
 
-The files are those of tests/reliability/hostile_files.py, without the command line around them. Appends a line
-for each kind and one for all to benchmarks/results/hostile.jsonl.
+The files are those of tests/reliability/hostile_files.py, without the command line around them, and then so many that
+tests/reliability/fuzzing.py makes by chance: sets, checkpoints, artefacts, banks and imports, the same number of each,
+whose seeds are (kind, number) from --first on. Appends a line for each kind and one for all to
+benchmarks/results/hostile.jsonl; the exit code is 1 where a file does what it should not, and its seed is printed.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import sys
 import tempfile
 import time
 import tracemalloc
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,9 +51,19 @@ class CountingFile(io.BufferedReader):
 
 def main() -> None:
     """Read all of them and append to the results."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--fuzzed", type=int, default=10_000, help="files by chance, of all kinds together")
+    options.add_argument("--first", type=int, default=0, help="number of the first one of each kind")
+    given = options.parse_args()
+    began = record.now()
+    well = [catalogued(began), fuzzed(began, files=given.fuzzed, first=given.first)]
+    sys.exit(0 if all(well) else 1)
+
+
+def catalogued(began: str) -> bool:
+    """Read those that are hostile for one reason each; whether all were refused."""
     from hostile_files import catalogue
 
-    began = record.now()
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         canary = Path(folder) / "canary"
@@ -66,8 +79,40 @@ def main() -> None:
     for figures in summaries:
         print(json.dumps(figures))
         record.append(RESULTS, facts | figures)
-    if executed or summaries[-1]["refused"] != len(everything):
-        sys.exit(1)
+    return not executed and summaries[-1]["refused"] == len(everything)
+
+
+def fuzzed(began: str, *, files: int, first: int) -> bool:
+    """Read those that are made by chance; whether each was refused in a line or read as what it says."""
+    from fuzzing import KINDS, PEAK_BYTES, outcome
+
+    each = -(-files // len(KINDS))
+    settings = {"fuzzed": files, "first": first}
+    facts = record.facts("hostile", settings, run=began, data="files of tests/reliability/fuzzing.py")
+    well = True
+    for kind, good in KINDS.items():
+        with tempfile.TemporaryDirectory(prefix="fuzzed-") as place:
+            folder, canary = Path(place) / "files", Path(place) / "canary"
+            folder.mkdir()
+            good.write(folder)
+            pristine = good.read(folder)
+            verdicts, slowest, peak = Counter[str](), 0.0, 0
+            for number in range(first, first + each):
+                begun = time.perf_counter()
+                one = outcome(kind, number, folder, canary, pristine)
+                slowest, peak = max(slowest, time.perf_counter() - begun), max(peak, one.peak)
+                verdicts[one.verdict] += 1
+                if one.verdict not in ("refused", "read"):
+                    well = False
+                    print(f"{kind} {number}: {one.verdict}: {one.line}", file=sys.stderr)
+        figures = {
+            **{"kind": f"fuzzed {kind}", "files": each, "refused": verdicts["refused"], "read": verdicts["read"]},
+            **{name: verdicts[name] for name in ("differs", "no line", "traceback", "executed", "too much memory")},
+            **{"peak_bytes": peak, "peak_limit_bytes": PEAK_BYTES, "slowest_seconds": round(slowest, 4)},
+        }
+        print(json.dumps(figures))
+        record.append(RESULTS, facts | figures)
+    return well
 
 
 def cost(path: Path) -> dict[str, Any]:

@@ -338,7 +338,8 @@ def _facts(folder: Path) -> dict[str, Any] | None:
     facts: Any = None
     with suppress(UserError):
         facts = store.read_json(folder / "complete.json")
-    return facts if isinstance(facts, dict) and isinstance(facts.get("parts"), list) else None
+    parts = facts.get("parts") if isinstance(facts, dict) else None
+    return facts if isinstance(parts, list) and all(isinstance(part, str) for part in parts) else None
 
 
 @dataclass(frozen=True)

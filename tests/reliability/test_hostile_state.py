@@ -227,7 +227,11 @@ def test_a_part_that_lacks_a_key_is_refused(weights: artefacts.Artefact, key: st
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "null", '{"content": 1}', "[" * 100_000, "\x00", signed({}), canonical({})]
+    "text",
+    [
+        *("", "{}", "[]", "null", '{"content": 1}', "[" * 100_000, "\x00", signed({}), canonical({})),
+        *('{"parts": [NaN, 1]}', '{"parts": [{}, []]}'),
+    ],
 )
 def test_a_damaged_record_of_completeness_is_made_again_from_the_parts(weights: artefacts.Artefact, text: str):
     (weights.folder / "complete.json").write_text(text)

@@ -577,6 +577,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "cut short": (lambda: GOOD[:-100], "damaged"),
     "cut in the middle": (lambda: GOOD[: len(GOOD) // 2], "damaged"),
+    "one bit of a value": (
+        lambda: saved(torch.full((4, 1, 2, 2), 1.5)).replace(b"\0\0\xc0\x3f", b"\0\0\xc1\x3f", 1),
+        "it is damaged: the checksum of its record 'archive/data/0' does not match",
+    ),
     "code": (lambda: with_pickle(lambda _: pickle.dumps(_Code(), protocol=2)), "its pickle names 'posix system'"),
     "code in a newer pickle": (lambda: with_pickle(lambda _: pickle.dumps(_Code(), protocol=4)), "its pickle names"),
     "a call that torch allows": (

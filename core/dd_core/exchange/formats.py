@@ -12,6 +12,7 @@ classes, and what the pixels were normalised with. Without that, a network train
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -160,7 +161,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """A whole file of somebody else's, of at most `limit` bytes; raises `UserError`."""
     require_file(path, limit)
     with store.disk_errors(path), open(path, "rb") as file:
-        return file.read(limit)
+        # no more than it has: a reader makes room for all that is asked of it
+        return file.read(min(limit, os.fstat(file.fileno()).st_size))
 
 
 def recipe_of_format(form: str, *, source: str = "") -> Recipe:

@@ -139,6 +139,8 @@ def _examined(file: BytesIO | BufferedReader, data: bytes | mmap.mmap, bounds: B
         if "data.pkl" not in records or records["data.pkl"].file_size > pickle_bytes:
             raise Refused(f"its pickle is missing, or longer than that of {noun}")
         _check_names(BytesIO(archive.read(records["data.pkl"])), bounds)
+        if (damaged := archive.testzip()) is not None:  # torch.load does not look
+            raise Refused(f"it is damaged: the checksum of its record {damaged[:60]!r} does not match")
     return records
 
 

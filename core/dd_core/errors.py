@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 # around an option in the text of an error; whoever wraps that text in another keeps them
-_BEGIN, _END = "\x02", "\x03"
+_BEGIN, _END = _MARKS = ("\x02", "\x03")
 _OPTIONS = re.compile(f"{_BEGIN}([\\w.]+)(?:=([^{_END}]*))?{_END}")
 
 
@@ -53,11 +53,16 @@ class DDError(Exception):
         return self.args[0] if self.args else ""
 
     def spelled(self, spell: Callable[[Option], str]) -> str:
-        """The line with each option as `spell` writes it."""
-        return _OPTIONS.sub(lambda mark: spell(_option(mark[1], mark[2])), self.text)
+        """The line with each option as `spell` writes it; what a file's text has and cannot be printed is escaped."""
+        line = _OPTIONS.sub(lambda mark: spell(_option(mark[1], mark[2])), self.text)
+        return "".join(char if char.isprintable() or char in _MARKS else _escape(char) for char in line)
 
     def __str__(self) -> str:
         return self.spelled(in_python)
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
 def _option(name: str, value: str | None) -> Option:

@@ -75,3 +75,9 @@ def test_a_value_that_is_decoded_keeps_the_options_of_its_error():
 
 def test_an_error_without_a_line_is_empty():
     assert str(UserError()) == ""
+
+
+def test_a_line_is_one_line_whatever_a_file_says():
+    error = UserError(f"no 'a\n\u202eb\x1b[31m\ud800', see {Option('out')}")
+    assert str(error) == r"no 'a\n\u202eb\x1b[31m\ud800', see out"
+    assert error.spelled(lambda option: f"--{option.name}") == r"no 'a\n\u202eb\x1b[31m\ud800', see --out"

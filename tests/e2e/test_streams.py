@@ -26,6 +26,7 @@ def shell(tmp_path: Path):
     def run(line: str, **environment: str) -> tuple[int, bytes, bytes]:
         paths = os.pathsep.join([str(ROOT / "core"), str(ROOT)])
         own = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DD_APPS_CACHE": str(tmp_path / "cache")}
+        own |= {"PYTHONUNBUFFERED": ""}  # as usual, what is printed waits in a buffer
         define = f'dd-apps() {{ "{sys.executable}" -m dd_apps.cli "$@"; }}; '
         words = ["bash", "-c", define + line]
         done = subprocess.run(words, capture_output=True, cwd=tmp_path, env={**os.environ, **own, **environment})
@@ -70,8 +71,7 @@ def test_what_was_wrong_is_in_the_exit_code_without_stderr(shell, streams: str):
 
 
 def test_an_error_is_not_printed_to_stdout_where_stderr_is_closed(shell):
-    code, out, _ = shell("dd-apps verify none.safetensors --json 2>&-")
-    assert (code, json.loads(out)["exit_code"]) == (2, 2)
+    assert shell("dd-apps verify none.safetensors 2>&-")[:2] == (2, b"")
 
 
 def test_a_run_outlives_the_reader_of_its_progress(shell, tmp_path: Path):

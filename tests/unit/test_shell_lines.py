@@ -13,7 +13,7 @@ import pytest
 from dd_apps.cli.standard import Written, encodable
 from dd_apps.cli.terminal import as_argument, shell_line
 
-WORDS = ["plain", "with space", "it's", "$HOME", "", "a\nb", "\x1b[31m", "caf\udce9", "back\\slash\n'"]
+WORDS = ["plain", "with space", "it's", "$HOME", "", "a\nb", "\x1b[31m", "caf\udce9", "back\\new\n'"]
 
 
 def test_a_shell_reads_the_words_back():

@@ -37,7 +37,14 @@ from dd_apps.continual.memory.by_hand import as_experience
 from dd_apps.continual.memory.holding import ClassImages, Held
 from dd_apps.continual.memory.network_at_hand import require_network
 from dd_apps.continual.memory.saving import KeptExperience, Record
-from dd_apps.continual.memory.soft_labels import BY_NETWORK, LABEL_BYTES, LABELS, Labels, labelled_by_network
+from dd_apps.continual.memory.soft_labels import (
+    BY_NETWORK,
+    LABEL_BYTES,
+    LABELS,
+    Labels,
+    labelled_by_network,
+    require_fitting,
+)
 from dd_core.datasets.plain import Images
 from dd_core.distilled import DistilledSet, Pixels, Provenance, Size
 from dd_core.distiller import MethodConfig
@@ -410,21 +417,9 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             stage.advance()
         if ds.manifest.recipe.initialisation not in DISTRIBUTIONS:
             raise UserError(f"this is {for_particular_weights(self.config.name)}")
-        self._require_fitting_labels(ds)
+        require_fitting(ds, self.labels, self.config.name)
         self.seconds += time.monotonic() - begun if out is None else seconds_of(out)
         return ds
-
-    def _require_fitting_labels(self, ds: DistilledSet) -> None:
-        """Raise `UserError` for pixels or soft labels that this memory would drop, or lacks."""
-        if ds.whitening is not None:
-            raise UserError(f"{self.config.name}: its set has whitened pixels, and a memory keeps plain images")
-        if ds.targets is not None and self.labels != "stored":
-            raise UserError(
-                f"{self.config.name}: its set has soft labels, and this memory has labels='{self.labels}'; keep them "
-                "by labels='stored', and learn them by SoftLabelReplay"
-            )
-        if ds.targets is None and self.labels == "stored":
-            raise UserError(f"{self.config.name}: its set has no soft labels to keep; use labels='hard' or 'network'")
 
 
 def _provenance(ds: DistilledSet) -> Provenance:

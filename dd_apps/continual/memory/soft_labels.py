@@ -27,6 +27,19 @@ BY_NETWORK = ("network", "logits")
 LABEL_BYTES = 2  # the network's labels are kept as float16
 
 
+def require_fitting(ds: DistilledSet, labels: Labels, method: str) -> None:
+    """Raise `UserError` for pixels or soft labels of a method's set that a memory with `labels` would drop, or lacks."""
+    if ds.whitening is not None:
+        raise UserError(f"{method}: its set has whitened pixels, and a memory keeps plain images")
+    if ds.targets is not None and labels != "stored":
+        raise UserError(
+            f"{method}: its set has soft labels, and this memory has labels='{labels}'; keep them by labels='stored', "
+            "and learn them by SoftLabelReplay"
+        )
+    if ds.targets is None and labels == "stored":
+        raise UserError(f"{method}: its set has no soft labels to keep; use labels='hard' or 'network'")
+
+
 def labelled_by_network(
     ds: DistilledSet,
     strategy: Any,

@@ -32,11 +32,13 @@ from dd_apps.continual.adapter import (
 from dd_apps.continual.config import for_particular_weights, memory_config
 from dd_apps.continual.memory import saving
 from dd_apps.continual.memory.arriving import images_of, pixel_counts, require_one_kind, source_of
+from dd_apps.continual.memory.banks import StoredViews, check_bank, labelled_by_teacher
 from dd_apps.continual.memory.budget import Budget
 from dd_apps.continual.memory.by_hand import as_experience
 from dd_apps.continual.memory.holding import ClassImages, Held
 from dd_apps.continual.memory.network_at_hand import require_network
 from dd_apps.continual.memory.saving import KeptExperience, Record
+from dd_apps.continual.memory.showing import require_viewable
 from dd_apps.continual.memory.soft_labels import (
     BY_NETWORK,
     LABEL_BYTES,
@@ -45,6 +47,7 @@ from dd_apps.continual.memory.soft_labels import (
     labelled_by_network,
     require_fitting,
 )
+from dd_apps.continual.rows import bank_bytes
 from dd_core.datasets.plain import Images
 from dd_core.distilled import DistilledSet, Pixels, Provenance, Size
 from dd_core.distiller import MethodConfig
@@ -77,7 +80,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
     `labels` says what a network is taught of an image. "hard": its class, and sets with soft labels are refused.
     "stored": the soft labels that the method made. "network": class probabilities by the strategy's network as it is
     when the experience ends, over the classes seen so far. "logits": all outputs of that network, which DER replays.
-    What is not hard needs `SoftLabelReplay`, or for logits DER.
+    "bank": `bank_epochs` views of each image, with the logits of the method's own teacher, which has seen the real
+    images of the experience alone. What is not hard needs `SoftLabelReplay`, or for logits DER.
 
     An image is labelled as its experience labels the items of its class, in the same type and by the same target
     transforms. The groups are keyed by Avalanche's class ids, as `targets` has them before those transforms; `sets`
@@ -105,6 +109,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         bytes_per_class: int | None = None,
         method: str | Mapping[str, Any] | MethodConfig = "dm",
         labels: Labels = "hard",
+        bank_epochs: int | None = None,
         shrinking: Shrinking = "first",
         seed: int = 0,
         fill: int | None = None,
@@ -113,8 +118,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         device: str = "cpu",
         reporter: Reporter | None = None,
     ) -> None:
-        """Raises `UserError` for an unknown method or option, for a memory smaller than one class, and for a method
-        whose set trains networks from particular weights only.
+        """Raises `UserError` for an unknown method or option, for a memory smaller than one class, for a method whose
+        set trains networks from particular weights only, and for a bank by a method without a teacher.
         """
         super().__init__(max_size, adaptive_size=True)
         self.images_per_class, self.max_bytes, self.bytes_per_class = images_per_class, max_bytes, bytes_per_class
@@ -130,6 +135,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self.for_der = False  # whether DER asks for `buffer`, and learns the logits of its items
         self.seed, self.fill, self.data = require_seed(seed), fill, data
         self.config = with_weights_kept(memory_config(method))
+        check_bank(self.config, labels, bank_epochs, shrinking)
+        self.bank_epochs = bank_epochs
         self.folder = None if folder is None else Path(folder)
         self.device, self.reporter = device, reporter or Progress()
         self.provenances: list[Provenance] = []
@@ -203,8 +210,10 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         classes = classes_in(stream)
         image_bytes = 0
         if classes and self._budget(self.max_size).counts_bytes:
-            label, positions = next(iter(classes_of(stream[0].dataset).items()))
+            first = classes_of(stream[0].dataset)
+            label, positions = next(iter(first.items()))
             image_bytes = raw_class(stream[0].dataset, label, positions[:1]).images.nbytes
+            image_bytes += bank_bytes(self.bank_epochs, len(first))
         self._require_room(classes, image_bytes)
 
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
@@ -245,7 +254,9 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         if known:
             return
         require_one_kind({**self.buffer_groups, **raw})
-        image_bytes = source.images[:1].nbytes
+        if self.bank_epochs is not None:
+            require_viewable(raw, self.config.recipe)
+        image_bytes = source.images[:1].nbytes + bank_bytes(self.bank_epochs, len(raw))
         self._require_room(ahead, image_bytes)
         per_class = self._room(self.buffer_groups.keys() | raw.keys(), self.max_size, image_bytes)
         held = self._made(source, raw, per_class, strategy)
@@ -271,6 +282,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
                 fingerprint=held.fingerprint,
                 rates=held.rates,
                 sets=tuple(ds.digest() for ds in held.sets),
+                views=None if held.views is None else held.views.digest(),
                 provenance=provenance,
             )
             for held, provenance in zip(self._held, self.provenances, strict=True)
@@ -278,7 +290,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         record = Record(
             options=self._options(), max_size=self.max_size, seconds=self.seconds, experiences=tuple(experiences)
         )
-        saving.write(Path(folder), record, self.sets)
+        saving.write(Path(folder), record, self.sets, [held.views for held in self._held if held.views is not None])
 
     def restore(self, folder: Path | str, experiences: Sequence[Any]) -> None:
         """Hold what another memory saved, without distilling, and without asking the network of that time.
@@ -289,7 +301,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         """
         if self._held:
             raise UserError("this memory has images already; restore into a new one")
-        record, sets = saving.read(Path(folder), self._options())
+        record, sets, views = saving.read(Path(folder), self._options())
         if len(experiences) != len(record.experiences):
             raise UserError(
                 f"{folder} has the memory of {len(record.experiences)} experiences, and {len(experiences)} were given"
@@ -299,10 +311,15 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             source = source_of(images_of(raw), self.data)
             if source.fingerprint() != kept.fingerprint:
                 raise UserError(f"{folder}: experience {number} has other images or classes than the memory has seen")
-            held = [sets[digest] for digest in kept.sets]
-            self._hold(
-                Held(held, raw, fingerprint=kept.fingerprint, rates=kept.rates, real_share=self.real_share), source
+            held = Held(
+                [sets[digest] for digest in kept.sets],
+                raw,
+                fingerprint=kept.fingerprint,
+                rates=kept.rates,
+                real_share=self.real_share,
+                views=None if kept.views is None else views[kept.views],
             )
+            self._hold(held, source)
             self.provenances.append(kept.provenance)
         self.max_size, self.seconds, self._joined = record.max_size, record.seconds, None
 
@@ -313,6 +330,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
             "method": self.config.name,
             "config": self.config.model_dump(mode="json"),
             "labels": self.labels,
+            "bank_epochs": self.bank_epochs,
             "shrinking": self.shrinking,
             "seed": self.seed,
             "data": self.data,
@@ -376,14 +394,25 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self.provenances.append(_provenance(ds))
         sets = self._completed(ds, raw, [int(count * self.real_share) for count in counts], strategy)
         seen = self.outputs_of | {label: members.meaning[1] for label, members in raw.items()}
-        sets = self._labelled(sets, raw, seen, strategy)
+        sets, views = self._labelled(sets, raw, seen, strategy), self._views(ds, source)
         return Held(
             sets,
             raw,
             fingerprint=source.fingerprint(),
             rates=ds.manifest.recipe.learned_rates(self.config.recipe),
             real_share=self.real_share,
+            views=views,
         )
+
+    def _views(self, ds: DistilledSet, source: LabelledImages) -> StoredViews | None:
+        """The bank of a set that was distilled from `source`, where the memory keeps one."""
+        if self.bank_epochs is None:
+            return None
+        begun, seed = time.monotonic(), counter(self.seed, "bank", int(source.classes[0]))
+        options = RunOptions(device=self.device, reporter=self.reporter)
+        views = labelled_by_teacher(ds, source, self.config, epochs=self.bank_epochs, seed=seed, options=options)
+        self.seconds += time.monotonic() - begun
+        return views
 
     def _labelled(
         self, sets: list[DistilledSet], like: Mapping[int, RawClass], seen: Mapping[int, int], strategy: Any

@@ -7,6 +7,7 @@ from math import prod
 
 from dd_apps.continual.config import ContinualScenario, memory_config
 from dd_apps.continual.orders import experience_sizes
+from dd_apps.continual.rows import bank_bytes
 from dd_core.distilled import Size
 from dd_core.errors import UserError
 from dd_core.images import Source, indices_by_class, require_labels
@@ -37,8 +38,21 @@ def check_scenario(scenario: ContinualScenario, train: Source, test: Source) -> 
     return _rare(most, train.classes, counts)
 
 
-def _room(scenario: ContinualScenario, row: str, train: Source) -> int:
-    return scenario.images_of_class(row, image_bytes=prod(train.image_shape), classes=len(train.classes))
+def _room(scenario: ContinualScenario, name: str, train: Source) -> int:
+    """Images of a class that a row's memory keeps, with a bank at least."""
+    image, row = prod(train.image_shape), scenario.row_of(name)
+    count = scenario.images_of_class(name, image_bytes=image, classes=len(train.classes))
+    if row.bank_epochs is None or row.budget == "images":
+        return count
+    together = max(experience_sizes(len(train.classes), scenario.experiences))
+    item = image + bank_bytes(row.bank_epochs, together)
+    if count * image < item:
+        raise UserError(
+            f"row.{name}: {count * image} bytes a class hold no image of {image} bytes with {row.bank_epochs} views by "
+            f'a teacher of {together} classes, {item} bytes; give the row budget = "images", fewer bank_epochs, or a '
+            "larger memory"
+        )
+    return count * image // item
 
 
 def _rare(most: int, classes: Sequence[str], counts: Sequence[int]) -> tuple[str, ...]:

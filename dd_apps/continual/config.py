@@ -31,6 +31,7 @@ from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError, unknown_name
 from dd_core.evaluation import protocols
 from dd_core.recipe import Recipe
+from dd_core.training.teacher_config import TeacherConfig
 
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions
@@ -218,12 +219,20 @@ class ContinualScenario(DataScenario):
                 raise UserError(f"rows: '{name}' stands in the table {row_tables}, which protocols leaves out")
         for name in dict.fromkeys((*self.row, *self.others, *self.rows)):
             if name != DISTILLED and (table := self.memory_method(name)) is not None:
-                memory_config(table, key=f"row.{name}.method" if name in self.row else f"others.{name}")
+                key = f"row.{name}.method" if name in self.row else f"others.{name}"
+                config = memory_config(table, key=key)
+                if self.row_of(name).labels == "bank":
+                    require_bankable(config, key=key)
             for table in self.row_of(name).tables:
                 self.recipe_of(name) if table == "taught" else self._check_settings(name, table)
 
     def _check_settings(self, name: str, table: Table) -> None:
         settings, row = self.settings(name, table), self.row_of(name)
+        if row.labels == "bank" and settings.augmentation != "none":
+            raise UserError(
+                f"row.{name}: augmentation = '{settings.augmentation}' would change the views that the bank's teacher "
+                'labelled; give the row training = { augmentation = "none" }'
+            )
         if not isinstance(settings, Replay) or not settings.tuning_epochs or row.memory in ("none", "joint"):
             return
         strategy = row.strategy_in(table).name
@@ -348,6 +357,24 @@ def memory_config(method: str | Mapping[str, Any] | MethodConfig, *, key: str = 
     if getattr(config, "attack", None) is not None:
         raise UserError(f"{key}.attack: makes a set to mislead networks, and a replay buffer teaches them")
     return config
+
+
+def require_bankable(config: MethodConfig, *, key: str = "method") -> None:
+    """Raise `UserError` for a method of whose images a memory cannot keep a bank: a teacher's labels of their views."""
+    recipe = config.recipe
+    if not isinstance(getattr(config, "teacher", None), TeacherConfig):
+        raise UserError(f"{key}: {config.name} has no teacher to label views, such as sre2l and rded have")
+    if recipe.views is None:
+        raise UserError(f"{key}.recipe.views: a bank is of views, and there are none; give a crop or a padding")
+    if recipe.views.mix != "none":
+        raise UserError(
+            f"{key}.recipe.views.mix: a memory that shrinks could drop one of two images that '{recipe.views.mix}' "
+            "mixes; make it none"
+        )
+    if recipe.teacher == "batch-stats":
+        raise UserError(f"{key}.recipe.teacher: a memory's bank is labelled in the mode 'eval', not 'batch-stats'")
+    if recipe.loss == "mse":
+        raise UserError(f"{key}.recipe.loss: 'mse' learns targets as they are, and a bank gives class probabilities")
 
 
 def for_particular_weights(name: str) -> str:

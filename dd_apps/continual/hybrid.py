@@ -57,6 +57,8 @@ class HybridBuffer(DistilledBuffer):
         super().__init__(max_size, **options)
         if self.shrinking != "first":
             raise UserError("shrinking: real exemplars are not distilled; a hybrid memory keeps its first images")
+        if self.labels == "bank":
+            raise UserError("labels: a bank is of distilled images, and a hybrid memory has real ones too")
         self.real_share = Fraction(real_share).limit_denominator(1_000_000)  # 0.29 of 100 images are 29
         self.features: Features = features
 

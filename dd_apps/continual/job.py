@@ -39,7 +39,7 @@ class Job:
             sizes.append(row.real_share)  # fewer images are distilled
         strategy = row.named_strategy
         if row.budget == "bytes" and (row.labels != "hard" or (strategy is not None and strategy.keeps_logits)):
-            sizes.append("with labels")  # likewise
+            sizes += ["with labels", row.bank_epochs] if row.labels == "bank" else ["with labels"]  # likewise
         if row.adaptive:
             sizes.append(["adaptive", row.shrinking])
         together = getattr(row.named_strategy, "images", None)  # of the table 'taught': per-step or joint

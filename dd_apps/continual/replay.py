@@ -9,7 +9,8 @@ loss is that of ReplayPlugin with another term for memory images:
     1 / (n + m) [ n L(current) + m weight L_memory ]
 
 L is the strategy's criterion, L_memory the loss of the memory's recipe at its temperature, both means over images. With
-hard labels and weight 1 it is ReplayPlugin's.
+hard labels and weight 1 it is ReplayPlugin's. A memory with a bank shows its views in place of its images, cut from
+what the transforms for evaluation make of an image: a random transform for training would show what no teacher saw.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.utils.data import default_collate
 
 from dd_apps.continual.adapter import AvalancheDataset, SupervisedPlugin
 from dd_apps.continual.buffer import DistilledBuffer
+from dd_apps.continual.memory.showing import ShownViews
 from dd_apps.continual.memory.soft_labels import aligned
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe
@@ -91,21 +93,28 @@ class _Memory:
     """The memory within one experience, from which mini-batches are drawn."""
 
     def __init__(self, policy: DistilledBuffer, batch_size: int, streams: Streams) -> None:
-        self.items: AvalancheDataset = policy.items
         self.groups, self.outputs_of = list(policy.buffer_groups.values()), policy.outputs_of
         self.recipe: Recipe = policy.sets[0].manifest.recipe
         self.kind = policy.sets[0].manifest.targets
-        losses.require_learnable(self.recipe.loss, self.kind)
+        banked = policy.labels == "bank"
+        self.views = ShownViews(self.groups, self.recipe, streams) if banked else None
+        self.items: AvalancheDataset = policy.items.eval() if banked else policy.items
+        losses.require_learnable(self.recipe.loss, "probabilities" if banked else self.kind)
         self.batch_size, self.streams, self.drawn = batch_size, streams, 0
         self.rows: list[int] = []
+        self.epochs = torch.zeros(0, dtype=torch.int64)  # of the views of these rows
         self.labels: Tensor | None = None
         self.outputs: Tensor | None = None
         self._targets: tuple[Tensor, Tensor] | None = None
 
     def draw(self) -> list[Tensor]:
         """Images, labels and, where there are any, task labels of the next mini-batch."""
+        begin = self.drawn * self.batch_size
         self.rows = self._next_rows()
         values = default_collate([self.items[row] for row in self.rows])
+        if self.views is not None:
+            self.epochs = self.views.epochs(torch.arange(begin, begin + self.batch_size) // len(self.items))
+            values[0] = self.views.shown(values[0], torch.tensor(self.rows), self.epochs)
         return list(values[:-1] if self.kind == "logits" else values)
 
     def _next_rows(self) -> list[int]:
@@ -123,6 +132,11 @@ class _Memory:
         """Of the mini-batch that was drawn last."""
         assert self.outputs is not None
         assert self.labels is not None
+        learned = losses.named(self.recipe.loss, temperature=self.recipe.temperature)
+        if self.views is not None:
+            rows, width = torch.tensor(self.rows), self.outputs.shape[1]
+            probabilities = self.views.targets(rows, self.epochs, outputs_of=self.outputs_of, width=width)
+            return learned(self.outputs, probabilities.to(self.outputs.device))
         if self.kind == "none":
             return losses.cross_entropy(self.outputs, self.labels)
         if self._targets is None:
@@ -130,4 +144,4 @@ class _Memory:
         targets, known = (part[self.rows].to(self.outputs.device) for part in self._targets)
         if losses.needs_values(self.recipe.loss):
             return losses.squared_error(self.outputs[known], targets[known])
-        return losses.named(self.recipe.loss, temperature=self.recipe.temperature)(self.outputs, targets)
+        return learned(self.outputs, targets)

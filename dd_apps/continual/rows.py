@@ -19,6 +19,14 @@ DISTILLED_MEMORIES = ("distilled", "hybrid")
 LOGIT_BYTES = 4  # of one logit that a memory keeps, a float32
 
 
+def bank_bytes(epochs: int | None, classes: int) -> int:
+    """Bytes of an image's views: in each epoch a box of four int16, a flip, and a float16 logit of each class.
+
+    classes: those that the teacher knows; epochs: None without views.
+    """
+    return 0 if epochs is None else epochs * (4 * 2 + 1 + 2 * classes)
+
+
 class StrategyConfig(Config):
     """A way of learning with a memory; the class attributes say what it can be used with.
 
@@ -214,10 +222,17 @@ class Row(Config):
         default="pixels",
         description="where a hybrid memory chooses real images: among pixels, or features of the network at hand",
     )
-    labels: Literal["hard", "network", "stored"] = Field(
+    labels: Literal["hard", "network", "stored", "bank"] = Field(
         default="hard",
         description="what replay teaches of a memory image: hard, its class; network, class probabilities by the "
-        "network at the end of the image's experience; stored, those that the method learned",
+        "network at the end of the image's experience; stored, those that the method learned; bank, those that the "
+        "method's teacher gave each of several views of the image, which replay shows",
+    )
+    bank_epochs: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda epochs: epochs is None,
+        description="views of each memory image that labels = 'bank' keeps, each with the teacher's logits",
     )
     strategy: Annotated[str | dict[str, JsonValue] | None, Field(union_mode="left_to_right")] = Field(
         default=None,
@@ -269,6 +284,14 @@ class Row(Config):
                     raise ValueError(f"{name}: the memory '{self.memory}' is not hybrid")
         if self.labels != "hard" and self.strategy not in (None, "replay"):
             raise ValueError(f"labels: soft labels are replayed by the strategy 'replay', not by {self.strategy!r}")
+        if self.bank_epochs is None and self.labels == "bank":
+            raise ValueError("bank_epochs: labels = 'bank' needs the number of views that are kept of an image")
+        if self.bank_epochs is not None and self.labels != "bank":
+            raise ValueError(f"bank_epochs: labels = '{self.labels}' keeps no views; labels = 'bank' does")
+        if self.labels == "bank" and self.memory == "hybrid":
+            raise ValueError("labels: a bank is of distilled images, and a hybrid memory has real ones too")
+        if self.labels == "bank" and self.shrinking != "first":
+            raise ValueError("shrinking: images that are distilled anew have no teacher of their experience's images")
         if self.adaptive and self.memory not in ("class-balanced", "herding", *DISTILLED_MEMORIES):
             raise ValueError(f"adaptive: the memory '{self.memory}' does not share its room between classes")
         if self.shrinking != "first" and not (self.adaptive and self.memory == "distilled"):

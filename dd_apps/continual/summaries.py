@@ -205,7 +205,7 @@ def _own(scenario: ContinualScenario, name: str, table: Table) -> str:
     method = scenario.memory_method(name)
     memory = row.memory if method is None else f"{row.memory} ({method['name']})"
     shared = ", all room shared by the classes seen so far" if row.adaptive else ""
-    for field in ("labels", "real_share", "features", "shrinking"):
+    for field in ("labels", "bank_epochs", "real_share", "features", "shrinking"):
         value = getattr(row, field)
         if value != type(row).model_fields[field].default or (field == "real_share" and row.memory == "hybrid"):
             shared += f", {field} {value}"

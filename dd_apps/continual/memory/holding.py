@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dd_apps.continual.adapter import AvalancheDataset, ExemplarsBuffer, RawClass, replay_dataset
 from dd_apps.continual.labels import Meaning
+from dd_apps.continual.memory.banks import StoredViews
 from dd_core.distilled import DistilledSet
 from dd_core.recipe import RATE_BYTES
 from dd_core.system import surroundings
@@ -67,7 +68,8 @@ class Held:
 
     sets: the distilled set, and after it the real exemplars of a hybrid memory; like: what Avalanche does to the images
     of each class; fingerprint: of the experience's real images; rates: learned rates that are kept beside the set;
-    real_share: fraction of a class's stored images that are real.
+    real_share: fraction of a class's stored images that are real; views: of the images of the one set, in a memory that
+    keeps a teacher's labels of views.
     """
 
     def __init__(
@@ -78,8 +80,9 @@ class Held:
         fingerprint: str,
         rates: int = 0,
         real_share: Fraction = Fraction(0),
+        views: StoredViews | None = None,
     ) -> None:
-        self.sets = tuple(sets)
+        self.sets, self.views = tuple(sets), views
         self.fingerprint, self.rates, self.real_share = fingerprint, rates, real_share
         # what is said of a class, without its real images: a slice of none would keep all of them alive
         self.like = {label: replace(raw, images=raw.images[:0].clone()) for label, raw in like.items()}
@@ -97,11 +100,13 @@ class Held:
         return sum(len(rows_of(ds, label)) for ds in self.sets)
 
     def nbytes(self, most: int | None = None) -> int:
-        """Bytes as stored: pixels, soft labels and learned rates; if each class keeps at most `most` images."""
+        """Bytes as stored: pixels, soft labels, views, learned rates; if each class keeps at most `most` images."""
         kept = 0
         for index, ds in enumerate(self.sets):
             rows = len(ds) if most is None else sum(len(self._first(index, label, most)) for label in self.like)
             kept += ds.nbytes // len(ds) * rows
+            if self.views is not None:
+                kept += self.views.nbytes // len(ds) * rows
         return kept + RATE_BYTES * self.rates
 
     def keep(self, label: int, most: int) -> None:
@@ -114,6 +119,8 @@ class Held:
             rows = np.sort(np.concatenate([others, self._first(index, label, most)]))
             if len(rows):
                 sets.append(ds.take(rows))
+            if self.views is not None:
+                self.views = self.views.take(rows)
         self.sets, self._decoded = tuple(sets), None
 
     def exchange(self, sets: Sequence[DistilledSet], *, rates: int) -> None:
@@ -155,6 +162,12 @@ class ClassImages(ExemplarsBuffer):
             if ds.targets is not None
         ]
         return torch.cat(soft) if soft else None
+
+    @property
+    def views(self) -> StoredViews:
+        """Of `images`, in a memory that keeps views."""
+        assert self.held.views is not None
+        return self.held.views.take(rows_of(self.held.sets[0], self.label))
 
     @property
     def meaning(self) -> Meaning:

@@ -12,13 +12,14 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
+from dd_apps.continual.memory.banks import StoredViews, views_digest
 from dd_core import store
 from dd_core.config import Config, decode, plain
 from dd_core.distilled import DistilledSet, Provenance
 from dd_core.errors import UserError
 
 RECORD = "memory.json"
-FORMERLY = {"shrinking": "first"}  # options that memories had before they could be chosen
+FORMERLY = {"shrinking": "first", "bank_epochs": None}  # options that memories had before they could be chosen
 
 
 class KeptExperience(Config):
@@ -27,6 +28,11 @@ class KeptExperience(Config):
     fingerprint: str = Field(description="of the experience's real images")
     rates: int = Field(ge=0, description="learned rates that are stored with its images")
     sets: tuple[str, ...] = Field(description="digests of its sets, which name their files")
+    views: str | None = Field(
+        default=None,
+        exclude_if=lambda digest: digest is None,
+        description="digest of the views of its images with a teacher's logits, which names their file",
+    )
     provenance: Provenance = Field(description="how its images were distilled")
 
 
@@ -39,21 +45,25 @@ class Record(Config):
     experiences: tuple[KeptExperience, ...] = Field(description="the experiences, in the order of their arrival")
 
 
-def write(folder: Path, record: Record, sets: Sequence[DistilledSet]) -> None:
+def write(folder: Path, record: Record, sets: Sequence[DistilledSet], views: Sequence[StoredViews]) -> None:
     """Write a memory, and remove what it no longer holds of an earlier one."""
     folder.mkdir(parents=True, exist_ok=True)
     for ds in sets:
         if not _file(folder, ds.digest()).exists():
             store.write_set(_file(folder, ds.digest()), ds)
+    for of_set in views:
+        if not _views_file(folder, of_set.digest()).exists():
+            store.write_state(_views_file(folder, of_set.digest()), vars(of_set), {})
     store.write_json(folder / RECORD, plain(record))
     named = {_file(folder, digest) for kept in record.experiences for digest in kept.sets}
-    for path in folder.glob("set-*.safetensors"):
+    named |= {_views_file(folder, kept.views) for kept in record.experiences if kept.views is not None}
+    for path in (*folder.glob("set-*.safetensors"), *folder.glob("views-*.safetensors")):
         if path not in named:
             path.unlink()
 
 
-def read(folder: Path, options: Mapping[str, Any]) -> tuple[Record, dict[str, DistilledSet]]:
-    """A memory's record, and its sets by digest.
+def read(folder: Path, options: Mapping[str, Any]) -> tuple[Record, dict[str, DistilledSet], dict[str, StoredViews]]:
+    """A memory's record, and its sets and their views by digest.
 
     Raises `UserError` where the folder has none, a damaged one, or one with other options.
     """
@@ -71,8 +81,27 @@ def read(folder: Path, options: Mapping[str, Any]) -> tuple[Record, dict[str, Di
     for digest, ds in sets.items():
         if ds.digest() != digest:
             raise UserError(f"{_file(folder, digest)} holds another set than the one that was saved there")
-    return record, sets
+    views = {kept.views: _read_views(folder, kept.views) for kept in record.experiences if kept.views is not None}
+    return record, sets, views
+
+
+def seconds_of(out: Path) -> float:
+    """What distilling into `out` took, in this and in earlier runs; 0 where somebody removed the record of it."""
+    record = out.with_suffix(".run") / "run.json"
+    return float(store.read_json(record)["seconds"]) if record.exists() else 0.0
+
+
+def _read_views(folder: Path, digest: str) -> StoredViews:
+    path = _views_file(folder, digest)
+    state, _ = store.read_state(path)
+    if views_digest(state) != digest:
+        raise UserError(f"{path} holds other views than those that were saved there")
+    return StoredViews(**state)
 
 
 def _file(folder: Path, digest: str) -> Path:
     return folder / f"set-{digest[:32]}.safetensors"
+
+
+def _views_file(folder: Path, digest: str) -> Path:
+    return folder / f"views-{digest[:32]}.safetensors"

@@ -21,14 +21,14 @@ from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
 from dd_core.recipe import Recipe
 
-Labels = Literal["hard", "stored", "network", "logits"]
-LABELS: tuple[Labels, ...] = ("hard", "stored", "network", "logits")
+Labels = Literal["hard", "stored", "network", "logits", "bank"]
+LABELS: tuple[Labels, ...] = ("hard", "stored", "network", "logits", "bank")
 BY_NETWORK = ("network", "logits")
 LABEL_BYTES = 2  # the network's labels are kept as float16
 
 
 def require_fitting(ds: DistilledSet, labels: Labels, method: str) -> None:
-    """Raise `UserError` for pixels or soft labels of a method's set that a memory with `labels` would drop, or lacks."""
+    """Raise `UserError` for pixels or soft labels of a set of `method` that a memory would drop, or lacks."""
     if ds.whitening is not None:
         raise UserError(f"{method}: its set has whitened pixels, and a memory keeps plain images")
     if ds.targets is not None and labels != "stored":
@@ -94,14 +94,25 @@ def aligned(
         assert soft is not None
         if ds.manifest.targets == "logits" and recipe.loss != "mse":
             soft = (soft / recipe.temperature).softmax(1)
-        places = [outputs_of.get(label, label) for label in ids_of(ds).tolist()]
-        _require_outputs(dict(zip(ids_of(ds).tolist(), places, strict=True)), width, "stored")
-        wide, mask = torch.zeros(len(soft), width), torch.zeros(len(soft), width, dtype=torch.bool)
-        wide.index_add_(1, torch.tensor(places), soft)  # classes that a transform of targets made one are one
-        mask[:, places] = True
+        wide, mask = widened(soft, ids_of(ds).tolist(), outputs_of, width)
         targets.append(wide)
         known.append(mask)
     return torch.cat(targets), torch.cat(known)
+
+
+def widened(
+    soft: Float[Tensor, "n k"], ids: Sequence[int], outputs_of: Mapping[int, int], width: int
+) -> tuple[Float[Tensor, "n K"], Bool[Tensor, "n K"]]:
+    """Soft labels for the classes `ids` as those of K = `width` outputs, 0 elsewhere, and which are known.
+
+    Raises `UserError` where a class has no output.
+    """
+    places = [outputs_of.get(label, label) for label in ids]
+    _require_outputs(dict(zip(ids, places, strict=True)), width, "stored")
+    wide, mask = torch.zeros(len(soft), width), torch.zeros(len(soft), width, dtype=torch.bool)
+    wide.index_add_(1, torch.tensor(places), soft)  # classes that a transform of targets made one are one
+    mask[:, places] = True
+    return wide, mask
 
 
 def _require_outputs(outputs_of: Mapping[int, int], width: int, labels: str) -> None:

@@ -80,6 +80,7 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
         "shrinking": wanted.shrinking,
         "method": scenario.memory_method(row),
         "labels": "logits" if strategy.keeps_logits else wanted.labels,
+        "bank_epochs": wanted.bank_epochs,
         "seed": where.seed,
         "fill": None if wanted.labels != "hard" else fill,  # SoftLabelReplay fills its mini-batches itself
         "data": where.source,

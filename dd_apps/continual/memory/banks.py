@@ -1,0 +1,120 @@
+"""Views of a memory's images with what a teacher made of each: what a memory keeps of a relabel bank (SRe2L, FKD).
+
+The method's teacher, trained on the real images of one experience, labels views of that experience's distilled images
+as they are stored. Neither the teacher nor the real images are needed again: a view is a box, a flip, and logits. Views
+that mix two images are left out, because a memory that shrinks could drop one of the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float16, Int16
+
+from dd_apps.continual.config import require_bankable
+from dd_core import artefacts
+from dd_core.artefacts import Resources
+from dd_core.config import digest
+from dd_core.distilled import DistilledSet
+from dd_core.distiller import MethodConfig
+from dd_core.errors import UserError
+from dd_core.images import Source
+from dd_core.runner import RunOptions
+from dd_core.system.parallel import Workers
+from dd_core.training import training_data
+from dd_core.training.bank import bank_of
+from dd_core.training.teacher_config import TeacherConfig
+from dd_core.training.teachers import TeacherSpec, teacher_for
+
+
+@dataclass(frozen=True, eq=False)
+class StoredViews:
+    """One view of each of n images in each of E epochs, and a teacher's logits of the view for the set's K classes.
+
+    boxes: int16 (E, n, 4), top, left, height and width in pixels; flips: (E, n); logits: float16 (E, n, K).
+    """
+
+    boxes: Int16[np.ndarray, "E n 4"]
+    flips: Bool[np.ndarray, "E n"]
+    logits: Float16[np.ndarray, "E n K"]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays; `rows.bank_bytes` tells those of an image."""
+        return self.boxes.nbytes + self.flips.nbytes + self.logits.nbytes
+
+    def take(self, rows: np.ndarray) -> StoredViews:
+        """The views of the images `rows`, in that order."""
+        return StoredViews(self.boxes[:, rows], self.flips[:, rows], self.logits[:, rows])
+
+    def digest(self) -> str:
+        """sha256 over all arrays."""
+        return views_digest(vars(self))
+
+
+def views_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """sha256 over the arrays of `StoredViews`, by name."""
+    return digest(
+        [
+            [name, array.dtype.name, list(array.shape), hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()]
+            for name, array in sorted(arrays.items())
+        ]
+    )
+
+
+def check_bank(config: MethodConfig, labels: str, epochs: int | None, shrinking: str) -> None:
+    """Raise `UserError` for options of a memory that keeps no bank, and for a method of whose images there is none."""
+    if labels != "bank" and epochs is not None:
+        raise UserError(f"bank_epochs={epochs}: a memory with labels='{labels}' keeps no views; labels='bank' does")
+    if labels != "bank":
+        return
+    if epochs is None or epochs < 1:
+        raise UserError(f"labels='bank' keeps bank_epochs views of each image, at least 1, not {epochs}")
+    if shrinking != "first":
+        raise UserError("shrinking: images that are distilled anew have no teacher of their experience's images")
+    require_bankable(config)
+
+
+def labelled_by_teacher(
+    ds: DistilledSet,
+    source: Source,
+    config: MethodConfig,
+    *,
+    epochs: int,
+    seed: int,
+    options: RunOptions,
+) -> StoredViews:
+    """Views of a set that `config` distilled from `source`, by the teacher that it distilled with; see `bank_of`.
+
+    The views are those of the set's recipe, and the teacher normalises by its running statistics. Teacher and bank are
+    artefacts, found or made. Raises `UserError` for a set with a formation, whose images are none of their views.
+    """
+    if ds.manifest.formation != 1:
+        raise UserError(f"{config.name}: its set has a formation, and a bank is of images that are stored whole")
+    recipe, teacher = ds.manifest.recipe, getattr(config, "teacher", None)
+    assert isinstance(teacher, TeacherConfig)
+    assert recipe.views is not None
+    workers, reporter = Workers(count=1), options.reporter
+    spec = TeacherSpec.of(source, teacher_for(config.recipe, teacher))
+    resources = Resources.of([source], device=options.device)
+    bank = bank_of(
+        ds,
+        training_data(ds, recipe),
+        artefacts.get(spec, resources=resources, workers=workers, reporter=reporter),
+        mode="eval",
+        settings=recipe.views.for_source(source.name),
+        epochs=epochs,
+        seed=seed,
+        device=options.device,
+        workers=workers,
+        reporter=reporter,
+    )
+    records = [bank.records(epoch) for epoch in range(epochs)]
+    return StoredViews(
+        boxes=np.stack([each.boxes.numpy() for each in records]).astype(np.int16),
+        flips=np.stack([each.flips.numpy() for each in records]),
+        logits=np.stack([bank.logits(epoch).numpy() for epoch in range(epochs)]).astype(np.float16),
+    )

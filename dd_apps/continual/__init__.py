@@ -8,26 +8,26 @@ to import, so each name is loaded when it is first used.
 What Avalanche 0.6 does with such a memory, each row tried by a test on a run of three experiences; `labels` are those
 of `DistilledBuffer`:
 
-    strategy or plugin   memory by    labels                                outcome
-    SoftLabelReplay      argument     hard, stored, network, logits, bank   works
-    ReplayPlugin         argument     hard                                  works
-    RARPlugin            argument     hard                                  works
-    MemoryNCMUpdate      argument     hard                                  works
-    MemoryFeCAMUpdate    argument     hard                                  works
-    BiCPlugin            use_buffer   hard                                  works; alone it breaks on today's PyTorch
-    GDumb                use_buffer   hard                                  works
-    ER_ACE               use_buffer   hard                                  works
-    DER                  use_buffer   logits                                works
-    SCR                  use_buffer   hard                                  works
-    CoPEPlugin           use_buffer   hard                                  works
-    MIRPlugin            use_buffer   hard                                  works once old classes outnumber its mini-batch
-    ER_AML               use_buffer   hard                                  refused: draws a whole mini-batch of each class
-    FeatureReplay        use_buffer   hard                                  refused: replays features
-    MER                  use_buffer   hard                                  refused: has no storage policy
-    ICaRL                use_buffer   hard                                  refused: has no storage policy
-    AGEMPlugin           use_buffer   hard                                  refused: has no storage policy
-    GEMPlugin            use_buffer   hard                                  refused: has no storage policy
-    GSS_greedyPlugin     use_buffer   hard                                  refused: has no storage policy
+    strategy or plugin  memory by   labels                               outcome
+    SoftLabelReplay     argument    hard, stored, network, logits, bank  works
+    ReplayPlugin        argument    hard                                 works
+    RARPlugin           argument    hard                                 works
+    MemoryNCMUpdate     argument    hard                                 works
+    MemoryFeCAMUpdate   argument    hard                                 works
+    BiCPlugin           use_buffer  hard                                 works; alone it breaks on today's PyTorch
+    GDumb               use_buffer  hard                                 works
+    ER_ACE              use_buffer  hard                                 works
+    DER                 use_buffer  logits                               works
+    SCR                 use_buffer  hard                                 works
+    CoPEPlugin          use_buffer  hard                                 works
+    MIRPlugin           use_buffer  hard                                 works once old classes outnumber its mini-batch
+    ER_AML              use_buffer  hard                                 refused: draws a whole mini-batch of each class
+    FeatureReplay       use_buffer  hard                                 refused: replays features
+    MER                 use_buffer  hard                                 refused: has no storage policy
+    ICaRL               use_buffer  hard                                 refused: has no storage policy
+    AGEMPlugin          use_buffer  hard                                 refused: has no storage policy
+    GEMPlugin           use_buffer  hard                                 refused: has no storage policy
+    GSS_greedyPlugin    use_buffer  hard                                 refused: has no storage policy
 
 BiC keeps real images for its second stage, beside the memory and not counted by it.
 """

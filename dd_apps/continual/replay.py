@@ -99,7 +99,7 @@ class _Memory:
         banked = policy.labels == "bank"
         self.views = ShownViews(self.groups, self.recipe, streams) if banked else None
         self.items: AvalancheDataset = policy.items.eval() if banked else policy.items
-        losses.require_learnable(self.recipe.loss, "probabilities" if banked else self.kind)
+        losses.require_learnable(self.recipe.loss, self.kind)
         self.batch_size, self.streams, self.drawn = batch_size, streams, 0
         self.rows: list[int] = []
         self.epochs = torch.zeros(0, dtype=torch.int64)  # of the views of these rows

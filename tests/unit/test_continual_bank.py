@@ -358,6 +358,17 @@ def test_transforms_for_evaluation_that_views_cannot_be_shown_of_are_refused(met
         memory_of(method=method).post_adapt(None, stream_of(test=transform)[0])
 
 
+def test_a_look_at_the_transforms_for_evaluation_moves_no_generator():
+    def drawing(image: Tensor) -> Tensor:
+        return to_input(image) + torch.rand(1)
+
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    memory_of().post_adapt(None, stream_of(test=drawing)[0])
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_crops_are_shown_of_whatever_black_is_made():
     memory = memory_of()
     memory.post_adapt(None, stream_of(test=lambda image: to_input(image) + torch.eye(SIDE))[0])

@@ -126,7 +126,7 @@ def test_a_memory_of_before_an_option_existed_had_what_was_done_then(tmp_path: P
     memory = filled(labels="hard")
     memory.save(tmp_path)
     record = store.read_json(tmp_path / saving.RECORD)
-    del record["options"]["shrinking"]
+    del record["options"]["shrinking"], record["options"]["bank_epochs"]
     store.write_json(tmp_path / saving.RECORD, record)
     memory_of(labels="hard").restore(tmp_path, SEEN)
     with pytest.raises(UserError, match="has a memory with shrinking='first', and this one has shrinking='distil'"):

@@ -63,6 +63,30 @@ def test_a_memory_made_anywhere_holds_the_same_and_hands_out_what_its_surroundin
     assert torch.equal(replayed, stored.half().to(dtype) if state == "torch function" else stored)
 
 
+TAUGHT = {
+    "name": "sre2l",
+    "teacher": {"epochs": 1, "batch_size": 6},
+    "recover": {"iterations": 2, "jitter": [0, 1]},
+    "recipe": {"network": "convnet-1-w4-batchnorm", "views": {"mix": "none", "flip": True}},
+}
+
+
+@pytest.mark.parametrize("state", TOGETHER)
+def test_views_that_a_teacher_labels_anywhere_are_the_same(state: str, experience, tmp_path, monkeypatch):
+    def views_of(cache: str) -> dict[str, np.ndarray]:
+        monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / cache))
+        buffer = DistilledBuffer(4, images_per_class=2, method=TAUGHT, labels="bank", bank_epochs=3)
+        buffer.update_from_dataset(experience.dataset)
+        return vars(buffer.buffer_groups[1].views)
+
+    wanted = views_of("plain")
+    with inside(state):
+        before = surroundings()
+        found = views_of("inside")
+        assert surroundings() == before
+    assert all(np.array_equal(found[name], array) for name, array in wanted.items())
+
+
 def test_the_benchmark_gives_the_same_tables_in_any_surroundings():
     scenario = decode(
         ContinualScenario,

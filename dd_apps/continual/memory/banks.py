@@ -105,7 +105,7 @@ def labelled_by_teacher(
         training_data(ds, recipe),
         artefacts.get(spec, resources=resources, workers=workers, reporter=reporter),
         mode="eval",
-        settings=recipe.views.for_source(source.name),
+        settings=recipe.views,
         epochs=epochs,
         seed=seed,
         device=options.device,

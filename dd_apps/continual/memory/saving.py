@@ -19,7 +19,7 @@ from dd_core.distilled import DistilledSet, Provenance
 from dd_core.errors import UserError
 
 RECORD = "memory.json"
-FORMERLY = {"shrinking": "first", "bank_epochs": None}  # options that memories had before they could be chosen
+FORMERLY = {"shrinking": "first"}  # options that memories had before they could be chosen, where not None
 
 
 class KeptExperience(Config):

@@ -6,7 +6,7 @@ Avalanche offers no argument for one. The benchmark is `ContinualScenario` and `
 to import, so each name is loaded when it is first used.
 
 What Avalanche 0.6 does with such a memory, each row tried by a test on a run of three experiences; `labels` are those
-of `DistilledBuffer`:
+of `DistilledBuffer`, and a `HybridBuffer` has all of them but bank:
 
     strategy or plugin  memory by   labels                               outcome
     SoftLabelReplay     argument    hard, stored, network, logits, bank  works

@@ -32,7 +32,7 @@ from dd_apps.continual.adapter import (
 from dd_apps.continual.config import for_particular_weights, memory_config
 from dd_apps.continual.memory import saving
 from dd_apps.continual.memory.arriving import images_of, pixel_counts, require_one_kind, source_of
-from dd_apps.continual.memory.banks import StoredViews, check_bank, labelled_by_teacher
+from dd_apps.continual.memory.banks import StoredViews, checked_epochs, labelled_by_teacher
 from dd_apps.continual.memory.budget import Budget
 from dd_apps.continual.memory.by_hand import as_experience
 from dd_apps.continual.memory.holding import ClassImages, Held
@@ -95,7 +95,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
     of the progress; without one, what takes longer than some seconds shows a bar, or lines in a log, unless it is
     `Silent()`.
 
-    `provenances` and `seconds` say how the images were made, and what that cost over all the runs that it took.
+    `provenances` and `seconds` say how the images were made, and what that cost over all the runs that it took, but for
+    a bank's views: labelling them costs nothing where the cache has them.
     """
 
     real_share = Fraction(0)  # of a class's images; a hybrid memory has real ones
@@ -135,8 +136,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self.for_der = False  # whether DER asks for `buffer`, and learns the logits of its items
         self.seed, self.fill, self.data = require_seed(seed), fill, data
         self.config = with_weights_kept(memory_config(method))
-        check_bank(self.config, labels, bank_epochs, shrinking)
-        self.bank_epochs = bank_epochs
+        self.bank_epochs = checked_epochs(bank_epochs, self.config, labels, shrinking)
         self.folder = None if folder is None else Path(folder)
         self.device, self.reporter = device, reporter or Progress()
         self.provenances: list[Provenance] = []

@@ -17,7 +17,7 @@ from dd_apps.continual import DistilledBuffer, HybridBuffer, SoftLabelReplay
 from dd_apps.continual.adapter import contained, silent_evaluator
 from dd_apps.continual.memory.banks import StoredViews
 from dd_apps.continual.rows import bank_bytes
-from dd_core import artefacts
+from dd_core import artefacts, store
 from dd_core.errors import UserError
 from dd_core.images import LabelledImages
 from dd_core.streams import Streams
@@ -137,7 +137,7 @@ def test_bytes_are_those_of_pixels_and_of_every_view():
     memory = filled()
     assert memory.nbytes == 12 * EACH == 12 * (PIXELS + bank_bytes(EPOCHS, 2))
     assert memory._held[0].views.nbytes == 4 * EPOCHS * VIEW_BYTES
-    assert filled(bank_epochs=1).nbytes == 12 * (PIXELS + VIEW_BYTES)
+    assert filled(bank_epochs=np.int64(1)).nbytes == 12 * (PIXELS + VIEW_BYTES)
 
 
 # --- budgets and shrinking -----------------------------------------------------------------------------------------
@@ -295,6 +295,9 @@ def test_views_that_were_exchanged_in_the_folder_are_noticed(tmp_path: Path):
     one.write_bytes(two.read_bytes())
     with pytest.raises(UserError, match="holds other views than those that were saved there"):
         memory_of().restore(tmp_path, stream_of()[:2])
+    store.write_state(one, {"boxes": 3}, {})
+    with pytest.raises(UserError, match="holds other views than those that were saved there"):
+        memory_of().restore(tmp_path, stream_of()[:2])
     with pytest.raises(UserError, match="has a memory with bank_epochs=3, and this one has bank_epochs=2"):
         memory_of(bank_epochs=2).restore(tmp_path, stream_of()[:2])
 
@@ -320,6 +323,7 @@ def method_with(**recipe) -> dict:
     ("options", "line"),
     [
         ({"bank_epochs": None}, "labels='bank' keeps bank_epochs views of each image, at least 1, not None"),
+        ({"bank_epochs": 2.5}, "labels='bank' keeps bank_epochs views of each image, at least 1, not 2.5"),
         ({"bank_epochs": 0}, "labels='bank' keeps bank_epochs views of each image, at least 1, not 0"),
         ({"labels": "hard"}, "bank_epochs=3: a memory with labels='hard' keeps no views; labels='bank' does"),
         ({"method": "random"}, "method: random has no teacher to label views, such as sre2l and rded have"),

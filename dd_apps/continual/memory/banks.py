@@ -65,17 +65,21 @@ def views_digest(arrays: Mapping[str, np.ndarray]) -> str:
     )
 
 
-def check_bank(config: MethodConfig, labels: str, epochs: int | None, shrinking: str) -> None:
-    """Raise `UserError` for options of a memory that keeps no bank, and for a method of whose images there is none."""
+def checked_epochs(epochs: float | None, config: MethodConfig, labels: str, shrinking: str) -> int | None:
+    """The views that a memory with these options keeps of each image; None for other labels than "bank".
+
+    Raises `UserError` for options that do not go together, and for a method of whose images there is no bank.
+    """
     if labels != "bank" and epochs is not None:
         raise UserError(f"bank_epochs={epochs}: a memory with labels='{labels}' keeps no views; labels='bank' does")
     if labels != "bank":
-        return
-    if epochs is None or epochs < 1:
+        return None
+    if epochs is None or epochs < 1 or epochs != int(epochs):
         raise UserError(f"labels='bank' keeps bank_epochs views of each image, at least 1, not {epochs}")
     if shrinking != "first":
         raise UserError("shrinking: images that are distilled anew have no teacher of their experience's images")
     require_bankable(config)
+    return int(epochs)
 
 
 def labelled_by_teacher(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field, JsonValue
 
 from dd_apps.continual.memory.banks import StoredViews, views_digest
@@ -85,16 +86,10 @@ def read(folder: Path, options: Mapping[str, Any]) -> tuple[Record, dict[str, Di
     return record, sets, views
 
 
-def seconds_of(out: Path) -> float:
-    """What distilling into `out` took, in this and in earlier runs; 0 where somebody removed the record of it."""
-    record = out.with_suffix(".run") / "run.json"
-    return float(store.read_json(record)["seconds"]) if record.exists() else 0.0
-
-
 def _read_views(folder: Path, digest: str) -> StoredViews:
     path = _views_file(folder, digest)
     state, _ = store.read_state(path)
-    if views_digest(state) != digest:
+    if not all(isinstance(array, np.ndarray) for array in state.values()) or views_digest(state) != digest:
         raise UserError(f"{path} holds other views than those that were saved there")
     return StoredViews(**state)
 

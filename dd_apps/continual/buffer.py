@@ -277,16 +277,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
 
     def save(self, folder: Path | str) -> None:
         """Write all that is stored to a folder of its own, from which `restore` goes on; for between experiences."""
-        experiences = [
-            KeptExperience(
-                fingerprint=held.fingerprint,
-                rates=held.rates,
-                sets=tuple(ds.digest() for ds in held.sets),
-                views=None if held.views is None else held.views.digest(),
-                provenance=provenance,
-            )
-            for held, provenance in zip(self._held, self.provenances, strict=True)
-        ]
+        experiences = map(KeptExperience.of, self._held, self.provenances)
         record = Record(
             options=self._options(), max_size=self.max_size, seconds=self.seconds, experiences=tuple(experiences)
         )

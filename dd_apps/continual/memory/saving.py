@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field, JsonValue
 
 from dd_apps.continual.memory.banks import StoredViews, views_digest
+from dd_apps.continual.memory.holding import Held
 from dd_core import store
 from dd_core.config import Config, decode, plain
 from dd_core.distilled import DistilledSet, Provenance
@@ -35,6 +36,17 @@ class KeptExperience(Config):
         description="digest of the views of its images with a teacher's logits, which names their file",
     )
     provenance: Provenance = Field(description="how its images were distilled")
+
+    @staticmethod
+    def of(held: Held, provenance: Provenance) -> KeptExperience:
+        """What a memory keeps of an experience, in words."""
+        return KeptExperience(
+            fingerprint=held.fingerprint,
+            rates=held.rates,
+            sets=tuple(ds.digest() for ds in held.sets),
+            views=None if held.views is None else held.views.digest(),
+            provenance=provenance,
+        )
 
 
 class Record(Config):

@@ -12,6 +12,7 @@ import torch
 
 from dd_core import LabelledImages, Size, distill, evaluate, method, train
 from dd_core.errors import UserError
+from dd_core.runner import RunOptions
 from dd_core.testing import blobs
 
 IMAGES, LABELS = torch.arange(4 * 64).to(torch.uint8).view(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
@@ -36,6 +37,7 @@ CLASSES: dict[str, Any] = {
     "a number and its digits": ["1", 1],
     "too few": ["cat"],
 }
+NOWHERE = RunOptions(device="nowhere")  # is refused too, after the seed: nothing is done before
 SEEDS: dict[str, Any] = {repr(seed): seed for seed in (-1, np.int64(-1), 1.0, True, None, "1")}
 
 
@@ -63,7 +65,7 @@ def refusal(call: Callable[[], object]) -> str:
 source = blobs()
 ds = distill(method("random"), source, Size(ipc=1))
 calls: dict[str, Callable[[Any], object]] = {
-    "distill": lambda seed: distill(method("random"), source, Size(ipc=1), seed=seed),
+    "distill": lambda seed: distill(method("average"), source, Size(ipc=1), seed=seed, options=NOWHERE),
     "train": lambda seed: train(ds, network="convnet-1-w4", seed=seed),
     "evaluate": lambda seed: evaluate(ds, train=source, test=source, network="convnet-1-w4", nets=1, seed=seed),
     "split": lambda seed: source.split(0.5, seed),

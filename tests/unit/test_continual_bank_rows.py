@@ -173,6 +173,11 @@ def test_bytes_that_hold_no_image_with_its_views_are_refused_before_the_first_jo
     assert check_scenario(with_row(bank_epochs=10), train, test) == ()
     assert check_scenario(with_row(bank_epochs=11, budget="images"), train, test) == ()
     assert 64 + 11 * 19 == 273
+    first = (train.labels == 0).nonzero().flatten()
+    few = train.subset(torch.cat([first[:3], (train.labels > 0).nonzero().flatten()]))
+    assert check_scenario(with_row(bank_epochs=10), few, test) == (), "one image with ten views fits into 256 bytes"
+    (note,) = check_scenario(with_row(bank_epochs=10, budget="images"), few, test)
+    assert note.startswith("1 class has fewer training images than images_per_class (4)")
     uneven = scenario(row={"a": BANK | {"bank_epochs": 12}}, rows=["a"], experiences=3)  # 4, 3 and 3 classes
     with pytest.raises(UserError, match="12 views by a teacher of 4 classes, 268 bytes"):
         check_scenario(uneven, train, test)

@@ -1,1 +1,1 @@
-"""What a replay memory is made of: its budget, the sets that it holds, and the soft labels of their images."""
+"""What a replay memory is made of: its budget, its sets, and the soft labels or the labelled views of their images."""

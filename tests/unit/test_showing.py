@@ -137,6 +137,7 @@ def test_a_page_is_small_however_large_the_set_is():
     left = len(card.recipe_of(ds)) - 40
     assert left > 2900
     assert f"and {left} more" in words
+    assert page_of(ds).tags.count("tr") < 60
     assert picture_of(page_of(ds)).size[0] < 1000
 
 

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import tqdm.auto
 
 from dd_core import Progress, RunOptions, Size, distill, evaluate, method, train
 from dd_core.system import progress
@@ -54,7 +53,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, hurried: None) -> Iterator[list[Simpl
             assert file is sys.stderr
             bars.append(SimpleNamespace(line=text))
 
-    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     monkeypatch.setattr(progress, "watched", lambda: True)
     return bars  # pyright: ignore[reportReturnType]
 

@@ -248,6 +248,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "Messages": heard,
     "OutOfResources": lambda folder: str(dd_core.OutOfResources("no room")),
     "Pixels": lambda folder: a_set().manifest.pixels,
+    "Progress": lambda folder: isinstance(dd_core.Progress(), dd_core.Reporter),
     "Reporter": lambda folder: isinstance(dd_core.Silent(), dd_core.Reporter),
     "RunOptions": lambda folder: dd_core.RunOptions().device,
     "Silent": heard,

@@ -13,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dd_apps.cli import main
 from dd_core import store
-from dd_core.errors import UserError
 from dd_core.methods.dm.distiller import DMDistiller
 from dd_core.system.reporter import Reporter
 from dd_core.system.tensorboard import TensorBoard
@@ -98,7 +97,12 @@ def test_the_command_line_writes_the_figures_of_its_log_and_goes_on_with_them(
     capfd.readouterr()
 
 
-def test_without_the_package_a_line_says_so_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_the_package_a_line_says_so_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match="needs its package: pip install tensorboard"):
-        TensorBoard(tmp_path)
+    monkeypatch.delitem(sys.modules, "dd_core.system.tensorboard")
+    assert main(["distill", "dm", *WORDS, "--out", "a.safetensors", "--log", "tensorboard"]) == 2
+    assert "error: writing for TensorBoard needs its package: pip install tensorboard" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from dd_core.system.reporter import Reporter, Silent, Stage
 
 LINE_SECONDS = 10.0  # between two lines of a log
@@ -85,8 +87,6 @@ class Progress:
             with self._lines.stage(name, total=total, first=first) as stage:
                 yield stage
             return
-        from tqdm.auto import tqdm
-
         bar = tqdm(
             desc="  " * self._depth + name,
             total=total,
@@ -108,8 +108,6 @@ class Progress:
         if not self._depth:
             self._lines.message(text)
             return
-        from tqdm.auto import tqdm
-
         tqdm.write(text, file=sys.stderr)
 
 

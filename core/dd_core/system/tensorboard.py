@@ -11,8 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dd_core.errors import UserError
+from dd_core.errors import NotInstalled
 from dd_core.system.reporter import Reporter, Silent, Stage
+
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:
+    raise NotInstalled("writing for TensorBoard needs its package: pip install tensorboard") from None
 
 
 class TensorBoard:
@@ -23,13 +28,8 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path | str, reporter: Reporter | None = None) -> None:
-        """Event files go to `folder`, which is made with the first metric. Raises `UserError` without TensorBoard."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("writing for TensorBoard needs its package: pip install tensorboard") from None
+        """Event files go to `folder`, which is made with the first metric."""
         self.folder, self.reporter = Path(folder), reporter or Silent()
-        self._kind = SummaryWriter
         self._writer: Any = None
         self._stages: list[_Scalars] = []
 
@@ -55,7 +55,7 @@ class TensorBoard:
     def write(self, tag: str, value: float, *, step: int) -> None:
         """One scalar."""
         if self._writer is None:
-            self._writer = self._kind(str(self.folder), purge_step=step)
+            self._writer = SummaryWriter(str(self.folder), purge_step=step)
         self._writer.add_scalar(tag, value, step)
 
 

@@ -77,8 +77,10 @@ def _pythons(value: Any) -> Any:
     return value
 
 
-def _number(value: Any) -> Any:
-    """A single number of numpy's or torch's as one of Python's, for JSON."""
+def _for_json(value: Any) -> Any:
+    """A config as a table, and a single number of numpy's or torch's as one of Python's."""
+    if isinstance(value, BaseModel):
+        return plain(value)
     if getattr(value, "ndim", None) in (0, 1) and hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"expected numbers, text, lists and tables, and got {type(value).__name__}")
@@ -138,7 +140,7 @@ def decode(model: type[C], data: object, *, where: str = "", key: str = "") -> C
     Raises `UserError` with one line: `where: key.path: what is wrong`.
     """
     try:
-        return model.model_validate_json(json.dumps(_with_nothing(model, data), default=_number))
+        return model.model_validate_json(json.dumps(_with_nothing(model, data), default=_for_json))
     except ValidationError as error:
         raise UserError(_first_line(model, error, where=where, key=key)) from None
     except (TypeError, ValueError, RecursionError) as error:

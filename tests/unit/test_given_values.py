@@ -79,6 +79,15 @@ def test_what_cannot_be_is_one_line(kind: type[Config], values: Mapping[str, Any
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_stands_for_its_table():
+    recipe = Recipe(epochs=3, network="convnet-1-w4")
+    assert method("dm", recipe=recipe).recipe == recipe
+    given = (recipe.augmentation, method("dm", recipe={"epochs": 3}).recipe.augmentation)
+    assert given == ("none", "auto"), "a table changes the method's own recipe, and a whole one replaces it"
+    with pytest.raises(UserError, match=r"recipe\.steps_: unknown key"):
+        method("dm", recipe={"steps_": 3})
+
+
 def test_an_option_that_is_no_value_is_one_line():
     with pytest.raises(UserError, match=r"^method: expected numbers, text, lists and tables, and got ndarray$"):
         method("dm", steps=np.zeros((2, 2)))

@@ -159,7 +159,7 @@ def test_an_interrupted_search_says_how_it_goes_on(call, monkeypatch: pytest.Mon
 
 def test_shipped_scenarios_are_listed_and_named(call_json):
     names = {row["name"]: row["meaning"] for row in call_json("list", "scenarios")["scenarios"]}
-    assert all(names[name] for name in ("digits", "nb201", "digits-search"))
+    assert all(names[name] for name in ("nas-rank/digits", "nb201", "digits-search"))
     assert call_json("list", "scenarios", "nb201")["task"] == "nas-rank"
 
 

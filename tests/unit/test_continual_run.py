@@ -173,8 +173,8 @@ def test_a_row_is_the_scenarios_method_or_another_method_with_options_of_its_own
         ({"others": {"herding": 3}}, "others.herding: input should be"),
         ({"others": {"real": {"name": "dm"}}}, "others.real: the row 'real' has no such options"),
         ({"others": {"distilled": {"name": "dm"}}}, "others.distilled: the row 'distilled' has no such options"),
-        ({"others": {"../dm": {"name": "dm"}}}, "others: '../dm': a row is named with letters, digits"),
-        ({"others": {"a\nb": {"name": "dm"}}}, r"others: 'a\nb': a row is named with letters, digits"),
+        ({"others": {"../dm": {"name": "dm"}}}, "others: '../dm': a row is named with at most 100 letters, digits"),
+        ({"others": {"a\nb": {"name": "dm"}}}, r"others: 'a\nb': a row is named with at most 100 letters, digits"),
         (
             {"others": {"dataset-distillation": {"start": "fixed"}}},
             "others.dataset-distillation: makes a set of dataset-distillation for networks that start "

@@ -219,7 +219,7 @@ def test_an_unknown_timm_model_is_refused_before_anything_is_fetched(model: str)
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"needs timm: pip install 'dd-apps\[transfer\]'"):
+    with pytest.raises(UserError, match=r"needs timm: pip install 'dd-apps\[timm\]'"):
         build("timm:resnet18")
 
 

@@ -164,7 +164,8 @@ def header(name: str) -> list[str]:
 def test_every_scenario_decodes_with_its_methods_and_their_recipes(name: str):
     values = scenario.load(name).plain()
     sets = [made["method"] for made in values.get("sets", {}).values()]
-    methods = [values["method"]] if "method" in values else sets
+    compared = [{"name": name, **options} for name, options in values.get("methods", {}).items()]
+    methods = [values["method"]] if "method" in values else [*sets, *compared]
     assert methods
     assert all(decode_method(each).recipe.network for each in methods)
 

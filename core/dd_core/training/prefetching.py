@@ -102,7 +102,8 @@ def prefetched(
             f"one of {count} processes that decode images ended, most likely for lack of memory; fewer need less"
         ) from error
     finally:
-        del loaded  # which ends the processes: a failure that somebody keeps would keep them too
+        # torch ends the processes when the last reference goes, and a failure that somebody keeps may have one
+        getattr(loaded, "_shutdown_workers", lambda: None)()
 
 
 class _Decoding(Dataset[Any]):

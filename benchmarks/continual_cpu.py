@@ -2,8 +2,9 @@
 
     python benchmarks/continual_cpu.py --case digits|mnist|cifar10 [--data folder:DIR] [--small]
 
-digits   5 experiences, memories of 1, 5 and 10 images of 64 bytes a class, all rows, 3 class orders; and remedies, what
-         else distilled images could be helped by, with memories of 5 images a class, 5 class orders
+digits   5 experiences, memories of 1, 5 and 10 images of 64 bytes a class, all rows, 3 class orders; remedies, what
+         else distilled images could be helped by, with memories of 5 images a class, 5 class orders; and overhead,
+         seconds beside those of real images
 mnist    a stream of 2,000 images, all 10,000 test images, memories of 1 and 10 images a class, 3 class orders; also
          distilled images stored as grids of four (IDC)
 cifar10  500 images a class, memories of 10 images a class, some of the rows, 3 class orders
@@ -159,12 +160,17 @@ class Bench:
         orders = 2 if self.options.small else 5
         self.measure("remedies", 5, rows, orders=orders, seed=2, protocols=["replay"])
 
+    def overhead(self) -> None:
+        """What rows cost beside real images, one job at a time; nothing is found from another run."""
+        rows = ["distilled", "hybrid", "dm-er-ace", "dm-der", "real", "herding", "reservoir", "real-er-ace", "der"]
+        self.measure("overhead", 10, rows, orders=1, seed=3, workers=1)
+
     def measure(self, part: str, images: int, rows: Sequence[str], **fields: Any) -> Results:
         """Run one scenario and keep its figures."""
         begun = time.monotonic()
         scenario = decode(ContinualScenario, self.table(images, rows) | fields)
         folder = self.options.out / f"{self.options.case}-{part}-{images}"
-        workers = Workers(count=self.options.workers, threads=1)
+        workers = Workers(count=fields.get("workers", self.options.workers), threads=1)
         results = run(scenario, folder=folder, workers=workers, reporter=Messages(print))
         for picture in pictures(results.tables, results.matrices, results.courses):
             write_bytes(folder / f"{picture.name}.png", picture.png)
@@ -260,15 +266,16 @@ def best_memories(results: Results) -> list[str]:
 def main() -> None:
     """One case."""
     bench = Bench(parse())
-    bench.grid()
-    if bench.options.case == "digits":
-        bench.remedies()
+    parts = {"grid": bench.grid, "remedies": bench.remedies, "overhead": bench.overhead}
+    for name in [bench.options.only] if bench.options.only else parts if bench.options.case == "digits" else ["grid"]:
+        parts[name]()
 
 
 def parse() -> argparse.Namespace:
     """The command line; `results` is where the records go, `begun` when the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--case", choices=CASES, default="digits")
+    parser.add_argument("--only", choices=("grid", "remedies", "overhead"), help="one of the parts")
     parser.add_argument("--data", help="name of the images, or folder:DIR with train/ and test/")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
     parser.add_argument("--small", action="store_true", help="to try it out: no figures")

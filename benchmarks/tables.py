@@ -16,6 +16,7 @@ from pathlib import Path
 
 import blocks_compare
 import blocks_continual
+import blocks_continual_cpu
 import blocks_gpu
 import blocks_methods
 import blocks_mnist
@@ -35,6 +36,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **blocks_gpu.BLOCKS,
     **blocks_tiny.BLOCKS,
     **blocks_continual.BLOCKS,
+    **blocks_continual_cpu.BLOCKS,
     **blocks_nas.BLOCKS,
     **blocks_nas_cpu.BLOCKS,
     **blocks_sre2l.BLOCKS,

@@ -126,7 +126,7 @@ def costs(case: str) -> list[str]:
 def _told(lines: list[Record]) -> str:
     minutes = " + ".join(f"{line['minutes']:.0f}" for line in lines)
     first = lines[0]
-    return f"{first['data']}; {first['hardware']['cpu']}, torch {first['versions']['torch']}; {minutes} minutes."
+    return f"{first['data']}; {first['hardware']['cpu']}, torch {first['versions']['torch']}; {minutes} min."
 
 
 _PARTS = [(case, part) for case in ("digits", "mnist", "cifar10") for part in ("grid", "best", "remedies")]

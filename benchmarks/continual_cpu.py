@@ -56,9 +56,20 @@ ROWS: dict[str, dict[str, Any]] = {
     "ewc": {"memory": "none", "strategy": "ewc", "training": {"learning_rate": 0.03}},
 }
 TUNED = {"strategy": "replay", "training": {"tuning_epochs": 20}}
+LEARNED = {  # soft labels alone, of real images, by the paths of three experts
+    "name": "datm",
+    "lr_img": 0.0,
+    "lr_label": 5.0,
+    "steps": 50,
+    "experts": 3,
+    "last_epoch": 20,
+    "lr_student": 0.02,
+    "training": {"epochs": 25, "batch_size": 64, "learning_rate": 0.05},
+    "recipe": {"network": "convnet-2-w32"},
+}
 REMEDIES: dict[str, dict[str, Any]] = {
     "dm-network-labels": {"labels": "network"},
-    "real-learned-labels": {"labels": "stored", "method": {"name": "datm", "lr_img": 0.0}},
+    "real-learned-labels": {"labels": "stored", "method": LEARNED},
     "dm-tuned": TUNED,
     "herding-tuned": {"method": {"name": "herding"}, **TUNED},
     "dm-shared": {"adaptive": True, "strategy": "replay"},

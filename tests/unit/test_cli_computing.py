@@ -456,7 +456,8 @@ def test_a_folder_whose_scenario_was_killed_or_damaged_is_no_others(mine: str, r
     Path("here/.scenario.json.1.tmp").write_text("{")
     call_json("run", mine, "--out", "here")
     assert not Path("here/.scenario.json.1.tmp").exists()
-    left, own = Path("here/work/order-0/.job-12.json.77.tmp"), Path("here/work/order-0/.mine.tmp")
+    job = Path("here") / "work" / "order-0"
+    left, own = job / ".job-12.json.77.tmp", job / ".mine.tmp"
     left.parent.mkdir(parents=True, exist_ok=True)
     for path in (left, own):
         path.write_text("{")

@@ -81,8 +81,8 @@ def _for_json(value: Any) -> Any:
     """A config as a table, and a single number of numpy's or torch's as one of Python's."""
     if isinstance(value, BaseModel):
         return plain(value)
-    if getattr(value, "ndim", None) in (0, 1) and hasattr(value, "tolist"):
-        return value.tolist()
+    if (own := _pythons(value)) is not value:
+        return own
     raise TypeError(f"expected numbers, text, lists and tables, and got {type(value).__name__}")
 
 

@@ -118,7 +118,7 @@ def scored(job: ScoreJob) -> CellRecord:
         key=job.key,
         cell=job.cell,
         images=len(ds),
-        bytes=ds.nbytes + RATE_BYTES * rates,
+        bytes=bytes_of(ds) if job.real is None else ds.nbytes,
         rates=rates,
         training=_training(ds, job.protocol, network, train.name),
         content=ds.digest(),

@@ -95,7 +95,8 @@ class Replay(_Training):
         default=None,
         gt=0,
         exclude_if=lambda rate: rate is None,
-        description="learning rate of the tuning_epochs; none: a tenth of learning_rate",
+        description="learning rate of the passes over the memory that tuning_epochs counts; none: a tenth of "
+        "learning_rate",
     )
 
     @property

@@ -32,7 +32,7 @@ from dd_core.augment.view_config import Views
 from dd_core.distilled import DistilledSet, Pixels
 from dd_core.errors import DDError
 from dd_core.store.headers import DTYPES
-from dd_core.training.bank import BankSpec, opened_bank
+from dd_core.training.bank import BankSpec, opened_bank, stacked
 from dd_core.training.teacher_config import TeacherConfig
 from dd_core.training.teachers import TeacherSpec
 
@@ -105,14 +105,7 @@ def bank_spec() -> BankSpec:
 def _write_bank(folder: Path) -> None:
     spec, draw = bank_spec(), np.random.default_rng(0)
     records = [spec.draw(epoch) for epoch in range(spec.epochs)]
-    tensors = {
-        "boxes": np.stack([each.boxes.numpy() for each in records]).astype(np.int16),
-        "holes": np.stack([each.holes.numpy() for each in records]).astype(np.int16),
-        "flips": np.stack([each.flips.numpy() for each in records]),
-        "partners": np.stack([each.partners.numpy() for each in records]).astype(np.int32),
-        "shares": np.stack([each.shares.numpy() for each in records]),
-        "logits": draw.normal(size=(2, 4, 2)).astype(np.float16),
-    }
+    tensors = {**stacked(records), "logits": draw.normal(size=(2, 4, 2)).astype(np.float16)}
     body = {"artefact": spec.digest(), "index": 0, "facts": {}}
     store.write_container(folder / "part-00000.safetensors", store.ARTEFACT, tensors, body)
     sums = [store.file_sha256(folder / "part-00000.safetensors")]

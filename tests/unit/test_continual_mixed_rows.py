@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_scenarios import CONTINUAL
 
 from dd_apps.continual import ContinualScenario, HybridBuffer, SoftLabelReplay
 from dd_apps.continual.job import Job, Outcome
@@ -15,7 +16,7 @@ from dd_core import datasets, networks
 from dd_core.config import decode
 from dd_core.errors import UserError
 
-METHOD = {"name": "dm", "steps": 1, "recipe": {"network": "convnet-1-w4"}}
+METHOD = CONTINUAL["method"]
 ROWS = {
     "hybrid": {"memory": "hybrid"},
     "hybrid-most": {"memory": "hybrid", "real_share": 0.67, "features": "network"},
@@ -24,12 +25,7 @@ ROWS = {
     "tiled": {"method": {**METHOD, "formation": 2}},
 }
 TINY = {
-    "data": "digits",
-    "experiences": 2,
-    "orders": 1,
-    "images_per_class": 3,
-    "network": "convnet-1-w4",
-    "method": METHOD,
+    **CONTINUAL,
     "row": ROWS,
     "rows": list(ROWS),
     "retraining": {"epochs": 1},

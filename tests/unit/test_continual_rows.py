@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_scenarios import CONTINUAL
 
 from dd_apps.continual import ContinualScenario, run
 from dd_apps.continual.adapter import contained, contents
@@ -39,12 +40,7 @@ ROWS = {
     "hybrid-der": {"memory": "hybrid", "strategy": {"name": "der", "beta": 0.2}, "budget": "images"},
 }
 TINY = {
-    "data": "digits",
-    "experiences": 2,
-    "orders": 1,
-    "images_per_class": 3,
-    "network": "convnet-1-w4",
-    "method": {"name": "dm", "steps": 1, "recipe": {"network": "convnet-1-w4"}},
+    **CONTINUAL,
     "row": ROWS,
     "rows": list(ROWS),
     "retraining": {"epochs": 2},

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_scenarios import CONTINUAL
 
 from dd_apps.continual import ContinualScenario
 from dd_apps.continual.adapter import contained, contents
@@ -22,12 +23,7 @@ from dd_core.images import normalise
 from dd_core.streams import Streams, generator
 
 TINY = {
-    "data": "digits",
-    "experiences": 2,
-    "orders": 1,
-    "images_per_class": 3,
-    "network": "convnet-1-w4",
-    "method": {"name": "dm", "steps": 1, "recipe": {"network": "convnet-1-w4"}},
+    **CONTINUAL,
     "protocols": ["replay"],
     "replay": {"epochs": 1, "batch_size": 64, "batch_size_mem": 8},
 }

@@ -10,7 +10,7 @@ A bank is an artefact; its parts are epochs that follow one another. It is for t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,14 +105,7 @@ class BankSpec(ArtefactSpec):
         records = [self.draw(epoch) for epoch in epochs]
         lessons = ViewedLessons(inputs.data.to(device), self.draw, mixes=self.views.mix != "none")
         logits = [self._logits(lessons, epoch, teacher) for epoch in epochs]
-        tensors = {
-            "boxes": np.stack([each.boxes.numpy() for each in records]).astype(np.int16),
-            "holes": np.stack([each.holes.numpy() for each in records]).astype(np.int16),
-            "flips": np.stack([each.flips.numpy() for each in records]),
-            "partners": np.stack([each.partners.numpy() for each in records]).astype(np.int32),
-            "shares": np.stack([each.shares.numpy() for each in records]),
-        }
-        return {**tensors, **encoding(self.encoding).encode(np.stack(logits))}, {}
+        return {**stacked(records), **encoding(self.encoding).encode(np.stack(logits))}, {}
 
     def draw(self, epoch: int) -> Records:
         """The views of all images in an epoch."""
@@ -220,6 +213,17 @@ class _Answers:
         if self._latest is None or self._latest[0] != epoch:
             self._latest = (epoch, self._bank.logits(epoch))
         return self._latest[1][rows].to(self._device)
+
+
+def stacked(records: Sequence[Records]) -> dict[str, np.ndarray]:
+    """The records of E epochs of N images as the arrays of a part, (E, N, ...) each."""
+    return {
+        "boxes": np.stack([each.boxes.numpy() for each in records]).astype(np.int16),
+        "holes": np.stack([each.holes.numpy() for each in records]).astype(np.int16),
+        "flips": np.stack([each.flips.numpy() for each in records]),
+        "partners": np.stack([each.partners.numpy() for each in records]).astype(np.int32),
+        "shares": np.stack([each.shares.numpy() for each in records]),
+    }
 
 
 def _tensor(array: np.ndarray) -> Tensor:

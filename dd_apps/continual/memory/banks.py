@@ -25,7 +25,7 @@ from dd_core.images import Source
 from dd_core.runner import RunOptions
 from dd_core.system.parallel import Workers
 from dd_core.training import training_data
-from dd_core.training.bank import bank_of
+from dd_core.training.bank import bank_of, stacked
 from dd_core.training.teacher_config import TeacherConfig
 from dd_core.training.teachers import TeacherSpec, teacher_for
 
@@ -116,9 +116,9 @@ def labelled_by_teacher(
         workers=workers,
         reporter=reporter,
     )
-    records = [bank.records(epoch) for epoch in range(epochs)]
+    records = stacked([bank.records(epoch) for epoch in range(epochs)])
     return StoredViews(
-        boxes=np.stack([each.boxes.numpy() for each in records]).astype(np.int16),
-        flips=np.stack([each.flips.numpy() for each in records]),
+        boxes=records["boxes"],
+        flips=records["flips"],
         logits=np.stack([bank.logits(epoch).numpy() for epoch in range(epochs)]).astype(np.float16),
     )

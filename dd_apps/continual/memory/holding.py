@@ -124,7 +124,7 @@ class Held:
         self.sets, self._decoded = tuple(sets), None
 
     def exchange(self, sets: Sequence[DistilledSet], *, rates: int) -> None:
-        """Hold other sets of the same classes, with so many learned rates."""
+        """Hold other sets of the same classes, with which `rates` learning rates were learned."""
         self.sets, self.rates, self._decoded = tuple(sets), rates, None
 
     def _first(self, index: int, label: int, most: int) -> np.ndarray:

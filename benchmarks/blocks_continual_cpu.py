@@ -33,7 +33,7 @@ def accuracies(case: str, part: str) -> list[str]:
     rows = list(dict.fromkeys(row for line in lines for kind in kinds for row in line["final"].get(kind, {})))
     header = ["row", *(f"{kind}, {line['images']} a class" for kind in kinds for line in lines)]
     cells = [[f"`{row}`", *(_cell(line, kind, row) for kind in kinds for line in lines)] for row in rows]
-    return [*table(header, cells), "", *bullets(_told(lines))]
+    return [*table(header, cells), "", *bullets(_told(lines[0]))]
 
 
 def _cell(line: Record, kind: str, row: str) -> str:
@@ -120,13 +120,11 @@ def costs(case: str) -> list[str]:
         ]
         for each in line["ledger"]
     ]
-    return [*table(header, rows), "", *bullets(_told([line]))]
+    return [*table(header, rows), "", *bullets(_told(line))]
 
 
-def _told(lines: list[Record]) -> str:
-    minutes = " + ".join(f"{line['minutes']:.0f}" for line in lines)
-    first = lines[0]
-    return f"{first['data']}; {first['hardware']['cpu']}, torch {first['versions']['torch']}; {minutes} min."
+def _told(line: Record) -> str:
+    return f"{line['data']}; {line['hardware']['cpu']}, torch {line['versions']['torch']}."
 
 
 _PARTS = [(case, part) for case in ("digits", "mnist", "cifar10") for part in ("grid", "best", "remedies")]

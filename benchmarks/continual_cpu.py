@@ -245,7 +245,7 @@ class Bench:
                 "ledger": results.ledger,
                 "final": finals(results),
                 "verdicts": verdicts,
-                "minutes": round(seconds / 60, 1),
+                "minutes": round(seconds / 60, 1),  # of this call, which finds what an earlier one finished
                 "scenario": said,
             },
         )

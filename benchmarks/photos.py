@@ -68,11 +68,11 @@ def main() -> None:
             print(json.dumps(record), flush=True)
 
 
-def photographs(folder: Path, count: int, side: int) -> None:
-    """`count` JPEG files of `side` pixels below `folder`/train, and two of each class below `folder`/test."""
-    for split, several in (("train", count), ("test", 2 * CLASSES)):
+def photographs(folder: Path, count: int, side: int, *, classes: int = CLASSES, tests: int = 2) -> None:
+    """`count` JPEG files of `side` pixels below `folder`/train, and `tests` of each class below `folder`/test."""
+    for split, several in (("train", count), ("test", tests * classes)):
         for index in range(several):
-            label = index % CLASSES
+            label = index % classes
             path = folder / split / f"class-{label}" / f"{index:05d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             seed = (side, index, label, split == "test")
@@ -80,7 +80,10 @@ def photographs(folder: Path, count: int, side: int) -> None:
 
 
 def photograph(draw: np.random.Generator, label: int, side: int) -> np.ndarray:
-    """(H, W, 3) uint8: coloured noise of amplitude 1 / frequency, and a disc or bar of the class in front of it."""
+    """(H, W, 3) uint8: coloured noise of amplitude 1 / frequency, and a shape of the class in front of it.
+
+    Classes 0 to 3 have a filled shape, classes 4 to 7 its outer half.
+    """
     y, x = np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side), indexing="ij")
     spectrum = np.fft.fft2(draw.normal(size=(3, side, side))) / np.hypot(y, x).clip(1 / side)
     scene = np.fft.ifft2(spectrum).real
@@ -89,7 +92,9 @@ def photograph(draw: np.random.Generator, label: int, side: int) -> np.ndarray:
     middle, radius = draw.uniform(0.3, 0.7, 2) * side, draw.uniform(0.1, 0.25) * side
     away = np.stack(np.broadcast_arrays(np.abs(rows - middle[0]), np.abs(columns - middle[1])))
     shapes = (np.hypot(*away), away.max(0), away.sum(0), away[0])  # disc, square, diamond, bar
-    scene[:, shapes[label] < radius] = draw.uniform(0, 255, (3, 1))
+    shape = shapes[label % 4]
+    inside = (shape < radius) & (shape > radius / 2 * (label >= 4) - 1)
+    scene[:, inside] = draw.uniform(0, 255, (3, 1))
     return scene.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from dd_core.evaluation import Evaluation, evaluate
     from dd_core.images import InputForm, LabelledImages, Source
     from dd_core.methods import method
+    from dd_core.methods.presets import preset
     from dd_core.recipe import Recipe
-    from dd_core.runner import Reporter, RunOptions, distill
+    from dd_core.runner import Forecast, Reporter, RunOptions, distill, forecast
     from dd_core.selection import join
     from dd_core.store import read_set, write_set
     from dd_core.system.parallel import Workers
@@ -32,6 +33,7 @@ _HOME = {
     "DistilledSet": "distilled",
     "Diverged": "errors",
     "Evaluation": "evaluation",
+    "Forecast": "runner",
     "InputForm": "images",
     "Interrupted": "errors",
     "LabelledImages": "images",
@@ -51,9 +53,11 @@ _HOME = {
     "as_source": "datasets",
     "distill": "runner",
     "evaluate": "evaluation",
+    "forecast": "runner",
     "join": "selection",
     "load_data": "datasets:load",
     "method": "methods",
+    "preset": "methods.presets",
     "read_set": "store",
     "train": "training",
     "write_set": "store",
@@ -64,6 +68,7 @@ __all__ = [
     "DistilledSet",
     "Diverged",
     "Evaluation",
+    "Forecast",
     "InputForm",
     "Interrupted",
     "LabelledImages",
@@ -83,9 +88,11 @@ __all__ = [
     "as_source",
     "distill",
     "evaluate",
+    "forecast",
     "join",
     "load_data",
     "method",
+    "preset",
     "read_set",
     "train",
     "write_set",

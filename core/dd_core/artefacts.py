@@ -106,6 +106,11 @@ class ArtefactSpec(Config):
         del resources, parts
         return ""
 
+    def seconds(self, resources: Resources, parts: int) -> float | None:
+        """How long making so many parts takes one process, by doing a little of it; None where that is not known."""
+        del resources, parts
+        return None
+
     def outcome(self, made: Artefact) -> str:
         """What came of the making, in words, where there is something to say."""
         del made
@@ -206,7 +211,7 @@ def get(
         if (artefact := _find(spec, folder)) is not None:
             return artefact
         store.remove_leftovers(folder)
-        missing = [i for i in range(spec.parts()) if not _part_path(folder, i).exists()]
+        missing = _missing(spec, folder)
         if missing:
             sources = _sources_of(spec, resources)  # a lack of them is told before anything is made
             needed = {
@@ -228,6 +233,16 @@ def get(
 def complete(spec: ArtefactSpec, *, cache: Path | None = None) -> bool:
     """Whether the artefact of `spec` is there, so that `get` makes nothing."""
     return _find(spec, _folder_of(spec, cache)) is not None
+
+
+def missing(spec: ArtefactSpec, *, cache: Path | None = None) -> int:
+    """How many parts of the artefact of `spec` are not there, so that `get` makes them."""
+    folder = _folder_of(spec, cache)
+    return 0 if _find(spec, folder) is not None else len(_missing(spec, folder))
+
+
+def _missing(spec: ArtefactSpec, folder: Path) -> list[int]:
+    return [index for index in range(spec.parts()) if not _part_path(folder, index).exists()]
 
 
 @surroundings.own()
@@ -287,7 +302,7 @@ def _make_parts(
         if cost := spec.cost(inputs, len(missing)):
             reporter.message(f"  {cost}")
     jobs = [_PartJob(spec, index, folder, inputs) for index in missing]
-    with (reporter or Silent()).stage(_several(noun), total=total, first=total - len(missing)) as stage:
+    with (reporter or Silent()).stage(several(noun), total=total, first=total - len(missing)) as stage:
         for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
             stage.advance()
 
@@ -297,11 +312,12 @@ def _plan(verb: str, noun: str, *, missing: int, total: int) -> str:
     if total == 1:
         return f"{verb} 1 {noun}, which is kept for later runs"
     made = total - missing
-    them = noun if missing == 1 else _several(noun)
+    them = noun if missing == 1 else several(noun)
     return f"{verb} {missing}{' more' if made else ''} {them} ({made} of {total} are in the cache); kept for later runs"
 
 
-def _several(noun: str) -> str:
+def several(noun: str) -> str:
+    """The plural of a spec's noun."""
     first, space, rest = noun.partition(" ")
     return f"{first}{'es' if first.endswith('ch') else 's'}{space}{rest}"
 

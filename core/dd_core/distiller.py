@@ -155,6 +155,14 @@ class MethodConfig(Config):
         """
         return Footprint(0)
 
+    def rehearsal(self, source: Source, size: Size) -> tuple[MethodConfig, Source] | None:
+        """A config and images whose steps take as long as this method's on `source`, and which need little beforehand.
+
+        `runner.forecast` times them. By default the method itself, where it needs no artefact; None where steps cannot
+        be rehearsed.
+        """
+        return None if self.needs(source, size=size, seed=0) else (self, source)
+
     def pretrained_on(self, other: Source) -> MethodConfig:
         """The same, with networks that are pre-trained on `other`; raises `UserError` where none are."""
         raise UserError(f"method '{self.name}' pre-trains no networks; leave out the images to pre-train on")

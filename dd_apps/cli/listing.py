@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Protocol
 
@@ -16,9 +17,12 @@ from dd_core import datasets, methods
 from dd_core.config import canonical, describe, plain
 from dd_core.errors import UserError, unknown_name
 from dd_core.evaluation import protocols
+from dd_core.methods import presets
 from dd_core.networks import names as network_names
 
-Kind = Annotated[str, typer.Argument(metavar="KIND", help="datasets, methods, networks, protocols or scenarios.")]
+Kind = Annotated[
+    str, typer.Argument(metavar="KIND", help="datasets, methods, networks, presets, protocols or scenarios.")
+]
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything about this one.")]
 
 
@@ -28,6 +32,7 @@ def list_(kind: Kind = "", name: Name = None, *, as_json: Json = False) -> Answe
         "datasets": _Datasets(),
         "methods": _Methods(),
         "networks": _Networks(),
+        "presets": _Presets(),
         "protocols": _Protocols(),
         "scenarios": _Scenarios(),
     }
@@ -104,6 +109,29 @@ class _Networks:
         meaning = {"meaning": known[name]} if name in known else {}
         shape = asdict(network_names.parse_convnet(name)) if family == "convnet" else {}
         return {"family": family, **meaning, **shape}
+
+
+class _Presets:
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"name": name, "meaning": meaning} for name, meaning in presets.PRESETS.items()]
+
+    def details(self, name: str) -> dict[str, Any]:
+        if name not in presets.PRESETS:
+            raise unknown_name("preset", name, presets.PRESETS)
+        rows = [
+            {"method": method, "up to": f"{side} px", **_flat(presets.preset(name, method, image_size=side))}
+            for method in presets.PHOTOS
+            for side in presets.SIDES
+        ]
+        return {"meaning": presets.PRESETS[name], "settings": rows}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A table of settings with the keys that `--set` takes."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 class _Protocols:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,7 +19,12 @@ from dd_core.distilled.card import human_bytes
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
 from dd_core.methods import decode_method
+from dd_core.methods.presets import completed
+from dd_core.methods.presets import preset as settings_of
 from dd_core.training.teacher_config import TeacherConfig
+
+if TYPE_CHECKING:
+    from dd_core.runner import Forecast as Expected
 
 Method = Annotated[str, typer.Argument(metavar="METHOD", help="See `dd-apps list methods`.")]
 Ipc = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images per class.")]
@@ -28,6 +33,11 @@ Log = Annotated[
     Literal["tensorboard"] | None,
     typer.Option(help="Also write what is measured for TensorBoard, into the folder FILE.run/tensorboard."),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Settings for a kind of images, by their size: photos. --set comes before them."),
+]
+Forecast = Annotated[bool, typer.Option("--forecast", help="Say how long it would take on this machine, and stop.")]
 Out = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the distilled set goes.")]
 
 
@@ -41,6 +51,8 @@ def distill(
     ipc: Ipc = None,
     images: Images = None,
     image_size: options.ImageSize = None,
+    preset: Preset = None,
+    forecast: Forecast = False,
     pretrain_on: options.PretrainOn = None,
     skip_corrupt: options.SkipCorrupt = False,
     seed: options.Seed = 0,
@@ -59,7 +71,10 @@ def distill(
     The same command again resumes an interrupted run.
     """
     session: Session = context.obj
-    config = decode_method(_method_table(method, settings))
+    table = _method_table(method, settings)
+    config = decode_method(table)
+    if preset is not None:
+        settings_of(preset, method, image_size=image_size or 1)  # wrong names are told before images are read
     size = _size(ipc, images)
     workers = options.workers_of(parallel, jobs, threads)
     run_options = options.run_options(
@@ -76,14 +91,21 @@ def distill(
     from dd_core.runner import folder as checkpoints
 
     checkpoints.check_out(out)
+    say = run_options.reporter.message
+    source = Data(data, image_size, skip_corrupt, config.uses_labels).load("train", workers=workers, say=say)
+    if preset is not None:
+        config = decode_method(completed(table, settings_of(preset, method, image_size=max(source.image_shape[1:]))))
+    config = exchange.with_weights_kept(config)
+    if forecast or (preset is not None and not out.with_suffix(".run").exists()):
+        expected = runner.forecast(config, source, size, seed=seed, options=run_options)
+        if forecast:
+            return Answer(_as_fields(expected), lambda page: page.line(str(expected)))
+        say(str(expected))
     if log is not None:
         from dd_core.system.tensorboard import TensorBoard
 
         board = TensorBoard(out.with_suffix(".run") / log, run_options.reporter)
         run_options = replace(run_options, reporter=board)
-    config = exchange.with_weights_kept(config)
-    say = run_options.reporter.message
-    source = Data(data, image_size, skip_corrupt, config.uses_labels).load("train", workers=workers, say=say)
     other = to_pretrain_on(pretrain_on, source, skip_corrupt=skip_corrupt, workers=workers, say=say)
     ds = runner.distill(config, source, size, seed=seed, out=out, options=run_options, pretrain_on=other)
     fields = _cost(out, seconds=time.monotonic() - begun)
@@ -94,6 +116,12 @@ def distill(
     return Answer(
         {**fields, "images": len(ds), "classes": len(ds.classes)}, lambda page: _show(page, ds, fields, after)
     )
+
+
+def _as_fields(expected: Expected) -> dict[str, Any]:
+    """A forecast for --json."""
+    parts = {"steps": expected.stepping, **expected.making}
+    return {"seconds": round(expected.seconds, 1), "parts": parts, "untold": list(expected.untold)}
 
 
 def _method_table(name: str, settings: list[str]) -> dict[str, Any]:

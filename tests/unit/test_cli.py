@@ -26,6 +26,7 @@ from dd_core.datasets import DATASETS
 from dd_core.distilled import DistilledSet, Manifest, Pixels
 from dd_core.errors import Diverged, Interrupted, OutOfResources, UserError
 from dd_core.evaluation import protocols
+from dd_core.methods.presets import PRESETS
 from dd_core.recipe import Recipe
 
 
@@ -208,6 +209,7 @@ def test_a_nested_setting_given_in_part_leaves_the_methods_own_defaults_alone():
         ("networks", "timm:resnet18", {"family": "timm"}),
         ("protocols", "plain-300", {"epochs": 300, "batch_size": 256}),
         ("protocols", "wang-grid", {"momentum": 0.0, "epochs": [1, 3, 5, 10, 30, 50]}),
+        ("presets", "photos", {"meaning": PRESETS["photos"]}),
         ("datasets", "digits", {"meaning": DATASETS["digits"]}),
         ("scenarios", "digits-dm", {"task": "distill"}),
     ],
@@ -221,10 +223,11 @@ def test_one_of_a_kind(kind: str, name: str, expected: Mapping[str, Any], call, 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["list"], "list what? One of datasets, methods, networks, protocols, scenarios"),
+        (["list"], "list what? One of datasets, methods, networks, presets, protocols, scenarios"),
         (["list", "method"], "unknown kind of list 'method'; did you mean 'methods'?"),
         (["list", "methods", "herdin"], "unknown method 'herdin'; did you mean 'herding'?"),
         (["list", "datasets", "cifar"], "unknown data set 'cifar'; did you mean 'cifar10'?"),
+        (["list", "presets", "photo"], "unknown preset 'photo'; did you mean 'photos'?"),
         (["list", "networks", "convnet-3-batchnrm"], "did you mean 'batchnorm'?"),
         (["list", "protocols", "plain300"], "unknown protocol 'plain300'; did you mean 'plain-300'?"),
         (["list", "scenarios", "quickstat"], "unknown scenario 'quickstat'; did you mean 'quickstart'?"),

@@ -9,7 +9,17 @@ from dd_core.system.reporter import Reporter, Silent, Stage
 
 if TYPE_CHECKING:
     from dd_core.runner.folder import seconds_of
+    from dd_core.runner.forecasting import Forecast, forecast
     from dd_core.runner.loop import RunOptions, distill
 
-__all__ = ["Reporter", "RunOptions", "Silent", "Stage", "distill", "seconds_of"]
-__getattr__ = names_of(__name__, {"RunOptions": "loop", "distill": "loop", "seconds_of": "folder"})
+__all__ = ["Forecast", "Reporter", "RunOptions", "Silent", "Stage", "distill", "forecast", "seconds_of"]
+__getattr__ = names_of(
+    __name__,
+    {
+        "Forecast": "forecasting",
+        "RunOptions": "loop",
+        "distill": "loop",
+        "forecast": "forecasting",
+        "seconds_of": "folder",
+    },
+)

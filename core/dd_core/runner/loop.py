@@ -133,7 +133,7 @@ class _Run:
         distiller = self._build(context)
         with self.options.reporter.stage(self.config.name, total=self.config.steps) as stage:
             for index in range(self.config.steps):
-                stage.advance(_guarded(distiller, index, kept="nothing was written"))
+                stage.advance(guarded(distiller, index, kept="nothing was written"))
         environments = (devices.environment(self.device),)
         return self._with_provenance(distiller.export(), environments, _contents(context))
 
@@ -179,7 +179,7 @@ class _Run:
         )
 
     def _build(self, context: Context) -> Distiller:
-        with _memory_guard("while preparing the run"):
+        with memory_guard("while preparing the run"):
             return self.config.build(context)
 
     def _environments(self, checkpoint: Checkpoint) -> tuple[Environment, ...]:
@@ -199,7 +199,7 @@ class _Run:
         saved, saved_at = start.step, time.monotonic()
         with options.reporter.stage(self.config.name, first=start.step, total=total) as stage, Signals() as signals:
             for index in range(start.step, total):
-                metrics = _guarded(
+                metrics = guarded(
                     distiller,
                     index,
                     kept=f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet",
@@ -254,7 +254,7 @@ def _contents(context: Context) -> tuple[str, ...]:
 def _take_up(distiller: Distiller, state: Mapping[str, Any], folder: RunFolder) -> None:
     """`load_state_dict`; another version of the method may have left a state that does not fit."""
     try:
-        with _memory_guard("while resuming"):
+        with memory_guard("while resuming"):
             distiller.load_state_dict(state)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
@@ -262,10 +262,10 @@ def _take_up(distiller: Distiller, state: Mapping[str, Any], folder: RunFolder) 
         ) from error
 
 
-def _guarded(distiller: Distiller, index: int, *, kept: str) -> Mapping[str, float]:
-    """One step whose failures say what to do; the numbers it reports are finite."""
+def guarded(distiller: Distiller, index: int, *, kept: str) -> Mapping[str, float]:
+    """One step of a method, whose failures say what to do and what is `kept`; the numbers it reports are finite."""
     try:
-        with _memory_guard(f"in step {index}; {kept}"):
+        with memory_guard(f"in step {index}; {kept}"):
             metrics = distiller.step(index)
         require_finite(**metrics)
     except Diverged as error:
@@ -274,7 +274,8 @@ def _guarded(distiller: Distiller, index: int, *, kept: str) -> Mapping[str, flo
 
 
 @contextmanager
-def _memory_guard(when: str) -> Iterator[None]:
+def memory_guard(when: str) -> Iterator[None]:
+    """Raise `OutOfResources`, with `when` in its line, where a block runs out of memory."""
     try:
         yield
     except Exception as error:

@@ -156,6 +156,10 @@ class DatasetDistillationConfig(PixelsConfig):
             raise UserError(f"start '{self.start}' pre-trains no networks; random-pretrained and fixed-pretrained do")
         return self.model_copy(update={"pretraining": dataset_distillation.pretrained_on(other, self.pretraining)})
 
+    def rehearsal(self, source: Source, size: Size) -> tuple[MethodConfig, Source]:
+        """The same steps, with networks that are drawn anew."""
+        return self.model_copy(update={"start": "random"}), source
+
     @property
     def starts(self) -> Literal["fresh", "pretrained", "one"]:
         """Where networks start that its sets are for."""

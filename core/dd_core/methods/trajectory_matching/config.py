@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from dd_core.artefacts import ArtefactSpec
 from dd_core.augment.names import Strategy
 from dd_core.distilled import Size
-from dd_core.distiller import Context, PixelsConfig
+from dd_core.distiller import Context, MethodConfig, PixelsConfig
 from dd_core.methods import trajectory_matching
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
 from dd_core.recipe import DISTRIBUTIONS, Recipe
@@ -208,6 +208,10 @@ class MTTConfig(PixelsConfig):
         """The experts, and the whitening that they see images through."""
         experts = trajectory_matching.experts_spec(self, source)
         return {EXPERTS: experts, **experts.needs()}
+
+    def rehearsal(self, source: Source, size: Size) -> tuple[MethodConfig, Source]:
+        """The same steps, with an expert of one epoch on a few images."""
+        return trajectory_matching.rehearsal(self, source, size)
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
         """The bytes of an expert's step of training, or of a student's steps with their gradient."""

@@ -16,6 +16,8 @@ from dd_core.methods.trajectory_matching.gsam import flat_gradient
 from dd_core.streams import Streams
 from dd_core.training import Loop, RealLessons, Settings
 
+SLOW_SECONDS = 4.0  # of steps that are timed, after which none is added
+
 
 class Expert:
     """`model` trained as `training` says; `keeps` says after how many epochs its weights are kept."""
@@ -53,14 +55,14 @@ class Expert:
         """One pass over the real images; raises `Diverged` where the loss stops being finite."""
         self.loop.epoch()
 
-    def seconds_a_step(self, steps: int = 3) -> float:
-        """How long a step takes, by `steps` of them after one more; the weights move."""
+    def seconds_a_step(self) -> float:
+        """How long a step takes, by three of them after one more, or by one where they are slow; the weights move."""
         rows, times = self.loop.mini_batches()[0], list[float]()
-        for _ in range(steps + 1):
+        while len(times) < 2 or (len(times) < 4 and sum(times) < SLOW_SECONDS):
             begun = time.monotonic()
             self.loop.step(rows).item()
             times.append(time.monotonic() - begun)
-        return sum(times[1:]) / steps
+        return sum(times[1:]) / len(times[1:])
 
     def _after_epoch(self, epochs: int) -> None:
         self.losses.append(self.loop.mean_loss)

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dd_core import training, zca
-from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Tensors
+from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
 from dd_core.distilled import IMAGENET
 from dd_core.errors import UserError
 from dd_core.images import InputForm, Source
@@ -116,17 +116,20 @@ class ExpertsSpec(ArtefactSpec):
 
     def cost(self, resources: Any, parts: int) -> str:
         """What so many experts take on disk, and of time, going by a few steps of one."""
+        minutes = max(1, round(self.seconds(resources, parts) / 60))
+        return (
+            f"{self.end} epochs each, {parts * self.nbytes() / self.count / 1e6:,.0f} MB on disk, about {minutes:,} "
+            f"minute{'s' if minutes > 1 else ''} in one process"
+        )
+
+    def seconds(self, resources: Resources, parts: int) -> float:
+        """How long so many experts take in one process of one thread, by a few steps of one."""
         source, device = resources.sources[self.source], devices.resolve(resources.device)
         with computing(1):
             form = form_of(source, self.statistics, resources.artefacts.get(WHITENING))
             expert = self.expert(source, form, streams=Streams(self.seed).child("cost"), device=device)
             each = expert.seconds_a_step()
-        steps = self.end * math.ceil(len(source) / self.training.batch_size)
-        minutes = max(1, round(parts * steps * each / 60))
-        return (
-            f"{self.end} epochs each, {parts * self.nbytes() / self.count / 1e6:,.0f} MB on disk, about {minutes:,} "
-            f"minute{'s' if minutes > 1 else ''} in one process"
-        )
+        return parts * self.end * math.ceil(len(source) / self.training.batch_size) * each
 
     def outcome(self, made: Artefact) -> str:
         """How far the first expert learned by the end of the range: students can learn no more from it."""

@@ -10,7 +10,7 @@ from dd_core import selection, training, zca
 from dd_core.augment.names import resolve_strategy
 from dd_core.distilled import Size
 from dd_core.errors import UserError
-from dd_core.images import Source
+from dd_core.images import Source, indices_by_class
 from dd_core.methods.trajectory_matching.config import MTTConfig
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec
 from dd_core.system.budget import Footprint
@@ -72,3 +72,23 @@ def check_source(config: MTTConfig, source: Source, size: Size) -> None:
         zca.check_source(source)
     elif config.statistics == "imagenet" and source.image_shape[0] != 3:
         raise UserError(f"statistics 'imagenet' are of 3 channels, and {source.name} has {source.image_shape[0]}")
+
+
+def rehearsal(config: MTTConfig, source: Source, size: Size) -> tuple[MTTConfig, Source]:
+    """The same student's steps, beside one expert of one epoch on as few images of each class as they look at."""
+    each = max(*config.seen(size, len(source.classes)), config.batch_real if config.also else 1)
+    few = torch.cat([members[:each] for members in indices_by_class(source)])
+    changes = {
+        "experts": 1,
+        "first_epoch": 0,
+        "last_epoch": 1,
+        "expert_epochs": 1,
+        "range_start": None,
+        "range_below": None,
+        "threshold": None,
+        "initial": "random",
+        "soft_labels": False,
+        "zca": False,
+        "training": config.training.model_copy(update={"epochs": 1, "sharpness": None}),
+    }
+    return config.model_copy(update=changes), source.subset(few)

@@ -1,0 +1,92 @@
+"""Settings of methods that suit one kind of images, by the size of the images.
+
+What a preset leaves out is the method's own default, and what a user sets himself comes before it:
+
+    distill(method("dm", **preset("photos", "dm", image_size=64)), images, 10)
+
+`photos` is for colour photographs of up to 256 pixels a side, and for a laptop: the literature's ConvNet for the image
+size, narrower than in the papers, fewer outer iterations, and fewer real images in each. `runner.forecast` says how
+long that takes. The papers' own settings are for a GPU, and are what `dd-apps list scenarios` lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dd_core.errors import UserError, unknown_name
+
+Settings = Mapping[str, Any]
+By = tuple[Settings, Settings, Settings, Settings]  # for each of SIDES
+
+PRESETS = {"photos": "photographs of up to 256 px, minutes on a laptop's CPU"}
+SIDES = (32, 64, 128, 256)  # the largest image side, in pixels, that each column of a method is for
+
+WIDTHS = ("convnet-w64", "convnet-w32", "convnet-w32", "convnet-w16")
+EPOCHS = (500, 300, 200, 150)  # of networks that learn from the set
+
+DM: By = (
+    {"steps": 500, "batch_real": 64},
+    {"steps": 400, "batch_real": 32},
+    {"steps": 300, "batch_real": 16},
+    {"steps": 200, "batch_real": 16},
+)
+DATASET_DISTILLATION: By = (
+    {"steps": 300, "batch_real": 256},
+    {"steps": 200, "batch_real": 128},
+    {"steps": 150, "batch_real": 64},
+    {"steps": 100, "batch_real": 64},
+)
+EXPERTS = {"last_epoch": 5, "training": {"epochs": 7, "batch_size": 64}}
+MTT: By = (
+    {"steps": 200, "syn_steps": 10, "experts": 3, **EXPERTS},
+    {"steps": 150, "syn_steps": 10, "experts": 2, **EXPERTS},
+    {"steps": 100, "syn_steps": 8, "experts": 2, **EXPERTS},
+    {"steps": 60, "syn_steps": 8, "experts": 1, **EXPERTS},
+)
+NONE: By = ({}, {}, {}, {})
+
+PHOTOS: Mapping[str, By] = {
+    "average": NONE,
+    "dataset-distillation": DATASET_DISTILLATION,
+    "dm": DM,
+    "ftd": MTT,
+    "herding": NONE,
+    "k-means": NONE,
+    "mtt": MTT,
+    "random": NONE,
+    "tesla": MTT,
+}
+
+
+def preset(name: str, method: str, *, image_size: int) -> dict[str, Any]:
+    """The settings of a preset for a method and images of so many pixels a side, as a table of a method's options.
+
+    Raises `UserError` for an unknown preset, and for a method or an image size that the preset has nothing for.
+    """
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    if method not in PHOTOS:
+        raise UserError(
+            f"preset '{name}' has no settings for the method '{method}'; it has some for {', '.join(sorted(PHOTOS))}"
+        )
+    column = next((index for index, side in enumerate(SIDES) if image_size <= side), None)
+    if column is None:
+        raise UserError(
+            f"preset '{name}' is for images of up to {SIDES[-1]} pixels a side, and these have {image_size}; "
+            "make them smaller, or leave out the preset"
+        )
+    settings = dict(PHOTOS[method][column])
+    if method == "dataset-distillation":  # it learns the order of steps, and has a network of its own
+        return settings
+    return {**settings, "recipe": {"network": WIDTHS[column], "epochs": EPOCHS[column]}}
+
+
+def completed(table: Settings, settings: Settings) -> dict[str, Any]:
+    """A method's table, with what it leaves out taken from `settings`, in tables within it too."""
+    both = {key: completed(table[key], settings[key]) for key in table if _tables(table[key], settings.get(key))}
+    return {**settings, **table, **both}
+
+
+def _tables(*values: Any) -> bool:
+    return all(isinstance(value, Mapping) for value in values)

@@ -1,9 +1,10 @@
 """kill -9 the real command line again and again: is the file the same as that of an uninterrupted run?
 
-    python benchmarks/kill.py                 # 5 files, 4 kills each; then 10 kills of each other part
+    python benchmarks/kill.py                 # 5 files, 4 kills each; then the other parts
     python benchmarks/kill.py --only search   # one part alone; see kill_search.py
     python benchmarks/kill.py --only stages   # the stages of SRe2L, bank of labels included; see kill_stages.py
     python benchmarks/kill.py --only continual  # a continual-learning run; see kill_continual.py
+    python benchmarks/kill.py --only everything  # every method and task, 100 kills; see kill_everything.py
 
 Half of the kills come at a random time, from outside. The other half are aimed at the save: the process kills
 itself before, within or after the n-th open, write, fsync or rename of its store (`tests/reliability/faulty_disk.py`).
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import kill_continual
+import kill_everything
 import kill_search
 import kill_stages
 import record
@@ -51,15 +53,23 @@ def main() -> None:
     if sys.argv[1:2] == ["--aimed"]:
         aimed(int(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", choices=("files", "search", "stages", "continual"), help="one of the parts")
+    parts = {
+        "files": files_part,
+        "search": search_part,
+        "stages": stages_part,
+        "continual": continual_part,
+        "everything": everything_part,
+    }
+    parser.add_argument("--only", choices=parts, help="one of the parts")
     parser.add_argument("--files", type=int, default=5, help="files to make")
     parser.add_argument("--kills", type=int, default=4, help="kills of each file")
     parser.add_argument("--search-kills", type=int, default=10, help="kills of a search")
     parser.add_argument("--stage-kills", type=int, default=10, help="kills of SRe2L's stages")
     parser.add_argument("--continual-kills", type=int, default=10, help="kills of a continual-learning run")
+    parser.add_argument("--everything-kills", type=int, default=100, help="kills of all methods and tasks together")
+    parser.add_argument("--jobs", nargs="+", choices=kill_everything.JOBS, help="of --only everything, these alone")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
-    parts = {"files": files_part, "search": search_part, "stages": stages_part, "continual": continual_part}
     failed = [part for name, part in parts.items() if options.only in (None, name) and not part(options)]
     if failed:
         sys.exit(1)
@@ -96,6 +106,17 @@ def continual_part(options: argparse.Namespace) -> bool:
     kills = options.continual_kills
     figures = recorded(given, lambda folder: kill_continual.measure(kills, options.seed, folder), data=data)
     return not (figures["differing"] or figures["lost"]) and figures["control_differs"]
+
+
+def everything_part(options: argparse.Namespace) -> bool:
+    """Kill every method and task; whether all that is left is what undisturbed commands leave."""
+    kills = options.everything_kills
+    given = {"only": "everything", "everything_kills": kills, "jobs": options.jobs, "seed": options.seed}
+    data = "digits of scikit-learn, 8x8"
+    figures = recorded(
+        given, lambda folder: kill_everything.measure(kills, options.seed, folder, options.jobs or ()), data=data
+    )
+    return not (figures["differing"] or figures["leftovers"]) and figures["control_differs"]
 
 
 def recorded(given: dict[str, Any], part: Callable[[Path], dict[str, Any]], *, data: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dd_core import store
 from dd_core.distilled import DistilledSet, Manifest, Pixels
@@ -96,7 +97,8 @@ def _exchanged(*, logits: bool) -> DistilledSet:
 def test_the_commands_that_exchange_sets_run(capsys: pytest.CaptureFixture[str]):
     from dd_apps.cli import main
 
-    lines = [line.split("#")[0].strip() for block in _blocks("README.md", "sh") for line in block.splitlines()]
+    every = [line.split("#")[0].strip() for block in _blocks("README.md", "sh") for line in block.splitlines()]
+    lines = [line for line in every if "photos" not in line]
     assert [line.split()[:2] for line in lines] == [["dd-apps", "export"]] * 3 + [["dd-apps", "import"]]
     for line in lines:
         store.write_set(Path("set.safetensors"), _exchanged(logits="--format mtt" in line))
@@ -115,6 +117,31 @@ def test_the_commands_that_exchange_sets_run(capsys: pytest.CaptureFixture[str])
     assert theirs.manifest.pixels.mean == (0.4914, 0.4822, 0.4465)
     assert torch.equal(theirs.inputs(), soft.inputs())
     assert theirs.manifest.recipe.learning_rate == soft.manifest.recipe.learning_rate
+
+
+def test_the_page_on_photographs_goes_from_a_folder_to_a_scored_and_drawn_set(capsys: pytest.CaptureFixture[str]):
+    from dd_apps.cli import main
+
+    draw = np.random.default_rng(0)
+    for index in range(40):
+        path = Path("photos") / f"class {index % 2}" / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(path)
+    lines = [line for block in _blocks("README.md", "sh") for line in block.splitlines() if "photos" in line]
+    verbs = [line.split()[1] for line in lines]
+    assert verbs == ["distill", "evaluate", "inspect", "distill", "distill"]
+    few = ["steps=1", "recipe.epochs=1", "recipe.network=convnet-4-w4"]
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if words[0] == "distill":
+            words += [word for setting in few for word in ("--set", setting)]
+        capsys.readouterr()
+        assert main(words) == 0, capsys.readouterr().err
+        if "--forecast" in words:
+            assert re.match(r"(mtt|dataset-distillation) takes about \d+ ", capsys.readouterr().out)
+    assert Path("photos.png").read_bytes().startswith(b"\x89PNG")
+    assert store.read_set(Path("photos.safetensors")).images.shape == (20, 3, 64, 64)
+    assert not [*Path().glob("mtt*"), *Path().glob("dd*")]
 
 
 def test_the_commands_of_a_teacher_run(capsys: pytest.CaptureFixture[str]):

@@ -208,6 +208,15 @@ def test_a_record_is_one_file_of_its_facts(tmp_path: Path):
     assert [path.name for path in (tmp_path / "scores").iterdir()] == [record.path.name]
 
 
+def test_what_a_killed_writer_of_a_record_left_goes_with_the_next_one(tmp_path: Path):
+    record, other = (Record(tmp_path, {"seed": seed}) for seed in (1, 2))
+    mine, others = (tmp_path / f".{each.path.name}.123.tmp" for each in (record, other))
+    for leftover in (mine, others):
+        leftover.write_text("half")
+    record.write(Config())
+    assert (record.path.exists(), mine.exists(), others.exists()) == (True, False, True)
+
+
 def test_a_digest_is_of_what_a_value_holds():
     images = torch.arange(6.0).view(2, 3)
     assert digest_of(images) == digest_of(images.clone().numpy())

@@ -52,6 +52,8 @@ class Record:
         """Keep `score`, atomically; where the disk refuses, it is not kept."""
         body = {"facts": dict(self.facts), "score": plain(score)}
         with suppress(DDError):
+            # of a call that was killed while it wrote; another one that writes this moment keeps no score, or the same
+            store.remove_leftovers(self.folder, of=self.path.name)
             store.write_json(self.path, {**body, "sha256": digest(body)})
 
 

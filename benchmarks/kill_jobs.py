@@ -132,7 +132,7 @@ rows = [{{ kind = "none" }}, {{ kind = "set", set = "one" }}]
 JOBS: Mapping[str, Job] = {
     "random": _distill("random", NET, size="--ipc 2"),
     "average": _distill("average", NET, drawn=False),
-    "herding": _distill("herding", NET, size="--ipc 2", drawn=False),
+    "herding": _distill("herding", NET, size="--ipc 2"),
     "k-means": _distill("k-means", NET, size="--ipc 2"),
     "optimized": _distill("optimized", f"{NET} steps=8 batch_real=100 recipe.epochs=2"),
     "dm": _distill("dm", f"{NET} steps=20 batch_real=32"),

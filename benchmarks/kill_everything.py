@@ -32,7 +32,7 @@ from kill_jobs import JOBS, Job
 
 NEVER = 10**9  # a write that a process does not come to
 KILLED = -9
-CLOCK = re.compile(r"second|minute|memory|distilling|storing|^training$|times real|^cost|_ms$|log|when|time")
+CLOCK = re.compile(r"second|minute|memory|distilling|making|storing|^training$|times real|^cost|_ms$|log|when|time")
 
 
 def measure(kills: int, seed: int, folder: Path, names: Sequence[str] = ()) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def _distill(method: str, settings: str, *, size: str = "--ipc 1") -> Job:
 
 
 def _run(scenario: str) -> Job:
-    return Job(["run job.toml --out run --set seed={seed}"], scenario)
+    return Job(["run job.toml --out run --set seed={seed} --workers 1"], scenario)
 
 
 DM = """

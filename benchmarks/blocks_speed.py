@@ -12,10 +12,10 @@ from record import RESULTS
 def speed() -> list[str]:
     """A row for each claim that has a record."""
     kills, checks = (
-        [_kill(), *_kill_search(), *_kill_stages(), *_kill_continual()],
+        [_kill(), *_kill_search(), *_kill_stages(), *_kill_continual(), *_kill_everything()],
         [_hostile(), _fuzzed(), _mutations(), _unroll(), _memory()],
     )
-    return table(["claim", "figure", "command"], [*_tiny(), _photos(), *kills, *_throughput(), *checks])
+    return table(["claim", "figure", "command"], [*_tiny(), _photos(), *_presets(), *kills, *_throughput(), *checks])
 
 
 def _tiny() -> list[list[str]]:
@@ -40,6 +40,24 @@ def _tiny() -> list[list[str]]:
         ],
         ["distilling it at 1 a class on 2 cores", distilling, "the same"],
     ]
+
+
+def _presets() -> list[list[str]]:
+    if not (RESULTS / "photo_presets.jsonl").exists():
+        return []
+    lines = {(line["method"], line["side"]): line for line in records("photo_presets")}
+    rows: list[list[str]] = []
+    for name in dict.fromkeys(method for method, _ in lines):
+        own = [line for (method, _), line in lines.items() if method == name]
+        told = "; ".join(
+            f"{line['side']} px: {line['distilling_seconds']} s (forecast {line['forecast']} s), scored in "
+            f"{line['evaluating_seconds']} s"
+            for line in own
+        )
+        threads = own[-1]["hardware"]["threads"]
+        what = f"`{name} --preset photos`, {own[-1]['classes']} classes, {own[-1]['ipc']} a class, {threads} threads"
+        rows.append([what, told, "`make bench-photo-presets`"])
+    return rows
 
 
 def _photos() -> list[str]:
@@ -114,6 +132,23 @@ def _kill_continual() -> list[list[str]]:
         [
             f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the save",
             f"{found['differing']} of {found['runs']} outcomes differ, {found['lost']} finished jobs lost; {control}",
+            "`make bench-kill`",
+        ]
+    ]
+
+
+def _kill_everything() -> list[list[str]]:
+    lines = matching(records("kill"), what="everything")
+    if not lines:
+        return []
+    found = lines[-1]
+    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
+    return [
+        [
+            f"kill -9, {found['kills']} times of {len(found['jobs'])} jobs, {found['killed']}; {found['aimed']} aimed "
+            "at the save",
+            f"{found['differing']} of {found['runs']} outcomes (sets, artefacts, reports) differ, {found['leftovers']} "
+            f"temporary files left; {control}",
             "`make bench-kill`",
         ]
     ]

@@ -52,10 +52,12 @@ def evaluation(ours: list[float], twins: list[float]) -> dict[str, dict[str, Any
     }
 
 
-def test_every_block_of_the_document_is_as_the_records_have_it(tables: ModuleType):
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert tables.differing(text) == []
+@pytest.mark.parametrize("document", ["README.md", "REPRODUCIBILITY.md"])
+def test_every_block_of_the_documents_is_as_the_records_have_it(document: str, tables: ModuleType):
+    text, wanted = (ROOT / document).read_text(encoding="utf-8"), tables.blocks_of(ROOT / document)
+    assert tables.differing(text, wanted) == []
     assert tables.rendered(text) == text
+    assert {*tables.blocks_of(ROOT / "README.md")} == tables.README_BLOCKS & {*tables.BLOCKS}
 
 
 def test_a_changed_figure_and_a_block_that_is_gone_are_named(tables: ModuleType):
@@ -63,9 +65,10 @@ def test_a_changed_figure_and_a_block_that_is_gone_are_named(tables: ModuleType)
     start = text.index("<!-- table flatness -->")
     assert text[start:].count("| 0.182 |") == 1
     changed = text[:start] + text[start:].replace("| 0.182 |", "| 0.128 |", 1)
-    assert tables.differing(changed) == ["flatness: differs from the records; make tables"]
+    wanted = tables.blocks_of(DOCUMENT)
+    assert tables.differing(changed, wanted) == ["flatness: differs from the records; make tables"]
     assert tables.rendered(changed) == text
-    assert tables.differing(text.replace("<!-- table speed -->", "")) == ["speed: not in the document"]
+    assert tables.differing(text.replace("<!-- table speed -->", ""), wanted) == ["speed: not in the document"]
     with pytest.raises(ValueError, match="a table 'spede', which no function renders"):
         tables.rendered(text.replace("<!-- table speed -->", "<!-- table spede -->"))
 

@@ -30,6 +30,8 @@ from typing import Any
 
 from kill_jobs import JOBS, Job
 
+from dd_core import store
+
 NEVER = 10**9  # a write that a process does not come to
 KILLED = -9
 CLOCK = re.compile(r"second|minute|memory|distilling|making|storing|^training$|times real|^cost|_ms$|log|when|time")
@@ -89,11 +91,23 @@ def _finished(job: Job, place: Path, server: ForkServerContext, *, seed: int = 0
 def outcome(place: Path) -> dict[str, str]:
     """Digests of the sets, of the parts of artefacts, of what was printed and of what a task found, but for clocks."""
     left = {path for path in place.rglob("*.safetensors") if ".run" not in str(path.relative_to(place))}
-    digests = {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(left)}
+    digests = {str(path.relative_to(place)): _digest(path) for path in sorted(left)}
     for path in (*place.glob("printed-*.json"), *place.rglob("results.json")):
-        told = json.dumps(timeless(json.loads(path.read_text())), sort_keys=True)
-        digests[str(path.relative_to(place))] = hashlib.sha256(told.encode()).hexdigest()
+        digests[str(path.relative_to(place))] = _sum(timeless(json.loads(path.read_text())))
     return digests
+
+
+def _digest(path: Path) -> str:
+    """Of a file; of a part of an artefact, which may say how long it took, of its arrays and of what else it says."""
+    if not path.name.startswith("part-"):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    tensors, body = store.read_container(path, store.ARTEFACT)
+    arrays = {name: [str(value.dtype), value.shape, value.tobytes().hex()] for name, value in tensors.items()}
+    return _sum([arrays, timeless(body)])
+
+
+def _sum(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def timeless(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Real images as a user names them: what the tasks share before an engine sees a `Source`. Imports no torch."""
+"""Real images by the name that a user gives: options and loading that all tasks share. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class DataScenario(TaskScenario):
-    """What every scenario says of its real images."""
+    """The keys of a scenario that name its real images."""
 
     data: str = Field(description="data set by name, or folder:PATH")
     image_size: int | None = Field(
-        default=None, ge=1, description="pixels a side that images are resized to; none keeps the images as they are"
+        default=None, ge=1, description="side in pixels that images are resized to; none: images keep their own size"
     )
     skip_corrupt: bool = Field(default=False, description="leave out images that cannot be decoded")
 
     @property
     def real_images(self) -> Data:
-        """The real images of the scenario, one split of which can be loaded at a time."""
+        """The scenario's real images; `Data.load` loads one split of them."""
         return Data(self.data, self.image_size, self.skip_corrupt)
 
 
@@ -46,7 +46,7 @@ class Data:
     def load(self, split: str, *, workers: Workers | None = None, say: Callable[[str], None] | None = None) -> Source:
         """The images of one split; raises `UserError`.
 
-        `say` is given what is worth saying of the images, each line once however many splits it is true of.
+        `say` receives messages about the images, each message once even if it holds for several splits.
         """
         heard = None if say is None else datasets.once(say, self._told)
         return datasets.load(
@@ -76,9 +76,9 @@ def to_pretrain_on(
 
 
 def data_of(ds: DistilledSet, given: str | None, *, skip_corrupt: bool) -> Data:
-    """The data to score a set on: the ones given, or where the set came from, at the set's own image size.
+    """The real images to score a set on, at the set's image size: `given`, else the data that the set is made from.
 
-    Raises `UserError` where the set cannot say by name where it came from.
+    Raises `UserError` where nothing is given and the set's manifest names no data set.
     """
     height, width = ds.images.shape[2:]
     size = height if height == width else None

@@ -32,11 +32,13 @@ class DistillScenario(DataScenario):
     method: dict[str, JsonValue] = Field(description="name of the method, and its options")
     ipc: int | None = Field(default=None, ge=1, description="images per class")
     images: int | None = Field(default=None, ge=1, description="images in all, instead of ipc")
-    seed: int = Field(default=0, ge=0, description="of the distillation and of the evaluation")
-    protocol: str = Field(default="recipe", description="how networks are trained on the set")
-    networks: tuple[str, ...] = Field(default=(), description="networks to evaluate; none given: the method's own")
-    nets: int = Field(default=5, ge=1, description="fresh networks of each kind")
-    start: Start | None = Field(default=None, description="where networks start; none: where the set means them to")
+    seed: int = Field(default=0, ge=0, description="seed of the distillation and of the evaluation")
+    protocol: str = Field(default="recipe", description="name of the protocol by which networks are trained on the set")
+    networks: tuple[str, ...] = Field(
+        default=(), description="networks that are trained on the set and tested; empty: the network of its recipe"
+    )
+    nets: int = Field(default=5, ge=1, description="fresh networks of each architecture that the score is the mean of")
+    start: Start | None = Field(default=None, description="initial weights of networks; none: as the set's recipe says")
 
     @model_validator(mode="after")
     def _can_be_run(self) -> DistillScenario:
@@ -47,14 +49,14 @@ class DistillScenario(DataScenario):
             config = decode_method(self.method)
             config.require_labels_used("the score of a classifier")
             if config.starts == "one" and self.start is None and {*self.networks} - {config.recipe.network}:
-                raise UserError(f"networks: the set is for one {config.recipe.network}, and for no other network")
+                raise UserError(f"networks: the set is for one {config.recipe.network} only; leave networks out")
         except UserError as error:
             raise ValueError(error.text) from None
         return self
 
     @property
     def title(self) -> str:
-        """What is done, from the values: method, data and size."""
+        """Method, data and size, on one line."""
         size = "" if self.image_size is None else f" at {self.image_size} px"
         images = f"{self.images} images in all" if self.ipc is None else images_a_class(self.ipc)
         start = "" if self.pretrain_on is None else f", networks pre-trained on {self.pretrain_on}"
@@ -70,7 +72,7 @@ class DistillScenario(DataScenario):
 
 @surroundings.own()
 def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[DistilledSet, Scored]:
-    """Distil into `out`, then evaluate. Raises what the runner raises."""
+    """Distil into `out`, then evaluate. Raises what `runner.distill` and `score` raise."""
     workers, say = options.workers, options.reporter.message
     data = scenario.real_images
     train = data.load("train", workers=workers, say=say)
@@ -79,7 +81,7 @@ def run(scenario: DistillScenario, *, out: Path, options: RunOptions) -> tuple[D
     size = Size(ipc=scenario.ipc, images=scenario.images)
     ds = runner.distill(config, train, size, seed=scenario.seed, out=out, options=options, pretrain_on=other)
     if not protocols.load(scenario.protocol).trains_networks or scenario.start in DISTRIBUTIONS:
-        other = None  # what is scored starts from no pre-trained network
+        other = None  # the evaluation starts from no pre-trained network
     scoring = Scoring(scenario.protocol, scenario.networks, scenario.nets, scenario.seed, scenario.start, other)
     test = data.load("test", workers=workers, say=say)
     return ds, score(ds, train, test, scoring, options=options, keep=out.parent / SCORES)

@@ -57,19 +57,19 @@ class Scenario:
 
     @property
     def results_name(self) -> str:
-        """What the folder of its results is called by default: its name, after its task where two tasks share it."""
+        """Default name of the results folder: the scenario's name, or TASK-NAME where two tasks share the name."""
         names = {path: name for name, path in shipped().items()}
         return names.get(self.path, self.name).replace("/", "-")
 
     @property
     def origin(self) -> str:
-        """Which file the values come from and which of them `--set` gave, in words."""
+        """`scenario NAME --set key=value ...`: where the values come from, as the report says it."""
         changes = [word for override in self.overrides for word in ("--set", override)]
         return shlex.join(["scenario", self.name, *changes])
 
     @property
     def workers(self) -> int | None:
-        """How many jobs at the same time the scenario asks for, where it says so."""
+        """Number of parallel jobs that the scenario asks for; None if the scenario does not say."""
         return getattr(self.values, "workers", None)
 
     def plain(self) -> dict[str, Any]:
@@ -83,9 +83,9 @@ def identity_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(wanted: str, *, overrides: Sequence[str] = (), of: str | None = None) -> Scenario:
-    """The scenario called `wanted`, or in the file `wanted` where that ends in .toml.
+    """Load the scenario called `wanted`, or the file `wanted` if that name ends in .toml.
 
-    of: the task whose scenario is meant where two tasks have one of that name. `overrides` are `key.path=value` texts.
+    of: the task whose scenario is taken if two tasks share the name. overrides: `key.path=value` texts.
     Raises `UserError` in one line naming file and key.
     """
     path = find(wanted, of=of)
@@ -102,7 +102,7 @@ def load(wanted: str, *, overrides: Sequence[str] = (), of: str | None = None) -
         raise UserError(f"{where}: task: {error}") from None
     values = decode(model, table, where=where)
     if "method" in table:
-        # a task's model keeps the method's options as they are: which ones there are, its name decides
+        # a task's model takes any options of a method: the method's own model checks them
         decode_method(table["method"], where=where)
     return Scenario(path, task, values, tuple(overrides))
 
@@ -113,7 +113,7 @@ def task_names() -> list[str]:
 
 
 def load_task(name: str) -> type[TaskScenario]:
-    """The model of a task's values; imports that one module. Raises `UserError` for an unknown name."""
+    """The scenario class of a task; imports the module of that task only. Raises `UserError` for an unknown name."""
     target = TASKS.get(name)
     if target is None:
         others = offers("dd_apps.tasks")
@@ -128,16 +128,16 @@ def load_task(name: str) -> type[TaskScenario]:
 
 
 def run(scenario: Scenario, *, folder: Path, options: RunOptions) -> Outcome:
-    """Run it; what can be resumed is kept in `folder`. Raises `UserError` where an extra is not installed."""
+    """Run a scenario, resuming from `folder`. Raises `UserError`, also where an extra is not installed."""
     try:
-        with parallel.Pool(options.workers):  # one for all that the task computes
+        with parallel.Pool(options.workers):  # one pool of workers for the whole task
             return scenario.values.run(folder, options)
     except UserError as error:
         raise UserError(error.spelled(partial(_as_key, type(scenario.values).model_fields))) from error
 
 
 def _as_key(keys: Container[str], option: Option) -> str:
-    """An option of an error's text as a key of the scenario, where it is one; else it stays for whoever runs it."""
+    """Spell an option in an error's text as a key of the scenario; an option that is no key keeps its own spelling."""
     if option.name not in keys or option.name in NO_IDENTITY:
         return str(option)
     if option.value is None:
@@ -150,9 +150,9 @@ def _as_key(keys: Container[str], option: Option) -> str:
 
 
 def shipped() -> dict[str, Path]:
-    """The scenarios that come with the package: the file of each, by the shortest name that means it alone.
+    """The files of the scenarios that come with the package, by name.
 
-    That is the name of the file, and `task/name` where files of two tasks share it.
+    The name is the file's, without `.toml`; it is `task/name` where the files of two tasks have the same name.
     """
     paths = sorted(_folder().glob(f"*/*{_SUFFIX}"), key=lambda path: (path.stem, path.parent.name))
     stems = Counter(path.stem for path in paths)
@@ -172,10 +172,10 @@ def _folder() -> Path:
 
 
 def find(wanted: str, *, of: str | None = None) -> Path:
-    """The file of a scenario, which is called `task/name`, or `name` where only one task has such a file.
+    """The file of the scenario `wanted`: `task/name`, `name`, or the path of a .toml file.
 
-    `name` alone is the scenario of the task `of`, where that task is given and has one.
-    Raises `UserError` for an unknown name, and for one that two tasks have.
+    `name` alone means the scenario of the task `of`, if that task has a scenario of this name.
+    Raises `UserError` for an unknown name, and for a name that two tasks share.
     """
     if wanted.endswith(_SUFFIX):
         return Path(wanted)
@@ -201,7 +201,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def summary(path: Path) -> str:
-    """What a scenario is, from the comment on its first line."""
+    """The comment on the first line of a scenario's file, which says what the scenario is; "" without a comment."""
     with disk_errors(path), open(path, encoding="utf-8-sig") as file:
         first = file.readline()
     return first.lstrip("# ").strip() if first.startswith("#") else ""
@@ -211,9 +211,9 @@ def summary(path: Path) -> str:
 
 
 def assign(table: dict[str, Any], override: str) -> None:
-    """Put `key.path=value` into nested tables. The value is TOML; what is not TOML is taken as a word.
+    """Put `key.path=value` into nested tables. The value is read as TOML; a value that is not TOML is a string.
 
-    Raises `UserError` for a text without `=` and for a path through something that is no table.
+    Raises `UserError` for a text without `=` and for a path through a value that is no table.
     """
     dotted, equals, text = override.partition("=")
     path = [part.strip() for part in dotted.split(".")]

@@ -1,4 +1,4 @@
-"""How a set is scored on one network after the other, and what a reader is warned of: what the tasks share.
+"""Scoring of a distilled set on several networks in turn, with warnings: shared by the tasks and the command line.
 
 Imports no torch: the command line checks names before anything is loaded.
 """
@@ -32,7 +32,7 @@ SCORES = "scores"  # the folder, beside a run's set or in the cache, of the scor
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a set is scored; without networks, a start or a teacher, as the set has them."""
+    """How a set is scored. Where networks, start or teacher are not given, the set's own are used."""
 
     protocol: str = "recipe"
     networks: Sequence[str] = ()
@@ -47,7 +47,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores on each network, and what a reader should be warned of."""
+    """The set's evaluation on each network, and warnings for the reader."""
 
     evaluations: Sequence[Evaluation]
     warnings: Sequence[str] = field(default=())
@@ -59,7 +59,7 @@ def score(
 ) -> Scored:
     """Evaluate on each network in turn; raises `UserError` where set and data do not belong together.
 
-    The scores of finished networks are kept in the folder `keep`: where it is given, an interrupted call goes on.
+    keep: folder for the scores of finished networks, from which an interrupted call resumes; None: they are not kept.
     """
     warnings = list(_other_data(ds, train))
     for warning in warnings:
@@ -67,7 +67,7 @@ def score(
     evaluations: list[Evaluation] = []
     networks = scoring.networks or (None,)
     bank = None if scoring.bank is None else training.opened_bank(scoring.bank)
-    stages = Silent() if len(networks) == 1 else options.reporter  # one of one says nothing
+    stages = Silent() if len(networks) == 1 else options.reporter  # a bar over one network tells nothing
     with stages.stage("kinds of network", total=len(networks)) as stage:
         for network in networks:
             options.reporter.message(_plan(ds, train, scoring, network))
@@ -99,7 +99,7 @@ def score(
 
 
 def _plan(ds: DistilledSet, train: Source, scoring: Scoring, network: str | None) -> str:
-    """What is about to be done, on one line."""
+    """One line that announces what is about to be trained or scored."""
     protocol, own = protocols.load(scoring.protocol), ds.manifest.recipe
     recipe = protocol.recipe(own, source_name=train.name)
     learner = protocol.learner(recipe.model_copy(update={"network": network or recipe.network}))
@@ -107,7 +107,7 @@ def _plan(ds: DistilledSet, train: Source, scoring: Scoring, network: str | None
     first = f"choosing from {settings} settings on validation images, then " if settings else ""
     if not protocol.trains_networks:
         return f"{learner}: {first}scoring the set, and {scoring.nets} draws of random real images"
-    ours = "the one" if own.for_one_network and scoring.start is None else scoring.nets
+    ours = "one particular network" if own.for_one_network and scoring.start is None else scoring.nets
     if "pretrained" in (scoring.start, own.initialisation) and scoring.start not in DISTRIBUTIONS:
         first += "pre-training networks that are not in the cache, then "
     return f"{learner}: {first}training {ours} on the set, {scoring.nets} on random real images"
@@ -126,7 +126,7 @@ def _other_start(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     for scored in evaluations:
         if not scored.as_meant:
             meant, network, start = scored.made_for, scored.network, scored.start
-            what = "one particular network" if meant.startswith("sha256:") else f"other networks, '{meant}' ones"
+            what = "one particular network" if meant.startswith("sha256:") else f"networks with '{meant}' weights"
             yield f"this set is for {what}, and is scored on a {network} that starts from '{start}' weights"
 
 

@@ -1,8 +1,8 @@
-"""The task `study`: how the data change what distillation is worth.
+"""The task `study`: how the number of classes and wrong labels change what distillation is worth.
 
-One method at one size, over numbers of classes and fractions of wrong labels; for each pair a set is distilled from the
-training images as they then are, and scored beside random real ones, which have the same wrong labels, on clean test
-images.
+One method at one ipc, over numbers of classes and fractions of wrong labels. For each pair a set is distilled from
+training images with these wrong labels. Networks trained on the set, and networks trained on random images with the
+same wrong labels, are tested on images with right labels.
 """
 
 from __future__ import annotations
@@ -32,36 +32,40 @@ if TYPE_CHECKING:
 
 
 class StudyScenario(DataScenario):
-    """A grid over the data."""
+    """A grid over numbers of classes and fractions of wrong labels."""
 
     data: str = Field(description="data set by name, or folder:PATH; the images have to fit into memory")
-    classes: tuple[int, ...] = Field(default=(), description="how many classes, drawn by the seed; none given: all")
+    classes: tuple[int, ...] = Field(
+        default=(), description="numbers of classes; the seed draws which classes are used; empty: all classes"
+    )
     label_noise: tuple[float, ...] = Field(
         default=(0.0,), min_length=1, description="fractions of training labels that are replaced by wrong ones"
     )
     method: dict[str, JsonValue] = Field(description="name of the method, and its options")
     ipc: int = Field(default=1, ge=1, description="images per class")
-    seed: int = Field(default=0, ge=0, description="of classes, wrong labels, distillation and evaluation")
-    protocol: str = Field(default="recipe", description="how networks are trained on the set")
-    network: str | None = Field(default=None, description="network to evaluate; none: the method's own")
-    nets: int = Field(default=3, ge=1, description="fresh networks for each set")
+    seed: int = Field(default=0, ge=0, description="seed of classes, wrong labels, distillation and evaluation")
+    protocol: str = Field(default="recipe", description="name of the protocol by which networks are trained on the set")
+    network: str | None = Field(
+        default=None, description="network that is trained on the set and tested; none: the network of the set's recipe"
+    )
+    nets: int = Field(default=3, ge=1, description="fresh networks that the score of each set is the mean of")
 
     @field_validator("label_noise")
     @classmethod
     def _noise_is_a_fraction(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
         if not all(0 <= fraction < 1 for fraction in fractions):
-            raise ValueError("fractions from 0 to below 1, as in [0.0, 0.2]")
+            raise ValueError("expected fractions from 0 to below 1, as in [0.0, 0.2]")
         if len({f"{fraction:g}" for fraction in fractions}) < len(fractions):
-            raise ValueError("each fraction once")
+            raise ValueError("expected each fraction once")
         return fractions
 
     @field_validator("classes")
     @classmethod
     def _two_classes_at_least(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
         if any(count < 2 for count in counts):
-            raise ValueError("at least 2 classes")
+            raise ValueError("expected at least 2 classes in each number")
         if len({*counts}) < len(counts):
-            raise ValueError("each number of classes once")
+            raise ValueError("expected each number of classes once")
         return counts
 
     @model_validator(mode="after")
@@ -75,7 +79,7 @@ class StudyScenario(DataScenario):
 
     @property
     def title(self) -> str:
-        """What is done, from the values: method, data and the grid."""
+        """Method, data and the grid, on one line."""
         size = "" if self.image_size is None else f" at {self.image_size} px"
         classes = f"{_listed(self.classes)} classes" if self.classes else "all classes"
         noise = _listed([f"{100 * fraction:g}" for fraction in self.label_noise])
@@ -83,7 +87,7 @@ class StudyScenario(DataScenario):
         return f"{self.method['name']} on {self.data}{size}, {images_a_class(self.ipc)}: {grid}"
 
     def run(self, folder: Path, options: RunOptions) -> Outcome:
-        """Distil and score each place of the grid."""
+        """Distil and score a set for each cell of the grid."""
         cells = run(self, folder=folder, options=options)
         places = [(cell.classes, cell.label_noise, cell.evaluation) for cell in cells]
         evaluations = [
@@ -104,7 +108,7 @@ def _listed(values: Sequence[object]) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid."""
+    """One cell of the grid: a number of classes, a fraction of wrong labels, and the set with its score."""
 
     classes: int
     label_noise: float
@@ -113,7 +117,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For files."""
+        """The cell's name in file names."""
         return _name(self.classes, self.label_noise)
 
 
@@ -123,14 +127,14 @@ def _name(classes: int, noise: float) -> str:
 
 @surroundings.own()
 def run(scenario: StudyScenario, *, folder: Path, options: RunOptions) -> list[Cell]:
-    """Distil and score each place of the grid; sets that an earlier run left in `folder` are found.
+    """Distil and score a set for each cell of the grid; sets that an earlier run left in `folder` are used again.
 
-    Raises `UserError` for more classes than there are and for data that stay on disk.
+    Raises `UserError` for more classes than the data have, and for data too large to be held in memory.
     """
     train, test = (_in_memory(scenario.real_images, split, options) for split in ("train", "test"))
     counts = scenario.classes or (len(train.classes),)
     if max(counts) > len(train.classes):
-        raise UserError(f"classes: {max(counts)} are asked for, and {train.name} has {len(train.classes)}")
+        raise UserError(f"classes: {train.name} has {len(train.classes)}, fewer than {max(counts)}")
     config, scoring = (
         exchange.with_weights_kept(decode_method(scenario.method)),
         Scoring(scenario.protocol, (scenario.network,) if scenario.network else (), scenario.nets, scenario.seed),
@@ -156,12 +160,12 @@ def _in_memory(data: Data, split: str, options: RunOptions) -> LabelledImages:
 
     source = data.load(split, workers=options.workers, say=options.reporter.message)
     if not isinstance(source, LabelledImages):
-        raise UserError(f"{source.name} stays on disk, and a study draws classes in memory; give a smaller image_size")
+        raise UserError(f"{source.name} does not fit into memory, as a study needs; give a smaller image_size")
     return source
 
 
 def _classes(train: LabelledImages, count: int, *, seed: int) -> Sequence[int]:
-    """The first `count` classes of a random order, so that more classes contain the fewer."""
+    """The first `count` classes of a random order: a larger count contains the classes of every smaller one."""
     import torch
 
     from dd_core.streams import generator

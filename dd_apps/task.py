@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Outcome:
     """What a task found: the sections of its report, distilled sets to be drawn and kept, and all figures for JSON.
 
-    `drawn` is what is to be drawn only, such as a memory of real images.
+    drawn: sets that are pictures in the report and are not kept as files, such as a replay buffer of real images.
     """
 
     sections: Sequence[Section]
@@ -51,12 +51,12 @@ class TaskScenario(Config):
     @property
     @abstractmethod
     def title(self) -> str:
-        """What is done, from the values alone, on one line."""
+        """One line that says what the task does, from the values alone."""
 
     @abstractmethod
     def run(self, folder: Path, options: RunOptions) -> Outcome:
-        """Do it, and keep in `folder` what an interrupted run goes on from.
+        """Run the task, and keep in `folder` what an interrupted run resumes from.
 
-        The same values give the same outcome, whatever was in `folder` from an earlier run of them. Raises `UserError`
-        for what the values ask for and the data cannot give.
+        The same values give the same outcome, whatever an earlier run of them left in `folder`. Raises `UserError`
+        where the values ask for something that the data cannot give.
         """

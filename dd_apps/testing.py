@@ -3,7 +3,7 @@
     from dd_apps.testing import TaskConformance
 
     class TestMine(TaskConformance):
-        scenario = 'task = "mine"\\ndata = "digits"\\n'       # what a user would write, of a run of seconds
+        scenario = 'task = "mine"\\ndata = "digits"\\n'       # a scenario's file whose run takes seconds
 
 Needs pytest.
 """
@@ -35,7 +35,7 @@ ASK = (
 
 
 class TaskConformance:
-    """Inherit, set `scenario` to the text of a small one, and pytest runs what every task has to pass."""
+    """Tests that every task has to pass: subclass this class and set `scenario` to the text of a small scenario."""
 
     scenario: ClassVar[str]
 
@@ -88,7 +88,7 @@ class TaskConformance:
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:
-    """All that two runs have in common: seconds and machines differ."""
+    """All figures of an outcome that two equal runs share; columns in seconds are left out."""
     tables = {
         table.title: [
             {column: value for column, value in row.items() if table.units.get(column) not in MEASURED_BY_CLOCKS}

@@ -1,4 +1,4 @@
-"""`dd-apps`: what all verbs have in common, which is exit codes, error lines and `--json`.
+"""`dd-apps`: the exit codes, error lines and `--json` that all verbs share.
 
 Nothing in this package imports torch before a verb that computes is called: `--help`, `list`, `inspect` and
 `verify` answer at once.
@@ -27,10 +27,10 @@ from dd_core.errors import DDError, Interrupted, OutOfResources, UserError
 from dd_core.store import DISK_FULL
 from dd_core.system.paths import no_home
 
-# what a library says that cannot be mapped into memory
+# the loader's words for a library that does not fit into memory
 _UNLOADED = ("failed to map segment", "cannot allocate memory", "cannot map zero-fill pages")
 _SPENT = (*DISK_FULL, errno.EIO)
-# what a system answers where a file cannot be as a user wants it; a file that is missing is ours to foresee
+# errors of the system that a user can mend; a missing file is not among them, since our own checks must find it
 _SYSTEMS = (*_SPENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _INTERRUPTED = 128 + signal.SIGINT
 _BUG = 1
@@ -38,7 +38,7 @@ _RESUMABLE = ("quickstart", "run", "distill", "evaluate", "nas")
 
 
 class Terminated(BaseException):
-    """SIGTERM on its way up; like KeyboardInterrupt, nothing on that way may take it for a failure."""
+    """SIGTERM as an exception; no `except Exception` catches it, as with KeyboardInterrupt."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,18 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _call(arguments: Sequence[str], session: Session) -> Answer | int:
-    """The verb's answer, or an exit code where everything has been said."""
+    """The verb's answer, or an exit code where nothing is left to print."""
     try:
         with _sigterm_raises():
             outcome = application()(args=list(arguments), prog_name="dd-apps", standalone_mode=False, obj=session)
-        # an integer is what typer itself has to say: 0 after --help, 130 after Ctrl-C
+        # an integer is typer's own exit code: 0 after --help, 130 after Ctrl-C
         return _interrupted(session, signal.SIGINT) if outcome == _INTERRUPTED else outcome
     except (Exception, KeyboardInterrupt, Terminated) as error:
         return _explained(error, session)
 
 
 def _explained(error: BaseException, session: Session) -> Answer:
-    """The one line for what stopped a verb, and for our own bugs the traceback above it."""
+    """Print one line that says what stopped a verb, and a traceback above the line if it is a bug of ours."""
     if (number := _signal_behind(error)) is not None:
         return _interrupted(session, number)
     if isinstance(error, DDError):
@@ -77,7 +77,7 @@ def _explained(error: BaseException, session: Session) -> Answer:
 
 
 def _signal_behind(error: BaseException | None) -> signal.Signals | None:
-    """The signal that led to an error: a library that is interrupted may fail to clean up, and say that instead."""
+    """The signal that led to an error, or None. An interrupted library may raise an error of its own instead."""
     while error is not None:
         if isinstance(error, (KeyboardInterrupt, typer.Abort)):
             return signal.SIGINT
@@ -89,10 +89,10 @@ def _signal_behind(error: BaseException | None) -> signal.Signals | None:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Within the block the first SIGTERM raises `Terminated`, in the main thread; others change nothing."""
+    """Within the block, in the main thread, the first SIGTERM raises `Terminated`; later ones are ignored."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # what is being put in order shall not be disturbed again
+        signal.signal(number, signal.SIG_IGN)  # a second signal must not disturb the clean-up
         raise Terminated
 
     if threading.current_thread() is not threading.main_thread():
@@ -102,7 +102,7 @@ def _sigterm_raises() -> Iterator[None]:
     try:
         yield
     finally:
-        # None: the handler was not installed from Python, and cannot be put back
+        # None: the earlier handler was not installed from Python, and Python cannot restore it
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
@@ -113,7 +113,10 @@ def _interrupted(session: Session, number: signal.Signals) -> Answer:
 
 
 def _environments(error: BaseException) -> DDError | None:
-    """What an exception says of the machine and not of us: memory or a disk that ran out, a file that cannot be."""
+    """The error line for a failure of the machine: memory or disk that ran out, a file that cannot be written or read.
+
+    None for any other exception.
+    """
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return OutOfResources("out of memory")
     if isinstance(error, ImportError) and any(sign in str(error) for sign in _UNLOADED):
@@ -155,7 +158,7 @@ def _answer(outcome: Answer | int, session: Session) -> int:
 
 
 def _delivered(exit_code: int, stdout: standard.Written) -> int:
-    """The exit code after all: an answer that a disk did not take is lost, and one that nobody reads on is not."""
+    """The final exit code: an answer that a full disk lost is an error, a pipe that its reader closed is none."""
     stdout.flush()
     if exit_code or stdout.failure is None or isinstance(stdout.failure, BrokenPipeError):
         return exit_code

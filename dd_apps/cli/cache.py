@@ -1,4 +1,4 @@
-"""`artefacts list` and `artefacts prune`: what lies in the cache. No torch."""
+"""`artefacts list` and `artefacts prune`: show and clear the cache. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Everything = Annotated[bool, typer.Option("--all", help="Remove complete artefac
 
 def artefacts_app() -> typer.Typer:
     """`artefacts` with its two verbs."""
-    app = typer.Typer(help="Show or clear the cache of expensive inputs.")
+    app = typer.Typer(help="Show or clear the cache of artefacts, such as expert trajectories and teachers.")
     app.command("list")(list_artefacts)
     app.command("prune")(prune)
     return app
@@ -30,7 +30,7 @@ def list_artefacts(*, as_json: Json = False) -> Answer:
 
 
 def prune(*, everything: Everything = False, as_json: Json = False) -> Answer:
-    """Remove half-made artefacts, or all of them; those in the making are left alone."""
+    """Remove half-made artefacts, or with --all complete ones too; artefacts that a run is making stay."""
     rows = artefacts.prune(everything=everything)
     fields = {"removed": rows, "bytes": _total(rows), "cache": str(artefacts.cache_folder())}
     return Answer(fields, lambda page: page.line(f"removed {len(rows)} artefacts, {human_bytes(_total(rows))}"))

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, what is missing, and what to type about it."""
+"""`doctor`: what this machine has, what is missing, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EXTRAS = (
 
 
 class Check(Config):
-    """One thing that was looked at. `needed` things that are not `ok` make the verb fail."""
+    """One check of the machine. The verb fails if a `needed` check is not `ok`."""
 
     name: str
     found: str
@@ -42,7 +42,7 @@ class Check(Config):
 def doctor(*, as_json: Json = False) -> Answer:
     """Check this machine and its installation.
 
-    Exits with 4 where something is missing that is needed.
+    The exit code is 4 if something is missing that dd-apps needs.
     """
     checks = [*_software(), *_machine(), *_cache(), *_extras()]
     well = all(check.ok for check in checks if check.needed)

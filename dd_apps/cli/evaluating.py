@@ -1,4 +1,4 @@
-"""`evaluate`: what a distilled set is worth, beside as many random real images."""
+"""`evaluate`: score a distilled set beside as many random real images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Nets = Annotated[
     typer.Option(
         min=1,
         metavar="K",
-        help="Fresh networks that are trained on the set, and as many on random real images; one gives no verdict.",
+        help="Fresh networks that are trained on the set, and as many on random real images; 1 gives no verdict.",
     ),
 ]
 Protocol = Annotated[str, typer.Option(help="How networks are trained on the set; see `dd-apps list protocols`.")]
@@ -41,7 +41,7 @@ StartAt = Annotated[
     typer.Option(
         "--start",
         metavar="WHERE",
-        help="Weights that networks start from, other than the set means: default, xavier or pretrained.",
+        help="Weights that networks start from: default, xavier or pretrained; without it, as the set's recipe says.",
     ),
 ]
 Fresh = Annotated[
@@ -54,8 +54,8 @@ Teacher = Annotated[
         metavar="KEY=VALUE",
         default_factory=list,
         show_default=False,
-        help="Setting of a teacher other than the set's own, such as network=torchvision:resnet18 or epochs=20; see "
-        "`dd-apps list methods sre2l`.",
+        help="Setting of a teacher that labels instead of the set's own, such as network=torchvision:resnet18 or "
+        "epochs=20; may be repeated; see `dd-apps list methods sre2l`.",
     ),
 ]
 TeacherMode = Annotated[
@@ -68,14 +68,14 @@ TeacherMode = Annotated[
 BankFolder = Annotated[
     Path | None,
     typer.Option(
-        "--bank", metavar="FOLDER", help="Labels of the set's views that `dd-apps relabel` has made for the protocol."
+        "--bank", metavar="FOLDER", help="Folder of teacher labels that `dd-apps relabel` made for set and protocol."
     ),
 ]
 Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|folder:PATH",
-        help="Real images to draw twins from and to test on; by default those that the set says it was made from.",
+        help="Real images: random ones to compare with, and test images; by default those that the set was made from.",
     ),
 ]
 
@@ -127,7 +127,7 @@ def evaluate(
 
 
 def teacher_of(settings: list[str]) -> TeacherConfig | None:
-    """The teacher that was described, if one was."""
+    """The teacher that the `--teacher` settings describe; None without settings."""
     table: dict[str, Any] = {}
     for setting in settings:
         assign(table, setting)
@@ -135,7 +135,7 @@ def teacher_of(settings: list[str]) -> TeacherConfig | None:
 
 
 def _fields(scored: Scored) -> dict[str, Any]:
-    """The first network's evaluation, with all of them beside it."""
+    """Fields for `--json`: the first network's evaluation, and all evaluations under `networks`."""
     every = [figures(evaluation) for evaluation in scored.evaluations]
     return {**every[0], "networks": every, "warnings": list(scored.warnings)}
 

@@ -1,4 +1,4 @@
-"""`export` and `import`: distilled sets as other people's code writes and reads them."""
+"""`export` and `import`: distilled sets in the file formats of other people's code."""
 
 from __future__ import annotations
 
@@ -31,16 +31,24 @@ From = Annotated[
 OutFolder = Annotated[Path, typer.Option(metavar="PATH", help="Folder for the files.")]
 OutFile = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the distilled set goes.")]
 Replace = Annotated[bool, typer.Option("--fresh", help="Replace files that are there and differ.")]
-Found = Annotated[Path | None, typer.Argument(metavar="PATH", help="Folder of the files; a submission's file.")]
-Images = Annotated[Path | None, typer.Option("--images", metavar="FILE.pt", help="Images under another name.")]
-Labels = Annotated[Path | None, typer.Option("--labels", metavar="FILE.pt", help="Labels, or logits, of --images.")]
-Rate = Annotated[Path | None, typer.Option("--lr", metavar="FILE.pt", help="The learned learning rate of --images.")]
+Found = Annotated[
+    Path | None, typer.Argument(metavar="PATH", help="Folder of the set's files; for challenge, the one file.")
+]
+Images = Annotated[
+    Path | None, typer.Option("--images", metavar="FILE.pt", help="File of the images, instead of PATH; mtt and datm.")
+]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", metavar="FILE.pt", help="File of the labels, or logits, of --images.")
+]
+Rate = Annotated[
+    Path | None, typer.Option("--lr", metavar="FILE.pt", help="File of the learned learning rate of --images.")
+]
 OfData = Annotated[
     str | None,
     typer.Option(
         "--data",
         metavar="NAME|folder:PATH",
-        help="Real images that have the set's classes. Their class names are taken; no image is read.",
+        help="Data set whose class names are taken as the set's; none of its images is read.",
     ),
 ]
 Classes = Annotated[
@@ -48,15 +56,15 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         metavar="A,B,C|FILE",
-        help="Names of the set's classes in the order of its labels, instead of --data's; FILE: a line each.",
+        help="Names of the set's classes in the order of its labels, instead of --data's; FILE has one name a line.",
     ),
 ]
 Override = Annotated[
     bool,
     typer.Option(
         "--override",
-        help="Where normalisation.json, beside the files, says other class names, mean or std than the options, the "
-        "options count. Without it such an import is refused.",
+        help="Take class names, mean and std from the options where normalisation.json, beside the files, says others; "
+        "without --override such an import is refused.",
     ),
 ]
 Like = Annotated[
@@ -64,20 +72,23 @@ Like = Annotated[
     typer.Option(
         "--like",
         metavar="NAME",
-        help="What the pixels were normalised with: "
+        help="Mean and std that the pixels were normalised with: "
         + "; ".join(f"{name} ({statistics.meaning})" for name, statistics in exchange.STATISTICS.items())
         + ".",
     ),
 ]
 Mean = Annotated[
-    str | None, typer.Option("--mean", metavar="M,...", help="The same in numbers: one a channel, of [0, 1].")
+    str | None,
+    typer.Option("--mean", metavar="M,...", help="Mean of each channel, of pixels in [0, 1], instead of --like."),
 ]
-Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="The deviations that go with --mean.")]
+Std = Annotated[
+    str | None, typer.Option("--std", metavar="S,...", help="Standard deviation of each channel; goes with --mean.")
+]
 Space = Annotated[
     str,
     typer.Option(
-        help="What the pixels are: normalised, or raw (in [0, 1], normalised before use). Whitened ones (ZCA, as in "
-        "most published runs of MTT and DATM) cannot be imported."
+        help="What the files' pixels are: normalised, or raw (in [0, 1], normalised before use). ZCA-whitened pixels, "
+        "as in most published runs of MTT and DATM, cannot be imported."
     ),
 ]
 Settings = Annotated[
@@ -93,7 +104,7 @@ def export(
 ) -> Answer:
     """Write a distilled set as files that other people's code reads.
 
-    What the format has no place for is listed.
+    The answer lists what the format cannot hold.
     """
     if form not in exchange.EXPORTS:
         raise unknown_name("format", form, exchange.EXPORTS)
@@ -140,9 +151,9 @@ def import_(
     fresh: Replace = False,
     as_json: options.Json = False,
 ) -> Answer:
-    """Make a distilled set of files that other people's code wrote.
+    """Make a distilled set from files that other people's code wrote.
 
-    What the files do not say is asked for: classes, mean and std.
+    Options have to name the classes, mean and std that the files do not hold.
     """
     if form not in exchange.IMPORTS:
         raise unknown_name("format", form, exchange.IMPORTS)
@@ -154,19 +165,17 @@ def import_(
     if form == "challenge":
         if path is None or images or labels or rate or pixels or override:
             raise UserError(
-                "a submission is one file that says its own mean and std: give its PATH, and --data or --classes, alone"
+                "a submission is one file with its own mean and std: give its PATH, --data or --classes, and no more"
             )
         if data is None and classes is None:
-            raise UserError(
-                f"{path}: says no names of classes; give --data NAME, whose classes they are, or --classes a,b,c"
-            )
+            raise UserError(f"{path}: has no class names; give --data NAME to take that data set's, or --classes a,b,c")
         ds = exchange.import_challenge(path, classes=_classes(data, classes) or (), recipe=recipe)
     elif form == "sre2l":
         if path is None or images or labels or rate or override:
             raise UserError("SRe2L's layout is a folder of class folders: give its PATH, without --images and --labels")
         if pixels is None or (data is None and classes is None):
             raise UserError(
-                f"{path}: says neither classes nor what networks are to be fed; give --data NAME or --classes a,b,c, "
+                f"{path}: has neither class names nor mean and std; give --data NAME or --classes a,b,c, "
                 "and --like NAME or --mean and --std"
             )
         named = _classes(data, classes) or ()
@@ -202,13 +211,13 @@ def _recipe_table(settings: list[str]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for setting in settings:
         if not setting.startswith("recipe."):
-            raise UserError(f"--set {setting}: of an imported set the recipe can be set, as in --set recipe.epochs=300")
+            raise UserError(f"--set {setting}: expected a key of the recipe, as in --set recipe.epochs=300")
         assign(table, setting)
     return table.get("recipe", {})
 
 
 def _files(path: Path | None, images: Path | None, labels: Path | None, rate: Path | None) -> MttFiles:
-    """Those in a folder, or those named one by one."""
+    """The files in the folder `path`, or the files that the options name one by one."""
     if path is None and images is not None and labels is not None:
         beside = images.with_name(exchange.SIDECAR)
         return exchange.MttFiles(images, labels, rate, beside if beside.exists() else None)
@@ -218,7 +227,7 @@ def _files(path: Path | None, images: Path | None, labels: Path | None, rate: Pa
 
 
 def _classes(data: str | None, given: str | None) -> tuple[str, ...] | None:
-    """The names of the classes, if they are given: in words, in a file, or by the name of real images."""
+    """The class names from `--classes` (names or a file), else those of the data set `--data`; None without both."""
     if data is not None:
         datasets.check_name(data)
     if given is None:
@@ -242,8 +251,8 @@ def _classes(data: str | None, given: str | None) -> tuple[str, ...] | None:
 def _pixels(like: str | None, mean: str | None, std: str | None, space: str) -> Pixels | None:
     if space == "whitened":
         raise UserError(
-            "--space whitened: ZCA-whitened images cannot be imported, since their matrix is in no file; MTT's "
-            "images_zca_*.pt are the same without whitening: --images images_zca_best.pt --space raw"
+            "--space whitened: ZCA-whitened images cannot be imported, since no file holds the whitening matrix; MTT's "
+            "images_zca_*.pt are the same images unwhitened: --images images_zca_best.pt --space raw"
         )
     if space not in ("raw", "normalised"):
         raise unknown_name("space", space, ("raw", "normalised"))
@@ -253,7 +262,7 @@ def _pixels(like: str | None, mean: str | None, std: str | None, space: str) -> 
         return exchange.pixels_like(like, space="raw" if space == "raw" else "normalised")
     if mean is None or std is None:
         if space == "raw":
-            raise UserError("--space raw: say what networks are to be fed, too: --like NAME, or --mean and --std")
+            raise UserError("--space raw: say by what to normalise before use: --like NAME, or --mean and --std")
         return None
     stated = {"space": space, "mean": _numbers("--mean", mean), "std": _numbers("--std", std)}
     return decode(Pixels, stated, where="--mean and --std")

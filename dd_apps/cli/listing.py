@@ -1,4 +1,4 @@
-"""`list`: what there is to choose from. No torch."""
+"""`list`: data sets, methods, networks, presets, protocols and scenarios by name. No torch."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from dd_core.networks import names as network_names
 Kind = Annotated[
     str, typer.Argument(metavar="KIND", help="datasets, methods, networks, presets, protocols or scenarios.")
 ]
-Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything about this one.")]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name from that list, to show in full.")]
 
 
 def list_(kind: Kind = "", name: Name = None, *, as_json: Json = False) -> Answer:
-    """List what has a name; with NAME, show one in full."""
+    """List all names of a KIND; with NAME, show that one in full."""
     kinds: dict[str, _Kind] = {
         "datasets": _Datasets(),
         "methods": _Methods(),

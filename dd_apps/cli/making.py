@@ -1,4 +1,4 @@
-"""`distill`: from real images to a file."""
+"""`distill`: make a distilled set from real images."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from dd_core.training.teacher_config import TeacherConfig
 if TYPE_CHECKING:
     from dd_core.runner import Forecast as Expected
 
-Method = Annotated[str, typer.Argument(metavar="METHOD", help="See `dd-apps list methods`.")]
+Method = Annotated[str, typer.Argument(metavar="METHOD", help="Distillation method; see `dd-apps list methods`.")]
 Ipc = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images per class.")]
 Images = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images in all, instead of --ipc.")]
 Log = Annotated[
     Literal["tensorboard"] | None,
-    typer.Option(help="Also write what is measured for TensorBoard, into the folder FILE.run/tensorboard."),
+    typer.Option(help="Also write each step's figures for TensorBoard, into the folder FILE.run/tensorboard."),
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Settings for a kind of images, by their size: photos. --set comes before them."),
+    typer.Option(metavar="NAME", help="Ready settings, by image size: photos. --set comes before."),
 ]
-Forecast = Annotated[bool, typer.Option("--forecast", help="Say how long it would take on this machine, and stop.")]
+Forecast = Annotated[bool, typer.Option("--forecast", help="Say how long this run would take here; make nothing.")]
 Out = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the distilled set goes.")]
 
 
@@ -74,7 +74,7 @@ def distill(
     table = _method_table(method, settings)
     config = decode_method(table)
     if preset is not None:
-        settings_of(preset, method, image_size=image_size or 1)  # wrong names are told before images are read
+        settings_of(preset, method, image_size=image_size or 1)  # refuses a wrong name before images are read
     size = _size(ipc, images)
     workers = options.workers_of(parallel, jobs, threads)
     run_options = options.run_options(
@@ -125,12 +125,12 @@ def _as_fields(expected: Expected) -> dict[str, Any]:
 
 
 def _method_table(name: str, settings: list[str]) -> dict[str, Any]:
-    """The method's table; `--set method.steps=3`, as in a scenario, is understood too."""
+    """The method's settings as a table; `--set method.steps=3`, a scenario's spelling, is taken too."""
     table: dict[str, Any] = {}
     for setting in settings:
         assign(table, setting.removeprefix("method."))
     if "name" in table:
-        raise UserError(f"--set name={table['name']}: the method is '{name}', given before; leave one of them out")
+        raise UserError(f"--set name={table['name']}: the method is '{name}', given before; leave --set name out")
     return {**table, "name": name}
 
 
@@ -141,7 +141,7 @@ def _size(ipc: int | None, images: int | None) -> Size:
 
 
 def _cost(out: Path, *, seconds: float) -> dict[str, Any]:
-    """Path and sha256 of the set, and what making it cost, over all the runs that it took."""
+    """Path and sha256 of the set, and the seconds and peak memory of making it, over all resumed runs."""
     facts: dict[str, Any] = {"seconds": round(seconds, 3), "peak_memory_bytes": None}
     record = out.with_suffix(".run") / "run.json"
     if record.exists():
@@ -151,14 +151,18 @@ def _cost(out: Path, *, seconds: float) -> dict[str, Any]:
 
 
 def _protocol_of(config: MethodConfig) -> str | None:
-    """Where the set's own recipe is not how a classifier is scored: by its teacher's labels, or by the images' own."""
+    """The protocol to score the set by, None for its own recipe.
+
+    A set with a teacher is scored by the teacher's labels of views; a set whose recipe has the squared error, by the
+    hard labels of its images.
+    """
     if isinstance(getattr(config, "teacher", None), TeacherConfig):
         return "sre2l-fkd"
     return "hard" if config.recipe.loss == "mse" else None
 
 
 def _scored_by(out: Path, data: str, pretrain_on: str | None, *, skip_corrupt: bool, protocol: str | None) -> list[str]:
-    """The command that scores the set; a set does not say which folder it came from."""
+    """The command that scores the set. It has `--data` for images in a folder, since no set records its folder."""
     evaluate = ["dd-apps", "evaluate", as_argument(out)]
     if data.startswith("folder:"):
         evaluate += ["--data", data, *(["--skip-corrupt"] if skip_corrupt else [])]

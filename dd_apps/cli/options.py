@@ -15,18 +15,18 @@ from dd_core.system.threads import require_cores
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions
 
-# `main` looks for --json itself: it must be known before a verb starts, and where the command line is wrong
+# `main` looks for --json itself: it must know before a verb starts, and when the command line is wrong
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else on stderr.")]
 SetFile = Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A distilled set.")]
-Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from it.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Settings = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", default_factory=list, show_default=False, help="Change one setting."),
 ]
 Device = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU), cpu, or a device's torch name.")]
-Parallel = Annotated[str, typer.Option(metavar="ENGINE", help="Who runs independent jobs: processes, ray or dask.")]
-Jobs = Annotated[int | None, typer.Option("--workers", min=1, help="Independent jobs at the same time.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each job; can change the last bits.")]
+Parallel = Annotated[str, typer.Option(metavar="ENGINE", help="What runs independent jobs: processes, ray or dask.")]
+Jobs = Annotated[int | None, typer.Option("--workers", min=1, help="Number of jobs that run in parallel.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each job; can change results' last bits.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run left, and start over.")]
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Seconds between two checkpoints.")]
 TimeLimit = Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds, resumable (exit code 4).")]
@@ -35,12 +35,12 @@ PretrainOn = Annotated[
     str | None,
     typer.Option(metavar="NAME|folder:PATH", help="Images that networks are pre-trained on, instead of --data."),
 ]
-ImageSize = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Resize images to this side.")]
+ImageSize = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Resize images to this height and width.")]
 SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.")]
 
 
 def as_flag(option: Option) -> str:
-    """An option of an error's text as it is typed: `--image-size 64`, `--fresh`, `--set recipe.epochs=3`."""
+    """An option in an error's text, spelled as a user types it: `--image-size 64`, `--set recipe.epochs=3`."""
     if "." in option.name:
         return f"--set {option.name}={option.value}"
     flag = f"--{option.name.replace('_', '-')}"
@@ -48,7 +48,7 @@ def as_flag(option: Option) -> str:
 
 
 def workers_of(engine: str, count: int | None, threads: int) -> Workers | None:
-    """Who runs independent jobs, or None where nothing was asked for.
+    """The workers that run independent jobs, or None if all three options have their defaults.
 
     Raises `UserError` for an unknown engine, and for more threads than cores where the jobs run on this machine.
     """
@@ -68,7 +68,7 @@ def run_options(
     time_limit: float | None = None,
     fresh: bool = False,
 ) -> RunOptions:
-    """How the runner runs; an interruption names this very command, without its --fresh."""
+    """The runner's options. When interrupted, the runner names this command, without `--fresh`, to resume by."""
     from dd_core.runner import RunOptions
 
     return RunOptions(

@@ -1,4 +1,4 @@
-"""`nas rank` and `nas search`: scenarios of architecture search; and `nas rank` of values that a user has already."""
+"""`nas rank` and `nas search`: run scenarios of architecture search; `nas rank` also ranks values from a CSV file."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ Values = Annotated[
     Path | None,
     typer.Option(
         metavar="VALUES.csv",
-        help="Rank these instead: the column architecture and one for each proxy; an empty cell is a failed trial.",
+        help="Proxy values to rank by, instead of a scenario: a column architecture, and a column for each proxy; an "
+        "empty cell is a failed trial.",
     ),
 ]
 Truth = Annotated[
     Path | None,
-    typer.Option(metavar="TRUTH.csv", help="What --values are compared with: accuracies in percent."),
+    typer.Option(metavar="TRUTH.csv", help="Accuracies in percent that --values are compared with."),
 ]
-Column = Annotated[str | None, typer.Option(metavar="NAME", help="The truth's column, where there are several.")]
+Column = Annotated[str | None, typer.Option(metavar="NAME", help="Column of TRUTH.csv, if it has several.")]
 BootstrapSeed = Annotated[
     int | None, typer.Option(min=0, help="With --values: seed of the bootstrap's resamples; 0 by default.")
 ]
 Asynchronous = Annotated[
-    bool, typer.Option("--async", help="The strategy learns each value at once; runs may then differ.")
+    bool, typer.Option("--async", help="Tell the strategy each value as soon as it is known; runs may then differ.")
 ]
 
 
 def nas_app() -> typer.Typer:
     """`nas` with its two verbs."""
-    app = typer.Typer(help="Rank proxies of architecture search, or search by one.")
+    app = typer.Typer(help="Rank proxies of architecture search, or search by a proxy.")
     app.command("rank")(rank)
     app.command("search")(search)
     return app
@@ -69,7 +70,7 @@ def rank(
     seed: BootstrapSeed = None,
     as_json: Json = False,
 ) -> Answer:
-    """Compare proxies with a truth: by a scenario, or from two CSV files."""
+    """Compare proxies with true accuracies: by a scenario, or from two CSV files."""
     if values is not None:
         _refuse({"set": settings, "out": out, "fresh": fresh, "workers": jobs}, go_with="a scenario")
         return _given(wanted, values, truth, column, seed=seed or 0)
@@ -104,7 +105,7 @@ def search(
 
 
 def _loaded(task: str, wanted: str, settings: list[str]) -> Scenario:
-    """The scenario; raises `UserError` for one of another task."""
+    """Load a scenario of `task`; raises `UserError` for a scenario of another task."""
     loaded = scenario.load(wanted, overrides=settings, of=task)
     if loaded.task != task:
         raise UserError(f"{wanted} is a scenario of the task '{loaded.task}', not {task}: dd-apps run {wanted}")
@@ -112,14 +113,14 @@ def _loaded(task: str, wanted: str, settings: list[str]) -> Scenario:
 
 
 def _refuse(given: Mapping[str, object], *, go_with: str) -> None:
-    """Raise `UserError` for options that would be passed over."""
+    """Raise `UserError` for given options that would be ignored."""
     for name, value in given.items():
         if value is not None and value is not False and value != []:
             raise UserError(f"{Option(name)} goes with {go_with} only")
 
 
 def _given(wanted: str | None, values: Path, truth: Path | None, column: str | None, *, seed: int) -> Answer:
-    """How the columns of one file rank the architectures by the accuracies of another. No torch."""
+    """Compare the columns of the file `values` with the accuracies in the file `truth`. No torch."""
     if wanted is not None:
         raise UserError(f"either the scenario '{wanted}' or {Option('values')} is ranked, not both")
     if truth is None:

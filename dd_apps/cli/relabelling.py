@@ -1,4 +1,4 @@
-"""`relabel`: a bank of a set's views with what a teacher makes of each."""
+"""`relabel`: make a bank of a teacher's logits for augmented views of a distilled set."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dd_core import evaluation, store
 from dd_core.distilled.card import human_bytes
 
 Protocol = Annotated[str, typer.Option(help="Protocol whose views are labelled; see `dd-apps list protocols`.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of views; by default those of the protocol.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of views to label; by default the protocol's number.")]
 Encoding = Annotated[str, typer.Option(help="How logits are kept: fp16, uint8, or top-K such as top-10.")]
 BatchSize = Annotated[
-    int, typer.Option(min=1, help="Views that the teacher is shown together; matters in its mode batch-stats.")
+    int, typer.Option(min=1, help="Views in one mini-batch of the teacher; changes labels in mode batch-stats only.")
 ]
 
 
@@ -41,7 +41,7 @@ def relabel(
     jobs: options.Jobs = None,
     as_json: options.Json = False,
 ) -> Answer:
-    """Have a teacher label views of a set, for `evaluate --bank`.
+    """Label augmented views of a set with a teacher, for `evaluate --bank`.
 
     The bank is kept in the cache, part by part: the same command again goes on where an interrupted one stopped. Its
     folder may be copied, and given to anybody who has the set.

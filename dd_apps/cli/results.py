@@ -1,4 +1,4 @@
-"""The folder of a run: what is written into it, found complete there, and removed from it."""
+"""The folder of a run's results: write it, recognise a complete one, and clear it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took: seconds, the machine, and what can change the last bits of its figures."""
+    """What a run cost: its seconds, the machine, and the software, which can change the last bits of figures."""
 
     seconds: float
     hardware: Mapping[str, Any]
@@ -65,7 +65,7 @@ def write(folder: Path, loaded: Scenario, outcome: Outcome, cost: Cost) -> Resul
     store.write_json(folder / _FIGURES, figures)
     for name, ds in outcome.sets.items():
         store.write_set(folder / f"{name}.safetensors", ds)
-    # of the values alone: what the file says of itself need not be true of what --set made of it
+    # the title is made from the values: the comment in the scenario's file need not hold for what --set changed
     title, origin = loaded.values.title, loaded.origin
     files[_REPORT] = markdown_page(title, origin, sections).encode()
     files[_PAGE] = html_page(title, origin, sections).encode()
@@ -96,7 +96,7 @@ def _table_files(tables: Sequence[Table]) -> dict[str, bytes]:
 
 
 def complete(folder: Path, environment: Environment) -> Results | None:
-    """What an earlier run left here, if it is all there and was computed in this environment."""
+    """The results in `folder`, or None if a file is missing or they were computed in another environment."""
     figures = _read(folder)
     if figures.get("environment") != plain(environment):
         return None
@@ -104,7 +104,7 @@ def complete(folder: Path, environment: Environment) -> Results | None:
 
 
 def clear(folder: Path, *, work: bool = False) -> None:
-    """Remove what a run wrote into its folder, and with `work` what it would resume from."""
+    """Remove the results that a run wrote into `folder`; with `work`, also the state that it would resume from."""
     with store.disk_errors(folder):
         for path in (*_files(folder, _read(folder)), folder / _REPORT, folder / _PAGE, folder / _FIGURES):
             path.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def clear(folder: Path, *, work: bool = False) -> None:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """The figures; nothing where there are none that can be read."""
+    """The figures in results.json; empty if the file is missing or cannot be read."""
     try:
         figures = store.read_json(folder / _FIGURES)
     except UserError:
@@ -122,12 +122,12 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path, figures: Mapping[str, Any]) -> list[Path]:
-    # the name alone: nothing outside the folder is ever meant
+    # only the last part of each path: no file outside the folder is ever removed
     return [folder / Path(name).name for name in figures.get("files", ())]
 
 
 def _layout(table: Table) -> dict[str, Any]:
-    """What a table says beside its rows; JSON does not keep the order of columns."""
+    """Title, columns, units and notes of a table, beside its rows: columns keep their order in a list."""
     return {
         "title": table.title,
         "columns": table.columns(),

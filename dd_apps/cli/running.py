@@ -25,12 +25,12 @@ from dd_core.store.journal import LOCK
 if TYPE_CHECKING:
     from dd_apps.scenario import Scenario
 
-IDENTITY = "scenario.json"  # of a folder: what it is the result of
-Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="See `dd-apps list scenarios`.")]
+IDENTITY = "scenario.json"  # file in a folder of results: the scenario that they are of
+Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="Scenario; see `dd-apps list scenarios`.")]
 Out = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Where results go; runs/NAME by default (runs/TASK-NAME where two tasks share a name)."
+        metavar="DIR", help="Folder for results; runs/NAME by default (runs/TASK-NAME where two tasks share a name)."
     ),
 ]
 
@@ -43,7 +43,7 @@ def quickstart(
     jobs: options.Jobs = None,
     as_json: Json = False,
 ) -> Answer:
-    """Run the quickstart: minutes on a CPU, offline."""
+    """Run the scenario quickstart, which takes minutes on a CPU, offline."""
     loaded = scenario.load("quickstart")
     return run_scenario(context.obj, loaded, out, device="cpu", threads=1, parallel="processes", jobs=jobs, fresh=fresh)
 
@@ -79,7 +79,10 @@ def run_scenario(
     jobs: int | None,
     fresh: bool,
 ) -> Answer:
-    """Run a scenario into its folder, or find it complete there; without `jobs`, with the workers that it asks for."""
+    """Run a scenario into its folder, or show the folder's results if they are complete.
+
+    jobs: jobs that run in parallel; None: as many as the scenario asks for.
+    """
     workers = options.workers_of(parallel, jobs or loaded.workers, threads)
     folder = out or Path("runs") / loaded.results_name
     made = not os.path.lexists(folder)
@@ -120,7 +123,7 @@ def _show(page: Page, finished: Results) -> None:
 
 @contextmanager
 def _gone_if_empty(folder: Path, *, made: bool) -> Iterator[None]:
-    """Remove the folder, if this run made it, where the run fails before it has a result of any kind."""
+    """Remove a folder that this run made if the run fails before any result is in the folder."""
     try:
         yield
     except BaseException:
@@ -138,7 +141,7 @@ def _claimed(folder: Path, loaded: Scenario, *, fresh: bool) -> Iterator[None]:
         _refuse_mixture(journal, loaded, fresh=fresh)
         if fresh:
             results.clear(folder, work=True)
-        store.remove_leftovers(folder, below=True)  # of a run that was killed
+        store.remove_leftovers(folder, below=True)  # half-written files of a killed run
         journal.identify(loaded.plain())
         yield
 

@@ -1,4 +1,4 @@
-"""`inspect` and `verify`: what is in a file, without torch."""
+"""`inspect` and `verify`: show and check a distilled set's file, without torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Gif = Annotated[
     typer.Option(
         "--animate",
         metavar="OUT.gif",
-        help="Draw how images were recovered; method sre2l keeps that with --set recover.snapshots=20.",
+        help="Draw the recovery of images; needs a set of sre2l made with --set recover.snapshots=20 or the like.",
     ),
 ]
 
@@ -46,7 +46,7 @@ def inspect(file: SetFile, *, png: Png = None, animate: Gif = None, as_json: Jso
 
 
 def _animate(ds: DistilledSet, out: Path) -> None:
-    """Draw the images of a set on their way; raises what `sre2l.way_of` raises."""
+    """Draw the kept snapshots of a set's recovery as a GIF; raises what `sre2l.way_of` raises."""
     from dd_core.distilled.pictures import contact_sheet, gif_bytes
     from dd_core.methods import sre2l
 

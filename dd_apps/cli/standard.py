@@ -1,6 +1,7 @@
 """stdin, stdout and stderr as a shell may leave them: closed, on a full disk, into a pipe that nobody reads any more.
 
-No verb may fail for what it has to say: it runs to its end, and `main` asks afterwards what became of its answer.
+No verb fails because it cannot print: the verb runs to its end, and `main` checks afterwards whether its answer was
+written.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-_SPELT = str.maketrans({"±": "+-"})  # in an encoding without it
+_SPELT = str.maketrans({"±": "+-"})  # for an encoding that lacks the character
 
 
 class Written:
-    """A text stream that takes everything: after the first error what is written is dropped, and `failure` has it.
+    """A text stream whose writes never raise: `failure` keeps the first error, and later text is dropped.
 
-    A character that the stream's encoding lacks is written as an escape. For all else it is the stream.
+    A character that the stream's encoding lacks is written as an escape. All other attributes are the stream's.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -25,7 +26,7 @@ class Written:
         self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write `text`, or as much of it as goes; the count of its characters."""
+        """Write `text`, unless the stream has failed; returns the number of its characters."""
         if self.failure is None:
             try:
                 self._stream.write(encodable(text, self._stream))
@@ -34,7 +35,7 @@ class Written:
         return len(text)
 
     def flush(self) -> None:
-        """Hand over what is buffered."""
+        """Flush the stream, unless it has failed."""
         if self.failure is None:
             try:
                 self._stream.flush()
@@ -42,7 +43,7 @@ class Written:
                 self.failure = error
 
     def discard(self) -> None:
-        """Where the stream has failed, have its file be a null device: Python flushes it once more when it exits."""
+        """Point the file of a failed stream to the null device: Python flushes the stream once more at exit."""
         if self.failure is not None:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
@@ -64,10 +65,10 @@ def encodable(text: str, stream: Any) -> str:
 
 @contextmanager
 def taken() -> Iterator[Written]:
-    """Within the block stdout and stderr take everything; stdout is yielded, for its `failure`.
+    """Within the block, writing to stdout or stderr never raises; yields stdout, for its `failure`.
 
-    One that is closed is a null device, as is stdin: who closes it wants to hear nothing, and a file that is opened
-    later would get its number, and what libraries and child processes print.
+    A closed stdin, stdout or stderr becomes the null device: otherwise the next opened file would get its number, and
+    would receive what libraries and child processes print.
     """
     _fill_closed()
     before = sys.stdout, sys.stderr

@@ -1,4 +1,4 @@
-"""What the verbs say and how: an answer on stdout, progress and messages on stderr."""
+"""Output of the verbs: an answer on stdout, progress and messages on stderr."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dd_apps.report.tables import Table, printable, rich_table
 from dd_core.system.progress import Lines, words
 from dd_core.system.reporter import Stage
 
-_PIPE_WIDTH = 400  # columns where nobody's terminal sets them: a table in a pipe is never folded
+_PIPE_WIDTH = 400  # columns of output that is no terminal, so that a table in a pipe is not folded
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Session:
         return shell_line(["dd-apps", *(word for word in self.arguments if word != "--fresh")])
 
     def reporter(self) -> TerminalReporter:
-        """Where a run reports its progress; no bar beside JSON."""
+        """The reporter of a run's progress; it draws bars on a terminal, but not with `--json`."""
         return TerminalReporter(bar=not self.json and sys.stderr.isatty())
 
 
@@ -53,7 +53,7 @@ def shell_line(words: Iterable[str]) -> str:
 
 
 def as_argument(path: Path) -> str:
-    """A file as a word of a command, where one that begins with a dash would be an option."""
+    """A path as a word of a command; `./` before a leading dash keeps it from being read as an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
@@ -103,7 +103,7 @@ class Page:
 
 @contextmanager
 def stdout_kept_clean() -> Iterator[None]:
-    """Send whatever a block, a library in it or a child process prints to stdout to stderr instead."""
+    """Redirect to stderr what the block, a library or a child process prints to stdout."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -126,14 +126,14 @@ class TerminalReporter:
 
     @contextmanager
     def stage(self, name: str, *, total: int, first: int = 0) -> Iterator[Stage]:
-        """A bar below those of the stages around it; it goes when the stage ends, and with the last one all stay."""
+        """A bar below the bars of enclosing stages. An inner bar is removed at its stage's end; the outermost stays."""
         if not self._bar or total == 0:
             with self._lines.stage(name, total=total, first=first) as stage:
                 yield stage
             return
         progress = self._progress = self._progress or _bars()
         self._depth += 1
-        progress.start()  # nothing, where it has started
+        progress.start()  # does nothing if already started
         task = progress.add_task("  " * (self._depth - 1) + name, total=total, completed=first, metrics="")
         try:
             yield _Bar(progress, task)

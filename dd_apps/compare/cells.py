@@ -1,4 +1,4 @@
-"""What is done in one cell of a comparison, and what is kept of it: values that travel between processes."""
+"""The jobs of one cell of a comparison, and the record of its score: values that are sent between processes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from dd_core.runner import RunOptions
 from dd_core.system.parallel import Workers
 from dd_core.training import for_network
 
-VERSION = 1  # raise it where a cell of earlier code would be another one
+VERSION = 1  # raise it when a change of the code changes the figures of a cell
 Stored = Literal["uint8", "as-made"]
 
 
 class Cell(Config):
-    """One row at one size, on one kind of network, under one seed.
+    """One row at one ipc, on one kind of network, under one seed.
 
-    baseline: how real images are chosen or averaged that are as many bytes as the set of `method`; empty: that set
-    itself. network: empty where the protocol trains none.
+    baseline: the method that chooses or averages real images of as many bytes as the set of `method` has; empty: that
+    distilled set is scored itself. network: empty if the protocol trains no network.
     """
 
     method: str
@@ -43,12 +43,12 @@ class Cell(Config):
 
 
 class CellRecord(Config):
-    """What was measured in a cell, as a line of the journal; `reason` says why it has no score.
+    """What was measured in a cell, as a line of the journal; `reason` says why a cell has no score.
 
-    images, bytes: stored images of what was scored, and their bytes with soft labels and learned rates. rates: learned
-    rates. training: a digest of how networks were trained, equal where rows may be shared. content: a digest of what
-    networks met. short: whether a class has fewer real images than the bytes have room for. making: seconds that making
-    the set took.
+    images: number of stored images that were scored. bytes: their size, with soft labels and learned learning rates.
+    rates: number of learned learning rates. training: digest of how networks were trained; methods with equal digests
+    may share a row of real images. content: digest of the scored set. short: whether a class has fewer real images than
+    the bytes have room for. making: seconds that making the set took.
     """
 
     key: str
@@ -66,7 +66,7 @@ class CellRecord(Config):
 
 @dataclass(frozen=True)
 class MakeJob:
-    """A set to be made of the training images, in a file."""
+    """A set that is to be made from the training images and written to the file `out`."""
 
     config: MethodConfig
     size: Size
@@ -77,9 +77,10 @@ class MakeJob:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """A cell to be scored: the file of the distilled set, and of the real images where these are scored.
+    """A cell that is to be scored.
 
-    keep: the folder of the scores of finished networks.
+    distilled: file of the distilled set. real: file of the real images that are scored in its place; None: the set
+    itself is scored. keep: folder for the scores of finished networks.
     """
 
     cell: Cell
@@ -97,7 +98,7 @@ class ScoreJob:
 
 
 def made(job: MakeJob, *, options: RunOptions) -> str | None:
-    """Make a set, or find it complete; why there is none where the method diverges: that is a result."""
+    """Make a set, unless its file is complete; returns the reason if the method diverges, which is a result too."""
     train = images_of(job.data, "train")
     try:
         runner.distill(job.config, train, job.size, seed=job.seed, out=job.out, options=options)
@@ -107,7 +108,7 @@ def made(job: MakeJob, *, options: RunOptions) -> str | None:
 
 
 def scored(job: ScoreJob) -> CellRecord:
-    """Score a cell; that its networks diverge is a result."""
+    """Score a cell; if its networks diverge, the record gives the reason in place of a score."""
     train, test = (images_of(job.data, split) for split in ("train", "test"))
     ds = as_stored(store.read_set(job.distilled), job.stored)
     if job.real is not None:
@@ -147,12 +148,12 @@ def scored(job: ScoreJob) -> CellRecord:
 
 
 def as_stored(ds: DistilledSet, stored: Stored) -> DistilledSet:
-    """A distilled set as its bytes are counted and its networks are fed."""
+    """A distilled set in the stored form that is counted in bytes and shown to networks."""
     return ds.quantised() if stored == "uint8" else ds
 
 
 def learned_rates(ds: DistilledSet) -> int:
-    """Learning rates that the method learned with the set."""
+    """Number of learning rates that the method learned with the set."""
     made_by = ds.manifest.provenance
     assert made_by is not None
     meant = decode_method({"name": made_by.method, **made_by.config}).recipe
@@ -167,8 +168,8 @@ def bytes_of(ds: DistilledSet) -> int:
 def in_place_of(ds: DistilledSet, real: DistilledSet) -> DistilledSet:
     """Real images, or averages of them, in place of the images of a distilled set: uint8, with hard labels.
 
-    Networks are fed and trained as the set says, so that the images alone differ. An order of steps that was learned is
-    for the set's own blocks: the real images are trained on by the rest of the recipe.
+    Networks are fed and trained as the distilled set's manifest says, so that only the images differ. Learned steps of
+    the recipe are left out, because they name blocks of the distilled set's own images.
     """
     ours, theirs = ds.quantised(), real.quantised()
     recipe = ds.manifest.recipe.model_copy(update={"steps": ()})
@@ -177,7 +178,7 @@ def in_place_of(ds: DistilledSet, real: DistilledSet) -> DistilledSet:
 
 
 def _training(ds: DistilledSet, protocol: str, network: str | None, source: str) -> str:
-    """A digest of how networks are trained and fed, and of how many images."""
+    """A digest of how networks are trained and fed, and of the number of images."""
     recipe = for_network(protocols.load(protocol).recipe(ds.manifest.recipe, source_name=source), network)
     return digest([len(ds), plain(recipe), digest_of(ds.input_form())])
 
@@ -188,12 +189,12 @@ _held: dict[tuple[Data, str], Source] = {}
 
 
 def hold(data: Data, split: str, source: Source) -> None:
-    """Keep images that this process has loaded already, for jobs that run in it."""
+    """Keep images that this process has loaded, for the jobs that run in this process."""
     _held[data, split] = source
 
 
 def images_of(data: Data, split: str) -> Source:
-    """The images of a split, which this process keeps."""
+    """The images of a split, loaded once in each process; images of other data are dropped."""
     key = (data, split)
     if key not in _held:
         for other, _ in [key for key in _held if key[0] != data]:
@@ -204,5 +205,5 @@ def images_of(data: Data, split: str) -> Source:
 
 
 def key_of(cell: Cell, facts: Mapping[str, Any]) -> str:
-    """A name for the cell, of all that determines its figures."""
+    """A digest of all that determines the figures of a cell, as its name in the journal."""
     return digest({"version": VERSION, "cell": plain(cell), **facts})

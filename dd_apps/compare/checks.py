@@ -1,4 +1,4 @@
-"""What a comparison refuses before anything is made or trained."""
+"""Checks of a comparison's sizes, methods and networks before anything is made or trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check(scenario: CompareScenario, train: Source, test: Source) -> None:
     for source in (train, test):
         require_labels(source)
     if train.classes != test.classes or train.image_shape != test.image_shape:
-        raise UserError(f"{called(train)}: training and test images have other classes, or another shape")
+        raise UserError(f"{called(train)}: training and test images differ in classes or in shape; expected the same")
     _check_sizes(scenario, train)
     for network in scenario.networks:
         _check_network("networks", network, train)
@@ -30,7 +30,7 @@ def check(scenario: CompareScenario, train: Source, test: Source) -> None:
 
 
 def _check_sizes(scenario: CompareScenario, train: Source) -> None:
-    """Every set has as many random real images beside it, which are drawn without replacement."""
+    """Raise `UserError` if an ipc exceeds the images of a class: random real images are drawn without replacement."""
     source, where = train, ""
     settings = protocols.load(scenario.protocol).settings(images=max(scenario.ipcs) * len(train.classes))
     if settings:
@@ -47,7 +47,7 @@ def _check_sizes(scenario: CompareScenario, train: Source) -> None:
 
 
 def _check_network(key: str, network: str, train: Source) -> None:
-    """Raise `UserError` for a network that cannot be made for the images, or cannot take one."""
+    """Raise `UserError` for a network that cannot be built for the images' shape, or cannot process an image."""
     channels, height, width = train.image_shape
     try:
         outputs_for(built(network, train.image_shape, outputs=len(train.classes), seed=0), train.image_shape)

@@ -1,4 +1,4 @@
-"""The rows of a comparison, and the significance of every difference between them: paired over seeds, by Holm."""
+"""The rows of a comparison, and the significance of their differences: paired over seeds, with Holm's correction."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Kind = Literal["distilled", "twin", "real"]
 
 @dataclass(frozen=True)
 class Row:
-    """What is scored at one size on one kind of network.
+    """One row of the table at one ipc on one kind of network.
 
-    kind: a distilled set; its random-real twin, as many images; or real images of as many bytes. name: of the method
-    or of the way to choose real images. methods: the distilled rows that it stands beside and is trained as.
-    accuracies: fractions of 1 by seed, without seeds under which something diverged. one_set: whether all seeds score
-    one and the same draw. shared: whether another row of this name stands at this size and network.
+    kind: a distilled set; its random-real twin, which has as many images; or real images of as many bytes. name: the
+    method or the baseline. methods: the distilled rows that this row is compared with and trained like. accuracies:
+    fractions of 1 by seed, without seeds that diverged. one_set: whether all seeds score the same set. shared: whether
+    several rows at this ipc and network have this name.
     """
 
     kind: Kind
@@ -37,7 +37,7 @@ class Row:
 
     @property
     def called(self) -> str:
-        """The name, with what it stands beside where that tells it from another row."""
+        """The row's name; a twin, and a row whose name several rows have, is named with its methods."""
         if self.kind == "twin":
             return f"{TWIN} of {self.methods[0]}"
         return f"{self.name} (as {' and '.join(self.methods)})" if self.shared else self.name
@@ -45,10 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Compared:
-    """One row against another.
+    """The comparison of one row with another.
 
-    adjusted: p after Holm's correction for all comparisons of the report, which decides `word`. The interval of
-    `difference` is of this comparison alone.
+    adjusted: p after Holm's correction for all comparisons of the report; it decides `word`. The interval of
+    `difference` is not corrected.
     """
 
     row: Row
@@ -59,9 +59,9 @@ class Compared:
 
 
 def rows_at(scenario: CompareScenario, records: Mapping[Cell, CellRecord], ipc: int, network: str) -> list[Row]:
-    """The rows of one size and network: each distilled set, its twin, and the real images that it stands beside.
+    """The rows of one ipc and network: each distilled set, its twin, and the real images of as many bytes.
 
-    Methods whose real images are equally many, and equally trained and fed under every seed, share them.
+    Methods share a row of real images if these have the same number and the same training under every seed.
     """
 
     def of(method: str, baseline: str) -> tuple[CellRecord, ...]:
@@ -90,18 +90,18 @@ def rows_at(scenario: CompareScenario, records: Mapping[Cell, CellRecord], ipc: 
 
 
 def _accuracies(records: Sequence[CellRecord], of: str) -> dict[int, float]:
-    """The mean over the networks of each seed."""
+    """The mean accuracy over the networks of each seed, by seed."""
     return {
         record.cell.seed: getattr(record.evaluation, of).mean for record in records if record.evaluation is not None
     }
 
 
 def compared(places: Sequence[Sequence[Row]]) -> list[Compared]:
-    """Every difference between rows of a place, corrected for the number of all of them.
+    """All comparisons between rows of one ipc and network, with p corrected for the number of comparisons overall.
 
-    A place has the rows of one size and network. Distilled sets are compared with each other, with their own twins and
-    with the real images beside them, and these real images with each other. One set against rows that are drawn anew
-    for each seed is tested as one more draw.
+    `places` holds the rows of each ipc and network. Distilled sets are compared with each other, with their own twins
+    and with their real images, and these real images with each other. A set that is the same under every seed is
+    tested as one more draw of a row that is drawn anew for each seed.
     """
     found: list[Compared] = []
     for rows in places:

@@ -1,4 +1,4 @@
-"""What a scenario of the task `compare` says; imports no torch.
+"""The keys of a scenario of the task `compare`, for example as below; imports no torch.
 
 task = "compare"
 data = "digits"
@@ -37,44 +37,44 @@ TWIN = "random-real twin"
 
 
 class CompareScenario(DataScenario):
-    """Methods x sizes x networks x seeds, and real images of as many bytes beside each distilled set."""
+    """Methods x ipcs x networks x seeds, each distilled set compared with real images of as many bytes."""
 
     methods: dict[str, Options] = Field(
         min_length=1,
-        description="distillation methods that are compared, by the name of their row: the method's options, and its "
-        "`name` where that is not the row's",
+        description="tables of the methods that are compared, by row name: [methods.ROW] has the method's options, and "
+        "the key `name` if the method's name is not ROW",
     )
     at: dict[str, dict[str, Options]] = Field(
         default={},
-        description="options of methods that differ at one size, by the images per class and the name of the row: "
-        "at.10.mtt.lr_lr is the option lr_lr of the row mtt at 10 a class",
+        description="options of methods that hold at one ipc only, by ipc and row name: at.10.mtt.lr_lr is the option "
+        "lr_lr of the row mtt at 10 images per class",
     )
     baselines: tuple[str, ...] = Field(
         default=(RANDOM, "herding", "k-means", "average"),
-        description="ways to choose or average real images; each gets as many bytes as the distilled set that it "
-        "stands beside, the set's soft labels and learned rates counted",
+        description="methods that choose or average real images, as baselines; each gets as many bytes as the "
+        "distilled set it is compared with, whose soft labels and learned learning rates are counted",
     )
     ipcs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(1, 10), min_length=1, description="images per class of the distilled sets: each number is a size"
+        default=(1, 10), min_length=1, description="numbers of images per class; methods are compared at each of them"
     )
     networks: tuple[str, ...] = Field(
-        default=(), description="networks that every set is scored on; none only where the protocol trains no network"
+        default=(), description="networks that every set is scored on; empty only if the protocol trains no network"
     )
-    seeds: int = Field(default=5, ge=1, description="how often all is done: seeds from `seed` on")
+    seeds: int = Field(default=5, ge=1, description="number of seeds, counted from `seed`; tests are paired over seeds")
     seed: int = Field(default=0, ge=0, description="first seed, of distillation, real images, weights and training")
-    nets: int = Field(default=1, ge=1, description="fresh networks that a set is scored by under each seed")
+    nets: int = Field(default=1, ge=1, description="fresh networks whose mean is the score of a set under one seed")
     anew: bool = Field(
         default=True,
-        description="whether each seed distils a set of its own, so that tests are of the methods; false: one set, "
-        "distilled by the first seed, is scored under all seeds, and tests are of that set",
+        description="true: each seed distils a set of its own, and tests are about methods; false: one set, distilled "
+        "by the first seed, is scored under all seeds, and tests are about that set",
     )
-    protocol: str = Field(default="recipe", description="how networks are trained on a set")
+    protocol: str = Field(default="recipe", description="name of the protocol by which networks are trained on a set")
     stored: Literal["uint8", "as-made"] = Field(
         default="uint8",
-        description="how distilled pixels are stored and counted before they are scored: uint8, one byte a value, "
-        "rounded and clipped to black and white; as-made: as the method made them, mostly float32 of four bytes",
+        description="how distilled pixels are stored, counted in bytes and scored: uint8, rounded and clipped to black "
+        "and white, one byte a value; as-made, as the method made them, mostly float32 of four bytes a value",
     )
-    workers: int = Field(default=1, ge=1, description="sets that are made, or scored, at the same time")
+    workers: int = Field(default=1, ge=1, description="number of sets that are made, or scored, in parallel")
 
     @field_validator("ipcs")
     @classmethod
@@ -98,7 +98,7 @@ class CompareScenario(DataScenario):
         except UserError as error:
             raise ValueError(error.text) from None
         if protocols.load(self.protocol).trains_networks and not self.networks:
-            raise ValueError("networks: name one at least that sets are scored on, as in ['convnet-3']")
+            raise ValueError("networks: expected at least one network to score sets on, as in ['convnet-3']")
         for size, rows in self.at.items():
             if size not in map(str, self.ipcs):
                 raise ValueError(f"at.{size}: no such size; ipcs are {listed(self.ipcs)}")
@@ -123,12 +123,12 @@ class CompareScenario(DataScenario):
 
     @property
     def baseline_configs(self) -> Mapping[str, SelectionConfig]:
-        """The config of each way to choose real images, with its defaults; raises `UserError`."""
+        """The config of each baseline, with the method's defaults; raises `UserError`."""
         return {name: _baseline(name) for name in self.baselines}
 
     @property
     def all_seeds(self) -> range:
-        """The seeds under which all is done."""
+        """The seeds of the comparison."""
         return range(self.seed, self.seed + self.seeds)
 
     @property
@@ -138,7 +138,7 @@ class CompareScenario(DataScenario):
 
     @property
     def title(self) -> str:
-        """What is done, from the values: methods, data, sizes, networks and seeds."""
+        """Methods, data, ipcs, networks and seeds, on one line."""
         size = "" if self.image_size is None else f" at {self.image_size} px"
         networks = self.networks or (protocols.load(self.protocol).name,)
         return (
@@ -167,7 +167,7 @@ def many(count: int, noun: str) -> str:
 def _require_distinct(values: Sequence[object]) -> None:
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"{value} is there twice; tables tell rows apart by it")
+            raise ValueError(f"{value} is there twice; expected each once")
 
 
 def _decoded(name: str, options: Options, here: Options, ipc: int) -> MethodConfig:
@@ -183,7 +183,7 @@ def _decoded(name: str, options: Options, here: Options, ipc: int) -> MethodConf
 
 
 def _merged(options: Options, changes: Options) -> Options:
-    """The options with those of `changes`, table by table."""
+    """The options, overridden by `changes`; nested tables are merged key by key."""
     merged = dict(options)
     for key, value in changes.items():
         inner = merged.get(key)
@@ -193,22 +193,22 @@ def _merged(options: Options, changes: Options) -> Options:
 
 def _check_method(name: str, config: MethodConfig) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
-        raise UserError(f"methods: '{name}' names files; letters, digits and . _ + - are what it may have")
+        raise UserError(f"methods: '{name}' is part of file names; expected letters, digits and . _ + - only")
     try:
         config.require_labels_used("the score of a classifier")
     except UserError as error:
         raise UserError(f"methods.{name}: {error.text}") from None
     if getattr(config, "attack", None) is not None:
-        raise UserError(f"methods.{name}: its sets are an attack, and not to be right; leave out `attack`")
+        raise UserError(f"methods.{name}: an attack's sets are not made for accuracy; leave out `attack`")
     if config.starts == "one":
         raise UserError(
-            f"methods.{name}: its sets are for one particular network, and are compared on fresh ones; choose a start "
-            "with more networks, such as start = 'random'"
+            f"methods.{name}: its sets are for one particular network, but a comparison trains fresh ones; choose a "
+            "start with more networks, such as start = 'random'"
         )
 
 
 def _baseline(name: str) -> SelectionConfig:
-    """The config of a way to choose or average real images; raises `UserError` for a method that does more."""
+    """The config of a baseline; raises `UserError` for a method that does more than choose or average real images."""
     if name not in tables.names():
         raise UserError(f"baselines: {unknown_name('method', name, tables.names()).text}")
     config = tables.method(name)

@@ -10,11 +10,11 @@ from dd_apps.compare.running import Results
 from dd_apps.report.plots import Curve, curves
 from dd_apps.report.sections import Picture
 
-LEAST = 1e-3  # seconds: the clock of a run has no finer ones, and a logarithmic axis no 0
+LEAST = 1e-3  # seconds: a run's clock is no finer, and a logarithmic axis has no 0
 
 
 def pictures(number: int, network: str, rows: Sequence[Row], results: Results, note: str) -> Iterator[Picture]:
-    """Of one network: two pictures, in which a line joins the sizes of a row; those of twins are dashed."""
+    """Two pictures of one network; a line joins the ipcs of a row, and lines of twins are dashed."""
     shown = [row for row in rows if row.accuracies]
     if not shown:
         return
@@ -31,7 +31,7 @@ def pictures(number: int, network: str, rows: Sequence[Row], results: Results, n
         f"accuracy-seconds-{number}",
         _curves([row for row in shown if row.kind != "twin"], lambda row: _seconds(row, results)),
         title=f"accuracy on {network} against seconds",
-        x="seconds to make a set, with artefacts that were made for it",
+        x="seconds to make a set, with the artefacts that were made for it",
         y="accuracy (%)",
         logarithmic=True,
         note=f"{note}; seconds by the clock, mean over seeds",
@@ -60,7 +60,7 @@ def _curve(rows: Sequence[Row], along: Callable[[Row], float], *, dashed: bool) 
 
 
 def _bytes(row: Row) -> float:
-    """Mean over seeds: a set may have learned a rate under one seed and kept it under another."""
+    """Bytes, mean over seeds: the number of learned learning rates may differ between seeds."""
     scored = [record for record in row.records if record.evaluation is not None]
     if row.kind == "twin":
         return statistics.fmean(record.evaluation.twin_bytes for record in scored if record.evaluation is not None)

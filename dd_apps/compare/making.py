@@ -1,4 +1,4 @@
-"""The sets of a comparison: distilled ones, what they are made from, and real images of as many bytes."""
+"""The sets of a comparison: distilled sets, the artefacts that they need, and real images of as many bytes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from dd_core.runner import RunOptions, Silent, seconds_of
 from dd_core.system.parallel import Pool
 
 SUFFIX = ".safetensors"
-COSTS = "artefacts.json"  # seconds that making each artefact took, by its digest
+COSTS = "artefacts.json"  # seconds that making each artefact took, by the artefact's digest
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """The file of real images for the bytes of a distilled set; short: a class has fewer than the bytes have room for.
+    """The file of real images of as many bytes as a distilled set.
 
-    counts: images of each class.
+    counts: images of each class. short: whether a class has fewer real images than the bytes have room for.
     """
 
     file: Path
@@ -38,7 +38,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class Sets:
-    """Makes the sets of a scenario in `folder`, or finds them there. `train` are all real images that it looks at."""
+    """Makes the sets of a scenario in `folder`, or finds them there; no image but those of `train` is used."""
 
     scenario: CompareScenario
     folder: Path
@@ -51,7 +51,7 @@ class Sets:
 
     @cached_property
     def configs(self) -> Mapping[tuple[str, int], MethodConfig]:
-        """The config of each distilled row at each size; weights that it names by a file are named by content."""
+        """The config of each row at each ipc; weights from a file are named by the digest of their content."""
         return {place: exchange.with_weights_kept(config) for place, config in self.scenario.configs.items()}
 
     def places(self) -> list[tuple[str, int, int]]:
@@ -60,16 +60,16 @@ class Sets:
         return [*product(scenario.methods, scenario.ipcs, scenario.set_seeds)]
 
     def file(self, method: str, ipc: int, seed: int) -> Path:
-        """The file of a distilled set; without `anew` the set of the first seed is that of every seed."""
+        """The file of a distilled set; without `anew` all seeds have the set of the first seed."""
         seed = seed if self.scenario.anew else self.scenario.seed
         return self.folder / "sets" / f"{method}-ipc-{ipc}-seed-{seed}{SUFFIX}"
 
     def file_of(self, cell: Cell) -> Path:
-        """The file of the distilled set of a cell, or that its real images stand beside."""
+        """The file of a cell's distilled set, which its real images are compared with."""
         return self.file(cell.method, cell.ipc, cell.seed)
 
     def distil(self, needed: Collection[Path]) -> dict[Path, str]:
-        """Make the needed sets; why there is none where a method diverged, by the file."""
+        """Make the needed sets; returns the reason, by file, for each set whose method diverged."""
         data = self.scenario.real_images
         jobs = [
             MakeJob(self.configs[method, ipc], Size(ipc=ipc), seed, self.file(method, ipc, seed), data)
@@ -80,14 +80,14 @@ class Sets:
         return self._make("distilled sets", jobs)
 
     def first(self, method: str, ipc: int) -> DistilledSet | None:
-        """The set of the first seed as it is scored; None where there is none."""
+        """The set of the first seed, as it is scored; None if the method diverged."""
         file = self.file(method, ipc, self.scenario.seed)
         return as_stored(store.read_set(file), self.scenario.stored) if file.exists() else None
 
-    # --- what they are made from ------------------------------------------------------------------------------------
+    # --- artefacts ----------------------------------------------------------------------------------------------------
 
     def _make_artefacts(self, jobs: Sequence[MakeJob]) -> None:
-        """Experts, teachers and their like come before any set: all workers make their parts."""
+        """Make experts, teachers and the like before any set, so that all workers share the work on each."""
         file = self.folder / COSTS
         seconds: dict[str, float] = store.read_json(file) if file.exists() else {}
         resources = Resources.of([self.train], device=self.options.device)
@@ -101,7 +101,7 @@ class Sets:
                 store.write_json(file, seconds)
 
     def artefact_seconds(self, method: str, ipc: int) -> float | None:
-        """What making the artefacts of a method took here; None where one of them was in the cache before."""
+        """Seconds that making the artefacts of a method took; None if one of them was in the cache before."""
         file = self.folder / COSTS
         seconds: dict[str, float] = store.read_json(file) if file.exists() else {}
         specs = self.configs[method, ipc].needs(self.train, size=Size(ipc=ipc), seed=self.scenario.seed).values()
@@ -111,7 +111,7 @@ class Sets:
     # --- real -------------------------------------------------------------------------------------------------------
 
     def real(self, cell: Cell) -> RealImages:
-        """The real images of a cell: as many as the bytes of its distilled set have room for, evenly over classes."""
+        """The real images of a cell: as many as fit into the bytes of its distilled set, one a class at least."""
         file = self.file_of(cell)
         if file not in self._bytes:
             self._bytes[file] = bytes_of(as_stored(store.read_set(file), self.scenario.stored))
@@ -136,14 +136,14 @@ class Sets:
             jobs[real.file] = MakeJob(configs[cell.baseline], Size.of(real.counts), cell.seed, real.file, data)
         self._make("sets of real images", [job for file, job in jobs.items() if not file.exists()])
 
-    # --- how --------------------------------------------------------------------------------------------------------
+    # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def _make(self, name: str, jobs: Sequence[MakeJob]) -> dict[Path, str]:
         failed: dict[Path, str] = {}
         if not jobs:
             return failed
         alone = self.pool.workers.count == 1 and self.pool.workers.engine == "processes"
-        # a job in this process shows its own progress; one elsewhere cannot
+        # a job in this process shows its own progress; a job in another process cannot
         options = replace(self.options, workers=None, reporter=self.options.reporter if alone else Silent())
         with self.options.reporter.stage(name, total=len(jobs)) as stage:
             for index, reason in self.pool.as_finished(partial(made, options=options), jobs):
@@ -155,5 +155,5 @@ class Sets:
 
 
 def seconds(files: Mapping[Path, object] | Sequence[Path]) -> list[float]:
-    """What making each set took, the ones that diverged left out."""
+    """Seconds that making each set took; files that do not exist are left out."""
     return [seconds_of(file) for file in files if file.exists()]

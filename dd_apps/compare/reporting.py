@@ -19,20 +19,18 @@ from dd_core.evaluation import Evaluation
 from dd_core.evaluation.results import Score
 
 NEW_DRAW = (
-    "one distilled set, the same under every seed, against images that are drawn anew for each: Student's t for one "
-    "more draw; between two such sets the test is of these sets and not of their methods"
+    "where one distilled set, the same under every seed, is compared with images that are drawn anew for each seed, "
+    "Student's t is that for one more draw; a test between two such sets is about the sets and not about their methods"
 )
-SHARED = (
-    "experts, teachers and their like are made once for all seeds: a test of a method that needs them is of these ones"
-)
+SHARED = "experts, teachers and the like are made once for all seeds: a test of a method holds for these ones only"
 SECONDS = (
     "seconds by the clock, on a machine that may have done other work at the same time; making a set: mean over seeds; "
-    "artefacts: experts, teachers and their like, once for all seeds and sizes that use them (-: in the cache before)"
+    "artefacts: experts, teachers and the like, made once for all seeds and ipcs that use them (-: in the cache before)"
 )
 
 
 class Report:
-    """What is written of the results of a scenario."""
+    """The sections and figures of a comparison's report."""
 
     def __init__(self, scenario: CompareScenario, results: Results) -> None:
         self.scenario, self.results = scenario, results
@@ -75,7 +73,7 @@ class Report:
         return [row for ipc in self.scenario.ipcs for row in self.places[network, ipc]]
 
     def _called(self, network: str) -> str:
-        """What a network is called, or what is scored where none is trained."""
+        """The name of the network in the evaluations, or of the learner if the protocol trains no network."""
         evaluations = [each for row in self._rows(network) for each in _evaluations(row)]
         return evaluations[0].network if evaluations else network
 
@@ -105,12 +103,12 @@ class Report:
         yield (
             "bytes: pixels "
             + ("as uint8, rounded and clipped" if scenario.stored == "uint8" else "as the method made them")
-            + ", soft labels and learned rates; hard labels and a whitening are counted for nobody. Real images have "
-            "one byte a value, hard labels, and are fed and trained as the set of the method that they stand beside "
-            "(column: trained as); a twin is as many random real images as the set has, drawn anew for each network"
+            + ", soft labels and learned rates; hard labels and a whitening are counted for no row. Real images have "
+            "one byte a value and hard labels; networks train on them as on the set of the method in the column "
+            "'trained as'; a twin is as many random real images as the set has, drawn anew for each network"
         )
         if any(record.rates > 1 for row in rows for record in row.records):
-            yield "real images are trained by the recipe without its learned steps, and twins by these steps"
+            yield "real images are trained on by the recipe without its learned steps, twins by the recipe with them"
         for row in filter(_short, rows):
             yield f"{row.called}, {row.ipc} a class: fewer bytes, because there are no more real images of a class"
         if same := [row for row in rows if _same_set(row)]:

@@ -1,4 +1,4 @@
-"""All cells of a comparison: what is missing is made and scored in parallel, and kept cell by cell."""
+"""All cells of a comparison: missing cells are made and scored in parallel, and kept one by one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dd_core.system.parallel import Pool, Workers
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds by the clock: of making each set, and of making what it is made from (None: not made here)."""
+    """Seconds of making each set, and of making the artefacts it needs (None: one was in the cache before)."""
 
     sets: Sequence[float]
     artefacts: float | None = 0.0
@@ -37,9 +37,9 @@ class Results:
 
 
 def run_cells(scenario: CompareScenario, folder: Path, options: RunOptions) -> Results:
-    """Do what is missing in `folder`; the same call goes on where it was stopped, and a finished one trains nothing.
+    """Make and score the cells that `folder` lacks: an interrupted call resumes, a finished one trains nothing.
 
-    Raises `UserError` before anything is made for what does not go together, and what making a set raises.
+    Raises `UserError` before anything is made if scenario and images do not fit, and what making a set raises.
     """
     say = options.reporter.message
     workers = options.workers or Workers(count=scenario.workers)

@@ -1,1 +1,1 @@
-"""Tables and pictures of results. Knows nothing of the applications whose results they are."""
+"""Tables and pictures of results; nothing here depends on the application whose results are shown."""

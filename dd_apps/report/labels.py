@@ -1,4 +1,4 @@
-"""Where the names of points stand in a plot, so that none hides another; geometry alone, in pixels."""
+"""Places for the names of points in a plot, so that no name hides another; geometry alone, in pixels."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-# right first: a name is read from its mark on
+# right of the mark first: a reader goes from the mark to its name
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _DISTANCES = (9, 15, 22, 32, 44, 58, 75, 95, 120, 150)
-_CROSSING = 25  # what it costs, in pixels of distance, to lie on an error bar
+_CROSSING = 25  # penalty, in pixels of distance, for a name that lies on an error bar
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Box:
     top: float
 
     def overlap(self, other: Box) -> float:
-        """The area that both have."""
+        """The area that both rectangles share, in square pixels."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(0.0, width) * max(0.0, height)
 
     def within(self, other: Box) -> bool:
-        """Whether no part of it is outside the other."""
+        """Whether this rectangle lies wholly inside `other`."""
         inside = other.left <= self.left and self.right <= other.right
         return inside and other.bottom <= self.bottom and self.top <= other.top
 
@@ -41,10 +41,10 @@ def placed(
     marks: Sequence[Box],
     bars: Sequence[Box] = (),
 ) -> list[Box]:
-    """A box of its size for the name of each point: near it, over no other name and none of the `marks`.
+    """For the name of each point, a box of the name's size near the point, over no other name and none of the `marks`.
 
-    A box lies on `bars` only where every place beside them is much farther. Where no place is free, the least covered
-    one is taken. All boxes are `within` the plot, if a name is no larger than that.
+    A box lies on `bars` only if every place beside them is much farther off. If no place is free, the least covered
+    place is taken. All boxes are `within` the plot, unless a name is larger than the plot.
     """
     boxes: list[Box] = []
     for point, size in zip(points, sizes, strict=True):
@@ -62,7 +62,7 @@ def placed(
 
 
 def _beside(point: tuple[float, float], size: tuple[float, float], way: tuple[int, int], distance: float) -> Box:
-    """The box of `size` at a distance from the point, to one of eight sides."""
+    """The box of `size` at `distance` pixels from the point, to one of eight sides."""
     (x, y), (width, height) = point, size
     left = x - width / 2 + way[0] * (distance + width / 2)
     bottom = y - height / 2 + way[1] * (distance + height / 2)

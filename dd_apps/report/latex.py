@@ -33,7 +33,7 @@ def latex(table: Table) -> str:
 
 
 def escaped(words: str) -> str:
-    """`words` as LaTeX shows them: its special characters are spelt out, and so are unprintable ones."""
+    """`words` with LaTeX's special characters escaped, and unprintable characters spelt out."""
     return "".join(_SPECIAL.get(letter, letter) for letter in printable(words))
 
 
@@ -42,7 +42,7 @@ def _row(cells: list[str]) -> str:
 
 
 def _cell(value: object, table: Table, column: str) -> str:
-    """A cell; signs of numbers, of deviations and intervals too, are LaTeX's own."""
+    """A cell; minus and plus-minus signs of numbers, deviations and intervals are set in LaTeX's math mode."""
     shown = escaped(text(value, table.units.get(column)))
     if not isinstance(value, Mapping | int | float):
         return shown

@@ -44,13 +44,13 @@ def _text_in_markdown(section: Text) -> str:
 
 
 def _data(picture: Picture) -> str:
-    """The picture as an address that holds its content: the SVG file where there is one."""
+    """The picture as a `data:` URL: its SVG file if it has one, else its PNG file."""
     content, kind = (picture.png, "png") if picture.svg is None else (picture.svg, "svg+xml")
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _numbers(table: Table) -> list[bool]:
-    """Which columns have numbers, and none that are words."""
+    """For each column, whether none of its cells is text."""
     columns = [[row.get(column) for row in table.rows] for column in table.columns()]
     return [not any(isinstance(value, str) for value in values) for values in columns]
 

@@ -1,4 +1,4 @@
-"""Plots as pictures, drawn by matplotlib: told apart by colour and mark, with the legend beside them."""
+"""Plots as pictures, drawn by matplotlib: groups differ in colour and mark, and the legend is beside the axes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 from dd_apps.report.labels import Box, placed
 from dd_apps.report.sections import Picture
 
-# Okabe and Ito's, which the colour-blind tell apart; for its yellow, which is faint on white, a grey
+# the palette of Okabe and Ito, which the colour-blind tell apart; grey replaces its yellow, which is faint on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _DPI = 110
 _INCH = 72  # points
 _GREY = "#777777"
-_TITLE = 30  # letters in a line above small axes
-_DECADES = 1000  # between the smallest and the largest value of an axis that is logarithmic
+_TITLE = 30  # letters in a line of the title above small axes
+_DECADES = 1000  # an axis is logarithmic where its largest value is more than so many times its smallest
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over x, and standard deviations (None where one value was measured); dashed for what is compared with."""
+    """Means over x, and standard deviations (None where one value was measured); a baseline's curve is dashed."""
 
     x: Sequence[float]
     mean: Sequence[float]
@@ -35,7 +35,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Cloud:
-    """The points of small axes, in the colour and mark of its group; `missing` are the y of points without an x."""
+    """The points of one small plot, in the colour and mark of its group; `missing`: the y of points without an x."""
 
     title: str
     group: str
@@ -67,7 +67,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Panel:
-    """A square of numbers under a title: a row for each line, None where there is no number."""
+    """A matrix of numbers under a title, row by row; None where there is no number."""
 
     title: str
     values: Sequence[Sequence[float | None]]
@@ -84,9 +84,10 @@ def curves(
     logarithmic: bool = False,
     note: str = "",
 ) -> Picture:
-    """One colour and one mark for each group; `x` and `y` say what the axes are, `whole` that x counts things.
+    """A plot of curves, with one colour and one mark for each group.
 
-    logarithmic: whether x, which is above 0 then, is on a logarithmic axis; y then need not begin at 0.
+    x, y: labels of the axes. whole: ticks of x are whole numbers. logarithmic: x, which must be above 0, has a
+    logarithmic axis, and y need not begin at 0.
     """
     figure = _figure(7.5, 4)
     axes = figure.subplots()
@@ -95,7 +96,7 @@ def curves(
             axes.errorbar(
                 curve.x,
                 curve.mean,
-                yerr=[math.nan if std is None else std for std in curve.std],  # no bar where none was measured
+                yerr=[math.nan if std is None else std for std in curve.std],  # NaN: no error bar
                 color=colour,
                 linestyle="--" if curve.dashed else "-",
                 marker=mark,
@@ -119,9 +120,9 @@ def curves(
 def scatters(
     name: str, clouds: Sequence[Cloud], *, title: str, x: str, y: str, columns: int = 4, note: str = ""
 ) -> Picture:
-    """Small axes for each cloud under its title, y shared by all; points without an x are crosses at the left edge.
+    """A small scatter plot for each cloud, all with the same y axis; points without an x are crosses at the left edge.
 
-    An axis is logarithmic where its values are positive and the largest is a thousand times the smallest.
+    An x axis is logarithmic if its values are positive and the largest is over a thousand times the smallest.
     """
     across = min(columns, len(clouds))
     rows = -(-len(clouds) // across)
@@ -158,7 +159,7 @@ def estimates(
     lines: Mapping[str, float] | None = None,
     note: str = "",
 ) -> Picture:
-    """Named points with their intervals over a logarithmic x; each of `lines` is a level to compare with."""
+    """Named points with their intervals over a logarithmic x; `lines` are named levels, drawn across the plot."""
     figure = _figure(8.5, 5)
     axes = figure.subplots()
     for group, (colour, mark) in _looks(point.group for point in points).items():
@@ -219,7 +220,7 @@ def heat_map(
     across: int | None = None,
     note: str = "",
 ) -> Picture:
-    """Numbers on colours, `across` panels (all of them, if None) beside each other, with one scale of colours."""
+    """Matrices of numbers on one scale of colours, `across` panels (None: all of them) beside each other."""
     wide, down = len(columns), len(rows)
     beside = min(across or len(panels), len(panels))
     stacked = -(-len(panels) // beside)
@@ -244,11 +245,11 @@ def heat_map(
     return _picture(name, title, figure, note=note)
 
 
-# --- what they share ---------------------------------------------------------------------------------------------
+# --- parts of all plots ------------------------------------------------------------------------------------------
 
 
 def _figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches."""
+    """An empty figure; width and height are inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -256,7 +257,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _looks(groups: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """(colour, mark) of each group, in the order of first appearance; a colour that comes again has another mark."""
+    """(colour, mark) of each group, in the order of first appearance; a repeated colour comes with another mark."""
     names = list(dict.fromkeys(groups))
     count = len(COLOURS)
     return {name: (COLOURS[n % count], MARKS[(n + n // count) % len(MARKS)]) for n, name in enumerate(names)}
@@ -267,7 +268,7 @@ def _wide(values: Sequence[float]) -> bool:
 
 
 def _readable(axes: Any, values: Sequence[float]) -> None:
-    """Limits of a logarithmic x of nearly one value, whose ticks could not be read otherwise."""
+    """Widen a logarithmic x axis whose values span less than a factor of two, so that its ticks can be read."""
     if max(values) < 2 * min(values):
         axes.set_xlim(min(values) / 2, 2 * max(values))
 
@@ -277,7 +278,7 @@ def _legend(axes: Any) -> None:
 
 
 def _name_points(figure: Any, axes: Any, points: Sequence[Point]) -> None:
-    """Write each point's name beside it, with a line to it where it stands apart."""
+    """Write each point's name beside the point, with a line between them where the name is far off."""
     figure.draw_without_rendering()  # lays the axes out
     corners = axes.transData.transform
     middles = [tuple(corners((point.x, point.y))) for point in points]
@@ -313,7 +314,7 @@ def _sizes(axes: Any, points: Sequence[Point]) -> list[tuple[float, float]]:
 
 
 def _gap(box: Box, x: float, y: float) -> tuple[float, float]:
-    """How far a point is from a box, across and up."""
+    """Distance in pixels of a point from a box, horizontally and vertically; 0 inside."""
     return max(box.left - x, 0, x - box.right), max(box.bottom - y, 0, y - box.top)
 
 
@@ -322,7 +323,7 @@ def _picture(name: str, title: str, figure: Any, *, note: str = "") -> Picture:
 
 
 def _written(figure: Any, kind: str) -> bytes:
-    """The figure as a file; equal figures give equal bytes, which a date or a random name would not."""
+    """The figure as the bytes of a file. No date and no random name is in them, so equal figures have equal bytes."""
     import matplotlib
 
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The table of an evaluation: a distilled set beside its random-real twin, for each kind of network."""
+"""The table of an evaluation: a distilled set beside its twin (as many random real images), for each network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _WHO = {"accuracy": "distilled", "random_real": "random real"}
 _SHORT: dict[Word, str] = {"ahead": "better", "behind": "worse", "no difference": "no difference"}
 _BESIDE: dict[Word, str] = {"ahead": "better than", "behind": "worse than", "no difference": "no difference to"}
 TEST = (
-    "Student's t asks whether the set could be one more random draw (paired by network, two-sided, 5 %); the one "
-    "distilled set is in all pairs, so that its own luck counts once"
+    "Student's t asks whether the set could be one more random draw (paired by network, two-sided, 5 %); all pairs "
+    "share the one distilled set, so that its own luck counts once"
 )
 
 
 def score_table(evaluations: Sequence[Evaluation], *, title: str) -> Table:
-    """One row for each network; the notes carry all else that a figure has to say, but for the machine."""
+    """One row for each network; notes name verdicts, protocol, seed, data, start and teacher, but not the machine."""
     first = evaluations[0]
     rows = [_row(evaluation) for evaluation in evaluations]
     notes = [verdict(evaluation) for evaluation in evaluations]
@@ -53,7 +53,7 @@ def _deviation(evaluation: Evaluation) -> str:
 
 
 def _test(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Which test gave the verdicts, where there is one."""
+    """A note on the test behind the verdicts; empty if no evaluation has a verdict."""
     given = any(evaluation.verdict.word for evaluation in evaluations)
     return [f"the verdict's test: {TEST}"] if given else []
 
@@ -64,7 +64,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
     return {**plain(evaluation), "twin_wins": evaluation.twin_wins, "verdict": tested}
 
 
-Place = tuple[int, float, "Evaluation"]  # classes, fraction of wrong labels, and what was scored there
+Place = tuple[int, float, "Evaluation"]  # number of classes, fraction of wrong labels, and the score
 
 
 def study_table(places: Sequence[Place]) -> Table:
@@ -85,8 +85,8 @@ def study_table(places: Sequence[Place]) -> Table:
     first = places[0][2]
     notes = [
         f"protocol {first.protocol}, {first.network}, {_networks(first.nets)} (seed {first.seed}){_deviation(first)}, "
-        f"{first.epoch} epoch; test labels are right, and random real images are drawn from those that the set was "
-        "distilled from, wrong labels and all",
+        f"{first.epoch} epoch; test labels are right; random real images are drawn from the images that the set was "
+        "distilled from, with the same wrong labels",
         *dict.fromkeys(_reason(evaluation) for _, _, evaluation in places if evaluation.verdict.word is None),
         *_test([evaluation for _, _, evaluation in places]),
     ]
@@ -117,12 +117,12 @@ def _pair(evaluation: Evaluation) -> dict[str, Score]:
 
 
 def machine(hardware: Mapping[str, Any]) -> str:
-    """What a figure has to say about where it was computed, on one line."""
+    """The machine that figures were computed on, as one line."""
     return ", ".join(f"{name} {value}" for name, value in hardware.items())
 
 
 def verdict(evaluation: Evaluation) -> str:
-    """What a set is worth beside random real images, in words."""
+    """The verdict on a set beside its random-real twin, in words."""
     distilled, twin = 100 * evaluation.accuracy.mean, 100 * evaluation.random_real.mean
     pair, verdict = f"{distilled:.1f} % against {twin:.1f} %", evaluation.verdict
     if verdict.word is None or verdict.p is None:
@@ -153,12 +153,12 @@ def where(evaluation: Evaluation) -> str:
     """Where the networks started, in words."""
     start = {
         "none": "no network is trained",
-        "pretrained": f"networks start pre-trained{_on(evaluation)}, others than those that the set was made with",
+        "pretrained": f"networks start pre-trained{_on(evaluation)}, and are not those that the set was made with",
     }.get(evaluation.start, f"networks start from fresh '{evaluation.start}' draws")
     if evaluation.start.startswith("sha256:"):
         start = f"the set is for one network and has one score; it starts from {evaluation.start[:19]}..."
     if not evaluation.as_meant:
-        start += f"; the set is for others ('{evaluation.made_for[:19]}')"
+        start += f"; the set is for networks with other weights ('{evaluation.made_for[:19]}')"
     if evaluation.before is not None:
         start += f"; before it sees any image, {evaluation.network} has {percent(evaluation.before)}"
     return start
@@ -170,7 +170,7 @@ def _on(evaluation: Evaluation) -> str:
 
 
 def attack(evaluation: Evaluation) -> str:
-    """How an attack went, in words."""
+    """The success of an attack, and the accuracy on the other classes, in words."""
     assert evaluation.attack is not None
     result = evaluation.attack
     victim, target = result.classes
@@ -188,7 +188,7 @@ def percent(score: Score) -> str:
 
 
 def choice(evaluation: Evaluation) -> str:
-    """What was chosen on validation images, in words; an empty string where nothing was."""
+    """The settings that were chosen on validation images, in words; an empty string if nothing was chosen."""
     parts: list[str] = []
     for part, chosen in (evaluation.chosen or {}).items():
         setting = ", ".join(f"{name} {value}" for name, value in chosen.items() if name != "validation")
@@ -197,7 +197,7 @@ def choice(evaluation: Evaluation) -> str:
 
 
 def taught(evaluation: Evaluation) -> str:
-    """Who labelled what the networks saw, in words."""
+    """The teacher that labelled the networks' views, in words."""
     teacher = evaluation.teacher
     assert teacher is not None
     by = "by the statistics of each mini-batch" if teacher.mode == "batch-stats" else "in evaluation mode"

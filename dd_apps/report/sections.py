@@ -9,7 +9,7 @@ from dd_apps.report.tables import Table
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a PNG file and, where it was drawn as lines, as an SVG file; `name` is that of the files."""
+    """A picture as a PNG file and, if it is a plot, as an SVG file; `name` is the files' name without suffix."""
 
     name: str
     title: str
@@ -20,7 +20,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph, or with `code` lines that are shown as they are."""
+    """A paragraph; with `code`, lines that are shown verbatim."""
 
     title: str
     text: str

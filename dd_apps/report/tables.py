@@ -1,4 +1,4 @@
-"""One table of results, in many ways: rich for a terminal, Markdown for a report, CSV, plain objects for JSON."""
+"""A table of results, as rich text for a terminal, Markdown for a report, CSV, and plain objects for JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Unit = Literal["percent", "bytes", "seconds", "times"]
-MEASURED_BY_CLOCKS: tuple[Unit, ...] = ("seconds", "times")  # units of columns that no two runs have alike
+MEASURED_BY_CLOCKS: tuple[Unit, ...] = ("seconds", "times")  # units of columns that differ between equal runs
 _INTERVAL = ("value", "low", "high")  # the keys of an estimate
 _HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)", "times": ""}
 
@@ -24,10 +24,10 @@ _HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)", 
 class Table:
     """Rows under a title, in the order given; `notes` are the sentences that belong below.
 
-    A cell is text, a number, a list of numbers, `{"mean": ..., "std": ...}`, whose std is None where one value was
-    measured: that mean is shown without a deviation, or `{"value": ..., "low": ..., "high": ...}`, an estimate with its
-    interval, as `0.74 [0.62, 0.82]`. `units` says what the numbers of a column are: `percent` (stored as a fraction of
-    1), `bytes`, `seconds`, or `times` (seconds as a multiple of other seconds).
+    A cell is text, a number, a list of numbers, `{"mean": ..., "std": ...}` (std is None where one value was measured,
+    and no deviation is shown), or `{"value": ..., "low": ..., "high": ...}`, an estimate with its interval, shown as
+    `0.74 [0.62, 0.82]`. `units` gives the unit of a column's numbers: `percent` (stored as a fraction of 1), `bytes`,
+    `seconds`, or `times` (seconds as a multiple of other seconds).
     """
 
     title: str
@@ -69,7 +69,7 @@ def text(value: object, unit: Unit | None = None) -> str:
 
 
 def _interval(estimate: Mapping[str, float], unit: Unit | None) -> str:
-    """An estimate and its interval: two decimals, more where the interval's width has no second digit there."""
+    """An estimate and its interval, with two decimals, or with more so that the interval's width has two digits."""
     value, low, high = (estimate[part] for part in _INTERVAL)
     if unit is None:
         decimals = max(2, 1 - math.floor(math.log10(high - low))) if high > low else 2
@@ -122,7 +122,7 @@ def csv_text(table: Table) -> str:
 
 
 def _parts(table: Table, column: str) -> tuple[str, ...]:
-    """What a column is written as: itself, and where it has deviations or intervals, these."""
+    """The CSV columns of a column: "" for the number itself, and one for each deviation or end of an interval."""
     keys = {key for row in table.rows if isinstance(cell := row.get(column), Mapping) for key in cell}
     return ("", *(part for part in ("std", *_INTERVAL[1:]) if part in keys))
 

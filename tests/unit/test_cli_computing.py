@@ -281,7 +281,7 @@ def test_a_set_for_one_network_says_so_and_is_scored_elsewhere_on_request_only(c
     call_json("distill", "dataset-distillation", *words, *START, "--set", "start=fixed")
     code, out, err = call("evaluate", "a.safetensors", "--nets", 2)
     assert code == 0
-    assert "training the one on the set, 2 on random real images" in err
+    assert "training one particular network on the set, 2 on random real images" in err
     assert "the set is for one network and has one score" in " ".join(out.split())
     assert "this set is for one network" in refused("evaluate", "a.safetensors", "--network", "lenet")
     assert "unknown start 'xavir'; did you mean 'xavier'?" in refused("evaluate", "a.safetensors", "--start", "xavir")
@@ -339,7 +339,7 @@ recipe = {{ network = "convnet-1-w4" }}
     (found,) = store.read_json(Path(figures))["evaluations"]
     assert (found["start"], found["as_meant"]) == ("xavier", False)
     line = refused("run", "adapt.toml", "--set", 'networks=["lenet"]', "--out", "out3")
-    assert "networks: the set is for one convnet-1-w4, and for no other network" in line
+    assert "networks: the set is for one convnet-1-w4 only; leave networks out" in line
 
 
 def test_an_attack_is_said(call, call_json, refused):

@@ -247,7 +247,7 @@ def test_an_import_is_replaced_only_when_asked_to(bare: Path, call_json, refused
         (["mtt", "--data", "digits", "--like", "cifar"], "unknown statistics 'cifar'"),
         (["mtt", "--data", "digits", "--space", "whitened"], "--images images_zca_best.pt --space raw"),
         (["mtt", "--data", "digits", "--space", "zca"], "unknown space 'zca'"),
-        (["mtt", "--space", "raw"], "say what networks are to be fed, too"),
+        (["mtt", "--space", "raw"], "say by what to normalise before use"),
         (
             ["mtt", "--classes", "a", "--mean", "0.3", "--std", "0.4"],
             "--classes a: No such file or directory; expected names",
@@ -276,8 +276,8 @@ def test_an_import_is_replaced_only_when_asked_to(bare: Path, call_json, refused
         ([], "which files? Give the PATH"),
         (["elsewhere"], "elsewhere: not a folder with images_best.pt"),
         (["mtt", "--format", "mat"], "unknown format 'mat'; did you mean 'mtt'?"),
-        (["mtt", "--format", "challenge", "--like", "cifar100", "--data", "digits"], "says its own mean and std"),
-        (["mtt", "--format", "challenge"], "says no names of classes"),
+        (["mtt", "--format", "challenge", "--like", "cifar100", "--data", "digits"], "with its own mean and std"),
+        (["mtt", "--format", "challenge"], "has no class names; give --data NAME"),
         (["mtt", "--out", "a.pt"], "a.pt: a distilled set is a .safetensors file"),
     ],
 )

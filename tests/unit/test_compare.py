@@ -37,17 +37,17 @@ def wanted(**changes: Any) -> CompareScenario:
     [
         ({"methods": {"dmm": DM}}, "methods.dmm: unknown method 'dmm'; did you mean 'dm'?"),
         ({"methods": {"dm": {"stepps": 3}}}, "methods.dm.stepps: unknown key; did you mean 'steps'?"),
-        ({"methods": {"../dm": {**DM, "name": "dm"}}}, "methods: '../dm' names files; letters, digits and"),
+        ({"methods": {"../dm": {**DM, "name": "dm"}}}, "methods: '../dm' is part of file names; expected letters,"),
         ({"methods": {}}, "methods: dictionary should have at least 1 item"),
         ({"methods": {"krr-st": {}}}, "methods.krr-st: method 'krr-st' makes a set with features and no labels"),
         ({"methods": {"dataset-distillation": {"start": "fixed"}}}, "its sets are for one particular network"),
-        ({"methods": {"dataset-distillation": {"attack": ["3", "5"]}}}, "its sets are an attack, and not to be right"),
+        ({"methods": {"dataset-distillation": {"attack": ["3", "5"]}}}, "an attack's sets are not made for accuracy"),
         ({"methods": {"herding": {}}}, "methods: 'herding' is a baseline too; give the row another name, or take that"),
         ({"baselines": ["optimized"]}, "baselines: 'optimized' learns or trains, and baselines only choose or average"),
         ({"baselines": ["randon"]}, "baselines: unknown method 'randon'; did you mean 'random'?"),
         ({"baselines": ["random", "random"]}, "baselines: random is there twice"),
         ({"networks": ["convent"]}, "unknown network 'convent'"),
-        ({"networks": []}, "networks: name one at least that sets are scored on"),
+        ({"networks": []}, "networks: expected at least one network to score sets on"),
         ({"networks": [NETWORK], "protocol": "knn"}, "protocol 'knn' trains no network"),
         ({"protocol": "plain-30"}, "unknown protocol 'plain-30'"),
         ({"ipcs": []}, "ipcs: tuple should have at least 1 item"),
@@ -139,7 +139,7 @@ def test_what_the_images_do_not_allow_is_refused_before_any_work(changes: dict[s
 
 
 def test_test_images_of_other_classes_are_refused():
-    with pytest.raises(UserError, match="training and test images have other classes, or another shape"):
+    with pytest.raises(UserError, match="training and test images differ in classes or in shape"):
         check(wanted(), blobs(classes=3), blobs(classes=4))
 
 

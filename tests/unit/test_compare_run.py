@@ -206,7 +206,7 @@ def test_without_anew_one_set_is_scored_under_every_seed_and_tested_as_one_draw(
         ("random-real twin of dm", True),
         ("random", True),
     }
-    assert any("Student's t for one more draw" in note for note in outcome.tables[1].notes)
+    assert any("Student's t is that for one more draw" in note for note in outcome.tables[1].notes)
 
 
 def test_a_report_says_protocol_seeds_data_machine_and_bytes(tmp_path: Path):
@@ -223,7 +223,7 @@ def test_a_report_says_protocol_seeds_data_machine_and_bytes(tmp_path: Path):
     notes = "\n".join(table.notes)
     for words in ("protocol recipe, 2 seeds (from 0)", "last epoch", "digits, 359 test images", "computed on cpu"):
         assert words in notes
-    assert "real images are trained by the recipe without its learned steps" in notes
+    assert "real images are trained on by the recipe without its learned steps" in notes
     assert "the same images under every seed, so that networks alone differ: herding (1 a class)" in notes
     assert len(differences.rows) == len(outcome.details["differences"]) == 4
     assert {*costs.units.values()} == {"seconds"}

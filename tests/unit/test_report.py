@@ -335,7 +335,7 @@ def test_a_verdict_takes_the_noise_of_both_sides_into_account(ours: list[float],
     assert first == words == verdict(evaluation)
     assert test == (
         "the verdict's test: Student's t asks whether the set could be one more random draw (paired by network, "
-        "two-sided, 5 %); the one distilled set is in all pairs, so that its own luck counts once"
+        "two-sided, 5 %); all pairs share the one distilled set, so that its own luck counts once"
     )
 
 
@@ -410,7 +410,8 @@ def test_a_table_of_scores_says_where_networks_start_and_how_an_attack_went():
     elsewhere = fixed.model_copy(update={"start": "pretrained", "before": Score.of([0.9, 0.8]), "as_meant": False})
     (note,) = [note for note in score_table([elsewhere], title="t").notes if "networks start" in note]
     assert note.endswith(
-        "the set is for others ('sha256:abababababab'); before it sees any image, lenet has 85.0 ± 7.1 %"
+        "the set is for networks with other weights ('sha256:abababababab'); before it sees any image, "
+        "lenet has 85.0 ± 7.1 %"
     )
     parts = {"success": 0.9, "success_real": 0.1, "others": 0.8, "others_real": 0.7}
     attack = Attack(classes=("cat", "dog"), **{name: Score.of([value]) for name, value in parts.items()})

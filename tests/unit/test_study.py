@@ -99,5 +99,5 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str):
 
 
 def test_more_classes_than_there_are_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="classes: 11 are asked for, and digits has 10"):
+    with pytest.raises(UserError, match="classes: digits has 10, fewer than 11"):
         study.run(wanted(classes=(11,)), folder=tmp_path, options=RunOptions(device="cpu", threads=1))

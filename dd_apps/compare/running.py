@@ -66,7 +66,7 @@ class _Bench:
     sets: Sets
 
     def run(self) -> Results:
-        """Distilled sets first, then real images of as many bytes, then scores."""
+        """Make distilled sets first, then real images of as many bytes, then scores."""
         keys = self._keys()
         records = {record.key: record for record in self._kept()}
         self._forecast(kept=sum(key in records for key in keys.values()), cells=len(keys))
@@ -87,14 +87,14 @@ class _Bench:
         return self._results({cell: records[key] for cell, key in keys.items()})
 
     def _needs(self, cell: Cell, record: CellRecord | None) -> bool:
-        """Whether the distilled set of a cell is to be made: for the cell, or to be drawn where somebody removed it."""
+        """Whether a cell's distilled set must be made: to score it, or to draw it if its file was removed."""
         drawn = cell.seed == self.scenario.seed and not self.sets.file_of(cell).exists()
         return record is None or (drawn and record.reason is None)
 
     # --- cells ------------------------------------------------------------------------------------------------------
 
     def _cells(self) -> list[Cell]:
-        """Rows first and seeds last: two cells that share a twin seldom run at the same time."""
+        """All cells; seeds vary fastest, so that two cells that share a twin seldom run at the same time."""
         scenario = self.scenario
         return [
             Cell(method=method, baseline=baseline, ipc=ipc, network=network, seed=seed)
@@ -106,7 +106,7 @@ class _Bench:
         ]
 
     def _keys(self) -> dict[Cell, str]:
-        """A name for each cell, of all that determines its figures, before any set is there."""
+        """The key of each cell: a digest of all that determines its figures, known before any set is made."""
         scenario, protocol = self.scenario, protocols.load(self.scenario.protocol)
         environment = devices.environment(devices.resolve(self.options.device))
         shared = {
@@ -149,7 +149,7 @@ class _Bench:
         )
 
     def _forecast(self, *, kept: int, cells: int) -> None:
-        """How much there is to do, before anything is done."""
+        """Tell the user how many sets and cells there are, and how many are kept from an earlier run."""
         scenario, places = self.scenario, self.sets.places()
         there = sum(self.sets.file(*place).exists() for place in places)
         methods, sizes = many(len(scenario.methods), "method"), many(len(scenario.ipcs), "size")
@@ -160,7 +160,7 @@ class _Bench:
             f"{many(cells, 'cell')} to score ({methods} x {rows} x {sizes} x {networks} x {seeds}), {kept} kept"
         )
 
-    # --- what came out ----------------------------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------------------------
 
     def _results(self, records: Mapping[Cell, CellRecord]) -> Results:
         scenario, sets = self.scenario, self.sets

@@ -1,4 +1,4 @@
-"""The task `compare`: every cell is done or found, differences are tested, and the report is made."""
+"""The task `compare`: score every cell, test the differences, and make the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dd_core.system import surroundings
 
 @surroundings.own()
 def run_task(scenario: CompareScenario, folder: Path, options: RunOptions) -> Outcome:
-    """Do what is missing in `folder`, and report. Raises what `run_cells` raises."""
+    """Make and score the cells that `folder` lacks, and report on all. Raises what `run_cells` raises."""
     results = run_cells(scenario, folder, options)
     report = Report(scenario, results)
     sets = {f"{method}-ipc-{ipc}": ds for (method, ipc), ds in results.sets.items()}

@@ -1,4 +1,4 @@
-"""What came out of a comparison, in words; that random real images win is said as plainly as that they lose."""
+"""The outcome of a comparison in words; where random real images win, it is said as plainly as where they lose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dd_apps.report.tables import human_bytes
 
 
 def sentences(rows: Sequence[Row], found: Sequence[Compared]) -> list[str]:
-    """A line for each distilled row: beside random real images first, then beside all others."""
+    """A line for each distilled row: its comparison with random real images first, then with all other rows."""
     return [
         _line(row, [each for each in found if row is each.row or row is each.against])
         for row in rows
@@ -32,7 +32,7 @@ def _line(row: Row, against: Sequence[Compared]) -> str:
     groups = {
         "ahead of": [_other(row, each) for each in others if _word(row, each) == "ahead"],
         "behind": [_other(row, each) for each in others if _word(row, each) == "behind"],
-        "told apart by no test from": [
+        "not significantly different from": [
             _other(row, each) for each in others if _word(row, each) in (None, "no difference")
         ],
     }
@@ -45,7 +45,7 @@ def _is_random(row: Row) -> bool:
 
 
 def _beside_random(row: Row, each: Compared) -> str:
-    """The set beside random real images: of as many bytes, or as many of them (its twin)."""
+    """The verdict on the set beside random real images: as many bytes of them, or as many images (its twin)."""
     ours, theirs = (statistics.fmean(side.accuracies.values()) for side in (row, each.against))
     size = "as many images" if each.against.kind == "twin" else f"as many bytes, {_bytes(each.against)}"
     tested = "" if each.adjusted is None else f", corrected {p_value(each.adjusted)}"
@@ -57,8 +57,8 @@ def _beside_random(row: Row, each: Compared) -> str:
     if each.word == "behind":
         return f"random real images win {figures}"
     if theirs > ours:
-        return f"random real images have the higher mean, by no more than noise {figures}"
-    return f"told apart from random real images by no test {figures}"
+        return f"random real images have the higher mean, but not significantly {figures}"
+    return f"not significantly different from random real images {figures}"
 
 
 def _bytes(row: Row) -> str:
@@ -66,7 +66,7 @@ def _bytes(row: Row) -> str:
 
 
 def _other(row: Row, each: Compared) -> str:
-    """The name of the other row; which method it stands beside goes without saying."""
+    """The name of the other row, without the method that its real images are trained like."""
     return (each.against if each.row is row else each.row).name
 
 

@@ -1,12 +1,12 @@
 """Continual learning on Avalanche with distilled replay buffers.
 
-In a program of one's own: `DistilledBuffer` is a storage policy for Avalanche's `ReplayPlugin`, `HybridBuffer` one that
-keeps real exemplars too, `SoftLabelReplay` a plugin that learns soft labels, and `use_buffer` plugs a memory in where
-Avalanche offers no argument for one. The benchmark is `ContinualScenario` and `run`. Avalanche takes some ten seconds
-to import, so each name is loaded when it is first used.
+For use in a program: `DistilledBuffer` is a storage policy for Avalanche's `ReplayPlugin`, `HybridBuffer` is one that
+keeps real exemplars too, `SoftLabelReplay` is a plugin that learns soft labels, and `use_buffer` plugs a memory in
+where Avalanche offers no argument for one. `ContinualScenario` and `run` are the benchmark. Importing Avalanche takes
+some ten seconds, so each name is loaded when it is first used.
 
-What Avalanche 0.6 does with such a memory, each row tried by a test on a run of three experiences; `labels` are those
-of `DistilledBuffer`, and a `HybridBuffer` has all of them but bank:
+The table says which strategies and plugins of Avalanche 0.6 work with such a memory; a test tries each row on three
+experiences. `labels` are the option of `DistilledBuffer`; a `HybridBuffer` takes all of them but bank:
 
     strategy or plugin  memory by   labels                               outcome
     SoftLabelReplay     argument    hard, stored, network, logits, bank  works
@@ -29,7 +29,7 @@ of `DistilledBuffer`, and a `HybridBuffer` has all of them but bank:
     GEMPlugin           use_buffer  hard                                 refused: has no storage policy
     GSS_greedyPlugin    use_buffer  hard                                 refused: has no storage policy
 
-BiC keeps real images for its second stage, beside the memory and not counted by it.
+BiC keeps real images for its second stage; they are not part of the memory, and no budget counts them.
 """
 
 from __future__ import annotations

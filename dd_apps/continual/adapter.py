@@ -1,4 +1,4 @@
-"""The one place that knows Avalanche 0.6 from the inside: its datasets, its benchmarks, its side effects.
+"""The one module that uses the internals of Avalanche 0.6: its datasets, its benchmarks, its side effects.
 
 Avalanche keeps an experience's images in a tree: leaves hold the user's own data set, and each level above may
 add transforms of images and of labels (groups named "train", "eval", ...). A replay memory of synthetic images has to
@@ -31,7 +31,7 @@ from dd_core.system.surroundings.generators import generators_kept, generators_s
 
 @contextmanager
 def warnings_contained() -> Iterator[None]:
-    """Keep Avalanche's process-wide warning filters and its own deprecations inside; other warnings get out."""
+    """Undo Avalanche's process-wide warning filters after the block, and drop deprecation warnings raised in it."""
     with warnings.catch_warnings(record=True) as caught:
         yield
     for warning in caught:
@@ -113,10 +113,10 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class Transforms:
-    """What Avalanche does to an item between a leaf and the network.
+    """The transforms that Avalanche applies to an item between a leaf and the network.
 
     images, labels: name of a group of transforms -> functions of an image, or of a label, in order; active: the group
-    whose functions the experience's items go through.
+    that is applied to the experience's items.
     """
 
     images: dict[str, list[Function]]
@@ -126,10 +126,10 @@ class Transforms:
 
 @dataclass(frozen=True)
 class RawClass:
-    """The images of one class of one experience as they lie in the leaves, and what is done to them above.
+    """The images of one class of one experience as the leaves hold them, and the transforms above the leaves.
 
-    images: uint8 (n, C, H, W); label: what a leaf says of such an image, before any transform of labels; meaning: type
-    and value of the label that the experience's items carry; task is None for data without task labels.
+    images: uint8 (n, C, H, W); label: the label in the leaf, before any transform of labels; meaning: type and value of
+    the label that the experience's items carry; task: task label, None for data without task labels.
     """
 
     images: Tensor
@@ -158,12 +158,12 @@ def _targets(data: Any) -> list[int]:
 def classes_ahead(exp: Any) -> set[int]:
     """Class ids of an experience and of those that come after it in its stream; see `classes_in`.
 
-    The set is empty for an `EagerCLStream`: its slices hold experiences that name the whole stream as their origin, so
-    that nobody can tell whether `stream[:2]` is trained on or all of it.
+    The set is empty for an `EagerCLStream`: the experiences of a slice name the whole stream as their origin, so it is
+    unknown whether training goes over a slice such as `stream[:2]` or over the whole stream.
     """
     if not isinstance(exp, CLExperience):
         return set()
-    view: Any = exp.logging()  # in training, an experience hides its stream: what learns is not to look at the rest
+    view: Any = exp.logging()  # in training mode an experience hides its stream
     stream = view._origin_stream
     if not isinstance(stream, SequenceCLStream) or isinstance(stream, EagerCLStream):
         return set()
@@ -173,10 +173,10 @@ def classes_ahead(exp: Any) -> set[int]:
 
 
 def classes_in(stream: Any, positions: Sequence[int] | None = None) -> set[int]:
-    """Class ids of a stream or of a list of experiences, all of them or those at `positions`, read off the targets.
+    """Class ids of a stream or of a list of experiences, of all experiences or of those at `positions`.
 
-    No image is read. The set is empty for a stream that makes its experiences as they are asked for: reading all of
-    their targets would make, and keep, all of their data sets.
+    Targets are read, and no image is. The set is empty for a stream that makes its experiences lazily: reading all
+    targets would make, and keep in memory, the data sets of all experiences.
     """
     if not isinstance(stream, Sequence) or _is_lazy(stream):
         return set()
@@ -193,9 +193,9 @@ def _is_lazy(stream: Any) -> bool:
 def raw_class(data: AvalancheDataset, label: int, positions: Sequence[int]) -> RawClass:
     """The untransformed images at `positions`, which all belong to class `label`.
 
-    What is drawn from the global generators on the way is put back. Raises `UserError` for images that are not raw,
-    that differ in size or form, or that Avalanche transforms in different ways, and for items whose labels are no
-    integers or differ within the class.
+    The global random generators keep their states. Raises `UserError` for images that are not raw, that differ in size
+    or form, or that Avalanche transforms in different ways, and for items whose labels are no integers or differ within
+    the class.
     """
     flat: Any = data._flat_data  # pyright: ignore[reportPrivateUsage] (no public way leads below the transforms)
     leaves = [_leaf(flat, position) for position in positions]
@@ -229,7 +229,7 @@ def _common(label: int, transforms: Sequence[Transforms]) -> Transforms:
     first = transforms[0]
     if any(other is not first and other != first for other in transforms):
         raise UserError(
-            f"class {label}: its images go through different transforms, so a replayed one could go nowhere"
+            f"class {label}: its images go through different transforms; a replayed image needs the same for all"
         )
     return first
 
@@ -237,8 +237,8 @@ def _common(label: int, transforms: Sequence[Transforms]) -> Transforms:
 def _meaning(item: Any, *, label: int, labels: Sequence[Any], transforms: Transforms) -> Meaning:
     """Type and value of the label that a real item of a class carries, and that a replayed one will carry.
 
-    item: one real item of the class; labels: what the leaves say of all of them. Raises `UserError` where those come
-    out differently in any group of transforms.
+    item: one real item of the class; labels: the leaves' labels of all its items. Raises `UserError` where the
+    transforms of a group turn these into different labels.
     """
     for group, functions in transforms.labels.items():
         outcomes = sorted({shown(InSequence(functions)(own)) for own in labels})
@@ -279,7 +279,7 @@ def _transforms(levels: Sequence[Any], active: str, *, label: int) -> Transforms
 
 
 def _has(level: Any, group: str) -> bool:
-    """Whether images can be read in this group of transforms; some levels have one transform for any group."""
+    """Whether a level has this group of transforms; some levels have one transform for every group."""
     return group in level.transform_groups or isinstance(level.transform_groups, defaultdict)
 
 
@@ -317,7 +317,7 @@ def _task(data: AvalancheDataset, label: int, positions: Sequence[int]) -> int |
 
 
 class InSequence:
-    """Functions one after the other; a class of its own, so that it can be pickled."""
+    """A function that applies functions one after the other; unlike a closure, it can be pickled."""
 
     def __init__(self, functions: Sequence[Function]) -> None:
         self.functions = list(functions)
@@ -329,9 +329,9 @@ class InSequence:
 
 
 class StoredImages(Dataset[tuple[Any, Any]]):
-    """uint8 (n, C, H, W) images of one class, handed out in the form in which the experience had its own.
+    """uint8 (n, C, H, W) images of one class, returned in the form of the experience's own images (PIL, uint8, float).
 
-    label: what the experience's own leaf says of an image of the class.
+    label: the label that the experience's own leaf has for an image of the class.
     """
 
     def __init__(self, images: Tensor, label: Any, form: Form) -> None:
@@ -345,10 +345,10 @@ class StoredImages(Dataset[tuple[Any, Any]]):
 
 
 def replay_dataset(images: Tensor, label: int, like: RawClass, *, logits: Tensor | None = None) -> AvalancheDataset:
-    """uint8 (n, C, H, W) images of class `label` as data that stands beside `like`'s experience.
+    """uint8 (n, C, H, W) images of class `label` as Avalanche's data that can be joined with `like`'s experience.
 
-    Images and labels have the same form, go through the same transforms and belong to the same task as its own. With
-    `logits` (n, K) each item ends with its own, as the items of Avalanche's DER do.
+    Images and labels have the form, the transforms and the task of those in the experience. With `logits` (n, K) the
+    last value of each item is its row of logits, as for Avalanche's DER.
     """
     leaf = StoredImages(images, like.label, like.form)
     transforms = like.transforms
@@ -371,8 +371,8 @@ def replay_dataset(images: Tensor, label: int, like: RawClass, *, logits: Tensor
 def mend_checkpoints() -> None:
     """Let Avalanche's `save_checkpoint` write a strategy with an optimiser of PyTorch's.
 
-    `torch.optim` deletes the names of its modules, so dill finds none of their classes and writes each by value, with
-    all that it refers to: typing_extensions too, which cannot be written. The names are put back.
+    `torch.optim` deletes the names of its modules, so dill does not find their classes by name and writes each by
+    value, with all that the class refers to: typing_extensions too, which cannot be written. This restores the names.
     """
     for path, module in [*sys.modules.items()]:
         package, _, name = path.rpartition(".")
@@ -394,25 +394,25 @@ def _scheduler(*arguments: Any, verbose: bool = False, **options: Any) -> MultiS
 
 
 def silent_evaluator() -> EvaluationPlugin:
-    """An evaluator that neither measures nor prints; Avalanche warns of such a one."""
+    """An evaluator that neither measures nor prints; Avalanche's warning about such an evaluator is suppressed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return EvaluationPlugin()
 
 
 def filled(data: AvalancheDataset, fill: int | None) -> AvalancheDataset:
-    """`data` repeated until mini-batches of `fill` come out full, all of them; as it is where `fill` is None."""
+    """`data` repeated until its length is a multiple of `fill`, so that all mini-batches are full; None: unchanged."""
     if fill is None or len(data) == 0:
         return data
     return data.subset(list(range(len(data))) * (lcm(len(data), fill) // len(data)))
 
 
 def contents(policy: BalancedExemplarsBuffer[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """What networks see of a memory of classes: images uint8 (N, C, H, W), labels int64 (N,), in ascending order."""
+    """All images of a memory, uint8 (N, C, H, W), and their class ids, int64 (N,), in ascending order of the ids."""
     images: list[np.ndarray] = []
     labels: list[int] = []
     for label, group in sorted(policy.buffer_groups.items()):
-        own = getattr(group, "images", None)  # ours has them; Avalanche's has them below its transforms
+        own = getattr(group, "images", None)  # a group of ours; Avalanche's has its images below transforms
         stored = raw_class(group.buffer, label, range(len(group.buffer))).images if own is None else own
         images.append(stored.numpy())
         labels += [label] * len(stored)
@@ -421,6 +421,6 @@ def contents(policy: BalancedExemplarsBuffer[Any]) -> tuple[np.ndarray, np.ndarr
 
 @contextmanager
 def contained(seed: int, stream: str) -> Iterator[None]:
-    """Run a block of Avalanche: its draws from the global generators seeded, its warning filters undone after."""
+    """Seed the global generators, which Avalanche draws from, within the block; then undo its warning filters."""
     with warnings_contained(), generators_seeded(seed, stream):
         yield

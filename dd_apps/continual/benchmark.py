@@ -1,4 +1,4 @@
-"""A class-incremental benchmark for Avalanche, made from two sources: no class is left out."""
+"""A class-incremental benchmark for Avalanche, made from sources of training and test images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from dd_core.images import Source, channel_stats, normalise, require_labels
 class Stream:
     """One class order: Avalanche's benchmark, the classes of each experience, and the pixels' normalisation.
 
-    Mean and std are those of the first experience: nothing else exists when the network is first trained.
+    mean, std: of each channel of the first experience's images, in [0, 1]; no other images are known when training
+    begins.
     """
 
     benchmark: Any
@@ -37,7 +38,7 @@ class Stream:
 
 
 class RawImages(Dataset[tuple[Tensor, int]]):
-    """A source as (uint8 (C, H, W), label), read as asked for, with the `targets` that Avalanche looks for."""
+    """A source as a data set of (uint8 (C, H, W) image, label), read one by one, with `targets` for Avalanche."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -73,9 +74,9 @@ def build(
     rule: Literal["drawn", "numpy"] = "drawn",
     guard: Guard | None = None,
 ) -> Stream:
-    """The benchmark of class order `order` by a rule of `class_order`, without task labels. Raises `UserError`.
+    """The benchmark, without task labels, of class order `order` by a rule of `class_order`. Raises `UserError`.
 
-    With a guard, the training images are read through it from now on.
+    guard: sees every later read of a training image.
     """
     if train.classes != test.classes:
         raise UserError(f"{train.name}: training and test images do not have the same classes")

@@ -3,7 +3,7 @@
     buffer = DistilledBuffer(max_size=10, images_per_class=1, method="dm", fill=32)
     plugin = ReplayPlugin(mem_size=10, batch_size_mem=32, storage_policy=buffer)
 
-Each class is distilled once, when its experience is handed over, from that experience's images alone.
+Each class is distilled once, when Avalanche hands its experience to the buffer, from that experience's images alone.
 """
 
 from __future__ import annotations
@@ -65,41 +65,40 @@ SHRINKING: tuple[Shrinking, ...] = ("first", "distil")
 
 
 class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
-    """Distilled images, a set for each experience and a group for each class seen, for a plugin with a storage policy.
+    """A storage policy of distilled images: a set for each experience, and a group for each class seen.
 
-    `max_size` counts stored images, whatever their number in `buffer`. When more classes arrive than
-    `images_per_class` leaves room for, the older ones keep only their first images, equally many of each. A class of
-    fewer real images is distilled into as many; the rest of its share stays empty.
+    `max_size` limits the number of stored images; repetitions in `buffer` do not count. When more classes arrive than
+    `images_per_class` leaves room for, older classes keep only their first images, equally many each. A class with
+    fewer real images than its share is distilled into as many as it has, and the rest of its share stays empty.
 
-    Beside images, bytes are counted: `max_bytes` is shared equally by the classes seen so far, as `max_size` is;
-    `bytes_per_class` is for each class alone, so that the memory grows. `nbytes` is what counts: pixels as stored, soft
-    labels, learned rates. Where bytes are given, `images_per_class` may be left out. A budget becomes smaller by
-    `resize` or by new classes. `shrinking` says what a class then keeps: "first", its first images; "distil", fewer
-    images that the method distils from those that the memory has.
+    Budgets in bytes limit `nbytes` (pixels, soft labels, views, learned rates): `max_bytes` is shared equally by the
+    classes seen so far, as `max_size` is; `bytes_per_class` holds for each class alone, so that the memory grows. With
+    either, `images_per_class` may be left out. `resize` and new classes make a class's share smaller. `shrinking` says
+    what the class then keeps: "first", its first images; "distil", fewer images, which the method distils from those
+    that the memory has.
 
-    `labels` says what a network is taught of an image. "hard": its class, and sets with soft labels are refused.
+    `labels` are the targets that a network learns for an image. "hard": its class; sets with soft labels are refused.
     "stored": the soft labels that the method made. "network": class probabilities by the strategy's network as it is
     when the experience ends, over the classes seen so far. "logits": all outputs of that network, which DER replays.
-    "bank": `bank_epochs` views of each image, with the logits of the method's own teacher, which has seen the real
-    images of the experience alone. What is not hard needs `SoftLabelReplay`, or for logits DER.
+    "bank": `bank_epochs` views of each image, with logits of the method's own teacher, which was trained on the
+    experience's real images alone. All but "hard" need `SoftLabelReplay`; "logits" also work with DER.
 
     An image is labelled as its experience labels the items of its class, in the same type and by the same target
     transforms. The groups are keyed by Avalanche's class ids, as `targets` has them before those transforms; `sets`
     name their classes by these ids.
 
-    `fill` is the number of memory images in a mini-batch, `batch_size_mem` of the plugin: `buffer` then repeats
-    the stored images until such a part comes out full. Without it each image is in `buffer` once, and
-    Avalanche's loader draws no more than that against a full batch of current images. `method` is a name, a
-    table such as `{"name": "dm", "steps": 500}`, or a config. `data` names the images: a method does not mirror
-    "digits". With a `folder`, every distilled set is written there, and found again by the next run. `reporter` hears
-    of the progress; without one, what takes longer than some seconds shows a bar, or lines in a log, unless it is
-    `Silent()`.
+    `fill` is the number of memory images in a mini-batch, `batch_size_mem` of the plugin: `buffer` then repeats the
+    stored images until every mini-batch has its full part of them. Without `fill` each image is in `buffer` once, and
+    Avalanche's loader draws no more than that against a full batch of current images. `method` is a name, a table such
+    as `{"name": "dm", "steps": 500}`, or a config. `data` is the images' name: methods do not mirror "digits". With a
+    `folder`, each distilled set is written there, and the next run uses it. `reporter` receives the progress; by
+    default, work of more than some seconds shows a bar, or lines in a log, and `Silent()` shows nothing.
 
-    `provenances` and `seconds` say how the images were made, and what that cost over all the runs that it took, but for
-    a bank's views: labelling them costs nothing where the cache has them.
+    `provenances` say how the images were made, and `seconds` how long that took over all resumed runs; of labelling a
+    bank's views, only the time in this process counts, which is next to none if the cache has them.
     """
 
-    real_share = Fraction(0)  # of a class's images; a hybrid memory has real ones
+    real_share = Fraction(0)  # fraction of a class's images that are real; above 0 in a hybrid memory
 
     def __init__(
         self,
@@ -149,8 +148,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
     def buffer(self) -> AvalancheDataset:  # pyright: ignore[reportIncompatibleMethodOverride] (Avalanche's setter does nothing)
         """All images as a data set of (image, label, task label), in the experiences' own transforms.
 
-        For DER, to which `use_buffer` gave a memory of logits, these are the last value of an item. Raises `UserError`
-        for any other memory with soft labels, which a plugin that asks for this would drop.
+        Where `use_buffer` gave DER a memory of logits, an item's last value is its logits. Raises `UserError` for any
+        other memory with soft labels, since a plugin that reads `buffer` would ignore them.
         """
         if self.labels != "hard" and not self.for_der:
             by_der = ", or by DER after use_buffer" if self.labels == "logits" else ""
@@ -164,20 +163,20 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
 
     @property
     def items(self) -> AvalancheDataset:
-        """Each image once, as in `buffer`, whatever labels are kept beside it."""
+        """The items of `buffer`, each image once; unlike `buffer`, for every kind of labels."""
         return concat_datasets(self.buffer_datasets)
 
     @property
     def sets(self) -> tuple[DistilledSet, ...]:
-        """What is stored, a set for each experience; in a hybrid memory a second one, of real exemplars, follows it."""
+        """The stored sets, one for each experience; in a hybrid memory a set of real exemplars follows each of them."""
         return tuple(ds for held in self._held for ds in held.sets)
 
     def joined(self, *, recipe: Recipe | None = None, pixels: Pixels | None = None) -> DistilledSet:
-        """All that is stored as one set, whose classes are named by Avalanche's class ids.
+        """All stored sets as one set, whose classes are named by Avalanche's class ids.
 
-        recipe: how it is trained on; None: the recipe that all sets have. pixels: its normalisation; None: the mean and
-        std of all real images that were distilled so far. Raises what `join` raises, as for recipes with learned rates,
-        and `UserError` for an empty memory.
+        recipe: of the joined set; None: the recipe that all sets have. pixels: normalisation of the joined set; None:
+        the mean and std of all real images distilled so far. Raises what `join` raises, as for recipes with learned
+        rates, and `UserError` for an empty memory.
         """
         if not self._held:
             raise UserError("the memory is empty: no experience was handed to it yet")
@@ -186,12 +185,12 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pixels as stored, soft labels and learned rates; a repetition costs nothing."""
+        """Bytes of pixels as stored, soft labels, views and learned rates; repetitions in `buffer` do not count."""
         return sum(held.nbytes() for held in self._held)
 
     @property
     def outputs_of(self) -> dict[int, int]:
-        """Class id -> the label that items of the class carry, which is its output of a network."""
+        """Class id -> the label that items of the class carry, which is the index of the class's network output."""
         return {label: group.meaning[1] for label, group in self.buffer_groups.items()}
 
     @property
@@ -225,12 +224,12 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self._adopt(exp.dataset, agent_state, ahead=classes_ahead(exp) if not self.buffer_groups else set())
 
     def update_from_dataset(self, new_data: AvalancheDataset | Images, strategy: Any = None) -> None:
-        """Distil each class of `new_data` from it alone: Avalanche's data, or what `as_experience` takes.
+        """Distil each class of `new_data` (Avalanche's data, or data that `as_experience` takes) from it alone.
 
-        A class that was distilled from these very images before is left as it is. Raises `UserError` for one
-        that comes back with others, for images that are not raw, for labels that are no integers or differ within a
-        class, where a class would get no room, for a set that trains networks from particular weights only, and without
-        a strategy where its network is asked.
+        A class that was distilled from the same images before stays as it is. Raises `UserError` for a class that comes
+        back with other images, for images that are not raw, for labels that are no integers or differ within a class,
+        where a class would get no room, for a set that trains networks from particular weights only, and without a
+        strategy if the strategy's network has to label or embed.
         """
         self._adopt(as_experience(new_data), strategy, ahead=set())
 
@@ -276,7 +275,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self._shrink(strategy, per_class)
 
     def save(self, folder: Path | str) -> None:
-        """Write all that is stored to a folder of its own, from which `restore` goes on; for between experiences."""
+        """Write the memory to a folder of its own, for `restore`; call `save` between experiences."""
         experiences = map(KeptExperience.of, self._held, self.provenances)
         record = Record(
             options=self._options(), max_size=self.max_size, seconds=self.seconds, experiences=tuple(experiences)
@@ -284,11 +283,11 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         saving.write(Path(folder), record, self.sets, [held.views for held in self._held if held.views is not None])
 
     def restore(self, folder: Path | str, experiences: Sequence[Any]) -> None:
-        """Hold what another memory saved, without distilling, and without asking the network of that time.
+        """Load what another memory saved; nothing is distilled or labelled again.
 
-        experiences: those that the other memory had seen, in their order, whose transforms the images go through.
-        Raises `UserError` for a memory with other options, for other experiences or images, and where this memory is in
-        use already.
+        experiences: the experiences that the saved memory had seen, in the same order; its images go through their
+        transforms. Raises `UserError` for a memory with other options, for other experiences or images, and where this
+        memory is in use already.
         """
         if self._held:
             raise UserError("this memory has images already; restore into a new one")
@@ -315,7 +314,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self.max_size, self.seconds, self._joined = record.max_size, record.seconds, None
 
     def _options(self) -> dict[str, JsonValue]:
-        """What determines the memory, beside the experiences and the networks of the time."""
+        """All that determines the memory, but for the experiences and the strategy's networks."""
         return {
             "kind": type(self).__name__,
             "method": self.config.name,
@@ -339,7 +338,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         return Budget(max_size, self.images_per_class, self.max_bytes, self.bytes_per_class)
 
     def _room(self, classes: Collection[int], max_size: int, pixel_bytes: int) -> int:
-        """Images of a class, where each takes `pixel_bytes` and at least the soft label that is known by now."""
+        """Images of a class that fit, each of `pixel_bytes` and of the network's soft label over `classes`, if any."""
         label_bytes = LABEL_BYTES * len(classes) if self.labels in BY_NETWORK else 0
         return self._budget(max_size).room(len(classes), pixel_bytes + label_bytes)
 
@@ -365,7 +364,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         self._joined = None
 
     def _distil_again(self, strategy: Any, per_class: int) -> None:
-        """Distil what is held of each experience into at most `per_class` images of a class."""
+        """Distil the stored images of each experience into at most `per_class` images of a class."""
         for number, held in enumerate(self._held):
             if all(held.count(label) <= per_class for label in held.like):
                 continue
@@ -396,7 +395,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
         )
 
     def _views(self, ds: DistilledSet, source: LabelledImages) -> StoredViews | None:
-        """The bank of a set that was distilled from `source`, where the memory keeps one."""
+        """The labelled views of a set that was distilled from `source`; None in a memory without a bank."""
         if self.bank_epochs is None:
             return None
         begun, seed = time.monotonic(), counter(self.seed, "bank", int(source.classes[0]))
@@ -408,7 +407,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
     def _labelled(
         self, sets: list[DistilledSet], like: Mapping[int, RawClass], seen: Mapping[int, int], strategy: Any
     ) -> list[DistilledSet]:
-        """The sets with labels by the network at hand over the classes `seen`, where the memory keeps such."""
+        """The sets, labelled by the strategy's network over the classes `seen` if `labels` is of that kind."""
         if self.labels not in BY_NETWORK:
             return sets
         return [labelled_by_network(ds, strategy, like, seen, self.labels) for ds in sets]
@@ -416,7 +415,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[ClassImages]):
     def _completed(
         self, ds: DistilledSet, raw: Mapping[int, RawClass], real: Sequence[int], strategy: Any
     ) -> list[DistilledSet]:
-        """The distilled set, and after it what a memory keeps beside it: here nothing."""
+        """The distilled set, and after it the further sets that a subclass keeps; here none."""
         del raw, real, strategy
         return [ds]
 

@@ -1,4 +1,4 @@
-"""What can be told of a whole scenario before its first job: its experiences, its methods, and its rare classes."""
+"""Checks of a scenario before its first job: its experiences, its methods, and its rare classes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dd_core.distilled import Size
 from dd_core.errors import UserError
 from dd_core.images import Source, indices_by_class, require_labels
 
-NAMED = 3  # rare classes that a note spells out
+NAMED = 3  # number of rare classes that a note names
 
 
 def check_scenario(scenario: ContinualScenario, train: Source, test: Source) -> tuple[str, ...]:
-    """What belongs below the tables of a scenario on these images: that some classes have few.
+    """Notes for below the tables of a scenario: one if some classes have fewer images than the memory keeps.
 
     Raises `UserError` for classes that differ between the splits, for a class without training or test images, for more
     experiences than classes, and for a method that cannot make as many images of each class as the memory keeps. No
@@ -39,7 +39,7 @@ def check_scenario(scenario: ContinualScenario, train: Source, test: Source) -> 
 
 
 def _room(scenario: ContinualScenario, name: str, train: Source) -> int:
-    """Images of a class that a row's memory keeps, with a bank at least."""
+    """Images of a class that a row's memory keeps; a bank's bytes are those of the experience with most classes."""
     image, row = prod(train.image_shape), scenario.row_of(name)
     count = scenario.images_of_class(name, image_bytes=image, classes=len(train.classes))
     if row.bank_epochs is None or row.budget == "images":
@@ -49,8 +49,8 @@ def _room(scenario: ContinualScenario, name: str, train: Source) -> int:
     if count * image < item:
         raise UserError(
             f"row.{name}: {count * image} bytes a class hold no image of {image} bytes with {row.bank_epochs} views by "
-            f'a teacher of {together} classes, {item} bytes; give the row budget = "images", fewer bank_epochs, or a '
-            "larger memory"
+            f'a teacher of {together} classes, {item} bytes in all; give the row budget = "images", fewer bank_epochs, '
+            "or a larger memory"
         )
     return count * image // item
 

@@ -1,6 +1,6 @@
-"""What a continual-learning scenario says: data, experiences, memory, and the two ways of training with it.
+"""The keys of a continual-learning scenario: data, experiences, memory, and the settings of training.
 
-Neither torch nor Avalanche is imported here, so that a command line can check a scenario at once.
+Neither torch nor Avalanche is imported here, so that the command line can check a scenario at once.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Logger = Literal["tensorboard", "csv", "text"]
 
 
 class _Training(Config):
-    """What both tables ask of SGD beyond its rates."""
+    """Settings of training that the tables 'retraining' and 'replay' share."""
 
     schedule: Literal["constant", "step"] = Field(
         default="constant",
         exclude_if=lambda schedule: schedule == "constant",
-        description="course of the learning rate in each experience; step: a tenth of it, with a new optimiser, in the "
-        "second half, as the evaluation of dataset condensation has it",
+        description="learning rate over the epochs of an experience: constant; step: divided by 10, with a new "
+        "optimiser, for the second half, as in the evaluation of dataset condensation (DC)",
     )
     augmentation: Strategy = Field(
         default="none",
@@ -61,10 +61,10 @@ class _Training(Config):
 class Retraining(_Training):
     """Training a fresh network on the memory alone after each experience (GDumb, Prabhu et al. 2020)."""
 
-    epochs: int = Field(default=300, ge=1, description="passes over the memory")
-    learning_rate: float = Field(default=0.01, gt=0, description="of SGD")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of SGD")
+    epochs: int = Field(default=300, ge=1, description="passes over the memory after each experience")
+    learning_rate: float = Field(default=0.01, gt=0, description="learning rate of SGD")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of SGD")
     batch_size: int = Field(default=256, ge=1, description="memory images in a mini-batch, at most")
 
 
@@ -75,21 +75,21 @@ class Replay(_Training):
     """
 
     epochs: int = Field(default=10, ge=1, description="passes over each experience's images")
-    learning_rate: float = Field(default=0.05, gt=0, description="of SGD")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=0.0, ge=0, description="of SGD")
-    batch_size: int = Field(default=32, ge=1, description="current images in a mini-batch")
+    learning_rate: float = Field(default=0.05, gt=0, description="learning rate of SGD")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of SGD")
+    batch_size: int = Field(default=32, ge=1, description="images of the current experience in a mini-batch")
     batch_size_mem: int = Field(default=32, ge=1, description="memory images in a mini-batch")
     share: Literal["fill", "stored"] = Field(
         default="fill",
-        description="fill: stored images are drawn repeatedly until batch_size_mem is full; "
-        "stored: each at most once, as Avalanche does",
+        description="memory images in a mini-batch: fill, always batch_size_mem of them, repeated if need be; "
+        "stored, each stored image at most once, as Avalanche does",
     )
     tuning_epochs: int = Field(
         default=0,
         ge=0,
         exclude_if=lambda epochs: epochs == 0,
-        description="passes over the memory alone that end each experience (balanced fine-tuning)",
+        description="passes over the memory alone after each experience (balanced fine-tuning); 0 is no fine-tuning",
     )
     tuning_rate: float | None = Field(
         default=None,
@@ -101,7 +101,7 @@ class Replay(_Training):
 
     @property
     def fill(self) -> int | None:
-        """What the memory is filled up to, or None."""
+        """Memory images that every mini-batch is filled up to; None without filling."""
         return self.batch_size_mem if self.share == "fill" else None
 
 
@@ -109,56 +109,57 @@ Settings = Retraining | Replay
 
 
 class ContinualScenario(DataScenario):
-    """A class-incremental benchmark: both tables, every row, several class orders."""
+    """A class-incremental benchmark: rows in tables, over several class orders."""
 
     image_size: int | None = Field(
-        default=None, ge=4, description="pixels a side that images are resized to; none keeps the images as they are"
+        default=None, ge=4, description="side in pixels that images are resized to; none: images keep their own size"
     )
     images: int | None = Field(
         default=None,
         ge=1,
         exclude_if=lambda count: count is None,
-        description="training images of the stream, as many of each class, drawn by the seed; none takes all",
+        description="training images of the whole stream, equally many of each class, drawn by the seed; none: all",
     )
-    experiences: int = Field(default=5, ge=2, description="parts that the classes arrive in")
-    orders: int = Field(default=3, ge=1, description="class orders, each a permutation drawn by the seed")
+    experiences: int = Field(default=5, ge=2, description="number of experiences that the classes are split into")
+    orders: int = Field(default=3, ge=1, description="number of class orders, over which accuracies are averaged")
     class_orders: Literal["drawn", "numpy"] = Field(
         default="drawn",
         exclude_if=lambda rule: rule == "drawn",
-        description="drawn: permutations by the seed; numpy: order k is numpy.random.seed(k); permutation(classes), as "
-        "the experiments of distribution matching (DM) have it",
+        description="how class orders are made: drawn, by the seed; numpy, order k is numpy.random.seed(k); "
+        "permutation(classes), as in the experiments of distribution matching (DM)",
     )
     networks: int = Field(
         default=1,
         ge=1,
         exclude_if=lambda networks: networks == 1,
-        description="networks of different first weights that learn from each memory in each class order",
+        description="networks, with different initial weights, that are trained in each class order",
     )
     task_labels: bool = Field(
         default=False,
         exclude_if=lambda labels: not labels,
-        description="task-incremental learning: the tables tell the accuracy of choosing among the classes of a test "
-        "image's own experience",
+        description="true: task-incremental learning, where a network chooses among the classes of a test image's own "
+        "experience; false: among all classes",
     )
-    images_per_class: int = Field(default=1, ge=1, description="images that the memory keeps of a class")
+    images_per_class: int = Field(default=1, ge=1, description="images of each class that the memory keeps")
     bytes_per_class: int | None = Field(
         default=None,
         ge=1,
         exclude_if=lambda count: count is None,
-        description="bytes that the memory keeps of a class, of pixels as uint8 and of logits; replaces "
-        "images_per_class",
+        description="bytes of each class that the memory keeps, of pixels as uint8 and of logits, instead of "
+        "images_per_class; none: images are counted",
     )
     method: dict[str, JsonValue] = Field(
-        default={"name": "dm"}, description="method of the row 'distilled', and its options"
+        default={"name": "dm"}, description="distillation method of the row 'distilled', and its options"
     )
     others: dict[str, dict[str, JsonValue]] = Field(
         default={},
-        description="options of further methods, by row; the row is the method's name, unless `name` says another",
+        description="tables of further methods: [others.ROW] has the method's options, and the key `name` if the "
+        "method's name is not ROW",
     )
     row: dict[str, Row] = Field(
         default={},
         exclude_if=lambda rows: rows == {},
-        description="further rows by name: a memory and the strategy that learns with it",
+        description="tables of further rows: [row.NAME] has a memory and the strategy that learns with it",
     )
     protocols: tuple[Table, ...] = Field(
         default=TABLES,
@@ -171,19 +172,20 @@ class ContinualScenario(DataScenario):
     loggers: tuple[Logger, ...] = Field(
         default=(),
         exclude_if=lambda names: names == (),
-        description="Avalanche's own loggers that write beside the results: tensorboard, csv, text",
+        description="Avalanche's loggers, whose files are written beside the results: tensorboard, csv, text",
     )
-    network: str = Field(default="convnet-3-w32", description="network that learns")
-    seed: int = Field(default=0, ge=0, description="seed of everything")
+    network: str = Field(default="convnet-3-w32", description="network that is trained")
+    seed: int = Field(default=0, ge=0, description="seed of everything random")
     rows: tuple[str, ...] = Field(
         default=("distilled", "average", "real", "none", "joint"),
         min_length=1,
-        description="what is compared: distilled (see `method`), real, real-adaptive, none, joint, "
-        "any other method by its name, or a row of `row` or `others`",
+        description="rows that are compared: distilled (the scenario's method), real (real images), real-adaptive "
+        "(all room shared by the classes seen so far), none (no memory), joint (all images), a method's name, or a "
+        "name of the tables row and others",
     )
-    retraining: Retraining = Field(default=Retraining(), description="the table 'retraining'")
-    replay: Replay = Field(default=Replay(), description="the table 'replay'")
-    workers: int = Field(default=2, ge=1, description="jobs at the same time; results do not depend on it")
+    retraining: Retraining = Field(default=Retraining(), description="settings of the table 'retraining'")
+    replay: Replay = Field(default=Replay(), description="settings of the table 'replay'")
+    workers: int = Field(default=2, ge=1, description="jobs that run in parallel; no result depends on their number")
 
     @model_validator(mode="after")
     def _fits_together(self) -> ContinualScenario:
@@ -199,7 +201,7 @@ class ContinualScenario(DataScenario):
         return self
 
     def _check_rows(self) -> None:
-        """Raise `UserError` for a row that is none, that no table has, or whose method a memory cannot use."""
+        """Raise `UserError` for a row that does not exist, that no table has, or whose method a memory cannot use."""
         memory_config(self.method, key="method")
         for key, names in (("others", self.others), ("row", self.row)):
             for name in names:
@@ -217,7 +219,7 @@ class ContinualScenario(DataScenario):
                 raise UserError(f"rows: {unknown_name('row', name, known)}")
             if not self.tables_of(name):
                 row_tables = ", ".join(self.row_of(name).tables)
-                raise UserError(f"rows: '{name}' stands in the table {row_tables}, which protocols leaves out")
+                raise UserError(f"rows: '{name}' stands in the table {row_tables}; add that to protocols")
         for name in dict.fromkeys((*self.row, *self.others, *self.rows)):
             if name != DISTILLED and (table := self.memory_method(name)) is not None:
                 key = f"row.{name}.method" if name in self.row else f"others.{name}"
@@ -246,7 +248,7 @@ class ContinualScenario(DataScenario):
 
     @property
     def title(self) -> str:
-        """What is done, from the values: data, stream, method and memory."""
+        """Data, experiences, memory size and rows, on one line."""
         size = "" if self.image_size is None else f" at {self.image_size} px"
         images = images_a_class(self.images_per_class)
         rows = [str(self.method["name"]) if row == DISTILLED else row for row in self.rows]
@@ -254,7 +256,7 @@ class ContinualScenario(DataScenario):
         return f"class-incremental learning on {self.data}{size}: {stream}, {', '.join(rows)}"
 
     def run(self, folder: Path, options: RunOptions) -> Outcome:
-        """Both tables; the distilled sets are kept in `folder`."""
+        """Make the tables; distilled sets and finished jobs are kept in `folder`."""
         from dd_apps.continual.outcome import run_task  # the benchmark loads torch
 
         return run_task(self, folder, options)
@@ -279,7 +281,7 @@ class ContinualScenario(DataScenario):
         return None
 
     def settings(self, name: str, table: Table) -> Settings:
-        """How a row trains in a table: the table's settings, with the row's own changes. Raises `UserError`."""
+        """The settings of a row in a table: the table's, changed by the row's `training`. Raises `UserError`."""
         row = self.row_of(name)
         retrained = table == "retraining" and row.memory not in ("none", "joint")
         return _changed(self.retraining if retrained else self.replay, row.training, key=f"row.{name}.training")
@@ -296,7 +298,7 @@ class ContinualScenario(DataScenario):
         teaching = self.teaching_method(name, key=f"{key}.method")
         recipe = protocols.load(strategy.protocol).recipe(teaching.recipe, source_name=self.data)
         if recipe.teacher == "none":
-            raise UserError(f"{key}.strategy.protocol: no teacher labels what networks see by '{strategy.protocol}'")
+            raise UserError(f"{key}.strategy.protocol: '{strategy.protocol}' has no teacher; give one such as sre2l-kd")
         values = {**recipe.model_dump(mode="json"), "teacher": strategy.mode, "network": self.network, **row.training}
         recipe = decode(Recipe, values, key=f"{key}.training")
         if strategy.teacher == "per-step" and recipe.views is not None and recipe.views.mix != "none":
@@ -307,9 +309,9 @@ class ContinualScenario(DataScenario):
         return recipe
 
     def teaching_method(self, name: str, *, key: str = "method") -> MethodConfig:
-        """The method whose teacher labels the images of a row: the row's own, or that of the scenario.
+        """The method whose teacher labels a row's images: the row's own method, or else the scenario's.
 
-        A row of random real images so has the labels that the scenario's distilled images have. Raises `UserError`.
+        So the scenario's teacher labels a row of random real images too. Raises `UserError` if neither has a teacher.
         """
         for table in (self.memory_method(name), self.method):
             config = methods.decode_method(dict(table or {}), key=key)
@@ -318,9 +320,9 @@ class ContinualScenario(DataScenario):
         raise UserError(f"{key}: neither it nor the scenario's method has a teacher, such as sre2l and rded have")
 
     def images_of_class(self, name: str, *, image_bytes: int, classes: int) -> int:
-        """Images that the memory of a row keeps of a class, logits that it keeps with them counted as bytes.
+        """Images of a class that a row's memory keeps; logits that it stores count against a budget in bytes.
 
-        Raises `UserError` where the bytes that it may have hold no image of every class.
+        Raises `UserError` where a class's bytes hold no image.
         """
         row, budget = self.row_of(name), self.bytes_per_class
         count = row.images_per_class or self.images_per_class
@@ -346,7 +348,7 @@ def _changed(settings: Settings, changes: Mapping[str, JsonValue], *, key: str) 
 
 
 def memory_config(method: str | Mapping[str, Any] | MethodConfig, *, key: str = "method") -> MethodConfig:
-    """A method that a replay memory can use, where that can be told before its set is made.
+    """The config of a method for a replay memory, checked as far as possible before its set is made.
 
     Raises `UserError` for an unknown method or option, for a method whose set holds for particular weights only,
     and for an attack.
@@ -361,12 +363,12 @@ def memory_config(method: str | Mapping[str, Any] | MethodConfig, *, key: str = 
 
 
 def require_bankable(config: MethodConfig, *, key: str = "method") -> None:
-    """Raise `UserError` for a method of whose images a memory cannot keep a bank: a teacher's labels of their views."""
+    """Raise `UserError` for a method whose images cannot have a bank: views of them with a teacher's logits."""
     recipe = config.recipe
     if not isinstance(getattr(config, "teacher", None), TeacherConfig):
         raise UserError(f"{key}: {config.name} has no teacher to label views, such as sre2l and rded have")
     if recipe.views is None:
-        raise UserError(f"{key}.recipe.views: a bank is of views, and there are none; give a crop or a padding")
+        raise UserError(f"{key}.recipe.views: a bank needs views, and the recipe has none; give a crop or a padding")
     if recipe.views.mix != "none":
         raise UserError(
             f"{key}.recipe.views.mix: a memory that shrinks could drop one of two images that '{recipe.views.mix}' "

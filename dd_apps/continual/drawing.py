@@ -12,8 +12,8 @@ from dd_apps.report import plots
 from dd_apps.report.plots import Curve, Panel, Point
 from dd_apps.report.sections import Picture
 
-ACROSS = 4  # matrices beside each other
-BESIDE = 0.03  # of an experience, between the curves, so that their bars stand apart
+ACROSS = 4  # matrices in a line of the picture
+BESIDE = 0.03  # shift between curves, as a fraction of an experience, so that error bars do not overlap
 INTERVAL = "bars: 95 % intervals of the mean over class orders (Student's t)"
 BOUNDS = ("none", "joint")  # rows that are levels to compare with, not memories
 

@@ -1,4 +1,4 @@
-"""The continual-learning benchmark: rows x class orders as independent jobs, and the tables out of them."""
+"""The continual-learning benchmark: rows x class orders as independent jobs, and the tables of their results."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from dd_core.system.parallel import Workers
 
 @dataclass(frozen=True)
 class Results:
-    """What a scenario found; all by row's name, in the order of the scenario's rows.
+    """The results of a scenario, by the names of its rows and in their order.
 
-    tables: "retraining" and "replay", rows ready for JSON. Accuracies are fractions of 1 as mean and standard
-    deviation over all networks of all class orders (no deviation of a single one); `after_3` is over the test images of
-    all classes of three experiences; seconds are a mean too. measures: of each table, incremental accuracy, backward
-    transfer and known tasks. ledger: what each row costs in each table. matrices: [table][row], a matrix for each
-    network of class order 0, then of order 1, and so on, see `metrics`. courses: [table][row], accuracy after each
-    experience with intervals. memories: what a row's memory held at the end of class order 0. verdicts: [table]
-    [distilled row][other row], after the last experience. notes: what belongs below each table. trials: everything that
+    tables: of each table, its rows, ready for JSON. Accuracies are fractions of 1, as mean and standard deviation over
+    all networks of all class orders (None for a single one); `after_3` is on the test images of all classes of the
+    first three experiences; seconds are a mean too. measures: of each table, incremental accuracy, backward transfer
+    and accuracy of known tasks. ledger: the bytes and seconds of each row in each table. matrices: [table][row], a
+    matrix for each network of class order 0, then of order 1, and so on, see `metrics`. courses: [table][row], accuracy
+    after each experience with intervals. memories: by row, the memory at the end of class order 0. verdicts:
+    [table][distilled row][other row], after the last experience. notes: lines below each table. trials: everything that
     was measured, a JSON object for each network in each table.
     """
 
@@ -67,16 +67,16 @@ def run(
     folder: Path | None = None,
     device: str = "cpu",
 ) -> Results:
-    """The tables of a scenario. Nothing but the seconds depends on the workers.
+    """Run the jobs of a scenario and make its tables. No figure but the seconds depends on the workers.
 
-    With a `folder`, the distilled sets and the outcomes of finished jobs are written there, and found again by another
-    run. Raises what a job raises, and before the first job what `check_scenario` raises.
+    With a `folder`, the distilled sets and the outcomes of finished jobs are written there, and the next run uses them.
+    Raises what a job raises, and before the first job what `check_scenario` raises.
     """
     reporter = reporter or Silent()
     workers = workers or Workers(count=scenario.workers)
     jobs = [Job(scenario, row, order, folder, device) for row in scenario.rows for order in range(scenario.orders)]
     outcomes: dict[str, list[Outcome]] = {row: [] for row in scenario.rows}
-    # once, here: a job finds in the cache what was fetched or decoded
+    # loaded once here, so that jobs find the downloaded or decoded images in the cache
     images = scenario.real_images
     train, test = (images.load(split, workers=workers, say=reporter.message) for split in ("train", "test"))
     remarks = check_scenario(scenario, stream_of(train, scenario.images, seed=scenario.seed), test)
@@ -98,7 +98,7 @@ def run(
 
 
 def _makers(jobs: Sequence[Job]) -> list[Job]:
-    """The first job of each memory that several rows share, which is made before any of them learns."""
+    """For each memory that several rows share, the first job with it: the memory is made before any row learns."""
     sharing: dict[Path, list[Job]] = {}
     for job in jobs:
         if (folder := job.sets_folder) is not None:
@@ -107,7 +107,7 @@ def _makers(jobs: Sequence[Job]) -> list[Job]:
 
 
 def work(job: Job) -> Outcome:
-    """Run one job, in whatever process: Avalanche is imported there only."""
+    """Run one job; only the process that runs it imports Avalanche."""
     return _learner().run_job(job)
 
 
@@ -119,7 +119,7 @@ def make(job: Job) -> None:
 def _learner() -> ModuleType:
     from dd_apps.continual import adapter, learner
 
-    del adapter  # it is imported first, and says what to install where Avalanche is missing
+    del adapter  # imported first, because its error says what to install where Avalanche is missing
     return learner
 
 
@@ -161,7 +161,7 @@ def _results(scenario: ContinualScenario, outcomes: Mapping[str, list[Outcome]],
 
 
 def _trials(names: Mapping[str, str], outcomes: Mapping[str, list[Outcome]]) -> Iterator[dict[str, Any]]:
-    """Everything that was measured, a network in a table at a time."""
+    """Everything that was measured: an object for each network in each table."""
     for row, by_order in outcomes.items():
         for order, outcome in enumerate(by_order):
             for table, trials in outcome.trials.items():

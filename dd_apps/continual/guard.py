@@ -1,9 +1,8 @@
-"""The leak guard: whatever reads a training image outside the experience at hand fails the run.
+"""The leak guard: any read of a training image outside the current experience fails the run.
 
-A continual learner sees one experience at a time. So the training images are handed to the stream through
-`GuardedImages`, which knows the rows that may be read now: those of the current experience, and those that the memory
-stored of earlier ones. A distiller, a teacher or a statistic that reads any other row raises `UserError`, whatever it
-would have made of it.
+A continual learner sees one experience at a time. So the stream gets its training images through `GuardedImages`, which
+knows the rows that may be read now: those of the current experience, and those that the memory stored of earlier
+experiences. A distiller, a teacher or a statistic that reads any other row raises `UserError`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Guard:
 
     @contextmanager
     def only(self, rows: Iterable[int], *, what: str) -> Iterator[None]:
-        """Allow `rows` alone within the block; `what` names them in an error."""
+        """Allow `rows` alone within the block; `what` says in an error who read a wrong row."""
         before = self._allowed, self._what
         self._allowed, self._what = bytearray(len(before[0])), what
         for row in rows:
@@ -51,7 +50,7 @@ class Guard:
             self._record = None
 
     def read(self, rows: Sequence[int]) -> None:
-        """Note that `rows` are read; raises `UserError` where one of them may not be."""
+        """Note that `rows` are read; raises `UserError` if one of the rows may not be read now."""
         if self._record is not None:
             self._record += rows
             return
@@ -96,7 +95,7 @@ class GuardedImages:
         return len(self._source)
 
     def fingerprint(self) -> str:
-        """A digest of the images; it names them, and nobody learns from it."""
+        """A digest that names the images; it is not guarded, because nothing can be learned from it."""
         return self._source.fingerprint()
 
     def take(self, indices: Int64[Tensor, " n"]) -> UInt8[Tensor, "n C H W"]:
@@ -110,11 +109,11 @@ class GuardedImages:
         return self._source.batches(size)
 
     def subset(self, indices: Int64[Tensor, " n"]) -> GuardedImages:
-        """The images at `indices`, as well guarded."""
+        """The images at `indices`, guarded too."""
         return GuardedImages(self._source.subset(indices), self._guard, self._rows[indices])
 
     def without_labels(self) -> GuardedImages:
-        """The same images without labels, as well guarded."""
+        """The same images without labels, guarded too."""
         return GuardedImages(self._source.without_labels(), self._guard, self._rows)
 
     def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:

@@ -1,12 +1,12 @@
 """`HybridBuffer`: distilled images and real exemplars of each class share the memory's room.
 
 Real exemplars are chosen given the distilled images, an idea of Hybrid Memory Replay (arXiv 2410.15372), by iCaRL's
-criterion (Rebuffi et al. 2017, algorithm 4), whose sum the m distilled images s of the class begin:
+criterion (Rebuffi et al. 2017, algorithm 4), with the class's m distilled images s_i as the first terms of the sum:
 
     p_k = argmin_x || mu - (sum_i phi(s_i) + sum_{j<k} phi(p_j) + phi(x)) / (m + k) ||
 
-over the class's real images x, with mu the mean of all their phi(x). So a pick corrects what the mean of the distilled
-images misses.
+over the class's real images x, with mu the mean of phi(x) over all of them. So each exemplar brings the mean of the
+memory closer to the mean of the real images.
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ FEATURES: tuple[Features, ...] = ("pixels", "network")
 class HybridBuffer(DistilledBuffer):
     """A `DistilledBuffer` of whose n stored images of a class floor(n `real_share`) are real, and the others distilled.
 
-    `features` (phi) is where real exemplars are chosen: "pixels", or "network" for what the last linear layer of the
-    strategy's network reads. As the memory shrinks, both kinds lose their last images, and the share stays. Where the
-    distilled images keep class probabilities of their own (`labels="stored"`), an exemplar is sure of its class.
+    `features` (phi) is the space in which real exemplars are chosen: "pixels", or "network" for the input of the last
+    linear layer of the strategy's network. As the memory shrinks, both kinds lose their last images, and the share
+    stays. Where distilled images keep the class probabilities of their method (`labels="stored"`), an exemplar's are
+    one-hot.
     """
 
     def __init__(
         self, max_size: int, *, real_share: float = 0.5, features: Features = "pixels", **options: Any
     ) -> None:
-        """Takes the options of `DistilledBuffer`; raises `UserError` as it does, and for a share that leaves one kind
-        out.
+        """Takes the options of `DistilledBuffer`, and raises `UserError` as `DistilledBuffer` does.
+
+        real_share: above 0 and below 1, else raises `UserError`, too.
         """
         if not 0 < real_share < 1:
             raise UserError(
@@ -64,7 +66,7 @@ class HybridBuffer(DistilledBuffer):
 
     @property
     def asks_network(self) -> bool:
-        """See `DistilledBuffer`; features are asked for too."""
+        """Whether the strategy's network must have learned an experience first, for labels or for features."""
         return super().asks_network or self.features == "network"
 
     def _options(self) -> dict[str, JsonValue]:

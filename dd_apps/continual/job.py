@@ -1,4 +1,4 @@
-"""What goes to a job of the benchmark, and what comes back: values that travel between processes and are kept."""
+"""The jobs of the benchmark and their outcomes: values that are sent between processes and stored."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ class Job:
 
     @property
     def own_folder(self) -> Path | None:
-        """Where the outcome of the job is kept."""
+        """The folder of the job's outcome; None if nothing is kept."""
         return None if self.folder is None else self.folder / f"order-{self.order}" / self.row
 
     @property
     def sets_folder(self) -> Path | None:
-        """Where the distilled sets lie; rows of one method and size share them. None without a folder or a method."""
+        """The folder of the row's distilled sets, which rows of one method and size share; None without any."""
         row, method = self.scenario.row_of(self.row), self.scenario.memory_method(self.row)
         if self.folder is None or method is None:
             return None
         sizes: list[Any] = [row.images_per_class, self.scenario.images_per_class, self.scenario.bytes_per_class]
         if row.memory == "hybrid":
-            sizes.append(row.real_share)  # fewer images are distilled
+            sizes.append(row.real_share)  # a hybrid memory distils fewer images
         strategy = row.named_strategy
         if row.budget == "bytes" and (row.labels != "hard" or (strategy is not None and strategy.keeps_logits)):
-            sizes += ["with labels", row.bank_epochs] if row.labels == "bank" else ["with labels"]  # likewise
+            sizes += ["with labels", row.bank_epochs] if row.labels == "bank" else ["with labels"]  # labels take room
         if row.adaptive:
             sizes.append(["adaptive", row.shrinking])
-        together = getattr(row.named_strategy, "images", None)  # of the table 'taught': per-step or joint
+        together = getattr(row.named_strategy, "images", None)  # in the table 'taught': per-step or joint
         name = f"{method['name']}-{digest([method, sizes, together])[:8]}"
         return self.folder / f"order-{self.order}" / "sets" / name
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What one network of a row costs in one table.
+    """The cost of one network of a row in one table.
 
-    Seconds: distilling (of the memory's images, once for all networks and tables), storing (choosing and storing what
-    the memory keeps), training (all else, measuring accuracies left out). images, pixels, labels: what the memory
-    holds in the end: images, bytes of their uint8 pixels, and bytes of the logits, soft labels and learned rates that
-    are kept with them. state: bytes
-    of weights that the strategy keeps beside the network that learns, such as an earlier network.
+    distilling, storing, training: seconds. Distilling makes the memory's images once for all networks and tables,
+    storing chooses and stores what the memory keeps, and training is all else, without measuring accuracies. images:
+    number of images in the memory at the end. pixels: bytes of their uint8 pixels. labels: bytes of the logits, soft
+    labels, views and learned rates kept with them. state: bytes of weights that the strategy keeps beside the trained
+    network, such as an earlier network.
     """
 
     distilling: float = 0.0
@@ -81,8 +81,8 @@ class Ledger:
 class Trial:
     """One network in one table.
 
-    matrix: the accuracy matrix, the network choosing among all classes of the data; known: the same where it chooses
-    among the classes of a test image's own experience (task-incremental learning).
+    matrix: the accuracy matrix where the network chooses among all classes of the data; known: the accuracy matrix
+    where it chooses among the classes of a test image's own experience (task-incremental learning).
     """
 
     matrix: Matrix
@@ -92,10 +92,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job found.
+    """The outcome of a job.
 
-    trials: of each table, network by network; counts: test images of each experience; memory: the set that was kept at
-    the end, None for rows without one.
+    trials: of each table, network by network; counts: number of test images of each experience; memory: the memory's
+    images at the end as a set, None for rows without a memory.
     """
 
     trials: dict[Table, tuple[Trial, ...]]

@@ -1,7 +1,7 @@
-"""What a finished job leaves in the folder of a run, so that the next run of the same job is a look at it.
+"""The files of finished jobs in the folder of a run: the next run of the same job only reads its outcome.
 
-The file is named by the digest of what determines the outcome: another scenario, other images or another environment
-find nothing here. Our own JSON and sets: nothing is pickled.
+A file is named by a digest of all that determines the outcome, so a job of another scenario, with other images or in
+another environment does not read it. Outcomes are JSON and distilled sets; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dd_core.config import digest, plain
 from dd_core.images import Source
 from dd_core.system import device as devices
 
-VERSION = 1  # raise it where an outcome of earlier code would be another one
-FREE = ("rows", "orders", "others", "row", "protocols", "workers", "loggers")  # fields that another job may differ in
+VERSION = 1  # raise it when a change of the code changes outcomes
+FREE = ("rows", "orders", "others", "row", "protocols", "workers", "loggers")  # fields that do not identify a job
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Finished:
         return Outcome(trials, tuple(figures["counts"]), memory)
 
     def write(self, outcome: Outcome) -> None:
-        """Keep an outcome; the figures last, because they say that all is there."""
+        """Write an outcome; the file of figures is written last, because it marks the outcome as complete."""
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class Finished:
 
 
 def finished(job: Job, train: Source, test: Source) -> Finished:
-    """Where the outcome of a job is kept."""
+    """The files of a job's outcome."""
     if job.own_folder is None:
         return Finished(None)
     return Finished(job.own_folder / f"job-{digest(identity(job, train, test))[:16]}.json")

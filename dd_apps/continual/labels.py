@@ -16,7 +16,7 @@ Meaning = tuple[str, int]  # the name of a label's type, and its value
 def meaning(label: Any, *, of: str) -> Meaning:
     """Type and value of an int, a NumPy integer or a 0-dimensional integer tensor; `of` says what carries `label`.
 
-    Raises `UserError` for anything else: floats, one-hot vectors, words.
+    Raises `UserError` for anything else: floats, one-hot vectors, strings.
     """
     if isinstance(label, Tensor):
         whole = label.ndim == 0 and not (label.is_floating_point() or label.is_complex())
@@ -41,7 +41,7 @@ def _type_of(label: Any) -> str:
 
 
 def copied(label: Any) -> Any:
-    """The same label; a tensor is copied, because a view keeps all labels of its data set alive."""
+    """The same label; a tensor is copied, because a view of it would keep all labels of its data set in memory."""
     return label.detach().clone() if isinstance(label, torch.Tensor) else label
 
 

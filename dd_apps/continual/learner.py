@@ -1,4 +1,4 @@
-"""One row of the tables under one class order: make the memory, learn with it both ways, measure."""
+"""One row of the tables under one class order: make the memory, train with it in each table, measure."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def make_memory(job: Job) -> None:
 
 
 def run_job(job: Job) -> Outcome:
-    """Every random number in it comes from the scenario's seed, the class order, the table and the network's number.
+    """Run a job. Its random numbers come from the scenario's seed, the class order, the table and the network's number.
 
-    With a folder, what is finished is kept there, and found again by the next run of the same job.
+    With a folder, the outcome is kept there, and the next run of the same job reads it.
     """
     train, test = _loaded(job.scenario)
     kept = finished(job, train, test)
@@ -77,7 +77,7 @@ def _loaded(scenario: ContinualScenario) -> tuple[Source, Source]:
 
 @contextmanager
 def _ready(job: Job, train: Source, test: Source, kept: Finished = NOWHERE) -> Iterator[_Learner]:
-    """What learns a job's stream, with Avalanche's draws seeded within the block."""
+    """The learner of a job; within the block the generators that Avalanche draws from are seeded."""
     scenario, guard = job.scenario, Guard(len(train))
     seed = counter(scenario.seed, "order", job.order)
     with tempfile.TemporaryDirectory() as scratch, contained(seed, "benchmark"):
@@ -107,9 +107,9 @@ def rightly_labelled(network: nn.Module, test: Source, stream: Stream, *, device
 
 
 def rightly_labelled_within(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> np.ndarray:
-    """(N,) whether images of `labels` are labelled rightly where the choice is among `classes` alone.
+    """(N,) whether the class with the largest logit among `classes` is the image's label.
 
-    logits: (N, K) of all K classes.
+    logits: (N, K) of all K classes; labels: (N,).
     """
     chosen = torch.tensor(classes)
     return (chosen[logits[:, chosen].argmax(1)] == labels).numpy()
@@ -160,7 +160,10 @@ class _Learner:
         return tuple(int(members.sum()) for members in self._members(self.test))
 
     def _taught(self) -> tuple[tuple[Trial, ...], DistilledSet]:
-        """Fresh networks after each experience, on distilled images whose views teachers label; and these images."""
+        """The table 'taught': fresh networks after each experience learn distilled images whose views teachers label.
+
+        Returns the trials, and the distilled images.
+        """
         taught, device = self._taught_row(), devices.resolve(self.where.device)
         parts, distilling = taught.parts()
         images, labels = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("images", "labels"))
@@ -202,7 +205,7 @@ class _Learner:
             return self._taught_row().parts()[1]
         memory = memory_for(self.scenario, self.job.row, self.scenario.tables_of(self.job.row)[0], self.where)
         if not isinstance(memory, DistilledBuffer) or memory.asks_network:
-            return 0.0  # a memory that asks the network for labels or features distils as training goes on
+            return 0.0  # a memory that needs the network for labels or features is made during training
         for number, experience in enumerate(self.stream.experiences):
             with self._within(number, "by the distiller"):
                 memory.post_adapt(None, experience)
@@ -227,7 +230,7 @@ class _Learner:
                 where=self.where,
                 loggers=watching,
             )
-            # what a network at hand made of a memory is not on disk
+            # labels and features by the network in training are not on disk
             asks = isinstance(memory, DistilledBuffer) and memory.asks_network
             resumed = self.scenario.row_of(self.job.row).strategy_in(table).name in RESUMED and not (watching or asks)
             progress = Progress(self.kept.progress(table, number) if resumed else None)
@@ -244,7 +247,7 @@ class _Learner:
                 for matrix, row in zip((everything, known), self._row(strategy.model, position, device), strict=True):
                     matrix.append(row)
                 if watching:
-                    with generators_kept():  # measuring by Avalanche moves no number of ours
+                    with generators_kept():  # Avalanche's evaluation must not change later random draws
                         strategy.eval(self.stream.benchmark.test_stream)
                 if progress.path is not None:
                     kept = {"strategy": strategy_state(strategy), "memory": memory_state(memory, self.guard)}
@@ -252,7 +255,7 @@ class _Learner:
         asked = memory.seconds if isinstance(memory, DistilledBuffer) and memory.asks_network else 0.0
         ledger = Ledger(
             distilling=distilling or asked,
-            storing=max(0.0, seconds[1] - asked),  # sets of an earlier network were found, not made
+            storing=max(0.0, seconds[1] - asked),  # negative where sets of an earlier network were only read
             training=seconds[0] - seconds[1],
             state=state_bytes(strategy),
             **self._bytes(strategy, memory),
@@ -271,7 +274,7 @@ class _Learner:
         load_strategy(strategy, state["strategy"], past)  # the generators last
 
     def _row(self, network: nn.Module, position: int, device: torch.device) -> tuple[list[float | None], ...]:
-        """A row of the accuracy matrix, and of the one for known tasks, after experience `position`."""
+        """A row of the accuracy matrix, and of the matrix for known tasks, after experience `position`."""
         logits, labels = _logits(network, self.test, self.stream, device=device), require_labels(self.test)
         right = (logits.argmax(1) == labels).numpy()
         members = self._members(self.test)[: position + 1]
@@ -285,7 +288,7 @@ class _Learner:
     # --- what may be read -------------------------------------------------------------------------------------------
 
     def _within(self, position: int, what: str, stored: Sequence[int] | set[int] = ()) -> AbstractContextManager[None]:
-        """Allow the training images of an experience, and those that are stored; all earlier ones to joint training."""
+        """Allow reads of an experience's images and of the rows `stored`; for joint training, of all so far."""
         joint = self.scenario.row_of(self.job.row).memory == "joint"
         members = self._members(self.train)
         parts = members[: position + 1] if joint else members[position : position + 1]
@@ -293,7 +296,7 @@ class _Learner:
         return self.guard.only([*rows, *stored], what=f"{what} (experience {position + 1})")
 
     def _allowed(self, position: int | None, what: str) -> AbstractContextManager[None]:
-        """Allow an experience's images; all of them for None, which is what a row calls joint."""
+        """Allow reads of an experience's images; for position None, of the images of all experiences (joint)."""
         if position is None:
             return self.guard.only(range(len(self.train)), what=f"{what} (joint)")
         return self._within(position, what)
@@ -336,12 +339,12 @@ class _Learner:
             return contents(memory)  # pyright: ignore[reportArgumentType] (a reservoir has groups too)
 
     def _held(self, memory: Memory) -> DistilledSet:
-        """What a memory holds in the end, as a set that can be drawn and counted."""
+        """The memory's images after the last experience, as a set that can be drawn and counted."""
         images, labels = self._contents(memory)
         sets = memory.sets if isinstance(memory, DistilledBuffer) else ()
         formations = {ds.manifest.formation for ds in sets}
         formation = formations.pop() if len(formations) == 1 else 1
-        if formation != 1:  # as they are stored, not as networks see them
+        if formation != 1:  # stored images, not those that networks see
             images = np.concatenate([ds.images for ds in sets])
             labels = np.concatenate([ids_of(ds)[ds.labels] for ds in sets])
         provenance = self._provenance(memory, labels) if isinstance(memory, DistilledBuffer) else None
@@ -349,12 +352,12 @@ class _Learner:
         return DistilledSet(images, labels, manifest.model_copy(update={"formation": formation}))
 
     def _manifest(self, recipe: Recipe, provenance: Provenance | None = None) -> Manifest:
-        """What a memory's uint8 images are."""
+        """The manifest of a memory's uint8 images."""
         pixels = Pixels(space="raw", mean=self.stream.mean, std=self.stream.std)
         return Manifest(classes=self.test.classes, pixels=pixels, recipe=recipe, provenance=provenance)
 
     def _provenance(self, memory: DistilledBuffer, labels: np.ndarray) -> Provenance:
-        """Where a memory of images with these labels came from: a distillation of each experience by one method."""
+        """The provenance of a memory with these labels: each experience distilled by one method."""
         provenances = memory.provenances
         experiences: list[JsonValue] = [list(classes) for classes in self.stream.classes]
         return Provenance(
@@ -371,7 +374,7 @@ class _Learner:
 
 
 def _recipe(scenario: ContinualScenario, row: str) -> Recipe:
-    """How a memory is trained on in the table "retraining"."""
+    """The recipe by which the table "retraining" trains on a memory."""
     tables = scenario.row_of(row).tables
     settings = scenario.settings(row, "retraining") if "retraining" in tables else scenario.retraining
     retraining = settings if isinstance(settings, Retraining) else scenario.retraining

@@ -30,7 +30,7 @@ def forgetting(matrix: Matrix) -> float:
 
 
 def backward_transfer(matrix: Matrix) -> float:
-    """Mean over the old experiences of the final accuracy minus that just after it was learned (Lopez-Paz, Ranzato)."""
+    """Mean over old experiences of final accuracy minus accuracy just after learning (Lopez-Paz, Ranzato 2017, BWT)."""
     gains: list[float] = []
     for old in range(len(matrix) - 1):
         first, final = matrix[old][old], matrix[-1][old]
@@ -47,7 +47,10 @@ def incremental_accuracy(matrix: Matrix, counts: Sequence[int]) -> float:
 
 
 def seen_accuracy(matrix: Matrix, counts: Sequence[int]) -> list[float]:
-    """After each experience, the accuracy on the test images of all classes seen so far; `counts` per experience."""
+    """After each experience, the accuracy on the test images of all classes seen so far.
+
+    counts: number of test images of each experience.
+    """
     seen: list[float] = []
     for row in matrix:
         pairs = [(value, count) for value, count in zip(row, counts, strict=True) if value is not None]

@@ -1,4 +1,4 @@
-"""The benchmark as a task of the command line: tables, pictures, its memories as sets, and all its figures."""
+"""The benchmark as a task of the command line: tables, pictures, memories as sets, and all figures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dd_core import store
 from dd_core.errors import Interrupted
 from dd_core.runner import RunOptions
 
-TRIALS = "trials.jsonl"  # everything that was measured, a network at a time
+TRIALS = "trials.jsonl"  # everything that was measured, a line for each network in each table
 
 
 def run_task(scenario: ContinualScenario, folder: Path, options: RunOptions) -> Outcome:
-    """Run the benchmark, and put what it found into the form that every task has. Raises what `run` raises."""
+    """Run the benchmark, and return its results as a task's outcome. Raises what `run` raises."""
     try:
         results = run(
             scenario, workers=options.workers, reporter=options.reporter, folder=folder, device=options.device
         )
-    except Interrupted as error:  # one of its jobs was; the command that it names is not the user's
+    except Interrupted as error:  # a job was interrupted, and its error does not name the user's command
         raise Interrupted(f"interrupted; to go on: {options.resume_command}", error.exit_code - 128) from None
     store.write_bytes(folder / TRIALS, "".join(json.dumps(trial) + "\n" for trial in results.trials).encode())
     # a memory of real images was not made by a run, and is no distilled set
@@ -53,14 +53,14 @@ def _tables(results: Results) -> list[Table]:
 
 MEASURES = (
     "incremental: mean over the experiences of the accuracy on the classes seen so far; backward: mean over the old "
-    "experiences of the final accuracy minus that just after it was learned; task known: average accuracy after the "
-    "last experience where the network chooses among the classes of a test image's own experience"
+    "experiences of final accuracy minus accuracy just after learning; task known: average accuracy after the last "
+    "experience where the network chooses among the classes of a test image's own experience"
 )
 COSTS = (
-    "pixels: of the memory in the end, uint8; labels: logits, soft labels and learned rates that are kept with them; "
-    "earlier weights: what the strategy keeps beside the network that learns; seconds of one network, mean over "
-    "networks and class orders: distilling once for all experiences, storing into the memory, training; times real: "
-    "all three against those of the first memory of real images in the table"
+    "pixels: bytes of the final memory's images as uint8; labels: bytes of logits, soft labels and learned rates kept "
+    "with them; earlier weights: bytes of weights that the strategy keeps beside the trained network; seconds of one "
+    "network, mean over networks and class orders: distilling once for all experiences, storing into the memory, "
+    "training; times real: their sum as a multiple of that of the table's first memory of real images"
 )
 _COSTS: dict[str, Unit] = {
     **dict.fromkeys(("pixels", "labels", "earlier weights"), "bytes"),
@@ -70,7 +70,7 @@ _COSTS: dict[str, Unit] = {
 
 
 def _units(rows: Sequence[Mapping[str, Any]]) -> dict[str, Unit]:
-    """Accuracies and what is made of them are the columns with a mean and a std; bytes and seconds say so."""
+    """The unit of each column: percent where cells have a mean and a std, for these are accuracies."""
     spreads = {column for row in rows for column, value in row.items() if isinstance(value, Mapping)}
     units: dict[str, Unit] = dict.fromkeys(spreads, "percent")
     return {**units, "bytes": "bytes", "seconds": "seconds"}

@@ -1,7 +1,7 @@
 """`use_buffer`: put a `DistilledBuffer` where Avalanche hard-codes its own memory.
 
-`ReplayPlugin` and its like take a storage policy as an argument; GDumb, ER_ACE, DER, MIR, CoPE and SCR make a memory of
-their own, which is exchanged here. `dd_apps.continual` has the table of what works.
+`ReplayPlugin` and the like take a storage policy as an argument; GDumb, ER_ACE, DER, MIR, CoPE and SCR make a memory of
+their own, which `use_buffer` replaces. The docstring of `dd_apps.continual` has a table of what works.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ REFUSED = {
     "FeatureReplay": "replays features, and a DistilledBuffer holds images",
     "ER_AML": "draws a whole mini-batch of each class and never ends where a class holds less",
 }
-# those that hand an experience to their memory before they learn it, so that their network knows nothing of it yet
+# strategies that hand an experience to their memory before they learn it: their network cannot label it yet
 BEFORE_TRAINING = ("ER_ACE", "GDumbPlugin")
-PARTICULAR = (*REFUSED, *BEFORE_TRAINING, "DER", "MIRPlugin", "SoftLabelReplay")  # others take what ReplayPlugin takes
+PARTICULAR = (*REFUSED, *BEFORE_TRAINING, "DER", "MIRPlugin", "SoftLabelReplay")  # others are used as ReplayPlugin is
 
 
 def use_buffer(target: Any, buffer: DistilledBuffer, *, benchmark: Any = None) -> None:
     """Make a strategy or plugin keep its memory in `buffer`; call it before training begins.
 
-    It may be called for a plugin that has the buffer already, which BiC needs: see `mend_bic`. MIR replays nothing
-    while the classes before the current experience hold no more images than its `batch_size_mem`.
+    `target` may have the buffer already; BiC needs the call even then, see `mend_bic`. MIR replays nothing while the
+    classes before the current experience hold no more images than its `batch_size_mem`.
 
-    With the Avalanche `benchmark` (or its training stream) that will be trained on, its classes are counted now.
-    Raises `UserError` where that cannot work, in one line that says why.
+    benchmark: the Avalanche benchmark (or its training stream) that will be trained on; if given, the buffer's room for
+    all of its classes is checked now. Raises `UserError` where `target` cannot work with the buffer.
     """
     holder = _holder(target)
     name, policy = _name(holder), holder.storage_policy
@@ -58,7 +58,7 @@ def _holder(target: Any) -> Any:
 
 
 def _name(holder: Any) -> str:
-    """Which class of `PARTICULAR` a holder is, or is derived from; its own class for any other."""
+    """The class of `PARTICULAR` that a holder is or is derived from; for any other holder the name of its class."""
     kinds = (kind.__name__ for kind in type(holder).__mro__)
     return next((kind for kind in kinds if kind in PARTICULAR), type(holder).__name__)
 
@@ -74,7 +74,7 @@ def _check_sizes(holder: Any, buffer: DistilledBuffer) -> None:
     if name in ("DER", "ER_ACE") and batch > max(buffer.max_size, buffer.fill or 0):
         raise UserError(f"{name} replays nothing before its memory fills a batch of {batch}; use fill={batch}")
     if name == "MIRPlugin" and batch >= buffer.max_size:
-        raise UserError(f"MIR chooses {batch} out of more images; use a batch_size_mem below {buffer.max_size}")
+        raise UserError(f"MIR chooses {batch} of more images; use a batch_size_mem below max_size={buffer.max_size}")
 
 
 def _check_labels(name: str, buffer: DistilledBuffer) -> None:

@@ -1,16 +1,16 @@
-"""`SoftLabelReplay`: replay of memory images by their soft labels; Avalanche's ReplayPlugin knows classes only.
+"""`SoftLabelReplay`: replay of memory images with soft labels; Avalanche's ReplayPlugin learns hard labels only.
 
     memory = DistilledBuffer(max_size=10, images_per_class=1, labels="network")
     strategy = Naive(..., plugins=[SoftLabelReplay(memory, batch_size_mem=32)])
 
-A mini-batch of n current and m memory images goes through the network as one, so that batch norms see both, and the
-loss is that of ReplayPlugin with another term for memory images:
+A mini-batch of n current and m memory images goes through the network at once, so that batch norms see both. The loss
+is that of ReplayPlugin with another term for memory images:
 
     1 / (n + m) [ n L(current) + m weight L_memory ]
 
 L is the strategy's criterion, L_memory the loss of the memory's recipe at its temperature, both means over images. With
-hard labels and weight 1 it is ReplayPlugin's. A memory with a bank shows its views in place of its images, cut from
-what the transforms for evaluation make of an image: a random transform for training would show what no teacher saw.
+hard labels and weight 1 the loss is ReplayPlugin's. A memory with a bank shows its views in place of its images. Views
+are cut after the transforms for evaluation: a random transform for training would make views that no teacher labelled.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ from dd_core.training import losses
 
 
 class SoftLabelReplay(SupervisedPlugin[Any]):
-    """Mixes memory images into each mini-batch, and teaches what the memory's `labels` say of them.
+    """Mixes memory images into each mini-batch, with the targets that the memory's `labels` stand for.
 
     The memory's part of a mini-batch is always full: its images come in random order, all of them before any comes
-    again. What is measured meanwhile is of current images. `storage_policy` is updated after each experience.
+    again. Metrics are of current images only. `storage_policy` is updated after each experience.
     """
 
     def __init__(
         self, storage_policy: DistilledBuffer, *, batch_size_mem: int, weight: float = 1.0, seed: int = 0
     ) -> None:
-        """Raises `UserError` for numbers that cannot be."""
+        """batch_size_mem: memory images in each mini-batch, at least 1. weight: of the memory's loss, above 0.
+
+        Raises `UserError` for other numbers.
+        """
         super().__init__()
         if batch_size_mem < 1 or weight <= 0:
             what = f"batch_size_mem={batch_size_mem}" if batch_size_mem < 1 else f"weight={weight}"
@@ -52,21 +55,21 @@ class SoftLabelReplay(SupervisedPlugin[Any]):
         self._memory: _Memory | None = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Prepare to draw from the memory, if there is one yet."""
+        """Prepare to draw from the memory, unless it is still empty."""
         if not self.storage_policy.buffer_groups:
             return
         streams = Streams(self.seed).child("experience", strategy.clock.train_exp_counter)
         self._memory = _Memory(self.storage_policy, self.batch_size_mem, streams)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Put memory images behind the current ones."""
+        """Append memory images to the mini-batch."""
         if self._memory is None:
             return
         drawn = self._memory.draw()
         strategy.mbatch = [torch.cat([now, part.to(now)]) for now, part in zip(strategy.mbatch, drawn, strict=True)]
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Take them away again, so that the criterion and metrics are of the current ones."""
+        """Remove the memory images from the mini-batch, so that criterion and metrics see current images only."""
         if self._memory is None:
             return
         current = len(strategy.mb_y) - self.batch_size_mem
@@ -76,7 +79,7 @@ class SoftLabelReplay(SupervisedPlugin[Any]):
         strategy.mb_output = strategy.mb_output[:current]
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Turn the mean over current images into the one over all; what other plugins added stays as it is."""
+        """Turn the mean loss over current images into the mean over all images; terms of other plugins stay."""
         if self._memory is None:
             return
         current = len(strategy.mb_y)
@@ -84,8 +87,8 @@ class SoftLabelReplay(SupervisedPlugin[Any]):
         strategy.loss = strategy.loss + share * (self.weight * self._memory.loss() - strategy.criterion())
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Hand the experience to the memory."""
-        self._memory = None  # a strategy is saved between experiences
+        """Update the memory with the experience."""
+        self._memory = None  # a strategy is saved between experiences, and need not save this
         self.storage_policy.update(strategy, **kwargs)
 
 
@@ -102,7 +105,7 @@ class _Memory:
         losses.require_learnable(self.recipe.loss, self.kind)
         self.batch_size, self.streams, self.drawn = batch_size, streams, 0
         self.rows: list[int] = []
-        self.epochs = torch.zeros(0, dtype=torch.int64)  # of the views of these rows
+        self.epochs = torch.zeros(0, dtype=torch.int64)  # the bank's epoch of each row's view
         self.labels: Tensor | None = None
         self.outputs: Tensor | None = None
         self._targets: tuple[Tensor, Tensor] | None = None
@@ -129,7 +132,7 @@ class _Memory:
         return torch.cat(orders)[start : start + self.batch_size].tolist()
 
     def loss(self) -> Float[Tensor, ""]:
-        """Of the mini-batch that was drawn last."""
+        """The loss of the memory images that were drawn last."""
         assert self.outputs is not None
         assert self.labels is not None
         learned = losses.named(self.recipe.loss, temperature=self.recipe.temperature)

@@ -1,8 +1,8 @@
-"""A row's learning between two experiences as our own tensors and plain values, from which another process goes on.
+"""The state of a row's training between two experiences, from which another process resumes.
 
-Nothing of Avalanche is pickled. What is kept: the network, its optimiser, Avalanche's counters, the global generators,
-and of a memory of real images which rows it stored. Distilled memories lie in the folder as sets already. Strategies
-with further state of their own (DER, iCaRL, LwF, EWC) begin their job again.
+The state is tensors and plain values: the network, its optimiser, Avalanche's counters, the global generators, and the
+rows that a memory of real images stored. No object of Avalanche is pickled. Distilled memories are sets in the folder
+already. Strategies with further state of their own (DER, iCaRL, LwF, EWC) start their job over.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ class Progress:
     path: Path | None
 
     def read(self) -> dict[str, Any] | None:
-        """What an earlier process left after its last experience; None where there is nothing."""
+        """The state that an earlier process wrote after its last experience; None if there is none."""
         if self.path is None or not self.path.exists():
             return None
         return store.read_state(self.path)[0]
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Keep a state, in place of the one before."""
+        """Write a state, in place of the earlier state."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             store.write_state(self.path, state, {})
 
     def remove(self) -> None:
-        """Forget it."""
+        """Delete the file."""
         if self.path is not None:
             with store.disk_errors(self.path):
                 self.path.unlink(missing_ok=True)
@@ -72,7 +72,7 @@ class Progress:
 
 
 def strategy_state(strategy: Any) -> dict[str, Any]:
-    """What a strategy of `RESUMED` knows after an experience, and the generators' states."""
+    """The state of a strategy of `RESUMED` after an experience, and the states of the random generators."""
     augmentation = _plugin(strategy, Augmentation)
     return {
         "network": dict(strategy.model.state_dict()),
@@ -84,10 +84,10 @@ def strategy_state(strategy: Any) -> dict[str, Any]:
 
 
 def load_strategy(strategy: Any, state: Mapping[str, Any], experiences: Sequence[Any]) -> None:
-    """Bring a new strategy to where `state` was taken, after `experiences`."""
-    first: nn.Module = copy.deepcopy(strategy.model)  # GDumb and training from scratch begin from it again and again
+    """Bring a new strategy into a `state` that was taken after `experiences`."""
+    first: nn.Module = copy.deepcopy(strategy.model)  # GDumb and training from scratch start from it each time
     strategy.model.load_state_dict(state["network"])
-    strategy.make_optimizer(reset_optimizer_state=True)  # Avalanche would do it at the next experience, and forget
+    strategy.make_optimizer(reset_optimizer_state=True)  # else Avalanche would, later, and lose the loaded state
     strategy.optimizer.load_state_dict(state["optimiser"])
     vars(strategy.clock).update(state["clock"])
     if (gdumb := _plugin(strategy, GDumbPlugin)) is not None:
@@ -129,7 +129,7 @@ def _set_generators(states: Mapping[str, Any]) -> None:
 
 
 def memory_state(memory: Memory | None, guard: Guard) -> dict[str, Any] | None:
-    """Which rows of the training images a memory of real images stored; None for other memories."""
+    """The rows of the training images that a memory of real images stored; None for other memories."""
     if memory is None or isinstance(memory, DistilledBuffer):
         return None
     if isinstance(memory, FilledReservoir):
@@ -166,7 +166,7 @@ def load_memory(memory: Memory, state: Mapping[str, Any], experiences: Sequence[
 
 
 def _subset(rows: np.ndarray, experiences: Sequence[Any], labels: np.ndarray) -> AvalancheDataset:
-    """The training images at `rows`, in their order, as the experiences have them."""
+    """The training images at `rows`, in this order, as items of the experiences."""
     parts: list[Any] = []
     places: dict[int, int] = {}
     for experience in experiences:

@@ -1,4 +1,4 @@
-"""A row of the tables: which memory, how large, and which strategy learns with it. No torch, no Avalanche."""
+"""A row of the tables: a memory, its size, and the strategy that learns with it. No torch, no Avalanche."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dd_core.config import Config, decode
 from dd_core.errors import UserError, unknown_name
 
 Table = Literal["retraining", "replay", "taught"]
-TABLES: tuple[Table, ...] = ("retraining", "replay")  # of a row that names no strategy
+TABLES: tuple[Table, ...] = ("retraining", "replay")  # the tables of a row that names no strategy
 EVERY_TABLE: tuple[Table, ...] = (*TABLES, "taught")
 Memory = Literal["distilled", "hybrid", "reservoir", "class-balanced", "herding", "none", "joint"]
 REAL_MEMORIES = ("reservoir", "class-balanced", "herding")
@@ -22,17 +22,16 @@ LOGIT_BYTES = 4  # of one logit that a memory keeps, a float32
 def bank_bytes(epochs: int | None, classes: int) -> int:
     """Bytes of an image's views: in each epoch a box of four int16, a flip, and a float16 logit of each class.
 
-    classes: those that the teacher knows; epochs: None without views.
+    classes: number of classes that the teacher knows; epochs: views of the image, None for a memory without views.
     """
     return 0 if epochs is None else epochs * (4 * 2 + 1 + 2 * classes)
 
 
 class StrategyConfig(Config):
-    """A way of learning with a memory; the class attributes say what it can be used with.
+    """A way of learning with a memory; the class attributes say what the strategy can be used with.
 
-    table: the table that it belongs to, None for a strategy that is another one in each table. memories: the kinds of
-    memory that it takes. module: its file in `dd_apps/continual/strategies`. keeps_logits: whether it stores the
-    logits of a network beside each image.
+    table: the table of its rows; None: 'retraining' and 'replay'. memories: the kinds of memory that it takes. module:
+    its file in `dd_apps/continual/strategies`. keeps_logits: whether it stores a network's logits with each image.
     """
 
     name: ClassVar[str]
@@ -71,8 +70,8 @@ class DerStrategy(StrategyConfig):
     """DER++: replay that keeps the logits which the network gave for an image (Buzzega et al. 2020).
 
     Loss: cross-entropy of current images + alpha * squared error of the memory's logits + beta * cross-entropy of
-    memory images. The defaults are the authors' for split CIFAR-10 and 200 images. A memory of real images is
-    Avalanche's own; distilled images get the logits of the network that has just learned their experience.
+    memory images. The defaults are the authors' for split CIFAR-10 with a memory of 200 images. A memory of real images
+    is Avalanche's own; distilled images get the logits of the network that has just learned their experience.
     """
 
     name = "der"
@@ -86,8 +85,8 @@ class DerStrategy(StrategyConfig):
 class IcarlStrategy(StrategyConfig):
     """iCaRL: exemplars chosen by herding, sigmoid outputs distilled, nearest class mean (Rebuffi et al. 2017).
 
-    The memory is Avalanche's own, of as many exemplars of each class; class means are of exemplars and their mirror
-    images, as in the paper.
+    The memory is Avalanche's own, with equally many exemplars of each class; class means are over exemplars and their
+    mirror images, as in the paper.
     """
 
     name = "icarl"
@@ -106,7 +105,7 @@ class LwfStrategy(StrategyConfig):
 
 
 class EwcStrategy(StrategyConfig):
-    """Online EWC: weights that earlier experiences depend on are held (Kirkpatrick et al. 2017, Schwarz et al. 2018).
+    """Online EWC: a penalty holds weights that matter to earlier experiences (Kirkpatrick 2017, Schwarz et al. 2018).
 
     The defaults are those of DER's authors for split CIFAR-10.
     """
@@ -115,11 +114,11 @@ class EwcStrategy(StrategyConfig):
     memories = ("none", "distilled", *REAL_MEMORIES)
     module = "regularised"
     strength: float = Field(default=10.0, ge=0, description="weight of the penalty (lambda)")
-    decay: float = Field(default=1.0, ge=0, le=1, description="weight of older importances at each experience (gamma)")
+    decay: float = Field(default=1.0, ge=0, le=1, description="factor of older importances at each experience (gamma)")
 
 
 class NaiveStrategy(StrategyConfig):
-    """The current experience's images only."""
+    """Training on the current experience's images only."""
 
     name = "naive"
     table = None
@@ -128,7 +127,7 @@ class NaiveStrategy(StrategyConfig):
 
 
 class CumulativeStrategy(StrategyConfig):
-    """The images of all experiences so far: an upper bound."""
+    """Training on the images of all experiences so far: an upper bound."""
 
     name = "cumulative"
     table = None
@@ -137,11 +136,11 @@ class CumulativeStrategy(StrategyConfig):
 
 
 class TaughtStrategy(StrategyConfig):
-    """A fresh network after each experience learns all distilled images, and teachers label every view of them.
+    """A fresh network after each experience learns all distilled images so far, and teachers label every view of them.
 
-    SRe2L's experiment (Yin et al. 2023). A teacher per step has seen its own experience only, as a continual learner
-    has; the joint teacher, and joint images, know all classes from the start: an upper bound, and what is published.
-    The row's `training` changes the recipe that the protocol makes.
+    SRe2L's experiment (Yin et al. 2023). A per-step teacher was trained on its own experience only, as the rules of
+    continual learning require. The joint teacher and joint images know all classes from the start: an upper bound, and
+    the published setting. The row's `training` changes the protocol's recipe.
     """
 
     name = "taught"
@@ -149,21 +148,22 @@ class TaughtStrategy(StrategyConfig):
     memories = ("distilled",)
     module = ""  # no strategy of Avalanche: the protocol's own training
     protocol: str = Field(
-        default="sre2l-kd", description="protocol by which networks are trained; one that has a teacher label views"
+        default="sre2l-kd", description="protocol by which networks are trained, in which a teacher labels views"
     )
     teacher: Literal["per-step", "joint"] = Field(
         default="per-step",
-        description="per-step: the images of an experience are labelled by a teacher that was trained on that "
-        "experience alone; joint: one teacher that was trained on all classes labels all, an upper bound",
+        description="who labels images: per-step, a teacher for each experience, trained on that experience alone; "
+        "joint, one teacher trained on all classes, an upper bound",
     )
     images: Literal["per-step", "joint"] = Field(
         default="per-step",
-        description="per-step: each experience is distilled by itself; joint: all classes at once, an upper bound",
+        description="how images are distilled: per-step, each experience by itself; joint, all classes at once, an "
+        "upper bound",
     )
     mode: Literal["eval", "batch-stats"] = Field(
         default="eval",
-        description="what a teacher's batch norms normalise by: their running statistics (eval), or the mini-batch "
-        "(batch-stats), as the published figures have it",
+        description="statistics by which a teacher's batch norms normalise: eval, the running ones; batch-stats, those "
+        "of the mini-batch, as for the published figures",
     )
 
 
@@ -205,61 +205,61 @@ def _table(given: object) -> Mapping[str, Any]:
 
 
 class Row(Config):
-    """One line of the tables: a memory and a strategy, or in both tables the strategy that belongs there."""
+    """One row of the tables: a memory and a strategy; without a strategy, each table has its own."""
 
     memory: Memory = Field(
         default="distilled",
-        description="what is kept of old experiences: distilled images; hybrid (real and distilled ones); real images "
-        "by reservoir, class-balanced or herding; none; joint (all images)",
+        description="images of old experiences that are kept: distilled; hybrid (real and distilled); real images by "
+        "reservoir, class-balanced or herding; none; joint (all images)",
     )
     method: dict[str, JsonValue] | None = Field(
-        default=None, description="distillation method of the memory, and its options; none is that of the scenario"
+        default=None, description="distillation method of the memory, and its options; none: the scenario's method"
     )
     real_share: float = Field(
         default=0.5, gt=0, lt=1, description="fraction of a hybrid memory's images of a class that are real"
     )
     features: Literal["pixels", "network"] = Field(
         default="pixels",
-        description="where a hybrid memory chooses real images: among pixels, or features of the network at hand",
+        description="space in which a hybrid memory chooses real images: pixels, or features of the trained network",
     )
     labels: Literal["hard", "network", "stored", "bank"] = Field(
         default="hard",
-        description="what replay teaches of a memory image: hard, its class; network, class probabilities by the "
-        "network at the end of the image's experience; stored, those that the method learned; bank, those that the "
-        "method's teacher gave each of several views of the image, which replay shows",
+        description="target of a memory image in replay: hard, its class; network, class probabilities by the network "
+        "at the end of the image's experience; stored, soft labels that the method learned; bank, class probabilities "
+        "that the method's teacher gave several views of the image, which replay then shows",
     )
     bank_epochs: int | None = Field(
         default=None,
         ge=1,
         exclude_if=lambda epochs: epochs is None,
-        description="views of each memory image that labels = 'bank' keeps, each with the teacher's logits",
+        description="views of each memory image that are kept with a teacher's logits; only for labels = 'bank'",
     )
     strategy: Annotated[str | dict[str, JsonValue] | None, Field(union_mode="left_to_right")] = Field(
         default=None,
-        description="how the network learns, by name or as a table with `name` and options; none retrains on the "
-        "memory in the table 'retraining' and replays it in the table 'replay'",
+        description="strategy by which the network learns: its name, or a table with `name` and options; none: gdumb "
+        "in the table 'retraining', and replay in the table 'replay'",
     )
     images_per_class: int | None = Field(
-        default=None, ge=1, description="images that this memory keeps of a class; none is the scenario's number"
+        default=None, ge=1, description="images of each class that this row's memory keeps; none: as the scenario says"
     )
     adaptive: bool = Field(
         default=False,
-        description="share all of the memory's room between the classes seen so far, instead of an equal part for each "
-        "class of the data",
+        description="true: classes seen so far share all of the memory's room; false: each class has an equal part of "
+        "the room from the start",
     )
     shrinking: Literal["first", "distil"] = Field(
         default="first",
         exclude_if=lambda rule: rule == "first",
-        description="what a class of an adaptive distilled memory keeps as its share becomes smaller: first, its first "
-        "images; distil, fewer images that the method distils from those that the memory has",
+        description="images that a class of an adaptive distilled memory keeps when its share becomes smaller: first, "
+        "its first images; distil, fewer images, which the method distils from those in the memory",
     )
     budget: Literal["bytes", "images"] = Field(
         default="bytes",
-        description="bytes: a memory that also stores logits keeps fewer images, so that its bytes are those of the "
-        "other rows; images: it keeps as many images",
+        description="what rows have in common: bytes, so that a memory with soft labels keeps fewer images; images, so "
+        "that such a memory has more bytes",
     )
     training: dict[str, JsonValue] = Field(
-        default={}, description="settings of this row that replace those of the table 'retraining' or 'replay'"
+        default={}, description="settings of training for this row alone, such as epochs, in place of the table's"
     )
 
     @field_validator("strategy")
@@ -291,7 +291,7 @@ class Row(Config):
         if self.labels == "bank" and self.memory == "hybrid":
             raise ValueError("labels: a bank is of distilled images, and a hybrid memory has real ones too")
         if self.labels == "bank" and self.shrinking != "first":
-            raise ValueError("shrinking: images that are distilled anew have no teacher of their experience's images")
+            raise ValueError("shrinking: a bank has no teacher for images that are distilled again; use 'first'")
         if self.adaptive and self.memory not in ("class-balanced", "herding", *DISTILLED_MEMORIES):
             raise ValueError(f"adaptive: the memory '{self.memory}' does not share its room between classes")
         if self.shrinking != "first" and not (self.adaptive and self.memory == "distilled"):
@@ -309,14 +309,14 @@ class Row(Config):
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The tables that the row stands in."""
+        """The tables in which the row stands."""
         strategy = self.named_strategy
         if self.labels != "hard" or self.features == "network":
             return ("replay",)  # GDumb fills its memory before its network has learned, and knows hard labels only
         return TABLES if strategy is None or strategy.table is None else (strategy.table,)
 
     def strategy_in(self, table: Table) -> StrategyConfig:
-        """How the row learns in a table that it stands in."""
+        """The strategy of the row in one of its tables."""
         if (strategy := self.named_strategy) is not None:
             return strategy
         if self.memory in ("none", "joint"):

@@ -1,4 +1,4 @@
-"""Which rows of a table the distilled rows are ahead of: t-tests paired over class orders, corrected together."""
+"""Whether distilled rows of a table are ahead of other rows: t-tests paired over class orders, corrected together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dd_core.evaluation.verdicts import Verdict, Word, holm, paired, word
 
-Standings = Mapping[str, Mapping[str, "Standing"]]  # of a distilled row against each other row, by their names
+Standings = Mapping[str, Mapping[str, "Standing"]]  # [distilled row][other row], by name
 
 _WORDS: dict[Word | None, str] = {
     "ahead": "ahead of",
@@ -21,9 +21,9 @@ _WORDS: dict[Word | None, str] = {
 class Standing:
     """One comparison of a table.
 
-    difference: mean over class orders, as a fraction of 1; p: of the paired t-test alone, two-sided; adjusted: p after
-    Holm's correction for all comparisons of the table, which decides the word; pairs: class orders. p, adjusted and
-    word are None where the differences do not show how large the noise is.
+    difference: mean over class orders, as a fraction of 1; p: of the paired two-sided t-test, uncorrected; adjusted: p
+    after Holm's correction for all comparisons of the table, which decides the word; pairs: number of class orders. p,
+    adjusted and word are None where the differences do not show how large the noise is.
     """
 
     word: Word | None
@@ -37,8 +37,8 @@ def standings(finals: Mapping[str, Sequence[float]], distilled: Sequence[str]) -
     """The standing of each row of `distilled` against each other row.
 
     `finals` are the accuracies of each row on all test images after the last experience, one for each class order, the
-    same orders in every row. A pair of two distilled rows is one comparison, which stands in both. Raises ValueError
-    where rows have different numbers of orders.
+    same orders in every row. A pair of two distilled rows is one comparison, which appears under both rows. Raises
+    ValueError where rows have different numbers of orders.
     """
     verdicts = {
         (row, other): paired(finals[row], finals[other])
@@ -64,7 +64,7 @@ def _standing(verdict: Verdict, adjusted: float | None, *, sign: int) -> Standin
 
 
 def sentence(standings_by_row: Standings, *, orders: int) -> str:
-    """The standings of one table in words; an empty string where nothing is compared."""
+    """The standings of one table in words; an empty string if no rows are compared."""
     if not any(standings_by_row.values()):
         return ""
     if orders == 1:

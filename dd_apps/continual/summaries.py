@@ -1,4 +1,4 @@
-"""The figures of the tables out of the jobs' outcomes, and the sentences that belong below each table."""
+"""The figures of the tables, computed from the jobs' outcomes, and the notes below each table."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ REAL = {
 
 
 def row_name(scenario: ContinualScenario, row: str) -> str:
-    """What a row is called: the one of the scenario's method goes by the method's name."""
+    """The name of a row in the tables; the row 'distilled' has the name of the scenario's method."""
     return str(scenario.method["name"]) if row == DISTILLED else row
 
 
 def told(scenario: ContinualScenario, trial: Trial) -> Matrix:
-    """The matrix that the tables tell: with the task of each test image known, or not."""
+    """The accuracy matrix that the tables show; with `task_labels`, the matrix for known tasks."""
     return trial.known if scenario.task_labels else trial.matrix
 
 
@@ -82,7 +82,7 @@ def measures_row(scenario: ContinualScenario, name: str, table: Table, outcomes:
 
 
 def ledger_row(name: str, table: Table, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What a row costs: bytes in the end, and the mean seconds over networks and class orders."""
+    """The costs of a row: bytes at the end, and seconds as a mean over networks and class orders."""
     ledgers = [trial.ledger for outcome in outcomes for trial in outcome.trials[table]]
 
     def mean(part: str) -> float:
@@ -101,10 +101,10 @@ def ledger_row(name: str, table: Table, outcomes: Sequence[Outcome]) -> dict[str
 
 
 def with_overhead(scenario: ContinualScenario, ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a ledger with `times real`: their seconds against those of real images in the same table.
+    """The rows of a ledger with `times real`: seconds as a multiple of those of real images in the same table.
 
-    These are of the first row whose memory is of real images and which names no strategy; without one in any table the
-    ledger stays as it is.
+    The row of real images is the first row that has a memory of real images and names no strategy. If no table has such
+    a row, the ledger stays as it is.
     """
     real = [row for row in scenario.rows if scenario.row_of(row).memory in REAL_MEMORIES]
     plain = [row for row in real if scenario.row_of(row).strategy is None]
@@ -124,7 +124,7 @@ def with_overhead(scenario: ContinualScenario, ledger: Sequence[Mapping[str, Any
 class Course:
     """Accuracy on the classes seen so far after each experience: mean, and half of its 95 % interval over class orders.
 
-    half is None where one class order shows no spread.
+    half: None for a single class order, which shows no spread.
     """
 
     mean: tuple[float, ...]
@@ -153,14 +153,14 @@ def half_interval(values: Sequence[float]) -> float | None:
 
 
 def table_standings(scenario: ContinualScenario, table: Table, outcomes: Mapping[str, Sequence[Outcome]]) -> Standings:
-    """The standings of the rows that learn their images, against all others of the table."""
+    """The standings of the rows whose method learns images, against all other rows of the table."""
     rows = [row for row in scenario.rows if table in scenario.tables_of(row)]
     finals = {row_name(scenario, row): final_by_order(scenario, table, outcomes[row]) for row in rows}
     return standings(finals, [row_name(scenario, row) for row in rows if _learns(scenario, row)])
 
 
 def _learns(scenario: ContinualScenario, row: str) -> bool:
-    """Whether a row is the scenario's method, or one that does not just choose or average real images."""
+    """Whether a row has the scenario's method, or a method that does more than choose or average real images."""
     method = scenario.memory_method(row)
     return row == DISTILLED or (method is not None and not isinstance(decode_method(method), SelectionConfig))
 
@@ -170,7 +170,7 @@ def _key(scenario: ContinualScenario, name: str) -> str:
 
 
 def notes(scenario: ContinualScenario, table: Table, found: Standings) -> tuple[str, ...]:
-    """What a reader has to know of the verdicts and the protocol to trust a table."""
+    """The notes below a table: verdicts, settings, rows and protocol."""
     standing = sentence(found, orders=scenario.orders)
     rows = [row for row in scenario.rows if table in scenario.tables_of(row)]
     return (
@@ -190,7 +190,7 @@ def _setting(scenario: ContinualScenario) -> str:
     stream = "" if scenario.images is None else f" ({scenario.images} training images)"
     same = "all rows with a memory are trained with the same settings"
     if any(row.training for row in scenario.row.values()):
-        same += ", but for those that say otherwise"
+        same += ", but for rows that say otherwise"
     return (
         f"{scenario.data}{stream}, {scenario.experiences} experiences, {orders}, seed {scenario.seed}, "
         f"{scenario.network}; test images of the classes seen so far, last epoch{chosen}; {same}"
@@ -198,7 +198,7 @@ def _setting(scenario: ContinualScenario) -> str:
 
 
 def _own(scenario: ContinualScenario, name: str, table: Table) -> str:
-    """What a row of `row` is."""
+    """The memory, strategy and settings of a row of the scenario's table `row`, in words."""
     row, strategy = scenario.row[name], scenario.row[name].strategy_in(table)
     values = strategy.model_dump().items()
     options = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in values)
@@ -218,12 +218,12 @@ def _protocol(scenario: ContinualScenario, table: Table) -> str:
     if table == "taught":
         return (
             "taught: after each experience a fresh network learns the images of all experiences so far, and teachers "
-            "label every view; a per-step teacher has seen its experience alone, and joint ones all classes, which no "
-            "continual learner could: an upper bound"
+            "label every view; a per-step teacher has seen its experience alone; a joint teacher has seen all classes, "
+            "as no continual learner could: an upper bound"
         )
     if table == "retraining":
         return (
-            f"retraining (Avalanche's GDumbPlugin): {retraining.epochs} epochs on the memory alone, from the first "
+            f"retraining (Avalanche's GDumbPlugin): {retraining.epochs} epochs on the memory alone, from the initial "
             f"weights after each experience{_views(retraining)}; none and joint: {replay.epochs} epochs on the current "
             "or on all real images"
         )

@@ -1,10 +1,10 @@
 """SRe2L's experiment: after each experience a fresh network learns all images so far, labelled by teachers.
 
-Each experience is distilled by itself, and by default a teacher that has seen this experience alone labels the views of
-its images: among its own classes, other classes getting the probability 0. What a network learns at step t so comes
-from experiences 1 to t one at a time, as the leak guard requires. Joint teachers and joint images break that rule by
-name; they are the published upper bound (Yin et al. 2023: 45.6, 48.5, 49.4, 49.8, 49.9 % in five steps of
-Tiny-ImageNet with 100 images a class, by a teacher that normalises by mini-batches).
+Each experience is distilled by itself. By default a teacher that was trained on this experience alone labels the views
+of its images; classes of other experiences get the probability 0. So the network of step t learns from experiences 1 to
+t one at a time, as the leak guard requires. Joint teachers and joint images break that rule on purpose; they are the
+published upper bound (Yin et al. 2023: 45.6, 48.5, 49.4, 49.8, 49.9 % in five steps of Tiny-ImageNet with 100 images a
+class, by a teacher that normalises by mini-batches).
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from dd_core.training.viewing import AskedTeacher
 
 
 class Within(Protocol):
-    """Allows the training images of one experience, or of all of them for None, to be read within a block."""
+    """Allows reads of the training images of one experience (None: of all experiences) within a block."""
 
     def __call__(self, position: int | None, what: str) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Distilled images of some classes, and who labels their views.
+    """Distilled images of some classes, and the teacher that labels their views.
 
-    images: uint8 (n, C, H, W); labels: (n,) classes of the data; classes: those that the teacher knows, in the order of
-    its outputs.
+    images: uint8 (n, C, H, W); labels: (n,) classes of the data; form: the teacher's input normalisation; classes: the
+    classes that the teacher knows, in the order of its outputs.
     """
 
     images: UInt8[Tensor, "n C H W"]
@@ -70,9 +70,9 @@ class Labelled:
 class StepTeachers:
     """Each image's views are labelled by the teacher of the image's own part; unknown classes get probability 0.
 
-    Teachers were trained on images of different statistics, so a view is normalised anew for each: from the student's
-    `form` to the teacher's. In the mode batch-stats a teacher normalises by the views of its own images in the
-    mini-batch; a lone one it labels by its running statistics.
+    Teachers were trained with different normalisations, so views are converted from the student's `form` to the
+    teacher's. In the mode batch-stats a teacher normalises by the views of its own images in the mini-batch, or
+    by its running statistics if there is only one such view.
     """
 
     def __init__(self, parts: Sequence[Labelled], *, form: InputForm, classes: int, mode: Labelling) -> None:
@@ -82,7 +82,7 @@ class StepTeachers:
         self.alone = [AskedTeacher(part.teacher, mode="eval") for part in parts] if mode != "eval" else self.asked
 
     def to(self, device: torch.device) -> StepTeachers:
-        """The same with logits on `device`."""
+        """Move the teachers to `device`; returns self."""
         for teacher in (*self.asked, *self.alone):
             teacher.to(device)
         return self
@@ -103,7 +103,7 @@ class StepTeachers:
 
 
 def _renormalised(inputs: Tensor, before: InputForm, after: InputForm) -> Tensor:
-    """Network inputs of one normalisation as those of another."""
+    """Network inputs (n, C, H, W), converted from the normalisation `before` to the normalisation `after`."""
     (mean, std), (new_mean, new_std) = (
         (torch.tensor(form.mean, device=inputs.device), torch.tensor(form.std, device=inputs.device))
         for form in (before, after)
@@ -129,7 +129,7 @@ class Taught:
     def parts(self) -> tuple[list[Labelled], float]:
         """The labelled images of each experience, and the seconds that teachers and images took."""
         begun, strategy = time.monotonic(), self._strategy
-        distilled, teacher = cache(self._distilled), cache(self._teacher)  # joint ones are asked for at every step
+        distilled, teacher = cache(self._distilled), cache(self._teacher)  # joint images and teacher are made once
         parts: list[Labelled] = []
         for number, own in enumerate(self.stream.classes):
             alone, everything = (number, own), (None, tuple(range(len(self.train.classes))))
@@ -140,7 +140,7 @@ class Taught:
         return parts, time.monotonic() - begun
 
     def student(self, parts: Sequence[Labelled], *, seed: int, step: int, device: torch.device) -> nn.Module:
-        """A fresh network that has learned the images of `parts`, those of the experiences so far."""
+        """A fresh network, trained on the images of `parts`: those of the experiences up to number `step`."""
         form = InputForm(self.stream.mean, self.stream.std)
         images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
         inputs = normalise(images, form.mean, form.std)
@@ -152,7 +152,7 @@ class Taught:
 
     @property
     def recipe(self) -> Recipe:
-        """How networks are trained."""
+        """The recipe by which networks are trained."""
         return self.scenario.recipe_of(self.row)
 
     @property
@@ -162,7 +162,7 @@ class Taught:
         return strategy
 
     def _source(self, position: int | None, classes: Sequence[int], what: str) -> LabelledImages:
-        """The real images of an experience with classes 0, 1, ..., or all of them."""
+        """The real images of an experience (None: of all), with `classes` renumbered 0, 1, ...; `what` reads them."""
         labels = require_labels(self.train)
         rows = torch.isin(labels, torch.tensor(classes)).nonzero().flatten()
         with self.within(position, what):
@@ -191,7 +191,7 @@ class Taught:
         ).quantised()
         if ds.targets is not None or ds.whitening is not None or ds.labels is None:
             raise UserError(
-                f"row.{self.row}.method: teachers label plain images of classes, and this set has other ones"
+                f"row.{self.row}.method: its set has soft labels, a whitening or no labels; teachers label plain images"
             )
         return torch.tensor(ds.images), torch.tensor(classes)[torch.tensor(ds.labels)]
 

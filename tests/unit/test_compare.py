@@ -274,9 +274,9 @@ def test_it_is_said_in_words_that_random_real_images_win():
     )
     assert "ahead of random real images (as many bytes, 640 B: 91.0 % against 10.0 %" in said(far, (0.1, 0.09, 0.11))
     near = said((0.90, 0.92, 0.91), (0.93, 0.90, 0.93))
-    assert "random real images have the higher mean, by no more than noise (as many bytes, 640 B: 91.0 % a" in near
+    assert "random real images have the higher mean, but not significantly (as many bytes, 640 B: 91.0 % a" in near
     below = said((0.93, 0.90, 0.93), (0.90, 0.92, 0.91))
-    assert "told apart from random real images by no test (as many bytes, 640 B: 92.0 % against 91.0 %" in below
+    assert "not significantly different from random real images (as many bytes, 640 B: 92.0 % against 91.0 %" in below
     same = said((0.5, 0.25), (0.75, 0.5))
     assert "no verdict beside random real images, as the difference is the same under every seed (as many bytes" in same
     assert said((0.9,), (0.95,)) == (
@@ -290,4 +290,4 @@ def test_the_twin_has_a_sentence_of_its_own_and_the_other_rows_are_grouped():
     (rows,) = places(scenario, {("dm", ""): (0.9, 0.91, 0.92), **real})
     (line,) = sentences(rows, compared([rows]))
     assert "(as many images: 91.0 % against 50.0 %" in line
-    assert line.endswith("ahead of herding; told apart by no test from average.")
+    assert line.endswith("ahead of herding; not significantly different from average.")

@@ -328,9 +328,9 @@ def method_with(**recipe) -> dict:
         ({"labels": "hard"}, "bank_epochs=3: a memory with labels='hard' keeps no views; labels='bank' does"),
         ({"method": "random"}, "method: random has no teacher to label views, such as sre2l and rded have"),
         ({"method": SoftAverage()}, "method: soft-average has no teacher to label views"),
-        ({"shrinking": "distil"}, "shrinking: images that are distilled anew have no teacher of their"),
+        ({"shrinking": "distil"}, "shrinking: a bank has no teacher for images that are distilled again"),
         ({"method": "sre2l"}, "method.recipe.views.mix: a memory that shrinks could drop one of two images that 'cut"),
-        ({"method": method_with(views=None)}, "method.recipe.views: a bank is of views, and there are none; give a"),
+        ({"method": method_with(views=None)}, "method.recipe.views: a bank needs views, and the recipe has none; give a"),
         ({"method": method_with(teacher="batch-stats")}, "method.recipe.teacher: a memory's bank is labelled in the"),
         ({"method": method_with(loss="mse")}, "method.recipe.loss: 'mse' learns targets as they are, and a bank gives"),
     ],
@@ -388,6 +388,6 @@ def test_a_set_with_a_formation_has_no_bank(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(DistilledBuffer, "_distilled", tiled)
     with pytest.raises(
-        UserError, match="sre2l: its set has a formation, and a bank is of images that are stored whole"
+        UserError, match="sre2l: its set has a formation, and a bank needs images that are stored whole"
     ):
         filled(1)

@@ -99,7 +99,7 @@ def test_features_of_the_strategys_network_decide_where_they_are_asked_for():
     assert not np.array_equal(real.images, pixels.sets[1].images)
     assert buffer.asks_network
     assert not pixels.asks_network
-    with pytest.raises(UserError, match="this memory asks the strategy's network"):
+    with pytest.raises(UserError, match="this memory needs the strategy's network"):
         hybrid(benchmark().train_stream[0], features="network")
 
 

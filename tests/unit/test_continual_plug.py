@@ -303,7 +303,7 @@ def er_ace(**options):
         (lambda: GDumbPlugin(mem_size=200), {}, "GDumbPlugin has mem_size=200 and the buffer max_size=6"),
         (lambda: GDumbPlugin(mem_size=6), {"fill": 20}, "GDumbPlugin trains on the memory alone"),
         (er_ace, {}, "ER_ACE replays nothing before its memory fills a batch of 12; use fill=12"),
-        (lambda: MIRPlugin(batch_size_mem=6, mem_size=6), {}, "MIR chooses 6 out of more images"),
+        (lambda: MIRPlugin(batch_size_mem=6, mem_size=6), {}, "MIR chooses 6 of more images"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(make, options, message):

@@ -182,7 +182,7 @@ def test_notes_say_what_each_own_row_is():
     found = notes(scenario, "replay", {})
     assert "er: memory class-balanced; replay, epochs 3" in found
     assert "der: memory class-balanced; der (alpha 0.25, beta 0.5)" in found
-    assert "trained with the same settings, but for those that say otherwise" in found[0]
+    assert "trained with the same settings, but for rows that say otherwise" in found[0]
     assert "1 epoch, each image once (an online stream)" in found[-1]
 
 

@@ -146,7 +146,7 @@ def test_a_row_stands_in_the_tables_of_its_strategy():
         ({"row": {"a/b": {}}}, "row: 'a/b': a row is named with at most 100 letters, digits"),
         ({"row": {"a" * 101: {}}}, f"row: '{'a' * 101}': a row is named with at most 100 letters, digits"),
         ({"row": {"a": {}}, "others": {"a": {"name": "dm"}}}, "row.a: others.a is a row already"),
-        ({"protocols": ["retraining"]}, "rows: 'er' stands in the table replay, which protocols leaves out"),
+        ({"protocols": ["retraining"]}, "rows: 'er' stands in the table replay; add that to protocols"),
         ({"protocols": ["replay", "replay"]}, "protocols: each may be named once"),
         ({"replay": {"augmentation": "crop_wobble"}}, "replay.augmentation: unknown kind of augmentation"),
     ],
@@ -323,8 +323,8 @@ def test_a_stream_of_some_images_has_as_many_of_each_class(digits):
     assert not torch.equal(some.images, stream_of(train, 50, seed=1).images)
     assert stream_of(train, None, seed=0) is train
     for count, line in (
-        (55, "images: 55 images are not as many of each of 10 classes"),
-        (5, "images: 5 images are not"),
+        (55, "images: 55 is no multiple of 10, the number of classes"),
+        (5, "images: 5 is no multiple of 10"),
     ):
         with pytest.raises(UserError, match=line):
             stream_of(train, count, seed=0)

@@ -83,7 +83,7 @@ def test_orders_are_permutations_that_only_seed_and_number_decide():
 
 
 def test_too_many_experiences_are_refused(digits):
-    with pytest.raises(UserError, match="experiences: 11 experiences need as many classes, and there are 10"):
+    with pytest.raises(UserError, match="experiences: 11 experiences need as many classes, and the data have 10"):
         build(*digits, experiences=11, seed=0, order=0)
 
 
@@ -398,7 +398,7 @@ def test_a_rare_class_keeps_the_images_that_it_has_and_the_tables_say_so(rare, t
 def test_a_scenario_that_no_job_could_finish_is_refused_before_the_first(rare, tmp_path):
     blocks = {"name": "dataset-distillation", "blocks": 3, "recipe": {"network": "convnet-1-w4-nonorm"}}
     for given, message in (
-        ({"experiences": 6}, "experiences: 6 experiences need as many classes, and there are 5"),
+        ({"experiences": 6}, "experiences: 6 experiences need as many classes, and the data have 5"),
         ({"others": {"late": blocks}, "rows": ["real", "late"]}, "2 images of class 2 do not fall into 3 equal blocks"),
     ):
         reporter = Listening()

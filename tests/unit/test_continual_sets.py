@@ -284,7 +284,7 @@ def test_plugins_that_would_drop_soft_labels_get_no_images(labels: str):
 def test_labels_of_a_network_need_one_with_an_output_for_each_class():
     experience = benchmark().train_stream[0]
     with pytest.raises(
-        UserError, match=r"^this memory asks the strategy's network for labels or features, and got no strategy"
+        UserError, match=r"^this memory needs the strategy's network for labels or features, and got no strategy"
     ):
         buffer_of(experience, labels="network")
     with pytest.raises(UserError, match=r"^the memory's class 4 is output 4 of a network that has 3 outputs$"):

@@ -170,7 +170,7 @@ def test_rows_that_share_images_have_one_folder_and_joint_images_another():
         (
             {"strategy": {"name": "taught", "protocol": "hard"}},
             {},
-            "row.a.strategy.protocol: no teacher labels what networks see by 'hard'",
+            "row.a.strategy.protocol: 'hard' has no teacher; give one",
         ),
         (
             {"strategy": "taught"},

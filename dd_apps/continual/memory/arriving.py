@@ -1,4 +1,4 @@
-"""What arrives at a memory: the classes of an experience, as a source that is distilled."""
+"""The classes of an experience that a memory receives, as a source to be distilled."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def images_of(raw: Mapping[int, RawClass]) -> dict[int, Tensor]:
 
 @surroundings.own()
 def pixel_counts(source: LabelledImages) -> Tensor:
-    """int64 (C, 256), see `channel_counts`."""
+    """int64 (C, 256): how often each pixel value occurs in each channel."""
     return channel_counts(source)
 
 
 def require_one_kind(classes: Mapping[int, RawClass | ClassImages]) -> None:
-    """Raise `UserError` where the labels of two classes do not go into one mini-batch."""
+    """Raise `UserError` where PyTorch cannot put the labels of two classes into one mini-batch."""
     (first, start), *others = classes.items()
     for label, other in others:
         if not batched_with(start.meaning, other.meaning):

@@ -1,8 +1,8 @@
-"""Views of a memory's images with what a teacher made of each: what a memory keeps of a relabel bank (SRe2L, FKD).
+"""Views of a memory's images with a teacher's logits: the part of a relabel bank (SRe2L, FKD) that a memory keeps.
 
 The method's teacher, trained on the real images of one experience, labels views of that experience's distilled images
-as they are stored. Neither the teacher nor the real images are needed again: a view is a box, a flip, and logits. Views
-that mix two images are left out, because a memory that shrinks could drop one of the two.
+when these are stored. Neither the teacher nor the real images are needed again: a view is a box, a flip, and logits.
+No view mixes two images, because a memory that shrinks could drop one of the two.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class StoredViews:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays; `rows.bank_bytes` tells those of an image."""
+        """Bytes of all arrays; `rows.bank_bytes` gives the bytes of one image's views."""
         return self.boxes.nbytes + self.flips.nbytes + self.logits.nbytes
 
     def take(self, rows: np.ndarray) -> StoredViews:
@@ -66,9 +66,9 @@ def views_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def checked_epochs(epochs: float | None, config: MethodConfig, labels: str, shrinking: str) -> int | None:
-    """The views that a memory with these options keeps of each image; None for other labels than "bank".
+    """The number of views that a memory with these options keeps of each image; None for other labels than "bank".
 
-    Raises `UserError` for options that do not go together, and for a method of whose images there is no bank.
+    Raises `UserError` for options that do not go together, and for a method whose images cannot have a bank.
     """
     if labels != "bank" and epochs is not None:
         raise UserError(f"bank_epochs={epochs}: a memory with labels='{labels}' keeps no views; labels='bank' does")
@@ -77,7 +77,7 @@ def checked_epochs(epochs: float | None, config: MethodConfig, labels: str, shri
     if epochs is None or epochs < 1 or epochs != int(epochs):
         raise UserError(f"labels='bank' keeps bank_epochs views of each image, at least 1, not {epochs}")
     if shrinking != "first":
-        raise UserError("shrinking: images that are distilled anew have no teacher of their experience's images")
+        raise UserError("shrinking: a bank has no teacher for images that are distilled again; use 'first'")
     require_bankable(config)
     return int(epochs)
 
@@ -91,13 +91,14 @@ def labelled_by_teacher(
     seed: int,
     options: RunOptions,
 ) -> StoredViews:
-    """Views of a set that `config` distilled from `source`, by the teacher that it distilled with; see `bank_of`.
+    """Views of a set that `config` distilled from `source`, labelled by the method's teacher; see `bank_of`.
 
-    The views are those of the set's recipe, and the teacher normalises by its running statistics. Teacher and bank are
-    artefacts, found or made. Raises `UserError` for a set with a formation, whose images are none of their views.
+    Views are drawn by the set's recipe, and the teacher normalises by its running statistics. Teacher and bank are
+    artefacts, which are made unless the cache has them. Raises `UserError` for a set with a formation, whose stored
+    images are not the images that networks see.
     """
     if ds.manifest.formation != 1:
-        raise UserError(f"{config.name}: its set has a formation, and a bank is of images that are stored whole")
+        raise UserError(f"{config.name}: its set has a formation, and a bank needs images that are stored whole")
     recipe, teacher = ds.manifest.recipe, getattr(config, "teacher", None)
     assert isinstance(teacher, TeacherConfig)
     assert recipe.views is not None

@@ -1,7 +1,7 @@
 """How many images of a class a memory has room for: a budget in images, in bytes, or both.
 
-Two kinds of budget exist of each: one that is shared by the classes seen so far, so that each keeps less as more arrive
-(`max_size`, `max_bytes`), and one of each class, so that the memory grows (`images_per_class`, `bytes_per_class`).
+A budget is either shared by the classes seen so far, so that each class keeps less as more classes arrive (`max_size`,
+`max_bytes`), or it is for each class, so that the memory grows (`images_per_class`, `bytes_per_class`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dd_core.errors import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """The tightest of several budgets holds; None is no limit."""
+    """Several budgets, of which the tightest holds; None is no limit."""
 
     max_size: int
     images_per_class: int | None = None
@@ -22,7 +22,7 @@ class Budget:
     bytes_per_class: int | None = None
 
     def check(self) -> None:
-        """Raise `UserError` for a budget that no memory is begun with; one that was resized may be smaller."""
+        """Raise `UserError` for a budget that no new memory may have; a resized memory may be smaller."""
         for name, value in vars(self).items():
             if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
                 raise UserError(f"{name} is {str(value)[:40]!r} (a {type(value).__name__}); give an int")
@@ -39,13 +39,13 @@ class Budget:
 
     @property
     def counts_bytes(self) -> bool:
-        """Whether the size of an image matters."""
+        """Whether a budget is in bytes, so that the size of an image matters."""
         return self.max_bytes is not None or self.bytes_per_class is not None
 
     def room(self, classes: int, image_bytes: int) -> int:
         """Images of a class that a memory of `classes` classes keeps, of `image_bytes` bytes each with its label.
 
-        Raises `UserError` where that is none.
+        Raises `UserError` if not even one image of a class fits.
         """
         shared = max(1, classes)
         rooms = [self.max_size // shared]
@@ -63,10 +63,10 @@ class Budget:
         return min(rooms)
 
     def fitting(self, most: int, classes: int, new: int, held: Callable[[int], int], made: Callable[[int], int]) -> int:
-        """The most images of a class, up to `most`, with which all that is kept is within the budgets in bytes.
+        """The most images of a class, at most `most`, with which the memory is within the budgets in bytes.
 
-        held: bytes of the whole memory of `classes` classes where each keeps at most so many images; made: likewise the
-        bytes of the `new` classes that have just arrived. Raises `UserError` where not even one image fits.
+        held(n): bytes of the whole memory of `classes` classes if each keeps at most n images; made(n): likewise, bytes
+        of the `new` classes that have just arrived. Raises `UserError` where not even one image fits.
         """
         for count in range(most, 0, -1):
             shared = self.max_bytes is None or held(count) <= self.max_bytes

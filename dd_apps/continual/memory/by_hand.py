@@ -1,4 +1,4 @@
-"""A memory that is fed by hand: arrays and torch Datasets as the data of an experience."""
+"""Arrays and torch Datasets as the data of an experience, for a memory that no Avalanche strategy updates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dd_core.images import Source, require_labels
 def as_experience(data: Any) -> AvalancheDataset:
     """Avalanche's data of an experience: its own, or a torch `Dataset` or a pair (images, labels) of arrays.
 
-    Items of the latter two have no transforms and no task, so a replayed image is in the form of a real one: floats in
-    [0, 1], or uint8. Raises what `as_source` raises; labels may leave out classes, which other experiences have.
+    Items of a `Dataset` or a pair have no transforms and no task, so a replayed image has the form of the real images:
+    floats in [0, 1], or uint8. Raises what `as_source` raises; classes of other experiences may be missing.
     """
     if isinstance(data, AvalancheDataset):
         return data
@@ -31,7 +31,7 @@ def as_experience(data: Any) -> AvalancheDataset:
 
 
 def _as_floats(data: Any, levels: Tensor) -> Tensor:
-    """The images as the floats in [0, 1] that they were given as; else as uint8 levels."""
+    """The images as floats in [0, 1] if they were given so; else as uint8 `levels`."""
     if isinstance(data, Source):
         return levels
     images = torch.as_tensor(data[0]).detach()

@@ -1,8 +1,8 @@
-"""What a memory keeps of one experience, and how each class of it is seen by Avalanche.
+"""The sets that a memory holds of one experience, and each class of them as a buffer for Avalanche.
 
 The images of an experience are one `DistilledSet` (in a hybrid memory two: distilled images, and real exemplars),
-whose class names are Avalanche's class ids. A class is a view of their rows, so that soft labels, formations and bytes
-are the sets' own.
+whose class names are Avalanche's class ids. A class is a selection of their rows, so that soft labels, formations and
+bytes are those of the sets.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from dd_core.system import surroundings
 
 @dataclass(frozen=True)
 class Decoded:
-    """The images that networks see of a set: M of them, where a formation makes several of a stored one.
+    """The M images of a set that networks see; a formation makes several of each stored image.
 
-    images: uint8 (M, C, H, W) raw pixels; ids: (M,) Avalanche's class ids; rows: (M,) the stored image that each is of.
+    images: uint8 (M, C, H, W) raw pixels; ids: (M,) Avalanche's class ids; rows: (M,) the stored image of each.
     """
 
     images: UInt8[Tensor, "M C H W"]
@@ -66,10 +66,10 @@ def rows_of(ds: DistilledSet, label: int) -> np.ndarray:
 class Held:
     """The sets of one experience, which shrink class by class.
 
-    sets: the distilled set, and after it the real exemplars of a hybrid memory; like: what Avalanche does to the images
-    of each class; fingerprint: of the experience's real images; rates: learned rates that are kept beside the set;
-    real_share: fraction of a class's stored images that are real; views: of the images of the one set, in a memory that
-    keeps a teacher's labels of views.
+    sets: the distilled set, and after it the real exemplars of a hybrid memory; like: labels and transforms of each
+    class in the experience; fingerprint: of the experience's real images; rates: number of learned rates of the set;
+    real_share: fraction of a class's stored images that are real; views: labelled views of the set's images, in a
+    memory with a bank.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Held:
     ) -> None:
         self.sets, self.views = tuple(sets), views
         self.fingerprint, self.rates, self.real_share = fingerprint, rates, real_share
-        # what is said of a class, without its real images: a slice of none would keep all of them alive
+        # labels and transforms of a class without its real images; an empty slice would keep all of them in memory
         self.like = {label: replace(raw, images=raw.images[:0].clone()) for label, raw in like.items()}
         self._decoded: tuple[Decoded, ...] | None = None
 
     @property
     def decoded(self) -> tuple[Decoded, ...]:
-        """What networks see of each set; computed once for sets that stay as they are."""
+        """The images of each set that networks see; computed once until the sets change."""
         if self._decoded is None:
             self._decoded = tuple(map(decoded, self.sets))
         return self._decoded
@@ -100,7 +100,7 @@ class Held:
         return sum(len(rows_of(ds, label)) for ds in self.sets)
 
     def nbytes(self, most: int | None = None) -> int:
-        """Bytes as stored: pixels, soft labels, views, learned rates; if each class keeps at most `most` images."""
+        """Bytes of stored pixels, soft labels, views and learned rates, if each class keeps at most `most` images."""
         kept = 0
         for index, ds in enumerate(self.sets):
             rows = len(ds) if most is None else sum(len(self._first(index, label, most)) for label in self.like)
@@ -110,7 +110,7 @@ class Held:
         return kept + RATE_BYTES * self.rates
 
     def keep(self, label: int, most: int) -> None:
-        """Keep the first images of a class: `most` of them, real ones among them in their share, rounded down."""
+        """Keep the first `most` images of a class; the share of real images among them is rounded down."""
         if most >= self.count(label):
             return
         sets: list[DistilledSet] = []
@@ -124,7 +124,7 @@ class Held:
         self.sets, self._decoded = tuple(sets), None
 
     def exchange(self, sets: Sequence[DistilledSet], *, rates: int) -> None:
-        """Hold other sets of the same classes, with which `rates` learning rates were learned."""
+        """Replace the sets by sets of the same classes, which have `rates` learned learning rates."""
         self.sets, self.rates, self._decoded = tuple(sets), rates, None
 
     def _first(self, index: int, label: int, most: int) -> np.ndarray:
@@ -137,9 +137,9 @@ class Held:
 
 
 class ClassImages(ExemplarsBuffer):
-    """A class of an experience: the rows of its sets that are labelled so.
+    """A class of an experience: the rows of the experience's sets with this label.
 
-    Where soft labels are the outputs of a network (`logits`), the items of `buffer` carry them, as DER's do.
+    Where soft labels are a network's outputs (`logits`), the items of `buffer` carry them, as in DER.
     """
 
     def __init__(self, held: Held, label: int) -> None:
@@ -165,7 +165,7 @@ class ClassImages(ExemplarsBuffer):
 
     @property
     def views(self) -> StoredViews:
-        """Of `images`, in a memory that keeps views."""
+        """The labelled views of `images`, in a memory with a bank."""
         assert self.held.views is not None
         return self.held.views.take(rows_of(self.held.sets[0], self.label))
 
@@ -176,7 +176,7 @@ class ClassImages(ExemplarsBuffer):
 
     @property
     def fingerprint(self) -> str:
-        """Of the experience's real images."""
+        """The fingerprint of the experience's real images."""
         return self.held.fingerprint
 
     @property
@@ -191,7 +191,7 @@ class ClassImages(ExemplarsBuffer):
 
     @buffer.setter
     def buffer(self, new_buffer: AvalancheDataset) -> None:
-        raise NotImplementedError("the images of a class are rows of its experience's set; change that")
+        raise NotImplementedError("the images of a class are rows of its experience's set; change that set")
 
     def resize(self, strategy: Any, new_size: int) -> None:
         """Keep the first `new_size` stored images; see `Held.keep`."""

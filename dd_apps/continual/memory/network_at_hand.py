@@ -1,4 +1,4 @@
-"""What a strategy's network, as it is after an experience, makes of images: outputs for soft labels, and features."""
+"""Outputs (for soft labels) and features of images, by a strategy's network as it is after an experience."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def outputs(strategy: Any, data: AvalancheDataset) -> Float[Tensor, "n K"]:
 
 
 def features(strategy: Any, data: AvalancheDataset) -> Float[Tensor, "n D"]:
-    """What the network's last linear layer reads, for the images of `data`; as `outputs`.
+    """The inputs of the network's last linear layer for the images of `data`, in the same modes as `outputs`.
 
     Raises `UserError` for a network without a linear layer.
     """
@@ -33,11 +33,11 @@ def features(strategy: Any, data: AvalancheDataset) -> Float[Tensor, "n D"]:
 
 
 def require_network(strategy: Any) -> None:
-    """Raise `UserError` where there is no strategy whose network could be asked."""
+    """Raise `UserError` if `strategy` has no network."""
     if not isinstance(getattr(strategy, "model", None), nn.Module):
         raise UserError(
-            "this memory asks the strategy's network for labels or features, and got no strategy; let a plugin of "
-            "Avalanche update it, or hand the strategy to post_adapt"
+            "this memory needs the strategy's network for labels or features, and got no strategy; let a plugin of "
+            "Avalanche update the memory, or hand the strategy to post_adapt"
         )
 
 
@@ -53,7 +53,7 @@ def _of_batches(strategy: Any, data: AvalancheDataset, of: Callable[[Tensor, Ten
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block; afterwards each module is in the mode that it was in before."""
+    """Evaluation mode within the block; afterwards each module returns to the mode that it had before."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

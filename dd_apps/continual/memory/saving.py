@@ -1,7 +1,7 @@
-"""A memory on disk, between two experiences: its sets, and what is known of them. Nothing is pickled.
+"""A memory on disk, between two experiences: its sets, and a record of them. Nothing is pickled.
 
-The sets are named by their contents and written first; the record that lists them comes last and at once. So a folder
-holds the memory of before or the memory of now, whenever a run was killed.
+The sets are named by their contents and written first; the record that lists them is written last, in one step. So
+whenever a run is killed, its folder holds either the earlier memory or the new one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from dd_core.distilled import DistilledSet, Provenance
 from dd_core.errors import UserError
 
 RECORD = "memory.json"
-FORMERLY = {"shrinking": "first"}  # options that memories had before they could be chosen, where not None
+FORMERLY = {"shrinking": "first"}  # values of options that older records lack, where not None
 
 
 class KeptExperience(Config):
-    """What is kept of an experience beside its sets."""
+    """The record of an experience in a saved memory."""
 
-    fingerprint: str = Field(description="of the experience's real images")
+    fingerprint: str = Field(description="fingerprint of the experience's real images")
     rates: int = Field(ge=0, description="learned rates that are stored with its images")
     sets: tuple[str, ...] = Field(description="digests of its sets, which name their files")
     views: str | None = Field(
@@ -39,7 +39,7 @@ class KeptExperience(Config):
 
     @staticmethod
     def of(held: Held, provenance: Provenance) -> KeptExperience:
-        """What a memory keeps of an experience, in words."""
+        """The record of an experience that a memory holds."""
         return KeptExperience(
             fingerprint=held.fingerprint,
             rates=held.rates,
@@ -50,16 +50,16 @@ class KeptExperience(Config):
 
 
 class Record(Config):
-    """What is kept of a memory."""
+    """The record of a saved memory."""
 
-    options: dict[str, JsonValue] = Field(description="what determines the memory, and what a later one must have too")
+    options: dict[str, JsonValue] = Field(description="options, which a memory that restores this one must share")
     max_size: int = Field(ge=1, description="images that the memory may hold")
-    seconds: float = Field(ge=0, description="what distilling took so far")
+    seconds: float = Field(ge=0, description="seconds that distilling took so far")
     experiences: tuple[KeptExperience, ...] = Field(description="the experiences, in the order of their arrival")
 
 
 def write(folder: Path, record: Record, sets: Sequence[DistilledSet], views: Sequence[StoredViews]) -> None:
-    """Write a memory, and remove what it no longer holds of an earlier one."""
+    """Write a memory, and remove files of an earlier memory in the folder that it no longer holds."""
     folder.mkdir(parents=True, exist_ok=True)
     for ds in sets:
         if not _file(folder, ds.digest()).exists():
@@ -78,7 +78,7 @@ def write(folder: Path, record: Record, sets: Sequence[DistilledSet], views: Seq
 def read(folder: Path, options: Mapping[str, Any]) -> tuple[Record, dict[str, DistilledSet], dict[str, StoredViews]]:
     """A memory's record, and its sets and their views by digest.
 
-    Raises `UserError` where the folder has none, a damaged one, or one with other options.
+    Raises `UserError` where the folder has no memory, a damaged memory, or a memory with other options.
     """
     if not (folder / RECORD).exists():
         raise UserError(f"{folder} has no memory that was saved")

@@ -1,7 +1,7 @@
-"""Memory images by their stored views, turn by turn, with the class probabilities that a teacher gave each view.
+"""Replay of memory images by their stored views, with the class probabilities that a teacher gave each view.
 
-A turn is a pass over the whole memory. Turn t of an experience shows the views of epoch (s + t) modulo E, where s is
-drawn for the experience, so that a short experience does not show the first views only.
+A turn is a pass over the whole memory. Turn t of an experience shows the views of epoch (s + t) modulo E of the bank's
+E epochs, where s is drawn for the experience, so that a short experience does not show the first views only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dd_core.streams import Streams
 
 
 class ShownViews:
-    """The views of all N images of `groups`, which are images in their transforms for evaluation.
+    """The views of all N images of `groups`, after their transforms for evaluation.
 
-    recipe: whose temperature softens logits; streams: of the experience that is learned.
+    recipe: its temperature softens logits; streams: random numbers of the experience that is learned.
     """
 
     def __init__(self, groups: Sequence[ClassImages], recipe: Recipe, streams: Streams) -> None:
@@ -48,14 +48,14 @@ class ShownViews:
     def shown(
         self, images: Float[Tensor, "n C H W"], rows: Int64[Tensor, " n"], epochs: Int64[Tensor, " n"]
     ) -> Float[Tensor, "n C H W"]:
-        """The view of each of the network inputs `images`, which are of the memory's images `rows`, in its epoch."""
+        """The views, in the bank's `epochs`, of the memory's images `rows`, whose network inputs are `images`."""
         black = self.black[self.group_of[rows]]
         return views.crops(images - black, self.boxes[epochs, rows].long(), self.flips[epochs, rows]) + black
 
     def targets(
         self, rows: Int64[Tensor, " n"], epochs: Int64[Tensor, " n"], *, outputs_of: Mapping[int, int], width: int
     ) -> Float[Tensor, "n K"]:
-        """softmax(logits / T) of these views for a network of K = `width` outputs; 0 for what a teacher did not know.
+        """softmax(logits / T) of these views for a network of K = `width` outputs; 0 for classes new to the teacher.
 
         Raises what `widened` raises.
         """
@@ -68,13 +68,13 @@ class ShownViews:
 
 
 def require_viewable(raw: Mapping[int, RawClass], recipe: Recipe) -> None:
-    """Raise `UserError` where views cannot be shown of what the transforms for evaluation make of an image."""
+    """Raise `UserError` where the transforms for evaluation make something of an image that has no views."""
     for label, like in raw.items():
         _black(label, like, recipe)
 
 
 def _black(label: int, like: RawClass, recipe: Recipe) -> Float[Tensor, " C"]:
-    """What a black pixel of a class is as a network input, where views show what lies beyond an image; else 0."""
+    """A black pixel of a class as a network input if the recipe's views pad an image with black; else zeros."""
     black = torch.zeros((1, *like.images.shape[1:]), dtype=torch.uint8)
     with generators_kept():
         made = replay_dataset(black, label, like).eval()[0][0]

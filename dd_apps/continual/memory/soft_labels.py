@@ -1,4 +1,4 @@
-"""Soft labels of memory images: which a memory keeps, how the network at hand makes them, and how they are aligned.
+"""Soft labels of memory images: their kinds, labelling by the strategy's network, and alignment with its outputs.
 
 Class ids are Avalanche's; `outputs_of` says which output of the network is of which class id.
 """
@@ -28,7 +28,7 @@ LABEL_BYTES = 2  # the network's labels are kept as float16
 
 
 def require_fitting(ds: DistilledSet, labels: Labels, method: str) -> None:
-    """Raise `UserError` for pixels or soft labels of a set of `method` that a memory would drop, or lacks."""
+    """Raise `UserError` for a set whose whitening or soft labels a memory would drop, or that lacks soft labels."""
     if ds.whitening is not None:
         raise UserError(f"{method}: its set has whitened pixels, and a memory keeps plain images")
     if ds.targets is not None and labels != "stored":
@@ -51,8 +51,7 @@ def labelled_by_network(
 
     labels: "network" for class probabilities softmax(z / T) over the classes of `outputs_of`, those seen so far, with
     the temperature T of the set's recipe; "logits" for all outputs z. A stored image that a formation decodes into
-    several gets the mean of theirs.
-    Raises `UserError` where the network has no output for a class.
+    several images gets the mean of their labels. Raises `UserError` where the network has no output for a class.
     """
     part = decoded(ds)
     rows: dict[int, Tensor] = {}
@@ -81,11 +80,11 @@ def with_classes(ds: DistilledSet, ids: Sequence[int], targets: np.ndarray, *, k
 def aligned(
     groups: Sequence[ClassImages], outputs_of: Mapping[int, int], width: int, recipe: Recipe
 ) -> tuple[Float[Tensor, "N K"], Bool[Tensor, "N K"]]:
-    """Soft labels of all images of `groups` for a network of K = `width` outputs, and which of them are known.
+    """Soft labels of all images of `groups` for a network of K = `width` outputs, and a mask of the known entries.
 
-    Class probabilities, those of logits softened by the recipe's temperature, are 0 for classes that were not known
-    when the labels were made. Under the loss `mse` logits stay as they are. Raises `UserError` where the network has
-    fewer outputs than there are columns.
+    Class probabilities (of logits, softened by the recipe's temperature) are 0 for classes that were not known when the
+    labels were made. Under the loss `mse` logits stay as they are. Raises `UserError` where the network has fewer
+    outputs than there are columns.
     """
     targets: list[Tensor] = []
     known: list[Tensor] = []
@@ -103,14 +102,14 @@ def aligned(
 def widened(
     soft: Float[Tensor, "n k"], ids: Sequence[int], outputs_of: Mapping[int, int], width: int
 ) -> tuple[Float[Tensor, "n K"], Bool[Tensor, "n K"]]:
-    """Soft labels for the classes `ids` as those of K = `width` outputs, 0 elsewhere, and which are known.
+    """Soft labels for the classes `ids`, spread to K = `width` outputs with 0 elsewhere, and a mask of known entries.
 
     Raises `UserError` where a class has no output.
     """
     places = [outputs_of.get(label, label) for label in ids]
     _require_outputs(dict(zip(ids, places, strict=True)), width, "stored")
     wide, mask = torch.zeros(len(soft), width), torch.zeros(len(soft), width, dtype=torch.bool)
-    wide.index_add_(1, torch.tensor(places), soft)  # classes that a transform of targets made one are one
+    wide.index_add_(1, torch.tensor(places), soft)  # a transform of targets may give several classes one output
     mask[:, places] = True
     return wide, mask
 

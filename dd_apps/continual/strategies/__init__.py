@@ -1,10 +1,10 @@
-"""The ways of learning that the tables compare, each an Avalanche strategy with its memory; one small file each.
+"""The strategies that the tables compare, each an Avalanche strategy with its memory, in a file of its own.
 
-`retraining`: after each experience a network starts again from its first weights and sees the memory alone
+`retraining`: after each experience a network starts again from its initial weights and is trained on the memory alone
 (Avalanche's GDumbPlugin). `replay`: one network learns each experience, with the memory mixed in (ReplayPlugin), or by
-another strategy that a row names. The rows without a memory, `none` (the current experience only) and `joint`
-(everything seen so far), always learn from real images with the replay settings; in the table `retraining` they too
-start again each time.
+another strategy that a row names. The rows without a memory, `none` (the current experience only) and `joint` (all
+experiences so far), learn from real images with the replay settings in both tables; in `retraining` their network, too,
+starts from its initial weights at each experience.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def strategy_for(
     where: Where | None = None,
     loggers: Sequence[Any] = (),
 ) -> Any:
-    """An Avalanche strategy; its `model` is the network after each `train`.
+    """The Avalanche strategy of a row in a table; its `model` is the network after each `train`.
 
-    seed: of the augmentation's draws; where: what the memory was made for, needed by strategies that have a memory of
-    their own; loggers: Avalanche's, which are told of training.
+    seed: of augmentations and of draws from the memory; where: what `memory_for` got, needed by strategies that have a
+    memory of their own; loggers: Avalanche's, which log the training.
     """
     settings = scenario.settings(row, table)
     config = scenario.row_of(row).strategy_in(table)

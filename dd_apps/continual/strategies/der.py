@@ -20,7 +20,7 @@ with warnings_contained():
 
 
 class AugmentedDer(DER):
-    """DER whose memory images go through the same augmentation as current ones: Avalanche adds them after plugins."""
+    """DER that augments memory images as current images: Avalanche's DER adds them after the plugins have run."""
 
     augmentations: Sequence[Augmentation] = ()
 
@@ -31,10 +31,10 @@ class AugmentedDer(DER):
 
 
 def build(learning: Learning) -> Any:
-    """The strategy, with a distilled memory or Avalanche's class-balanced one of images and logits.
+    """The strategy, with a distilled memory or Avalanche's class-balanced memory of images and logits.
 
-    In Avalanche's, the classes seen so far share all of the memory's room. Avalanche replays full mini-batches only, so
-    a memory that is smaller gives smaller ones, where it is not filled.
+    In Avalanche's memory the classes seen so far share all of the room. Avalanche replays full mini-batches only, so a
+    memory that is smaller than a mini-batch, and not filled, makes the mini-batches smaller.
     """
     config, memory = learning.config, learning.memory
     assert isinstance(config, DerStrategy)

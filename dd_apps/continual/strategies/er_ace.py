@@ -17,7 +17,7 @@ with warnings_contained():
 
 
 def build(learning: Learning) -> Any:
-    """The strategy. Raises `UserError` where the memory never fills a mini-batch, which would replay nothing."""
+    """The strategy. Raises `UserError` for a memory that never fills a mini-batch, from which nothing is replayed."""
     assert learning.memory is not None
     memory, batch = learning.memory, learning.replay.batch_size_mem
     strategy: Any = ER_ACE(
@@ -35,5 +35,5 @@ def build(learning: Learning) -> Any:
             f'{batch}; set replay.share = "fill", or a smaller replay.batch_size_mem'
         )
     else:
-        strategy.storage_policy = memory  # Avalanche offers no argument for it
+        strategy.storage_policy = memory  # ER_ACE takes no storage policy as an argument
     return strategy

@@ -12,7 +12,7 @@ with warnings_contained():
 
 
 def build(learning: Learning) -> Any:
-    """The strategy, with Avalanche's own memory; raises `UserError` for a network without features of its own."""
+    """The strategy, with Avalanche's own memory; raises `UserError` for a network without separate features."""
     features, classifier = learning.parts()
     return ICaRL(
         feature_extractor=features,

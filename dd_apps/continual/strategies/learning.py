@@ -1,4 +1,4 @@
-"""What a strategy is built from."""
+"""The parts from which every strategy is built."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ with warnings_contained():
 class Learning:
     """One row in one table, before the first experience.
 
-    each: images that a memory of the strategy's own may hold of each of the `classes`, in the end; adaptive: whether
-    the classes seen so far share all of its room; plugins: Avalanche's, which every strategy gets; loggers:
-    Avalanche's, which are told the training accuracy and loss; seed: of the draws from a memory with soft labels.
+    each: images of each of the `classes` that a strategy's own memory may hold at the end; adaptive: whether the
+    classes seen so far share all of that memory's room; plugins: Avalanche plugins that every strategy gets; loggers:
+    Avalanche loggers of training accuracy and loss; seed: of the draws from a memory with soft labels.
     """
 
     config: StrategyConfig
@@ -44,7 +44,7 @@ class Learning:
     seed: int = 0
 
     def common(self, *plugins: Any) -> dict[str, Any]:
-        """The arguments that every Avalanche strategy takes but its network, with further plugins."""
+        """The arguments that every Avalanche strategy takes, but for the network; `plugins` are added."""
         return {
             "optimizer": torch.optim.SGD(
                 self.network.parameters(),
@@ -62,7 +62,7 @@ class Learning:
 
     @property
     def room(self) -> int:
-        """Images that a memory of the strategy's own may hold."""
+        """Images that the strategy's own memory may hold."""
         return self.each * self.classes
 
     @property
@@ -73,7 +73,7 @@ class Learning:
 
     @property
     def replayed(self) -> list[Any]:
-        """The plugin that mixes the memory into every mini-batch; none without a memory."""
+        """A list of the plugin that mixes the memory into every mini-batch; empty without a memory."""
         if self.memory is None:
             return []
         if isinstance(self.memory, DistilledBuffer) and self.memory.labels != "hard":
@@ -88,7 +88,7 @@ class Learning:
         ]
 
     def parts(self) -> tuple[nn.Module, nn.Module]:
-        """Features and classifier of the network; raises `UserError` for a network that is not made of the two."""
+        """Features and classifier of the network; raises `UserError` for a network without these two parts."""
         features, classifier = (getattr(self.network, name, None) for name in ("features", "classifier"))
         if not isinstance(features, nn.Module) or not isinstance(classifier, nn.Linear):
             raise UserError(

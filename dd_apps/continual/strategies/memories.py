@@ -1,4 +1,4 @@
-"""The memories that rows name: distilled images, and Avalanche's own of real images, held to the same room."""
+"""The memories that rows name: distilled images, and Avalanche's memories of real images of the same size."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ with warnings_contained():
 
 @dataclass(frozen=True)
 class Where:
-    """What a memory needs to know besides the scenario.
+    """The facts that a memory needs besides the scenario.
 
     source: name of the real images; image_shape: (C, H, W) of one; seed: of the class order.
     """
@@ -55,7 +55,7 @@ class Where:
         return scenario.images_of_class(row, image_bytes=prod(self.image_shape), classes=self.classes)
 
     def images(self, scenario: ContinualScenario, row: str) -> int:
-        """Images that a row's memory holds in the end."""
+        """Images that a row's memory holds at the end."""
         return self.images_of_class(scenario, row) * self.classes
 
 
@@ -73,7 +73,7 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
     if wanted.memory == "herding":
         return FilledHerding(size, each=None if wanted.adaptive else each, fill=fill)
     if wanted.memory == "class-balanced":
-        # not adaptive: equal bytes after each experience; adaptive: room not yet needed holds more of the old classes
+        # not adaptive: equal bytes after each experience; adaptive: room for later classes holds old classes meanwhile
         return FilledClassBalancedBuffer(size, total_num_classes=None if wanted.adaptive else where.classes, fill=fill)
     options: dict[str, Any] = {
         "images_per_class": size if wanted.adaptive else each,
@@ -86,7 +86,7 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
         "data": where.source,
         "folder": where.folder,
         "device": where.device,
-        "reporter": Silent(),  # many of them are made at the same time
+        "reporter": Silent(),  # many memories are made at the same time
     }
     if options["labels"] != "hard" and wanted.budget == "bytes":
         of_class = each * prod(where.image_shape)
@@ -97,7 +97,7 @@ def memory_for(scenario: ContinualScenario, row: str, table: Table, where: Where
 
 
 class FilledClassBalancedBuffer(ClassBalancedBuffer):
-    """Avalanche's memory of real images, repeated as `DistilledBuffer` repeats its own: for fair comparisons."""
+    """Avalanche's memory of real images; for a fair comparison `buffer` repeats them as `DistilledBuffer` does."""
 
     def __init__(self, max_size: int, *, total_num_classes: int | None = None, fill: int | None = None) -> None:
         super().__init__(max_size, adaptive_size=total_num_classes is None, total_num_classes=total_num_classes)
@@ -136,12 +136,12 @@ class FilledReservoir(ReservoirSamplingBuffer):
         }
 
     def update_from_dataset(self, new_data: AvalancheDataset) -> None:
-        """Let new images compete with those that are stored, once each."""
+        """Let new images compete with the stored images, each of which counts once."""
         with self._unfilled():
             super().update_from_dataset(new_data)
 
     def resize(self, strategy: Any, new_size: int) -> None:
-        """Keep the `new_size` images that won."""
+        """Keep the `new_size` images with the largest random weights."""
         with self._unfilled():
             super().resize(strategy, new_size)
 
@@ -155,14 +155,14 @@ class FilledReservoir(ReservoirSamplingBuffer):
 
 
 class PresentHerding(HerdingSelectionStrategy):
-    """Avalanche's herding (Welling 2009) in the features of the strategy's network as it is when it chooses."""
+    """Avalanche's herding (Welling 2009) on features of the network that the strategy has when images are chosen."""
 
     def __init__(self) -> None:
-        """Without the network that Avalanche binds at the start: a strategy may replace its own."""
+        """Takes no network, unlike Avalanche's class, because a strategy may replace its network."""
 
     @torch.no_grad()
     def make_sorted_indices(self, strategy: Any, data: AvalancheDataset) -> list[int]:
-        """All images, the best choice first."""
+        """Positions of all images, the best choice first."""
         training = strategy.model.training
         strategy.model.eval()
         loader: Any = torch.utils.data.DataLoader(
@@ -174,9 +174,9 @@ class PresentHerding(HerdingSelectionStrategy):
 
 
 class FilledHerding(ParametricBuffer):
-    """Avalanche's memory of real images that herding chose, of each class as many.
+    """Avalanche's memory of real images chosen by herding, equally many of each class.
 
-    each: images of a class, the same after every experience; None shares all room between the classes seen so far.
+    each: images of a class, the same after every experience; None: the classes seen so far share all room.
     """
 
     def __init__(self, max_size: int, *, each: int | None, fill: int | None = None) -> None:

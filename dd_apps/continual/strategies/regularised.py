@@ -21,7 +21,7 @@ def build(learning: Learning) -> Any:
 
 
 def _regulariser(learning: Learning) -> Any:
-    config, kind = learning.config, cast(Any, LwFPlugin)  # annotated with the integers of its defaults
+    config, kind = learning.config, cast(Any, LwFPlugin)  # its annotations allow no float
     if isinstance(config, LwfStrategy):
         return kind(alpha=config.alpha, temperature=config.temperature)
     assert isinstance(config, EwcStrategy)

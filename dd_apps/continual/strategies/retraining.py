@@ -1,4 +1,4 @@
-"""GDumb: after each experience a network from its first weights learns the memory alone (Avalanche's GDumbPlugin)."""
+"""GDumb: after each experience the initial network is trained on the memory alone (Avalanche's GDumbPlugin)."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def build(learning: Learning) -> Any:
     """The strategy."""
     assert learning.memory is not None
     plugin: Any = GDumbPlugin(mem_size=learning.memory.max_size)
-    plugin.storage_policy = learning.memory  # Avalanche offers no argument for it
+    plugin.storage_policy = learning.memory  # GDumbPlugin takes no storage policy as an argument
     return Naive(model=learning.network, criterion=nn.CrossEntropyLoss(), **learning.common(plugin))

@@ -1,4 +1,4 @@
-"""What happens around every mini-batch, whatever the strategy: augmentation, and the course of the learning rate."""
+"""Plugins for every strategy: augmentation of mini-batches, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ with warnings_contained():
 
 
 def stepping(settings: Retraining | Replay, *, data: str, seed: int) -> Iterator[Any]:
-    """The plugins that the settings ask for; `data` decides what the augmentation `auto` is."""
+    """The plugins that the settings ask for; the data set's name `data` decides what the augmentation `auto` is."""
     kinds = resolve_strategy(settings.augmentation, data)
     if kinds != "none":
         yield Augmentation(kinds, seed=seed)
@@ -44,14 +44,14 @@ class Augmentation(SupervisedPlugin):
             (strategy.mb_buffer_x,) = buffers
 
     def transformed(self, *batches: Tensor) -> list[Tensor]:
-        """The images of one step, those of several batches one after the other."""
+        """The batches of one step, augmented with draws of the same generator one after the other."""
         draws = generator(self.seed, "augmentation", self.step)
         self.step += 1
         return [dsa(images, self.kinds, generator=draws) for images in batches]
 
 
 class Rates(SupervisedPlugin):
-    """The learning rate of each epoch of an experience, and a new optimiser where the schedule starts one."""
+    """Sets the learning rate of each epoch of an experience, and resets the optimiser where the schedule says so."""
 
     def __init__(self, settings: Retraining | Replay) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What strategies with a memory of their own, or with earlier networks, keep: counted and timed."""
+"""The size and the time of what strategies keep: memories of their own, and earlier networks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Kept:
 
 
 def own_memory(strategy: Any, *, classes: int) -> Kept | None:
-    """What the memory of a strategy's own holds; None for a strategy that has none."""
+    """The contents of a strategy's own memory; None for a strategy without one."""
     if isinstance(strategy, DER):
         images = len(strategy.storage_policy.buffer)
         return Kept(images, images * classes * LOGIT_BYTES)
@@ -37,7 +37,7 @@ def own_memory(strategy: Any, *, classes: int) -> Kept | None:
 
 
 def state_bytes(strategy: Any) -> int:
-    """Bytes of the weights and importances that a strategy keeps beside the network that learns."""
+    """Bytes of the weights and importances that a strategy keeps beside the network in training."""
     return sum(tensor.numel() * tensor.element_size() for tensor in _state(strategy))
 
 
@@ -56,7 +56,7 @@ class Stopwatch:
     """Seconds that the calls of one method of an object take."""
 
     def __init__(self, strategy: Any, policy: Any) -> None:
-        """Time what a strategy stores: into its memory `policy`, or into the one of its own."""
+        """Time how long a strategy stores into its memory `policy`, or into a memory of its own."""
         self.seconds = 0.0
         exemplars = _exemplars(strategy)
         if exemplars is not None:

@@ -1,7 +1,7 @@
-"""Tuning on the memory: a network that learned an experience learns the memory alone, which is balanced over classes.
+"""Fine-tuning on the memory alone, which is balanced over classes, after each experience.
 
-Balanced fine-tuning of End-to-End Incremental Learning (Castro et al., ECCV 2018, section 4.3), with a memory of any
-kind: what was learned last no longer outweighs what came before.
+This is balanced fine-tuning of End-to-End Incremental Learning (Castro et al., ECCV 2018, section 4.3), with a memory
+of any kind: it removes the bias towards the classes of the last experience.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dd_core.streams import Streams
 
 
 def tuning(settings: Retraining | Replay, memory: Memory | None, *, seed: int) -> Iterator[Any]:
-    """The plugin, where the settings ask for it and there is a memory; it must come after whatever updates that."""
+    """The plugin, if the settings ask for it and there is a memory; it must come after the plugin that updates that."""
     if isinstance(settings, Replay) and settings.tuning_epochs and memory is not None:
         yield Tuning(settings, memory, seed=seed)
 
@@ -47,7 +47,7 @@ class Tuning(SupervisedPlugin[Any]):
         strategy.model.train()
         for epoch in range(settings.tuning_epochs):
             order = torch.randperm(len(items), generator=streams.generator("order", epoch))
-            # parts of one size as nearly as can be: batch norms take no single image
+            # mini-batches of nearly equal size: a batch norm cannot take a single image
             for rows in order.tensor_split(-(-len(items) // settings.batch_size_mem)):
                 strategy.mbatch = [
                     part.to(strategy.device) for part in default_collate([items[row] for row in rows.tolist()])

@@ -330,7 +330,7 @@ def method_with(**recipe) -> dict:
         ({"method": SoftAverage()}, "method: soft-average has no teacher to label views"),
         ({"shrinking": "distil"}, "shrinking: a bank has no teacher for images that are distilled again"),
         ({"method": "sre2l"}, "method.recipe.views.mix: a memory that shrinks could drop one of two images that 'cut"),
-        ({"method": method_with(views=None)}, "method.recipe.views: a bank needs views, and the recipe has none; give a"),
+        ({"method": method_with(views=None)}, "method.recipe.views: a bank needs views, and the recipe has none;"),
         ({"method": method_with(teacher="batch-stats")}, "method.recipe.teacher: a memory's bank is labelled in the"),
         ({"method": method_with(loss="mse")}, "method.recipe.loss: 'mse' learns targets as they are, and a bank gives"),
     ],

@@ -164,8 +164,8 @@ def test_a_row_with_a_bank_stands_in_the_table_replay_alone():
 def test_bytes_that_hold_no_image_with_its_views_are_refused_before_the_first_job():
     train, test = (datasets.load("digits", split=split) for split in ("train", "test"))
     line = (
-        "row.a: 256 bytes a class hold no image of 64 bytes with 11 views by a teacher of 5 classes, 273 bytes in all; give "
-        'the row budget = "images", fewer bank_epochs, or a larger memory'
+        "row.a: 256 bytes a class hold no image of 64 bytes with 11 views by a teacher of 5 classes, 273 bytes in all; "
+        'give the row budget = "images", fewer bank_epochs, or a larger memory'
     )
     with pytest.raises(UserError) as caught:
         check_scenario(with_row(bank_epochs=11), train, test)

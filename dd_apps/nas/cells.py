@@ -1,8 +1,8 @@
 """The cells of NAS-Bench-201 (Dong and Yang 2020) as strings; imports neither torch nor nni.
 
 A cell has four nodes. Node 0 is the input; every later node is the sum of one operation on each node before it, and
-node 3 is the output. The string of a cell has a group for each of the nodes 1, 2 and 3, and in a group `|operation~j`
-for each node j that is operated on:
+node 3 is the output. The string of a cell has a group for each of the nodes 1, 2 and 3; a group has `|operation~j` for
+each earlier node j, with the operation on node j:
 
     |nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|
 """
@@ -26,7 +26,7 @@ _CELL = re.compile(
 
 
 def operations(architecture: str) -> tuple[str, ...]:
-    """The operation on each edge of `EDGES`; raises `UserError` where the string is not of a cell."""
+    """The operation on each edge of `EDGES`; raises `UserError` if the string is not a cell's."""
     match = _CELL.fullmatch(architecture)
     if match is None:
         shown = architecture if len(architecture) <= 120 else f"{architecture[:117]}..."
@@ -40,7 +40,7 @@ def operations(architecture: str) -> tuple[str, ...]:
 def architecture(chosen: Sequence[str]) -> str:
     """The string of the cell with the operation `chosen` for each edge of `EDGES`; the inverse of `operations`.
 
-    Raises `UserError` for an operation that there is not, and where the number of operations is not that of the edges.
+    Raises `UserError` for an unknown operation, and if there are more or fewer operations than edges.
     """
     if len(chosen) != len(EDGES):
         raise UserError(f"a cell of NAS-Bench-201 has {len(EDGES)} operations, not {len(chosen)}")
@@ -54,13 +54,13 @@ def architecture(chosen: Sequence[str]) -> str:
 
 
 def canonical(architecture: str) -> str:
-    """The expression by which NAS-Bench-201 tells equal cells: its 15,625 cells have 6,466 expressions.
+    """The expression by which NAS-Bench-201 identifies equal cells: its 15,625 cells have 6,466 expressions.
 
-    0 is the input, # is zero, `(a)@operation` an operation on a; `skip_connect` is what it is given, `none` and any
-    operation on # are #, and operands of a sum are sorted (Dong and Yang 2020, section 2.1, "unique topology").
-    Cells of one expression are one network, but for the shift that a batch norm learns where its input is zero. The
-    opposite does not hold: zeros stay in a sum and nested sums in their order, so that `0` and `#+0` are one network
-    and two expressions. Raises `UserError` where the string is not of a cell.
+    0 is the input, # is zero, `(a)@operation` an operation on a; `skip_connect` returns its operand, `none` and any
+    operation on # give #, and operands of a sum are sorted (Dong and Yang 2020, section 2.1, "unique topology").
+    Cells with the same expression are the same network, but for the shift that a batch norm learns where its input is
+    zero. The converse does not hold: zeros stay in a sum, and nested sums keep their order, so that `0` and `#+0` are
+    two expressions of the same network. Raises `UserError` if the string is not a cell's.
     """
     chosen = dict(zip(EDGES, operations(architecture), strict=True))
     nodes = ["0"]

@@ -13,7 +13,7 @@ from dd_core.store import disk_errors
 
 T = TypeVar("T")
 ARCHITECTURE = "architecture"
-LARGEST = 2**26  # bytes of a table: forty times that of NAS-Bench-201
+LARGEST = 2**26  # bytes of the largest table: forty times the table of NAS-Bench-201
 
 
 def read(
@@ -24,11 +24,11 @@ def read(
     check: Callable[[str], object],
     number: Callable[[str, str], T],
 ) -> dict[str, dict[str, T]]:
-    """The columns of a file in UTF-8, all or those that are named: by column, then by architecture.
+    """The `columns` of a UTF-8 file (None: all of them), by column, then by architecture.
 
-    of: what the columns hold, in words. check: is called with each architecture and raises `UserError` for what is
-    none. number: reads a cell's text, given where it stands. An architecture may be repeated with the same cells.
-    Raises `UserError` with one line that names the file, and the line of the file where one is wrong.
+    of: the contents of the columns, in words for errors. check: raises `UserError` for text that is no architecture.
+    number: reads the text of a cell; its second argument says where the cell stands. An architecture may be repeated
+    with the same cells. Raises `UserError` with the name of the file, and the number of the wrong line if there is one.
     """
     rows = _rows(path, _text(path))
     names = [name.strip() for name in next(rows, (1, []))[1]]
@@ -42,7 +42,7 @@ def read(
         architecture = _architecture(values[ARCHITECTURE].strip(), check, where)
         cells = tuple(number(values[name], f"{where}, {name}") for name in chosen)
         if table.setdefault(architecture, cells) != cells:
-            raise UserError(f"{where}: {architecture} has other {of} in a line before")
+            raise UserError(f"{where}: {architecture} has other {of} in an earlier line; give each architecture once")
     if not table:
         raise UserError(f"{path}: no architectures below the header")
     return {name: {each: row[place] for each, row in table.items()} for place, name in enumerate(chosen)}
@@ -71,7 +71,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _chosen(path: Path, names: list[str], columns: Iterable[str] | None, of: str) -> list[str]:
-    """The columns that are asked for, of those that the header names."""
+    """The wanted `columns` (None: all but the architecture), which the header `names` must contain."""
     if not names:
         raise UserError(f"{path}: the file is empty")
     header = ", ".join(names)[:200]

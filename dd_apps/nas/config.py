@@ -1,4 +1,4 @@
-"""What the scenarios of the tasks `nas-rank` and `nas-search` say; imports neither torch nor nni.
+"""The keys of scenarios of the tasks `nas-rank` and `nas-search`, for example as below; imports neither torch nor nni.
 
 task = "nas-rank"
 data = "digits"
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from dd_core.runner import RunOptions
 
 FEWEST = 3  # architectures that have a correlation
-FILE = ".safetensors"  # what `set` and `like` end in where they name a file
+FILE = ".safetensors"  # suffix of `set` and `like` where they name a file
 
 
 class MadeSet(Config):
-    """A distilled set that is made of the training images, without those that validate proxies."""
+    """A distilled set that is made from the training images, without those that validate proxies."""
 
     method: dict[str, JsonValue] = Field(description="name of the distillation method, and its options")
     ipc: int = Field(ge=1, description="images per class of the set")
@@ -55,18 +55,18 @@ class MadeSet(Config):
 
 
 class TruthConfig(Config):
-    """What proxies are compared with: a table of accuracies, or full training."""
+    """The true accuracies that proxies are compared with: a table, or full training."""
 
     file: str | None = Field(
         default=None, description="CSV file with the column 'architecture' and columns of accuracies in percent"
     )
     column: str | None = Field(
-        default=None, description="column of accuracies that is the truth; none: the only one of the file"
+        default=None, description="column of the file that has the true accuracies; none: its only column"
     )
     epochs: int | None = Field(
-        default=None, ge=1, description="instead of a file: epochs of full training on all training images"
+        default=None, ge=1, description="epochs of full training on all training images, which replaces a file"
     )
-    seeds: int = Field(default=2, ge=1, description="seeds that each architecture is fully trained under")
+    seeds: int = Field(default=2, ge=1, description="number of seeds under which each architecture is fully trained")
     recipe: dict[str, JsonValue] = Field(
         default={}, description="fields of the recipe of full training, such as learning_rate"
     )
@@ -76,9 +76,9 @@ class TruthConfig(Config):
         if (self.file is None) == (self.epochs is None):
             raise ValueError("give either file (a table of accuracies) or epochs (of full training)")
         if self.file is None and self.column is not None:
-            raise ValueError("column is that of a file, and none is given")
+            raise ValueError("column goes with file only; leave column out")
         if self.file is not None and self.recipe:
-            raise ValueError("recipe is that of full training, and a file is given instead")
+            raise ValueError("recipe goes with epochs (of full training), not with file; leave recipe out")
         try:
             _ = self.training
         except UserError as error:
@@ -92,10 +92,10 @@ class TruthConfig(Config):
 
 
 class NasScenario(DataScenario):
-    """What ranking and search have in common: space, images, and the sets of proxies."""
+    """The keys that ranking and search share: space, images, and the sets of proxies."""
 
     images: int | None = Field(
-        default=None, ge=2, description="how many training images are taken, drawn by the seed; none: all"
+        default=None, ge=2, description="number of training images that are used, drawn by the seed; none: all"
     )
     validation: float = Field(
         default=0.1, gt=0, lt=1, description="fraction of each class of the training images that validates proxies"
@@ -104,23 +104,23 @@ class NasScenario(DataScenario):
         default=ConvNetsConfig(), description="search space by its name (convnets, cells, own), and its options"
     )
     sets: dict[str, MadeSet] = Field(
-        default={}, description="distilled sets that are made first, by the name that proxies call them"
+        default={}, description="distilled sets that are made first, by the name that proxies use in `set` and `like`"
     )
     seed: int = Field(
-        default=0, ge=0, description="seed of the images that are drawn, of the search, of first weights and training"
+        default=0, ge=0, description="seed of drawn images, of the search, of initial weights and of training"
     )
-    workers: int = Field(default=1, ge=1, description="architectures that are scored at the same time")
+    workers: int = Field(default=1, ge=1, description="number of architectures that are scored in parallel")
 
     @field_validator("sets")
     @classmethod
     def _sets_have_names(cls, sets: dict[str, MadeSet]) -> dict[str, MadeSet]:
         for name in sets:
             if name.endswith(FILE) or not name or Path(name).name != name:
-                raise ValueError(f"'{name}': a set is called by a plain name, such as dm-10, and no file")
+                raise ValueError(f"'{name}': expected a plain name such as dm-10, not a file")
         return sets
 
     def require_sets(self, proxies: Iterable[ProxyConfig]) -> None:
-        """Raise ValueError for a proxy of a set that is neither made nor a file, and for a set that none is of."""
+        """Raise ValueError for a proxy whose set is neither in `sets` nor a file, and for a set that no proxy uses."""
         used = [(config, name) for config in proxies for name in sets_of(config).values()]
         for name in self.sets.keys() - {name for _, name in used}:
             raise ValueError(f"sets: no proxy uses '{name}'")
@@ -137,17 +137,17 @@ class NasScenario(DataScenario):
 
 
 class RankScenario(NasScenario):
-    """How proxies rank architectures, compared with a truth."""
+    """Proxies rank the same architectures, and are compared with the true ranking."""
 
     architectures: int | tuple[str, ...] = Field(
         default=60,
-        description="how many architectures are drawn by the seed, of the truth's table or else of the space; or a "
-        "list of their names",
+        description="number of architectures that the seed draws, from the truth's file if there is one, else from the "
+        "space; or a list of their names",
     )
     truth: TruthConfig = Field(description="accuracies that proxies are compared with: a file, or full training")
     proxies: tuple[ProxyConfig, ...] = Field(min_length=1, description="proxies that are compared")
     averages: tuple[tuple[str, ...], ...] = Field(
-        default=(), description="lists of proxies by name; the mean of their ranks is one more proxy"
+        default=(), description="lists of proxies' names; for each list, the mean rank of its proxies is one more proxy"
     )
 
     @field_validator("architectures")
@@ -155,7 +155,7 @@ class RankScenario(NasScenario):
     def _enough(cls, architectures: int | tuple[str, ...]) -> int | tuple[str, ...]:
         names = [*range(architectures)] if isinstance(architectures, int) else architectures
         if len({*names}) < max(FEWEST, len(names)):
-            raise ValueError(f"{FEWEST} different architectures at least, and none twice")
+            raise ValueError(f"expected at least {FEWEST} architectures, and none twice")
         return architectures
 
     @model_validator(mode="after")
@@ -170,14 +170,14 @@ class RankScenario(NasScenario):
                 if name not in names:
                     raise ValueError(f"averages: {unknown_name('proxy', name, names).text}")
             if len({*parts}) < max(2, len(parts)):
-                raise ValueError("averages: two different proxies at least, and none twice")
+                raise ValueError("averages: expected at least two proxies in a list, and none twice")
         if len({frozenset(parts) for parts in self.averages}) < len(self.averages):
-            raise ValueError("averages: each of them once")
+            raise ValueError("averages: expected each list once")
         return self
 
     @property
     def title(self) -> str:
-        """What is done, from the values: proxies, space, data and truth."""
+        """Number of architectures, space, data and truth, on one line."""
         count = self.architectures if isinstance(self.architectures, int) else len(self.architectures)
         truth = self.truth
         source = f"full training, {truth.epochs} epochs" if truth.file is None else f"the table {truth.file}"
@@ -193,8 +193,8 @@ class RankScenario(NasScenario):
 class SearchScenario(NasScenario, SearchConfig):
     """One search by one proxy."""
 
-    proxy: ProxyConfig = Field(description="proxy whose value is searched for")
-    best: int = Field(default=5, ge=1, description="architectures that are reported, as table and as code")
+    proxy: ProxyConfig = Field(description="proxy whose value the search maximises")
+    best: int = Field(default=5, ge=1, description="number of best architectures that are reported, as table and code")
 
     @model_validator(mode="after")
     def _proxy_has_its_set(self) -> SearchScenario:
@@ -208,7 +208,7 @@ class SearchScenario(NasScenario, SearchConfig):
 
     @property
     def title(self) -> str:
-        """What is done, from the values: strategy, space, data, proxy and budget."""
+        """Strategy, space, data, proxy and budget, on one line."""
         budget = f"{self.max_seconds:g} s" if self.max_trials is None else f"{self.max_trials} trials"
         return f"{self.strategy.name} search of {self.on} by {self.proxy.called}, {budget}"
 

@@ -1,9 +1,9 @@
-"""NNI's execution engine over our `Pool`: what a strategy submits runs in this process, on workers or on a cluster.
+"""NNI's execution engine over our `Pool`: the models of a strategy run in this process, on workers or on a cluster.
 
 NNI's manager and its server are not involved, and nothing is written. Batches make a search deterministic: a strategy
-proposes `batch` models, all of them run, and it hears the results in the order in which it proposed, whatever the
-number of workers. A strategy waits in `idle_worker_available`, where NNI's own engines answer at once and have the
-strategy sleep for a second.
+proposes `batch` models, all of them run, and the strategy gets their results in the order of its proposals, whatever
+the number of workers. A strategy waits in `idle_worker_available`; NNI's own engines return at once from this method,
+and the strategy then sleeps for a second.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus  # isort: skip
 
 
 class Ledger:
-    """What a search remembers of earlier calls, and hears of this one. This one remembers nothing."""
+    """The outcomes of a search's earlier calls, to which those of this call are added; this base class keeps none."""
 
-    order: Sequence[int] = ()  # the trials that are remembered, in the order in which they ended
+    order: Sequence[int] = ()  # the recorded trials, in the order in which they ended
 
     def recall(self, index: int, sample: Sample) -> Outcome | None:
         """The outcome of trial `index` in an earlier call, if it ended there."""
         del index, sample
 
     def note(self, index: int, sample: Sample, outcome: Outcome) -> None:
-        """Hear that a trial has ended."""
+        """Record that a trial has ended."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +47,8 @@ class Submission:
 class PoolExecutionEngine(ExecutionEngine):
     """Runs `trial` of each model's sample on an open `Pool`; see the module.
 
-    A trial that raises, or whose value is no finite number, is a failure and no metric. A sample that was tried before
-    repeats that outcome, unless trials are `noisy`. At most `max_trials` models are taken.
+    A trial that raises, or whose value is no finite number, has failed and reports no metric to NNI. A sample that was
+    tried before gets the same outcome again, unless trials are `noisy`. At most `max_trials` models are accepted.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class PoolExecutionEngine(ExecutionEngine):
         self.outcomes: dict[int, Outcome] = {}
         self._pool, self._attempt, self._ledger = pool, Attempt(trial), ledger or Ledger()
         self._submissions: list[Submission] = []
-        self._waiting: list[Submission] = []  # submitted, and their results not handed to the strategy yet
+        self._waiting: list[Submission] = []  # submitted models whose results the strategy does not have yet
         self._first: dict[str, int] = {}  # the first trial of each sample
 
     # --- what NNI's strategies call ---------------------------------------------------------------------------------
 
     def submit_models(self, *models: ExecutableModelSpace) -> None:
-        """Take frozen models; raises RuntimeError for others, and beyond the budget."""
+        """Accept frozen models; raises RuntimeError for other models, and beyond the budget."""
         for model in models:
             if not model.status.frozen() or model.status.completed() or model.sample is None:
                 raise RuntimeError(f"only a frozen model can be submitted, not {model}")
@@ -85,36 +85,36 @@ class PoolExecutionEngine(ExecutionEngine):
             self._accept(submission)
 
     def list_models(self, status: ModelStatus | None = None) -> list[ExecutableModelSpace]:
-        """The models that were submitted, in order; with a status, those that have it."""
+        """The submitted models, in order; with a status, only the models that have this status."""
         models = [submission.model for submission in self._submissions]
         return models if status is None else [model for model in models if model.status == status]
 
     def idle_worker_available(self) -> bool:
-        """True, after results have made room for another model."""
+        """Wait until there is room for another model; always returns True."""
         while len(self._waiting) >= self.batch:
             self._advance()
         return True
 
     def wait_models(self, *models: ExecutableModelSpace) -> None:
-        """Return when the models, or all, have ended; raises RuntimeError for one that was not submitted."""
+        """Wait until the models (none given: all) have ended; raises RuntimeError for one that was not submitted."""
         while any(not model.status.completed() for model in models or self.list_models()):
             if not self._waiting:
                 raise RuntimeError("a model that was not submitted does not end")
             self._advance()
 
     def budget_available(self) -> bool:
-        """Whether the search may have another model."""
+        """Whether another model may be submitted."""
         return len(self._submissions) < self.max_trials
 
     def shutdown(self) -> None:
-        """End what still runs."""
+        """End trials that still run; here there are none."""
 
     def state_dict(self) -> dict[str, Any]:
-        """How many models were submitted; a search goes on by its ledger, not by this."""
+        """The number of submitted models; a search resumes from its ledger, not from this state."""
         return {"submitted": len(self._submissions)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Accept the state of an engine that had no models; raises RuntimeError for another."""
+        """Accept the state of an engine without models; raises RuntimeError for any other state."""
         if state_dict["submitted"]:
             raise RuntimeError("an engine with models goes on by the journal of its search, not by its state")
 
@@ -126,7 +126,7 @@ class PoolExecutionEngine(ExecutionEngine):
         return [(submission.sample, self.outcomes[submission.index]) for submission in ended]
 
     def _accept(self, submission: Submission) -> None:
-        """Look up what is known of a model that was just submitted."""
+        """Look up a recorded outcome of a model that was just submitted."""
         index = submission.index
         self._first.setdefault(key_of(submission.sample), index)
         remembered = self._ledger.recall(index, submission.sample)
@@ -134,7 +134,7 @@ class PoolExecutionEngine(ExecutionEngine):
             self.outcomes[index] = remembered
 
     def _repeats(self, submission: Submission) -> int | None:
-        """The earlier trial of the same sample."""
+        """The index of the first trial of the same sample; None for a new sample, and for noisy trials."""
         first = submission.index if self.noisy else self._first[key_of(submission.sample)]
         return None if first == submission.index else first
 
@@ -154,7 +154,7 @@ class PoolExecutionEngine(ExecutionEngine):
         self._ledger.note(submission.index, submission.sample, outcome)
 
     def _deliver(self, submission: Submission) -> None:
-        """Hand a result to the strategy."""
+        """Report a model's outcome to the strategy."""
         first = self._repeats(submission)
         if submission.index not in self.outcomes and first is not None:
             self._note(submission, replace(self.outcomes[first], seconds=0.0, repeats=first))

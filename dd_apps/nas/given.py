@@ -1,4 +1,4 @@
-"""Rankings of values that a user has already, in two CSV files; imports neither torch nor nni."""
+"""Rankings of a user's own values in a CSV file, by true accuracies in another; imports neither torch nor nni."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Ranked:
 
 
 def ranked(file: Path, truth_file: Path, column: str | None, *, seed: int = 0) -> Ranked:
-    """How each column of `file` ranks its architectures by the accuracies in `truth_file`.
+    """How well each column of `file` ranks its architectures, compared with the accuracies in `truth_file`.
 
-    The table of the truth may have more architectures; `column` is needed where it has several. Raises `UserError` for
-    files that do not go together, and for what `ranking.rank` refuses.
+    `truth_file` may have more architectures; `column` names its column, and is needed if it has several. Raises
+    `UserError` for files that do not go together, and for what `ranking.rank` refuses.
     """
     proxies = values.read(file)
     truth = values.truth_for(proxies, truth_file, column)

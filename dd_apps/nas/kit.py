@@ -1,4 +1,4 @@
-"""What every process needs to score architectures: names and settings, of which it makes space and proxies once."""
+"""Names and settings by which every process makes its space and proxies, once, to score architectures."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from nni.nas.nn.pytorch import ModelSpace  # isort: skip (spaces imports nni wit
 
 @dataclass(frozen=True)
 class Kit:
-    """Names and settings; a worker is sent these, and not the images.
+    """Names and settings of a scoring, which are sent to workers in place of images.
 
-    data: the real images, of which the training split is read. images: how many training images are taken; None takes
-    all. validation: the fraction of each class of them that is held out to validate proxies. seed: the seed of
-    networks' first weights and of their training. images_seed: the seed by which images are drawn.
+    data: the real images, whose training split is read. images: number of training images that are used; None: all.
+    validation: fraction of each class of them that is held out to validate proxies. seed: of networks' initial weights
+    and of their training. images_seed: seed by which images are drawn.
     """
 
     data: Data
@@ -45,7 +45,7 @@ class Kit:
     device: str = "auto"
 
     def tools(self) -> Tools:
-        """What this process has made of the kit; it keeps that of the last kit that it was asked for."""
+        """The tools of this kit in this process, which keeps the tools of the last kit only."""
         data = {"name": self.data.name, "image_size": self.data.image_size, "skip_corrupt": self.data.skip_corrupt}
         proxies = [plain(config) for config in self.proxies]
         files = [_state_of(Path(file)) for file in files_of(self.proxies)]
@@ -56,7 +56,7 @@ class Kit:
         return _made[key]
 
     def settings(self) -> dict[str, JsonValue]:
-        """What all scores follow from, beside the images and the proxy."""
+        """The settings that determine all scores, beside the images and the proxy."""
         names = ("images", "validation", "seed", "images_seed")
         fields: dict[str, JsonValue] = {name: getattr(self, name) for name in names}
         return {"space": plain(self.space), **fields}
@@ -67,7 +67,7 @@ _made: dict[str, Tools] = {}
 
 @dataclass(frozen=True, eq=False)
 class Tools:
-    """Space, images and proxies of a kit, each made when it is first asked for.
+    """Space, images and proxies of a kit, each made at its first use.
 
     Everything here raises `UserError` for a kit whose data, sets and settings do not fit together.
     """
@@ -76,13 +76,13 @@ class Tools:
 
     @cached_property
     def train(self) -> Source:
-        """The training images that are taken, those that validate among them."""
+        """The training images that are used, with those that validate."""
         train = self.kit.data.load("train")
         return train if self.kit.images is None else _some(train, self.kit.images, self.kit.images_seed)
 
     @cached_property
     def images(self) -> Images:
-        """The training images without those that validate, those, and the distilled sets."""
+        """The training images without the validation images, the validation images, and the distilled sets."""
         train = self.train
         rest, validation = split_indices(train, self.kit.validation, self.kit.images_seed)
         sets = {file: store.read_set(Path(file)) for file in files_of(self.kit.proxies)}
@@ -107,19 +107,19 @@ class Tools:
         return {}
 
     def score(self, index: int, sample: Mapping[str, Any]) -> Scored:
-        """What proxy `index` says of a sample's network. Raises what building and scoring it raise."""
+        """The score of a sample's network by proxy `index`. Raises what building and scoring the network raise."""
         network = spaces.build(self.space, sample, seed=self.kit.seed)
         return self.proxy(index).score(network, seed=self.kit.seed)
 
     def identity(self) -> dict[str, JsonValue]:
-        """What all scores follow from, beside the proxy."""
+        """Settings and fingerprints of images that determine all scores, beside the proxy."""
         prints = {"train": self.images.train.fingerprint(), "validation": self.images.validation.fingerprint()}
         return {**self.kit.settings(), "fingerprints": {**prints}}
 
     def trial(self, index: int) -> str:
-        """A name for all that proxy `index` computes of an architecture; its sets count by what is in their files.
+        """A digest that names what proxy `index` computes for an architecture; sets count by their files' content.
 
-        Proxies that differ in what ranks (`by`) and in their name share it.
+        Proxies that differ only in the score that ranks (`by`) or in their name have the same digest.
         """
         config = self.kit.proxies[index]
         contents = {field: store.file_sha256(Path(file)) for field, file in sets_of(config).items()}
@@ -128,7 +128,7 @@ class Tools:
 
 @dataclass(frozen=True)
 class ProxyTrial:
-    """A trial of `search`: what a proxy of a kit says of a sample."""
+    """A trial of `search`: the score of a sample by a proxy of a kit."""
 
     kit: Kit
     index: int = 0
@@ -144,19 +144,19 @@ def files_of(proxies: Iterable[ProxyConfig]) -> list[str]:
 
 
 def _state_of(file: Path) -> list[int]:
-    """What changes when a file is written again."""
+    """Size and time of a file, which change when the file is written again."""
     with store.disk_errors(file):
         state = file.stat()
     return [state.st_size, state.st_mtime_ns]
 
 
 def _some(train: Source, count: int, seed: int) -> Source:
-    """`count` images at random, as many of each class as of another, as far as that goes."""
+    """`count` random images, equally many of each class as far as possible."""
     if not 0 < count < len(train):
         raise UserError(f"{Option('images', count)}: {called(train)} has {len(train)} training images")
     order = torch.randperm(len(train), generator=streams.generator(seed, "images"))
     labels = require_labels(train)[order]
-    place = torch.empty(len(train), dtype=torch.int64)  # of an image among those of its class
+    place = torch.empty(len(train), dtype=torch.int64)  # position of an image among those of its class
     for label in range(len(train.classes)):
         mine = labels == label
         place[mine] = torch.arange(int(mine.sum()))

@@ -1,4 +1,4 @@
-"""What ranking and search begin with: distilled sets that a scenario makes, and the kit that proxies come from."""
+"""The first step of ranking and search: make a scenario's distilled sets, and the kit of its proxies."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ class Prepared:
     made: Mapping[str, DistilledSet]
 
     def notes(self) -> list[str]:
-        """What proxies see, and which sets have seen the images that validate them."""
+        """Notes on the images that proxies see, and on sets that were distilled from validation images too."""
         images, kit = self.kit.tools().images, self.kit
         seen = f"{len(images.train):,} training images of {images.train.name}"
-        validated = f"{len(images.validation):,} others of them validate (seed {kit.seed}); no proxy sees test images"
+        validated = f"{len(images.validation):,} others validate (seed {kit.seed}); no proxy sees test images"
         return [f"proxies learn from, or are measured on, {seen}; {validated}", *self._origins()]
 
     def _origins(self) -> Iterator[str]:
         tools = self.kit.tools()
         known = {
             tools.images.train.fingerprint(): "without the images that validate",
-            tools.train.fingerprint(): "the images that validate among them, which flatters its accuracies",
+            tools.train.fingerprint(): "with the images that validate, which flatters its accuracies",
         }
         for file in files_of(self.kit.proxies):
             made = tools.images.set_of(file).manifest.provenance
             images = known.get("" if made is None else made.fingerprint, "")
             source = f"these training images, {images}" if images else "other images than these"
-            where = "it does not say from which images" if made is None else f"distilled from {source}"
+            where = "does not say from which images it is made" if made is None else f"distilled from {source}"
             yield f"set {Path(file).stem}: {where}"
 
 
 def prepared(scenario: NasScenario, proxies: Sequence[ProxyConfig], *, folder: Path, options: RunOptions) -> Prepared:
-    """Make the sets of a scenario in `folder`, or find them there, and put together its kit.
+    """Make the sets of a scenario in `folder`, or find them there, and make its kit.
 
-    A set is distilled from the training images without those that validate. Raises what the runner raises, and
+    A set is distilled from the training images without those that validate. Raises what `runner.distill` raises, and
     `UserError` for files that are no sets.
     """
     kit = Kit(
@@ -70,6 +70,6 @@ def prepared(scenario: NasScenario, proxies: Sequence[ProxyConfig], *, folder: P
 
 
 def _with_files(config: ProxyConfig, files: Mapping[str, Path]) -> ProxyConfig:
-    """The config with the file of each set that was made; tables call the proxy as before."""
+    """The config with files in place of the names of made sets; the proxy keeps its name in tables."""
     named = {field: str(files[name]) for field, name in sets_of(config).items() if name in files}
     return config.model_copy(update={**named, "name": config.called})

@@ -1,4 +1,4 @@
-"""NNI's strategies, from their configs: each seeded, each maximising, none asleep."""
+"""NNI's strategies, made from their configs: each is seeded and maximises, and none sleeps between trials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nni.nas.strategy.hpo import HPOTunerStrategy  # isort: skip
 
 def proposer(config: StrategyConfig, *, seed: int) -> Strategy:
     """The strategy of a config; its draws come from `seed` alone."""
-    number = streams.counter(seed, "search", 0) % 2**32  # what numpy's RandomState takes
+    number = streams.counter(seed, "search", 0) % 2**32  # in the range that numpy's RandomState takes
     if isinstance(config, RandomConfig):
         return Random(seed=number)
     if isinstance(config, GridConfig):
@@ -34,13 +34,13 @@ def proposer(config: StrategyConfig, *, seed: int) -> Strategy:
 
 
 class Evolution(RegularizedEvolution):
-    """Regularized evolution that draws a random sample while nothing is there that could be a parent.
+    """Regularized evolution that draws a random sample while the population is empty.
 
-    NNI's raises then, which happens where as many models run at a time as the population has.
+    NNI's own class raises then, which happens if all models of the first population run at the same time.
     """
 
     def new_individual(self) -> ExecutableModelSpace:
-        """A mutation of a parent."""
+        """A mutation of a parent, or a random sample without a population."""
         return super().new_individual() if self._population else self.random()
 
 
@@ -62,7 +62,7 @@ class TunerSearch(HPOTunerStrategy):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """NNI prints to stdout at what its strategies do; within the block it does not."""
+    """Silence NNI within the block: its strategies log to stdout."""
     logger = logging.getLogger("nni")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -79,5 +79,5 @@ def _legacy(space: ExecutableModelSpace) -> dict:
             choices[label] = leaf.as_legacy_dict()
         except NotImplementedError:
             kind = type(leaf).__name__
-            raise UserError(f"tpe searches spaces of single choices, and '{label}' is a {kind}") from None
+            raise UserError(f"tpe: '{label}' is a {kind}; use another strategy, or single choices only") from None
     return choices

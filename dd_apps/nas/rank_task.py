@@ -1,6 +1,6 @@
 """The task `nas-rank`: proxies score the same architectures, and are compared with a truth and with each other.
 
-The truth by full training is scored on test images: nothing is chosen by it, and no proxy sees it.
+Full training is scored on test images, because nothing is chosen by this truth and no proxy sees it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ Scores = Mapping[str, Mapping[str, Score]]  # by proxy, then by architecture
 
 @dataclass(frozen=True)
 class Truth:
-    """Accuracies in percent, in words what they are, and how well full training agrees with itself."""
+    """True accuracies in percent, with notes on their origin.
+
+    ceiling: correlation of full training under two seeds, None without two seeds; by_seed: accuracies of each seed.
+    """
 
     accuracies: Mapping[str, float]
     notes: Sequence[str]
@@ -42,7 +45,7 @@ class Truth:
 
 
 def run_task(scenario: RankScenario, folder: Path, options: RunOptions) -> Outcome:
-    """Make what is missing, score, rank and compare. Raises `UserError` as the parts do."""
+    """Make missing sets and the truth, score, rank and compare. Raises `UserError` as the parts do."""
     start = prepared(scenario, scenario.proxies, folder=folder, options=options)
     tools = start.kit.tools()
     real = _truth(scenario, tools, options)
@@ -132,12 +135,12 @@ def _architectures(tools: Tools) -> list[str]:
 
 
 def _chosen(scenario: RankScenario, every: Sequence[str]) -> Sequence[str]:
-    """The architectures that are named, or as many as are asked for, of all."""
+    """The architectures that the scenario names, or a draw of its number of them from `every`."""
     if isinstance(scenario.architectures, tuple):
         return scenario.architectures
     count, most = scenario.architectures, len({*every})
     if count > most:
-        raise UserError(f"{Option('architectures', most)}: {count} cannot be drawn, there are {most}")
+        raise UserError(f"{Option('architectures', most)}: {count} cannot be drawn, because there are {most}")
     return truth.draw(every, count, seed=scenario.seed)
 
 
@@ -156,9 +159,9 @@ def ranked_proxies(
 ) -> list[RankedProxy]:
     """Each proxy with its ranking and its mean cost, and each rank average of some of them.
 
-    kinds: of the proxies' configs, by name. best: numbers of architectures with the highest truth over which proxies
-    are ranked too. on_cpu: costs are seconds of the cores, else by the clock. A proxy without
-    a single value is left out, and so is an average of it. Raises `UserError` where no proxy has a value.
+    kinds: kind of each proxy's config, by name. best: numbers k; proxies are ranked over the k architectures with the
+    highest truth, too. on_cpu: whether costs are seconds of the CPU cores, or else by the clock. A proxy without a
+    single value is left out, and so is an average with it. Raises `UserError` where no proxy has a value.
     """
     proxies: dict[str, RankedProxy] = {}
     for name, by_architecture in scores.items():
@@ -177,7 +180,7 @@ def ranked_proxies(
 
 
 def _failures(scores: Scores) -> Iterator[str]:
-    """For each proxy with failed trials, how many, and why the first one failed."""
+    """For each proxy with failed trials, their number and the reason of the first."""
     for name, by_architecture in scores.items():
         failed = [score for score in by_architecture.values() if score.value is None]
         if failed:
@@ -187,7 +190,7 @@ def _failures(scores: Scores) -> Iterator[str]:
 
 
 def _figures(real: Truth, scores: Scores) -> dict[str, object]:
-    """What the report's details do not have."""
+    """Figures beyond those of `reporting.ranking_details`: the ceiling, the truth of each seed, and all trials."""
     trials = {
         name: [score.model_dump(mode="json") for score in by_architecture.values()]
         for name, by_architecture in scores.items()

@@ -4,13 +4,13 @@ Proxies and truths are mappings from the name of an architecture to a number, wh
 None where its trial failed; an architecture without a value ranks below all others, and all of those alike.
 
 **Ties.** Spearman's correlation gives equal values their average rank, Kendall's tau-b leaves equal pairs out. Where
-equal values stand on both sides of the k-th place, overlap and regret are the expected ones when chance decides among
-them. Nothing depends on the order of the architectures. A proxy whose values are all equal ranks nothing: its
-correlations are 0.
+equal values stand on both sides of the k-th place, overlap and regret are expectations over a random choice among them.
+Nothing depends on the order of the architectures. A proxy whose values are all equal ranks nothing: its correlations
+are 0.
 
-**Intervals** hold the middle 95 % of bootstrap resamples: as many architectures drawn with replacement (Efron 1979, the
-percentile interval). All proxies get the same resamples of a seed, so that their differences are paired. A resample is
-a row of counts, and `weighted` computes a statistic of all rows at once.
+**Intervals** hold the middle 95 % of bootstrap resamples, each of n out of the n architectures drawn with replacement
+(Efron 1979, the percentile interval). All proxies get the same resamples of a seed, so that their differences are
+paired. A resample is a row of counts, and `weighted` computes a statistic of all rows at once.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from dd_core.evaluation import verdicts
 from dd_core.system import surroundings
 
 K = TypeVar("K", bound=Hashable)
-Values = Mapping[str, float | None]  # of a proxy; None where its trial failed
+Values = Mapping[str, float | None]  # a proxy's values by architecture; None where its trial failed
 
 FEWEST = 3  # architectures that have a correlation
 KS = (1, 5, 10)
 RESAMPLES, FEWEST_RESAMPLES = 10_000, 100
 _PERCENTILES = (2.5, 97.5)
-_NUMBERS = 2**21  # of the resamples that are held at a time
+_NUMBERS = 2**21  # counts of resamples that are in memory at a time
 _CORRELATIONS: Mapping[str, tuple[Any, Any]] = {
     "spearman": (stats.spearmanr, weighted.spearman),
     "kendall": (stats.kendalltau, weighted.kendall),
@@ -56,9 +56,9 @@ class Estimate(Config):
 
 
 class Correlation(Config):
-    """Rank correlations over the `best` architectures by truth, or over all of them where `best` is None.
+    """Rank correlations over the `best` architectures by truth, or over all architectures where `best` is None.
 
-    Architectures whose truth equals that of the last of the best are in too; `architectures` is the number of all.
+    Architectures whose truth equals that of the last of the best count too; `architectures` is the number with them.
     """
 
     best: int | None
@@ -68,10 +68,10 @@ class Correlation(Config):
 
 
 class Choice(Config):
-    """What the k best architectures by proxy are worth.
+    """The quality of the k best architectures by proxy.
 
-    `overlap` is the share of the truth's k best among them. `regret` is the truth of the best architecture minus that
-    of the best among them, in the truth's unit.
+    `overlap` is the share of the truth's k best that are among the proxy's k best. `regret` is the truth of the best
+    architecture of all minus that of the best among the proxy's k best, in the truth's unit.
     """
 
     k: int
@@ -80,11 +80,11 @@ class Choice(Config):
 
 
 class Ranking(Config):
-    """How a proxy ranks architectures.
+    """How well a proxy ranks architectures.
 
     `failed` counts the architectures without a value, which rank last; `distinct` counts the different values of the
-    others: a proxy with one value ranks nothing. `top_fifth` (by truth, rounded up) is None where it would hold fewer
-    than 3 architectures.
+    other architectures: a proxy with one value ranks nothing. `top_fifth` (by truth, rounded up) is None where it would
+    hold fewer than 3 architectures.
     """
 
     architectures: int
@@ -101,9 +101,8 @@ class Ranking(Config):
 class Comparison(Config):
     """A statistic of one proxy minus that of another on the same architectures.
 
-    `p` is the two-sided p-value of the paired bootstrap; `adjusted` is p after Holm's correction for all comparisons
-    that were asked for, and `word` the verdict on it: "ahead" where the first proxy is better. The interval is of this
-    comparison alone.
+    `p` is the two-sided p-value of the paired bootstrap; `adjusted` is p after Holm's correction for all comparisons of
+    the call, and `word` the verdict on it: "ahead" where the first proxy is better. The interval is not corrected.
     """
 
     first: str
@@ -124,7 +123,7 @@ class _Statistic:
 
     @property
     def name(self) -> str:
-        """What a user types."""
+        """The statistic's name as a user types it."""
         return self.kind if self.k is None else f"{self.kind}@{self.k}"
 
     def value(self, proxy: ndarray, truth: ndarray) -> float:
@@ -156,9 +155,9 @@ def rank(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Ranking:
-    """How `proxy` ranks the architectures of `truth`: all of them, the top fifth, and the k best for each k of `best`.
+    """How well `proxy` ranks the architectures of `truth`: all, the top fifth, and the k best for each k of `best`.
 
-    Overlap and regret are those at each k of `ks`; by default at 1, 5 and 10, where there are as many architectures.
+    ks: values of k for overlap and regret; by default 1, 5 and 10, as far as there are as many architectures.
     Raises `UserError` for fewer than 3 architectures, for a proxy of other architectures than the truth's, for values
     that are not finite, for a truth that is everywhere the same, and where every trial failed.
     """
@@ -195,12 +194,13 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[Comparison, ...]:
-    """Whether proxies rank the architectures of `truth` differently: each pair of them, or the pairs that are named.
+    """Whether proxies rank the architectures of `truth` differently: each pair of proxies, or the given `pairs`.
 
     `statistic` is `spearman` or `kendall`, `spearman@20` over the 20 best by truth, `overlap@5`, or `regret@5`, where
-    less is better. The test is the paired bootstrap: where b of B resamples have a difference of 0 or beyond, on the
-    side where fewer have, p = 2 (b + 1) / (B + 1). Holm's step-down correction (1979) holds the chance of any false
-    verdict to 5 %. Raises `UserError` for what `rank` refuses, and for too few resamples to tell so many pairs apart.
+    less is better. The test is the paired bootstrap: of B resamples, b is the smaller of the number with a difference
+    <= 0 and the number with a difference >= 0, and p = min(1, 2 (b + 1) / (B + 1)). Holm's step-down correction (1979)
+    holds the chance of any false verdict to 5 %. Raises `UserError` for what `rank` refuses, and for too few resamples
+    for the number of pairs.
     """
     names, truths = _truth(truth)
     measure = _parsed(statistic, len(names))
@@ -227,31 +227,31 @@ def compare(
 
 
 def rank_average(proxies: Iterable[Values]) -> dict[str, float | None]:
-    """A proxy that is the mean of the ranks that several give, of n architectures 1 for the worst and n for the best.
+    """The mean rank of each architecture over several proxies, as a proxy: of n architectures, 1 is worst, n is best.
 
-    Equal values have their average rank, and where a trial failed the architecture ranks last for that proxy; where it
-    failed for every proxy there is no value. Raises `UserError` where the proxies are not of the same architectures.
+    Equal values have their average rank. An architecture ranks last for a proxy whose trial of it failed, and has None
+    if its trial failed for every proxy. Raises `UserError` where the proxies do not have the same architectures.
     """
     every = [*proxies]
     if not every:
-        raise UserError("a rank average takes one proxy at least")
+        raise UserError("a rank average needs at least one proxy")
     names = sorted(every[0])
     if not names:
-        raise UserError("a rank average takes one architecture at least")
+        raise UserError("a rank average needs at least one architecture")
     sides = [_values(f"proxy {number} of {len(every)}", proxy, names) for number, proxy in enumerate(every, 1)]
     means = np.mean([stats.rankdata(side) for side in sides], axis=0)
     failed = np.all(np.isinf(sides), axis=0)
     return {name: None if failed[index] else float(means[index]) for index, name in enumerate(names)}
 
 
-# --- what is given -----------------------------------------------------------------------------------------------
+# --- checks ------------------------------------------------------------------------------------------------------
 
 
 def _truth(truth: Mapping[str, float]) -> tuple[list[str], ndarray]:
     """The architectures in order of their names, and their truth."""
     names = sorted(truth)
     if len(names) < FEWEST:
-        raise UserError(f"{len(names)} architectures; a ranking takes {FEWEST} at least")
+        raise UserError(f"{len(names)} architectures; a ranking needs at least {FEWEST}")
     values = np.array([truth[name] for name in names], dtype=float)
     _require_finite("the truth", names, values)
     if np.ptp(values) == 0:
@@ -260,13 +260,13 @@ def _truth(truth: Mapping[str, float]) -> tuple[list[str], ndarray]:
 
 
 def _values(what: str, proxy: Values, names: Sequence[str]) -> ndarray:
-    """The proxy's values in the order of `names`, -inf for those of failed trials."""
+    """The proxy's values in the order of `names`, -inf where a trial failed."""
     missing, extra = [name for name in names if name not in proxy], proxy.keys() - {*names}
     if missing:
         advice = "give None where a trial failed"
         raise UserError(f"{what} lacks {len(missing)} of {len(names)} architectures ({advice}), first: {missing[0]}")
     if extra:
-        raise UserError(f"{what} has {len(extra)} architectures more than it is compared on, first: {min(extra)}")
+        raise UserError(f"{what} has {len(extra)} architectures that the truth lacks, first: {min(extra)}")
     finished = [name for name in names if proxy[name] is not None]
     if not finished:
         raise UserError(f"{what} has no value: all {len(names)} trials failed")
@@ -277,12 +277,12 @@ def _values(what: str, proxy: Values, names: Sequence[str]) -> ndarray:
 def _require_finite(what: str, names: Sequence[str], values: ndarray) -> None:
     for name, value in zip(names, values, strict=True):
         if not np.isfinite(value):
-            raise UserError(f"{what} of {name} is {value:g}; values are finite, and None where a trial failed")
+            raise UserError(f"{what} of {name} is {value:g}; expected a finite number, or None where a trial failed")
 
 
 def _within(k: int, option: str, *, least: int, most: int) -> int:
     if not least <= k <= most:
-        raise UserError(f"{Option(option, k)}: of {most} architectures between {least} and {most} can be taken")
+        raise UserError(f"{Option(option, k)}: expected {least} to {most}, the number of architectures")
     return k
 
 
@@ -298,7 +298,7 @@ def _parsed(statistic: str, count: int) -> _Statistic:
 
 def _checked(pairs: list[tuple[str, str]], known: Iterable[str], resamples: int) -> list[tuple[str, str]]:
     if not pairs:
-        raise UserError("a comparison takes two proxies at least")
+        raise UserError("a comparison needs at least two proxies")
     for name in {name for pair in pairs for name in pair}:
         if name not in known:
             raise unknown_name("proxy", name, known)
@@ -315,9 +315,9 @@ def _checked(pairs: list[tuple[str, str]], known: Iterable[str], resamples: int)
 def _spreads(
     sides: Mapping[K, tuple[_Statistic, ndarray]], truth: ndarray, *, resamples: int, seed: int
 ) -> dict[K, ndarray]:
-    """Each statistic of a proxy over the same resamples, a few at a time: memory is bounded."""
+    """Each statistic of a proxy over the same resamples, computed a few at a time to bound the memory."""
     if resamples < FEWEST_RESAMPLES:
-        raise UserError(f"{Option('resamples', resamples)}: an interval takes {FEWEST_RESAMPLES} at least")
+        raise UserError(f"{Option('resamples', resamples)}: an interval needs at least {FEWEST_RESAMPLES}")
     generator = np.random.default_rng(streams.counter(seed, "bootstrap", 0))
     count, rows = len(truth), max(1, _NUMBERS // len(truth))
     parts: dict[K, list[ndarray]] = {key: [] for key in sides}

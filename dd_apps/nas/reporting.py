@@ -1,4 +1,4 @@
-"""Tables and plots of how proxies rank, and of what a search found, from plain values; imports neither torch nor nni.
+"""Tables and plots of the rankings of proxies and of searches, from plain values; imports neither torch nor nni.
 
 A benchmark uses them as the tasks do:
 
@@ -26,18 +26,18 @@ GROUPS = {
     **{"part": "real images", "early-stopping": "early stopping", "zero-cost": "zero-cost measure"},
     **{"average": AVERAGE},
 }
-GIVEN = "given"  # the kind of values that a user gives
-FEW = 4  # proxies that are compared each with each
-CHOSEN = "all are compared with the best reference on these very architectures, which favours it"
+GIVEN = "given"  # kind of a proxy whose values a user gives
+FEW = 4  # up to so many proxies, every pair is compared
+CHOSEN = "each proxy is compared with the reference that is best on these same architectures, which favours the latter"
 _WORDS = {"ahead": "better", "behind": "worse", "no difference": "no difference"}
-_REGRET = "points"  # of accuracy in percent
+_REGRET = "points"  # unit of the regret: points of accuracy in percent
 
 
 @dataclass(frozen=True)
 class RankedProxy:
-    """A proxy as tables and plots have it: its values, how they rank, and the mean cost of an architecture.
+    """A proxy for tables and plots: its values, its ranking, and its mean cost of an architecture.
 
-    kind: that of a proxy's config, such as `zero-cost`, or `average`. seconds, passes: None where they are not known.
+    kind: the kind of its config, such as `zero-cost`, or `average`. seconds, passes: None where they are not known.
     """
 
     name: str
@@ -49,16 +49,16 @@ class RankedProxy:
 
     @property
     def group(self) -> str:
-        """What a legend calls its kind."""
+        """The name of its kind in a legend."""
         return GROUPS.get(self.kind, self.kind)
 
 
 def averaged(
     parts: Sequence[RankedProxy], truth: Mapping[str, float], *, best: Sequence[int] = (), seed: int = 0
 ) -> RankedProxy:
-    """The mean of the ranks that several proxies give, as a proxy that costs what all of them do.
+    """The mean of the ranks that several proxies give, as a proxy that costs the sum of their costs.
 
-    best, seed: those of `ranking.rank`.
+    best, seed: as in `ranking.rank`.
     """
     values = rank_average([part.values for part in parts])
     name = f"mean rank of {' and '.join(part.name for part in parts)}"
@@ -78,7 +78,7 @@ def ranking_sections(
     ceiling: Estimate | None = None,
     notes: Sequence[str] = (),
 ) -> list[Section]:
-    """Tables and plots of how proxies rank, in the order of a report; `notes` go below the first table."""
+    """Tables and plots of a ranking, in the order of a report; `notes` go below the first table."""
     cost = cost_plot(proxies, ceiling=ceiling)
     tables = [correlation_table(proxies, notes=notes), choice_table(proxies)]
     if comparisons:
@@ -112,17 +112,14 @@ def ranking_details(
 def correlation_table(
     proxies: Sequence[RankedProxy], *, title: str = "rank correlation with the truth", notes: Sequence[str] = ()
 ) -> Table:
-    """Spearman and Kendall over all architectures, Spearman over the top fifth, failures, and what a proxy costs."""
+    """Spearman and Kendall over all architectures, Spearman over the top fifth, failures and costs, by proxy."""
     rows = [_correlations(proxy) for proxy in proxies]
     known = [column for column in rows[0] if any(row[column] is not None for row in rows)]
     first = proxies[0].ranking
     own = [_intervals(first)]
     if first.top_fifth is not None:
         own.append(f"the top fifth by truth are {first.top_fifth.architectures} of {first.architectures} architectures")
-    own.append(
-        "an architecture whose trial failed ranks below all others, all of those alike; equal values have their "
-        "average rank"
-    )
+    own.append("architectures whose trials failed share the last rank; equal values have their average rank")
     shown = [{column: row[column] for column in known} for row in rows]
     return Table(title, shown, units={"time an architecture": "seconds"}, notes=[*own, *notes])
 
@@ -143,11 +140,11 @@ def _correlations(proxy: RankedProxy) -> dict[str, Any]:
 def choice_table(
     proxies: Sequence[RankedProxy], *, title: str = "the k best by proxy", notes: Sequence[str] = ()
 ) -> Table:
-    """Overlap and regret at each k that the rankings have."""
+    """Overlap and regret of each proxy, at each k of its ranking."""
     own = [
         "overlap@k: share of the k best by truth that are among the k best by proxy",
         f"regret@k: accuracy of the best architecture minus that of the best among the k best by proxy, in {_REGRET} "
-        "of the truth; where the k-th place is shared, chance decides, and both are the expected ones",
+        "of the truth; where proxies' values tie at the k-th place, both are expectations over a random choice",
         _intervals(proxies[0].ranking),
     ]
     rows = [{"proxy": proxy.name, **_choices(proxy.ranking.choices)} for proxy in proxies]
@@ -171,10 +168,10 @@ def _intervals(ranking: Ranking) -> str:
 
 
 def pairs_to_compare(proxies: Sequence[RankedProxy]) -> list[tuple[str, str]]:
-    """Each pair of few proxies; of more, each proxy with the best reference, which is none of a distilled set.
+    """Every pair of up to `FEW` proxies; of more proxies, each of them with the best reference.
 
-    The best reference has the highest Spearman of all proxies that are no distilled set and no rank average; where
-    there is none, of all.
+    The best reference is the proxy with the highest Spearman that uses no distilled set and is no rank average; without
+    such a proxy, the one with the highest Spearman of all.
     """
     names = [proxy.name for proxy in proxies]
     if len(proxies) <= FEW:
@@ -200,8 +197,8 @@ def comparison_table(
         for comparison in comparisons
     ]
     own = [
-        "paired bootstrap over architectures, two-sided; the verdict is that of p after Holm's correction for all "
-        f"{len(rows)} comparisons of this table, at 5 %"
+        "two-sided paired bootstrap over architectures; verdicts are at 5 %, by p after Holm's correction for all "
+        f"{len(rows)} comparisons of this table"
     ]
     if len(rows) > 1 and len({comparison.second for comparison in comparisons}) == 1:
         own.append(CHOSEN)
@@ -211,9 +208,9 @@ def comparison_table(
 def best_table(
     trials: Sequence[Mapping[str, Any]], *, value: str, title: str = "best architectures", notes: Sequence[str] = ()
 ) -> Table:
-    """The best trials of a search, as mappings with architecture, value, index (from 0) and seconds.
+    """The best trials of a search; `trials` are mappings with architecture, value, index (from 0) and seconds.
 
-    value: what the values are, in words.
+    value: heading of the column of values.
     """
     rows = [
         {
@@ -232,7 +229,7 @@ def best_table(
 
 
 def scatter_plot(proxies: Sequence[RankedProxy], truth: Mapping[str, float], *, name: str = "scatter") -> Picture:
-    """Small axes for each proxy: its value of each architecture against the truth; failed ones at the left edge."""
+    """A small plot for each proxy: its values against the truth, by architecture; failed trials at the left edge."""
     clouds: list[Cloud] = []
     for proxy in proxies:
         finished = {each: value for each, value in proxy.values.items() if value is not None}
@@ -258,7 +255,7 @@ def cost_plot(
 ) -> Picture | None:
     """Spearman over seconds an architecture, a colour and a mark for each kind; None where no cost is known.
 
-    ceiling: the correlation of the truth with itself, trained from other seeds.
+    ceiling: correlation of the truth with itself, trained again under another seed.
     """
     points = [
         Point(proxy.name, proxy.group, proxy.seconds, estimate.value, estimate.low, estimate.high)
@@ -281,7 +278,7 @@ def cost_plot(
 
 
 def trajectory_plot(searches: Mapping[str, Sequence[float | None]], *, y: str, name: str = "trajectory") -> Picture:
-    """The best value so far over the trials of each search; a trial without a value failed."""
+    """The best value so far over the trials of each search; None is a failed trial."""
     lines = [
         Course(search, best_so_far(values), [index for index, value in enumerate(values) if value is None])
         for search, values in searches.items()
@@ -291,7 +288,7 @@ def trajectory_plot(searches: Mapping[str, Sequence[float | None]], *, y: str, n
 
 
 def best_so_far(values: Sequence[float | None]) -> list[float | None]:
-    """The largest value up to each trial, None before the first."""
+    """The largest value up to each trial, None before the first value."""
     best: float | None = None
     course: list[float | None] = []
     for value in values:

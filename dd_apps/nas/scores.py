@@ -1,6 +1,6 @@
-"""Scores of many architectures by many proxies, in parallel, kept as they come.
+"""Scores of many architectures by many proxies, computed in parallel, each kept as soon as it is known.
 
-Proxies that differ in what ranks (`by`) share one training, because a trained network has an accuracy and a loss.
+Proxies that rank by accuracy and by loss (`by`) share one training, since a trained network has both.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from dd_core.system.reporter import Reporter, Silent
 
 
 class Score(Config):
-    """What a proxy says of an architecture, and what that has cost; see `proxies.Scored`.
+    """The score of an architecture by a proxy, and its cost; see `proxies.Scored`.
 
-    value: of which more is better; None where the trial failed for a `reason`. What a failed trial has cost is 0 where
-    it is not known, and in no mean of a report.
+    value: higher is better; None where the trial failed, for the `reason`. Unknown costs of a failed trial are 0; no
+    mean of a report counts the costs of failed trials.
     """
 
     architecture: str
@@ -43,7 +43,7 @@ class Score(Config):
 
 
 class _Record(Score):
-    """A score as a line of the journal; `trial` names all but the architecture."""
+    """A score as a line of the journal; `trial` is the digest of all that determines the score but the architecture."""
 
     trial: str
 
@@ -67,12 +67,12 @@ def score_all(
     fresh: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, dict[str, Score]]:
-    """The score of each architecture by each proxy of the kit: by what tables call the proxy, then by architecture.
+    """The score of each architecture by each proxy of the kit: by the proxy's name in tables, then by architecture.
 
-    A trial that raises has failed, for the reason that its score gives. journal: a folder in which the same call goes
-    on after an interruption, with other architectures and proxies too; fresh: forget what it has. Raises `UserError`
-    for a journal of other images, space or seed, for a proxy that cannot be made, for an architecture that is none of
-    the space's, and where two proxies have one name.
+    A trial that raises has failed, for the reason in its score. journal: folder of finished scores, from which an
+    interrupted call resumes, also with other architectures and proxies; fresh: discard these scores. Raises `UserError`
+    for a journal of other images, space or seed, for a proxy that cannot be made, for an architecture that the space
+    lacks, and where two proxies have the same name.
     """
     names = [config.called for config in kit.proxies]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -80,7 +80,7 @@ def score_all(
     tools, reporter = kit.tools(), reporter or Silent()
     trials = [tools.trial(index) for index in range(len(kit.proxies))]
     for index in range(len(kit.proxies)):
-        tools.proxy(index)  # one that cannot be made is refused before any is scored
+        tools.proxy(index)  # refuses a proxy that cannot be made before anything is scored
     for architecture in architectures:
         spaces.sample_of(tools.space, architecture)
     pool = Pool(workers) if workers is None or isinstance(workers, Workers) else nullcontext(workers)
@@ -102,7 +102,7 @@ def score_all(
 
 
 def _jobs(kit: Kit, trials: Sequence[str], architectures: Sequence[str]) -> Iterator[_Job]:
-    """The cheapest kind first, so that a table has something to say early."""
+    """Jobs of zero-cost proxies first, since they are the cheapest and show errors early."""
     free = [index for index, config in enumerate(kit.proxies) if isinstance(config, ZeroCostConfig)]
     others = [index for index in range(len(kit.proxies)) if index not in free]
     for index in (*free, *others):
@@ -117,7 +117,7 @@ def _scored(job: _Job) -> _Record:
         outcome: dict[str, Any] = plain(tools.score(job.index, spaces.sample_of(tools.space, job.architecture)))
     except Interrupted:
         raise
-    except Exception as error:  # a network that cannot be built, one that diverges, one that is too large
+    except Exception as error:  # such as a network that cannot be built, that diverges, or that is too large
         outcome = {"value": None, "reason": reason_of(error), "seconds": time.perf_counter() - begun}
     return _Record.model_validate({**outcome, "trial": job.trial, "architecture": job.architecture})
 
@@ -127,7 +127,7 @@ def _lost(job: _Job) -> _Record:
 
 
 def _score(record: _Record, config: ProxyConfig) -> Score:
-    """The record as the proxy ranks: a network that was trained has an accuracy and a loss."""
+    """The record with the value by which the proxy ranks: accuracy or minus loss for a trained network."""
     value = record.value
     if record.loss is not None and not isinstance(config, ZeroCostConfig):
         value = record.accuracy if config.by == "accuracy" else -record.loss

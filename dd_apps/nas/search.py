@@ -1,8 +1,8 @@
 """Architecture search: a strategy of NNI proposes samples of a space, and a trial gives each a value.
 
-`search` is the call. A trial is a function of a sample: build the network, score it by a proxy, return the score, of
-which more is better. With a journal, a search that was interrupted goes on: the strategy runs again from its start, and
-is given the recorded outcomes in place of trials, so that it has its whole history.
+A trial is a function of a sample: it builds the network, scores it by a proxy, and returns the score, of which more is
+better. With a journal, an interrupted search resumes: the strategy runs again from its start and gets recorded outcomes
+in place of trials, so that it has its whole history.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from nni.nas.nn.pytorch import ModelSpace  # isort: skip (spaces imports nni wit
 from nni.nas.space import SimplifiedModelSpace  # isort: skip
 
 _JOURNAL = Option("journal")
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of a function, which lies elsewhere in the next process
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # address in a function's repr, which differs between processes
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a search: the `index`-th sample that the strategy proposed, and what came of it; see `Outcome`."""
+    """One trial of a search: the `index`-th sample that the strategy proposed, and its outcome; see `Outcome`."""
 
     index: int
     architecture: str
@@ -71,7 +71,7 @@ class Record(Config):
 
 
 class _JournalLedger(Ledger):
-    """Reads what earlier calls found from a journal, and adds to it."""
+    """Reads the outcomes of earlier calls from a journal, and adds those of this call."""
 
     def __init__(self, space: ModelSpace, journal: Journal | None) -> None:
         lines = [] if journal is None else journal.records()
@@ -89,8 +89,8 @@ class _JournalLedger(Ledger):
         if record.sample != _plain(sample):
             assert self.journal is not None
             raise UserError(
-                f"{self.journal.folder}: its trial {index} is of {record.architecture}, and the search comes to "
-                f"{spaces.architecture_of(self.space, sample)} there; use another {_JOURNAL}, or {FRESH}"
+                f"{self.journal.folder}: its trial {index} is of {record.architecture}, but this search proposes "
+                f"{spaces.architecture_of(self.space, sample)}; use another {_JOURNAL}, or {FRESH}"
             )
         return record.outcome()
 
@@ -115,12 +115,13 @@ def search(
 ) -> list[Trial]:
     """Every trial of a search, in the order in which the strategy proposed them.
 
-    trial: gives a sample its value, of which more is better; workers need it picklable. A trial that raises, or whose
-    value is not finite, has failed, and the search goes on. The history follows from space, trial and config, whoever
-    the workers are. workers: who runs trials; an open pool serves several searches. journal: a folder in which the same
-    call goes on after an interruption, of more trials too. identity: what the values of `trial` follow from, required
-    with a journal. fresh: forget what the journal has. A budget in seconds becomes trials once, which the journal keeps
-    (`timing`). Raises `UserError` for a journal of another search, and for a space that the strategy cannot search.
+    trial: gives a sample its value, of which more is better; workers need it to be picklable. A trial that raises, or
+    whose value is not finite, has failed, and the search goes on. Space, trial and config determine the history, not
+    the workers, unless the search is asynchronous. workers: run the trials; an open pool serves several searches.
+    journal: folder of finished trials, from which an interrupted call, or a call with more trials, resumes. identity:
+    all that determines the values of `trial`, required with a journal. fresh: discard the journal's trials. A budget in
+    seconds becomes a number of trials once, which the journal keeps (`timing`). Raises `UserError` for a journal of
+    another search, and for a space that the strategy cannot search.
     """
     reporter = reporter or Silent()
     pool = Pool(workers) if workers is None or isinstance(workers, Workers) else nullcontext(workers)
@@ -136,9 +137,9 @@ def search(
 
 
 def best(history: Sequence[Trial], k: int = 1) -> list[Trial]:
-    """The `k` trials with the highest values, the highest first; fewer where fewer have one.
+    """The `k` trials with the highest values, the highest first; fewer if fewer trials have a value.
 
-    The earlier of equal ones comes first. A trial that repeats another one's value is left out.
+    Of equal values the earlier trial comes first. A trial that repeats an earlier trial's sample is left out.
     """
     own = [trial for trial in history if trial.repeats is None]
     scored = sorted((-trial.value, trial.index) for trial in own if trial.value is not None)
@@ -151,7 +152,7 @@ def _engine(pool: Pool, trial: TrialFunction, config: SearchConfig, trials: int,
 
 
 def _history(space: ModelSpace, engine: PoolExecutionEngine, config: SearchConfig) -> list[Trial]:
-    """Run the strategy to its end, and wait for what it submitted."""
+    """Run the strategy to its end, and wait for all models that it submitted."""
     try:
         proposer(config.strategy, seed=config.seed)(SimplifiedModelSpace.from_model(space), engine)
         engine.wait_models()
@@ -164,10 +165,10 @@ def _history(space: ModelSpace, engine: PoolExecutionEngine, config: SearchConfi
 
 
 def _comment(history: Sequence[Trial], config: SearchConfig, trials: int, pool: Pool, reporter: Reporter) -> None:
-    """Say what the user may not expect."""
+    """Tell the user of a search that ended early, that was only random, or that left workers idle."""
     name = config.strategy.name
     if len(history) < trials:
-        reporter.message(f"{name} found no sample that is new after {len(history)} of {trials} trials")
+        reporter.message(f"{name} found no new sample after {len(history)} of {trials} trials")
     if trials <= config.random_trials():
         reporter.message(f"{name} learns nothing from its first {config.random_trials()} trials: this search is random")
     if pool.workers.count > config.batch:
@@ -188,7 +189,7 @@ def _opened(
         yield None
         return
     if trial is None:
-        raise UserError(f"{_JOURNAL} needs {Option('identity')}: what the values of a trial follow from")
+        raise UserError(f"{_JOURNAL} needs {Option('identity')}: all that determines the values of a trial")
     settings = {**config.identity(), "space": _identity(space), "trial": dict(trial)}
     journal = Journal(folder=folder, work="search", option=_JOURNAL, contents="a search with")
     with journal.locked():
@@ -197,7 +198,7 @@ def _opened(
 
 
 def _identity(space: ModelSpace) -> dict[str, JsonValue]:
-    """What a space is: its class, its arguments, and its choices."""
+    """The identity of a space: its class, its arguments, and its choices."""
     arguments = {**dict(enumerate(space.trace_args)), **space.trace_kwargs}
     choices = {label: [leaf, *getattr(leaf, "values", [])] for label, leaf in space.simplify().items()}
     return {

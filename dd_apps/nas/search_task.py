@@ -1,4 +1,4 @@
-"""The task `nas-search`: one strategy searches a space by one proxy, and the best come as a table and as code."""
+"""The task `nas-search`: a strategy searches a space by a proxy; the best architectures come as a table and as code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_task(scenario: SearchScenario, folder: Path, options: RunOptions) -> Out
     """Make the proxy's set, search, and report the best. Raises `UserError` as the parts do, and if all trials fail."""
     start = prepared(scenario, [scenario.proxy], folder=folder, options=options)
     tools = start.kit.tools()
-    tools.proxy(0)  # one that cannot be made is refused, and is no failed trial
+    tools.proxy(0)  # refuses a proxy that cannot be made, which would fail every trial
     history = search(
         tools.space,
         ProxyTrial(start.kit),
@@ -54,7 +54,7 @@ def run_task(scenario: SearchScenario, folder: Path, options: RunOptions) -> Out
 
 
 def _identity(scenario: SearchScenario, start: Prepared) -> dict[str, JsonValue]:
-    """What the values of trials follow from: the images, the proxy, and what is in its sets, wherever these lie."""
+    """All that determines the values of trials: the images, the proxy, and the contents of its sets' files."""
     files = sets_of(start.kit.proxies[0]).items()
     contents: dict[str, JsonValue] = {field: store.file_sha256(Path(file)) for field, file in files}
     proxy: JsonValue = plain(scenario.proxy) | {"name": scenario.proxy.called}
@@ -62,17 +62,17 @@ def _identity(scenario: SearchScenario, start: Prepared) -> dict[str, JsonValue]
 
 
 def _words(scenario: SearchScenario, history: Sequence[Trial]) -> Iterator[str]:
-    """What was searched, and what came of it."""
+    """Notes on the search: strategy, trials, the meaning of values, and failures."""
     when = "as each ends" if scenario.asynchronous else f"{scenario.batch} at a time"
     repeats = sum(trial.repeats is not None for trial in history)
-    again = f", {repeats} of them of samples that were tried before" if repeats else ""
+    again = f", {repeats} of them with a sample that was tried before" if repeats else ""
     yield (
-        f"{scenario.strategy.name}, {len(history)} trials{again} (seed {scenario.seed}); the strategy learns their "
+        f"{scenario.strategy.name}, {len(history)} trials{again} (seed {scenario.seed}); the strategy gets their "
         f"values {when}"
     )
     yield (
-        "a value is the proxy's, higher is better, and of one training; the best of many is flattered by chance, so "
-        "train the best fully before you compare them"
+        "a value is the proxy's score of one network, and higher is better; the best of many values is flattered by "
+        "chance, so train the best architectures fully before you compare them"
     )
     failed = [trial for trial in history if trial.value is None]
     if failed:
@@ -89,7 +89,7 @@ def _code(start: Prepared, trial: Trial) -> str:
 
 
 def _figures(trials: Sequence[Trial], codes: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Trials for JSON; a sample is told by its architecture."""
+    """Trials for JSON, by their architectures and without samples."""
     fields = ("index", "architecture", "value", "reason", "seconds", "repeats")
     rows: list[dict[str, Any]] = [{field: getattr(trial, field) for field in fields} for trial in trials]
     return [{**row, "code": code} for row, code in zip(rows, codes, strict=True)] if codes else rows

@@ -22,7 +22,7 @@ class ConvNetsConfig(Config):
     max_width: int = Field(
         default=256,
         ge=32,
-        description="channels of the widest ConvNets; the space has the widths 32, 64, 128 and 256 up to it",
+        description="channels of the widest ConvNets; the space has the widths 32, 64, 128 and 256 up to this number",
     )
 
 
@@ -30,8 +30,8 @@ class CellsConfig(Config):
     """The 15,625 cells of NAS-Bench-201."""
 
     name: Literal["cells"] = "cells"
-    channels: int = Field(default=16, ge=1, description="channels of the first stack of cells; the benchmark has 16")
-    modules: int = Field(default=5, ge=1, description="cells in a stack; the benchmark has 5")
+    channels: int = Field(default=16, ge=1, description="channels of the first stack of cells; NAS-Bench-201 has 16")
+    modules: int = Field(default=5, ge=1, description="cells in a stack; NAS-Bench-201 has 5")
 
 
 class OwnConfig(Config):

@@ -1,9 +1,9 @@
 """Search spaces as NNI's `ModelSpace`: the literature's 720 ConvNets, the cells of NAS-Bench-201, and any user's own.
 
 Every function here takes any `ModelSpace`. A sample is what NNI's strategies draw: a dictionary from the label of each
-choice to what was chosen. The architecture of a sample is its short name, which a table of the truth has as well: a
-network's name, a cell's string, or `label=value` for each choice of another space. A user's space that has the methods
-`architecture_of` and `sample_of` gives names of its own.
+choice to the chosen value. The architecture of a sample is its short name, by which tables of accuracies list it: a
+ConvNet's name, a cell's string, or `label=value` for each choice of another space. A user's space may give names of its
+own by the methods `architecture_of` and `sample_of`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ACTIVATIONS, NORMS = ("sigmoid", "relu", "leakyrelu"), ("none", "batch", "layer"
 POOLINGS = ("none", "max", "avg")
 
 _WORDS = {meaning: token for token, meaning in TOKENS.items()}
-_OPERATIONS = {operation: operation.removeprefix("nor_") for operation in cells.OPERATIONS}  # as nni spells them
+_OPERATIONS = {operation: operation.removeprefix("nor_") for operation in cells.OPERATIONS}  # nni's names of them
 _LABELS = tuple(f"cell/{source}_{node}" for source, node in cells.EDGES)
 
 
@@ -55,16 +55,16 @@ class Named(Protocol):
         ...
 
     def sample_of(self, architecture: str) -> Sample:
-        """The sample that chooses the architecture; raises `UserError` for a name that is none of the space's."""
+        """The sample that chooses the architecture; raises `UserError` for a name that the space lacks."""
         ...
 
 
 class ConvNetSpace(ModelSpace):
     """The ConvNets of Zhao, Mopuri and Bilen 2021 by depth, width, activation, norm and pooling: 720 of them at 32 px.
 
-    Depths are 1 to 4, as far as the image can be halved so often, and widths 32, 64, 128 and 256 up to `max_width`.
-    Frozen, it is the network that `dd_core.networks.build` makes of `architecture_of`. Images have (height, width)
-    pixels. Raises `UserError` for images of a single row or column and for a width below the smallest.
+    Depths are 1 to 4, as far as the image can be halved so often, and widths 32, 64, 128 and 256 up to `max_width`. A
+    frozen sample is the network that `dd_core.networks.build` makes by the sample's name. image_size: (height, width)
+    in pixels. Raises `UserError` for images of a single row or column and for a `max_width` below 32.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class ConvNetSpace(ModelSpace):
         if not depths:
             raise UserError(f"images of {image_size[0]} x {image_size[1]} pixels cannot be pooled, as ConvNets do")
         if not widths:
-            raise UserError(f"{Option('max_width', max_width)}: the narrowest ConvNets are {WIDTHS[0]} wide")
+            raise UserError(f"{Option('max_width', max_width)}: expected at least {WIDTHS[0]}, the smallest width")
         axes = {"depth": depths, "width": widths, "activation": ACTIVATIONS, "norm": NORMS, "pooling": POOLINGS}
         for label, values in axes.items():
             self.add_mutable(nni.choice(label, [*values]))
 
     @classmethod
     def create_fixed_module(cls, sample: Mapping[str, Any], **options: Any) -> nn.Module:
-        """The network of a sample, with weights that follow torch's global generator, as NNI's other spaces have."""
+        """The network of a sample, with weights drawn by torch's global generator, as in NNI's other spaces."""
         options.pop("max_width", None)
         return networks.build(_convnet(sample), seed=int(torch.randint(2**62, ()).item()), **options)
 
@@ -97,7 +97,7 @@ class ConvNetSpace(ModelSpace):
         return _convnet(_valid(self, sample))
 
     def sample_of(self, architecture: str) -> Sample:
-        """The sample of a ConvNet's name; raises `UserError` where it is none of the space's."""
+        """The sample of a ConvNet's name; raises `UserError` for a name that the space lacks."""
         if architecture.partition("-")[0] != "convnet":
             raise UserError(f"no ConvNet of {type(self).__name__}: '{architecture}'")
         spec = parse_convnet(architecture)
@@ -106,11 +106,11 @@ class ConvNetSpace(ModelSpace):
 
 
 class CellSpace(NasBench201):
-    """The 15,625 networks of NAS-Bench-201 (Dong and Yang 2020), as NNI's hub has them, for images of any channels.
+    """The 15,625 networks of NAS-Bench-201 (Dong and Yang 2020) from NNI's hub, for images with any number of channels.
 
-    Their benchmark has 16 `channels` and 5 `modules` (cells a stack); fewer are a reduced network, which is cheaper and
-    may stand in where its own correlation is shown. Images have (height, width) pixels, which are halved twice. Raises
-    `UserError` where a side is no multiple of 4 pixels, and for no channels or modules.
+    NAS-Bench-201 has 16 `channels` and 5 `modules` (cells a stack); with fewer, a network is smaller and cheaper, and
+    its correlation with the full network has to be shown. image_size: (height, width) in pixels, which are halved
+    twice. Raises `UserError` where a side is no multiple of 4 pixels, and for no channels or modules.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class CellSpace(NasBench201):
             )
         for option, number in (("channels", channels), ("modules", modules)):
             if number < 1:
-                raise UserError(f"{Option(option, number)}: a network of cells has 1 at least")
-        # a space has weights that nobody uses; those of a frozen network follow torch's global generator
+                raise UserError(f"{Option(option, number)}: expected at least 1")
+        # a space has weights that are never used; a frozen network's weights are drawn by torch's global generator
         with streams.seeded(0, "space") if current_model() is None else nullcontext():
             super().__init__(stem_out_channels=channels, num_modules_per_stack=modules, num_labels=classes)
             if in_channels != 3:
@@ -138,7 +138,7 @@ class CellSpace(NasBench201):
         return cells.architecture([spelled[sample[label]] for label in _LABELS])
 
     def sample_of(self, architecture: str) -> Sample:
-        """The sample of a cell's string; raises `UserError` where it is none."""
+        """The sample of a cell's string; raises `UserError` for text that is no cell's."""
         chosen = cells.operations(architecture)
         return {label: _OPERATIONS[operation] for label, operation in zip(_LABELS, chosen, strict=True)}
 
@@ -146,7 +146,7 @@ class CellSpace(NasBench201):
 def of(
     config: ConvNetsConfig | CellsConfig | OwnConfig, *, in_channels: int, classes: int, image_size: tuple[int, int]
 ) -> ModelSpace:
-    """The space of a config, for images of (height, width) pixels; a user's own is made from its arguments alone.
+    """The space of a config, for images of (height, width) pixels; a user's own space gets its `arguments` alone.
 
     Raises `UserError` as the spaces do, and for a class that cannot be imported or is no `ModelSpace`.
     """
@@ -166,13 +166,13 @@ def of(
 
 
 def _space(kind: type[ModelSpace], **arguments: Any) -> ModelSpace:
-    space = kind(**arguments)  # within a frozen space, nni would make a network of it
+    space = kind(**arguments)  # within a frozen space, nni would return a network
     assert isinstance(space, ModelSpace)
     return space
 
 
 def count(space: ModelSpace) -> int:
-    """How many samples a space has; raises `UserError` where they are not finitely many choices."""
+    """The number of samples of a space; raises `UserError` for a space with a choice that is not from a list."""
     return math.prod(len(values) for values in _choices(space).values())
 
 
@@ -188,9 +188,9 @@ def build(
 ) -> nn.Module:
     """The network of a sample on the CPU, in training mode; equal arguments give equal weights.
 
-    The weights come from the modules' own initialisation under (seed, stream, step); torch's global generator is left
-    as it was. A ConvNet has the weights that `dd_core.networks.build` gives it. Raises `UserError` for a sample that is
-    none of the space's, and whatever a user's space raises.
+    The weights come from the modules' own initialisation under (seed, stream, step); torch's global generator keeps its
+    state. A ConvNet has the weights that `dd_core.networks.build` gives it. Raises `UserError` for a sample that the
+    space lacks, and whatever a user's space raises.
     """
     valid = _valid(space, sample)
     if isinstance(space, ConvNetSpace):
@@ -201,16 +201,16 @@ def build(
 
 
 def architecture_of(space: ModelSpace, sample: Mapping[str, Any]) -> str:
-    """The short name of a sample; raises `UserError` for a sample that is none of the space's."""
+    """The short name of a sample; raises `UserError` for a sample that the space lacks."""
     if isinstance(space, Named):
         return space.architecture_of(sample)
     return _spelled(_valid(space, sample))
 
 
 def sample_of(space: ModelSpace, architecture: str) -> Sample:
-    """The sample of a short name, the inverse of `architecture_of`; raises `UserError` where there is none.
+    """The sample of a short name, the inverse of `architecture_of`; raises `UserError` if the space has none.
 
-    A space without names of its own is searched from its first sample on.
+    In a space without names of its own, all samples are tried one after the other.
     """
     if isinstance(space, Named):
         return space.sample_of(architecture)
@@ -221,7 +221,7 @@ def sample_of(space: ModelSpace, architecture: str) -> Sample:
 
 
 def code_of(space: ModelSpace, sample: Mapping[str, Any], *, seed: int = 0) -> str:
-    """Lines of Python after which `network` is that of `build`, so that a network that was found can be used.
+    """Lines of Python that set `network` to the network of `build`, for use in a user's program.
 
     Raises `UserError` where the space cannot be written as code: a class that cannot be imported by its name, or an
     argument that is no plain value.
@@ -245,12 +245,12 @@ def _convnet(sample: Mapping[str, Any]) -> str:
 
 
 def _options(space: ConvNetSpace) -> dict[str, Any]:
-    """What a ConvNet is built for."""
+    """Channels, classes and image size that a ConvNet is built for."""
     return {name: space.trace_kwargs[name] for name in ("in_channels", "classes", "image_size")}
 
 
 def _valid(space: ModelSpace, sample: Mapping[str, Any]) -> Sample:
-    """The sample as NNI takes it, after NNI's check."""
+    """The sample as a dictionary, checked by NNI."""
     try:
         SimplifiedModelSpace.from_model(space).validate(dict(sample))
     except SampleValidationError as error:
@@ -260,7 +260,7 @@ def _valid(space: ModelSpace, sample: Mapping[str, Any]) -> Sample:
 
 
 def _choices(space: ModelSpace) -> dict[str, Sequence[Any]]:
-    """What each choice of a space can be."""
+    """The values of each choice of a space, by the label of the choice."""
     return {label: _values(space, leaf) for label, leaf in space.simplify().items()}
 
 
@@ -285,7 +285,7 @@ def _arguments(options: Mapping[str, Any]) -> str:
 def _literal(value: object) -> str:
     if not _is_plain(value):
         text = repr(value)[:60]
-        raise UserError(f"{text} cannot be written as code; spaces that can take numbers, words, lists and tuples")
+        raise UserError(f"{text} cannot be written as code; expected numbers, strings, lists, tuples or dictionaries")
     return repr(value)
 
 
@@ -297,5 +297,5 @@ def _is_plain(value: Any) -> bool:
     if kind is dict:
         return all(map(_is_plain, [*value.keys(), *value.values()]))
     if kind is float:
-        return math.isfinite(value)  # inf and nan are no words of Python
+        return math.isfinite(value)  # the reprs inf and nan are no Python names
     return value is None or kind in (bool, int, str)

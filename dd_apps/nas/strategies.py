@@ -1,4 +1,4 @@
-"""A search's fields: the strategy by its name, its options, the budget. A scenario holds them, so torch stays out."""
+"""The fields of a search: strategy, options and budget. A scenario contains them, so nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class GridConfig(Config):
     """Grid search: every sample of the space once."""
 
     name: Literal["grid"] = "grid"
-    shuffle: bool = Field(default=True, description="whether each 100 samples are tried in random order")
+    shuffle: bool = Field(default=True, description="true: samples are tried in random order within each 100")
 
 
 class EvolutionConfig(Config):
-    """Regularized evolution: the best of a few of the youngest networks is mutated (Real et al. 2019, Algorithm 1)."""
+    """Regularized evolution: mutates the best of a few networks of a population (Real et al. 2019, Algorithm 1)."""
 
     name: Literal["evolution"] = "evolution"
-    population_size: int = Field(default=20, ge=1, description="networks that are young enough to be parents")
-    sample_size: int = Field(default=5, ge=1, description="networks of the population of which the best is the parent")
+    population_size: int = Field(default=20, ge=1, description="number of latest networks, which may be parents")
+    sample_size: int = Field(default=5, ge=1, description="networks drawn from the population; the best is the parent")
     mutation_prob: float = Field(default=0.05, gt=0, le=1, description="probability that a choice is drawn anew")
 
     @model_validator(mode="after")
@@ -40,7 +40,7 @@ class EvolutionConfig(Config):
 
 
 class TPEConfig(Config):
-    """Tree-structured Parzen estimator: samples like the best and unlike the others (Bergstra et al. 2011)."""
+    """Tree-structured Parzen estimator: tries samples like the best and unlike the others (Bergstra et al. 2011)."""
 
     name: Literal["tpe"] = "tpe"
     startup: int = Field(default=20, ge=1, description="random trials before the estimator chooses")
@@ -53,29 +53,34 @@ STRATEGIES: dict[str, type[StrategyConfig]] = {
 
 
 class SearchConfig(Config):
-    """What decides, with the space and the trial, which samples a search tries."""
+    """The settings that decide, together with the space and the trial, which samples a search tries."""
 
     strategy: StrategyConfig = Field(
         default=RandomConfig(),
         discriminator="name",
         description="name of the search strategy (random, grid, evolution, tpe), and its options",
     )
-    max_trials: int | None = Field(default=None, ge=1, description="trials after which the search ends")
+    max_trials: int | None = Field(
+        default=None, ge=1, description="number of trials after which the search ends; none: max_seconds is given"
+    )
     max_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="budget instead of max_trials, in seconds of trials; becomes a number of trials once, by measuring",
+        description="seconds of trials after which the search ends, instead of max_trials; a measurement at the "
+        "beginning turns them into a number of trials",
     )
     batch: int = Field(
-        default=4, ge=1, description="samples that the strategy proposes before it learns their values; run in parallel"
+        default=4, ge=1, description="samples that the strategy proposes before it gets their values; run in parallel"
     )
     seed: int = Field(default=0, ge=0, description="seed of the search strategy's draws")
     noisy: bool = Field(
-        default=False, description="whether a sample is trained again where the strategy proposes it again"
+        default=False, description="true: a sample that the strategy proposes again is trained again; false: its value "
+        "is repeated",
     )
     asynchronous: bool = Field(
         default=False,
-        description="whether the strategy learns each value at once; which trial ends first then changes the search",
+        description="true: the strategy gets each value as soon as it is known, so the order in which trials end "
+        "changes the search; false: it gets the values of a batch together",
     )
 
     @field_validator("strategy", mode="before")
@@ -93,7 +98,7 @@ class SearchConfig(Config):
         return self
 
     def random_trials(self) -> int:
-        """How many trials, at the beginning, the strategy draws without learning from any."""
+        """The number of trials at the beginning that the strategy draws without learning from any."""
         if isinstance(self.strategy, EvolutionConfig):
             return self.strategy.population_size
         return self.strategy.startup if isinstance(self.strategy, TPEConfig) else 0

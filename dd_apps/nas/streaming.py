@@ -1,7 +1,6 @@
-"""An engine that keeps its workers busy: a strategy hears each result as soon as there is one.
+"""An engine that keeps its workers busy: a strategy gets each result as soon as it is known.
 
-The history then depends on which trial ends first. A journal keeps that order, so that a search that was interrupted
-goes on from where it was.
+The history then depends on which trial ends first. A journal keeps that order, so that an interrupted search resumes.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from dd_core.system.parallel import Pool
 
 
 class StreamingEngine(PoolExecutionEngine):
-    """A `PoolExecutionEngine` with at most `batch` models under way, whose results come as they end."""
+    """A `PoolExecutionEngine` with at most `batch` models under way; each result is delivered when its trial ends."""
 
     def __init__(self, pool: Pool, trial: TrialFunction, **options: Any) -> None:
         """Takes the options of a `PoolExecutionEngine`."""
         super().__init__(pool, trial, **options)
         self._threads = ThreadPoolExecutor(pool.workers.count, thread_name_prefix="trial")
         self._running: dict[Future[Outcome], Submission] = {}
-        self._lost: list[Submission] = []  # their workers died while others ran
+        self._lost: list[Submission] = []  # models whose workers died while other trials ran
         self._order = iter(self._ledger.order)
 
     def shutdown(self) -> None:
-        """Wait for the trials that run, of an interrupted search too, and record them; start no other."""
+        """Wait for the trials that run, also when the search is interrupted, and record them; start no more."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for future, submission in self._running.items():
             if not future.cancelled() and future.exception() is None and future.result() != died(submission.sample):
@@ -34,7 +33,7 @@ class StreamingEngine(PoolExecutionEngine):
 
     def _accept(self, submission: Submission) -> None:
         super()._accept(submission)
-        # one worker is this process, whose main thread waits for results anyway
+        # with one worker, trials run in this process, when its main thread waits for a result
         if self._is_new(submission) and self._pool.workers.count > 1:
             self._running[self._threads.submit(self._run, submission)] = submission
 
@@ -46,13 +45,13 @@ class StreamingEngine(PoolExecutionEngine):
         return outcome
 
     def _advance(self) -> None:
-        """Hand the next result to the strategy."""
+        """Deliver the next result to the strategy."""
         submission = self._remembered() or self._known() or self._next()
         self._waiting.remove(submission)
         self._deliver(submission)
 
     def _remembered(self) -> Submission | None:
-        """The model whose result came next in an earlier call."""
+        """The waiting model whose result came next in an earlier call; None if there is none."""
         waiting = {submission.index: submission for submission in self._waiting}
         for index in self._order:
             if index in waiting:
@@ -60,14 +59,14 @@ class StreamingEngine(PoolExecutionEngine):
         return None
 
     def _known(self) -> Submission | None:
-        """A model that has an outcome, or whose sample has one."""
+        """A waiting model that has an outcome, or whose sample has one; None if there is none."""
         for submission in self._waiting:
             if submission.index in self.outcomes or self._repeats(submission) in self.outcomes:
                 return submission
         return None
 
     def _next(self) -> Submission:
-        """A model whose trial has ended; waits for one."""
+        """The next model whose trial ends; waits for it."""
         while self._running:
             ended, _ = wait(self._running, return_when=FIRST_COMPLETED)
             future = min(ended, key=lambda future: self._running[future].index)
@@ -75,7 +74,7 @@ class StreamingEngine(PoolExecutionEngine):
             if outcome != died(submission.sample):
                 self._note(submission, outcome)
                 return submission
-            # whose job killed the worker is known when a job runs while no other does
+            # which job killed the worker shows when the job runs alone
             self._lost.append(submission)
         alone = self._lost or [submission for submission in self._waiting if self._is_new(submission)]
         submission = alone.pop(0)

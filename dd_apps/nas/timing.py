@@ -1,6 +1,6 @@
 """A budget in seconds becomes a number of trials once, by a measurement that the folder of the search keeps.
 
-Clocks decide nothing afterwards: a search that goes on, on a busier machine too, has the trials that it was given.
+Afterwards no clock matters: a resumed search, even on a busier machine, keeps its number of trials.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from dd_core.system.reporter import Reporter
 from nni.nas.nn.pytorch import ModelSpace  # isort: skip
 from nni.nas.space import SimplifiedModelSpace  # isort: skip
 
-MEASURED = 4  # trials at least
+MEASURED = 4  # least number of trials that are measured
 
 
 class Pace(Config):
-    """How fast trials go, by the clock on the wall, with as many at the same time as the search has."""
+    """The pace of trials by the wall clock, with as many trials in parallel as in the search."""
 
     seconds_a_trial: float = Field(gt=0)
-    trials: int = Field(ge=1, description="random samples that were measured")
+    trials: int = Field(ge=1, description="number of random samples that were measured")
     workers: int = Field(ge=1)
 
     def trials_within(self, seconds: float) -> int:
-        """How many trials end within the seconds, one at least."""
+        """The number of trials that end within the seconds, at least one."""
         return max(1, math.floor(seconds / self.seconds_a_trial))
 
 
@@ -50,10 +50,10 @@ def trials_of(
     fresh: bool,
     reporter: Reporter,
 ) -> int:
-    """The trials of a search: those of its config, or as many as its seconds are worth.
+    """The number of trials of a search: that of its config, or as many as fit into the config's seconds.
 
-    The pace is measured once and kept in `folder`; the time that this takes is on top of the budget. Raises `UserError`
-    where every measured trial fails.
+    The pace is measured once and kept in `folder`; the measurement comes on top of the budget. Raises `UserError` where
+    every measured trial fails.
     """
     if config.max_trials is not None:
         return config.max_trials
@@ -96,13 +96,13 @@ def _samples(space: ModelSpace, count: int, *, seed: int) -> list[spaces.Sample]
 def _require_value(outcomes: list[Outcome]) -> None:
     if all(outcome.value is None for outcome in outcomes):
         raise UserError(
-            f"{Option('max_seconds')}: all {len(outcomes)} trials that were to show the pace failed, the first one: "
+            f"{Option('max_seconds')}: all {len(outcomes)} trials that measure the pace failed, the first: "
             f"{outcomes[0].reason}"
         )
 
 
 def _kept(folder: Path | None, *, fresh: bool) -> Pace | None:
-    """The pace that an earlier call measured."""
+    """The pace that an earlier call measured, or None; `fresh` removes its file."""
     if folder is None or not (file := _file(folder)).exists():
         return None
     if fresh:

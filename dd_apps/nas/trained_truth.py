@@ -1,6 +1,6 @@
-"""The truth by training: each architecture trained fully, some times, as an artefact that is made once.
+"""True accuracies by training each architecture fully under several seeds, as an artefact that is made once.
 
-The truth is of no proxy's business, so that it may be scored on test images: nothing is chosen by it.
+They may be scored on test images, because no proxy sees them and nothing is chosen by them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dd_core.recipe import Recipe
 class TruthSpec(ArtefactSpec):
     """Every architecture trained on all training images and scored on the test images, under `seeds` seeds.
 
-    A part is one architecture under one seed: its first weights and the order of images follow from the seed. Training
-    with one seed more leaves the others as they are.
+    A part is one architecture under one seed, which determines initial weights and the order of images. A larger number
+    of seeds adds parts and leaves the others as they are.
     """
 
     kind: ClassVar[str] = "truth"
@@ -39,12 +39,12 @@ class TruthSpec(ArtefactSpec):
     classes: int = Field(description="number of classes of the images")
     space: SpaceConfig = Field(description="space of the architectures")
     architectures: tuple[str, ...] = Field(min_length=1, description="names of the architectures")
-    recipe: Recipe = Field(description="how an architecture is trained; its network does not count")
+    recipe: Recipe = Field(description="recipe of training; its network is not used")
     seeds: int = Field(default=1, ge=1, description="seeds under which each architecture is trained")
     seed: int = Field(default=0, ge=0, description="first of the seeds")
 
     def determining(self) -> dict[str, Any]:
-        """All that determines a part, which the number of seeds does not."""
+        """All fields that determine a part: all but the number of seeds."""
         return {name: value for name, value in super().determining().items() if name != "seeds"}
 
     def sources(self) -> dict[str, str]:
@@ -52,11 +52,11 @@ class TruthSpec(ArtefactSpec):
         return {self.train: "", self.test: ""}
 
     def parts(self) -> int:
-        """One network a part, all of a seed before those of the next."""
+        """The number of parts: a network for each architecture and seed, all of a seed before the next seed."""
         return self.seeds * len(self.architectures)
 
     def cost(self, resources: Any, parts: int) -> str:
-        """How many image-passes it takes."""
+        """The image-passes that `parts` parts take, in words."""
         images = len(resources.sources[self.train])
         return f"{parts * images * self.recipe.epochs:,} image-passes"
 
@@ -80,7 +80,7 @@ class TruthSpec(ArtefactSpec):
 
 @dataclass(frozen=True)
 class TrainedTruth:
-    """Accuracies in percent: the mean of each architecture, and those of each seed. `diverged` have none."""
+    """Accuracies in percent: means over seeds and those of each seed; `diverged` names architectures without any."""
 
     accuracies: Mapping[str, float]
     by_seed: Sequence[Mapping[str, float]]
@@ -89,7 +89,7 @@ class TrainedTruth:
 
     @staticmethod
     def of(artefact: Artefact) -> TrainedTruth:
-        """What the parts of a `TruthSpec`'s artefact say."""
+        """The accuracies in the artefact of a `TruthSpec`."""
         spec = artefact.spec
         assert isinstance(spec, TruthSpec)
         facts = [fact for _, fact in artefact]
@@ -106,9 +106,9 @@ class TrainedTruth:
         return TrainedTruth(means, by_seed, sorted(diverged), sum(fact.get("seconds", 0.0) for fact in facts))
 
     def ceiling(self) -> ranking.Ranking | None:
-        """How the first seed ranks the architectures against the second: no proxy can be asked for more.
+        """How well the first seed's accuracies rank the architectures by the second's: a ceiling for proxies.
 
-        None where there is one seed.
+        None for a single seed.
         """
         if len(self.by_seed) < 2:
             return None

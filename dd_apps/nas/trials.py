@@ -1,4 +1,4 @@
-"""One trial of a search as a job for a pool. A worker whose trials need no torch starts without it."""
+"""One trial of a search as a job for a pool. It imports no torch, so that workers may start without it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from typing import Any
 from dd_core.errors import DDError, Interrupted
 
 TrialFunction = Callable[[dict[str, Any]], float]
-DIED = "its worker process died twice, most likely for memory"
+DIED = "its worker process died twice, most likely for lack of memory"
 _LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial ended with: a value, of which more is better, or the reason of its failure.
+    """The outcome of a trial: a value, of which more is better, or the reason of its failure.
 
-    seconds: the trial's own time, 0 where it repeats trial `repeats`, None where its worker died.
+    repeats: index of the earlier trial whose outcome this one repeats, or None. seconds: the trial's own time, 0 for a
+    repetition, None where its worker died.
     """
 
     value: float | None
@@ -32,7 +33,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A trial of a sample whose failure is an outcome, as a job for a pool."""
+    """A trial as a job for a pool: an exception becomes an outcome with a reason."""
 
     trial: TrialFunction
 
@@ -43,7 +44,7 @@ class Attempt:
             value = float(self.trial(sample))
         except Interrupted:
             raise
-        except Exception as error:  # a model that cannot be built, one that diverges, one that is too large
+        except Exception as error:  # such as a model that cannot be built, that diverges, or that is too large
             reason = reason_of(error)
         else:
             if not math.isfinite(value):
@@ -52,18 +53,18 @@ class Attempt:
 
 
 def died(sample: dict[str, Any]) -> Outcome:
-    """The outcome of a trial that was lost with its workers."""
+    """The outcome of a trial whose worker processes died."""
     del sample
     return Outcome(None, DIED)
 
 
 def key_of(sample: dict[str, Any]) -> str:
-    """A text that equal samples share, which is JSON."""
+    """A sample as JSON text; equal samples have equal texts."""
     return json.dumps(sample, sort_keys=True, default=repr)
 
 
 def reason_of(error: Exception) -> str:
-    """Why something failed, in one line."""
+    """The reason of a failure in one line, at most 200 characters."""
     line = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, DDError) and line:
         return line[:_LONGEST_REASON]

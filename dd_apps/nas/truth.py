@@ -1,4 +1,4 @@
-"""The truth that a user gives: a table of architectures and the accuracies that full training gave them.
+"""The truth as a user's table: architectures, and their accuracies after full training.
 
 A table is a CSV file in UTF-8 with the column `architecture` and one column of accuracies in percent for each data set:
 
@@ -32,7 +32,7 @@ class TruthTable:
         return next(iter(self.columns.values())).keys()
 
     def accuracies(self, column: str, architectures: Iterable[str] | None = None) -> dict[str, float]:
-        """The accuracy of each architecture, or of those that are named, in percent.
+        """The accuracy of each of `architectures` (None: of all), in percent.
 
         Raises `UserError` for a column or an architecture that the table does not have.
         """
@@ -54,7 +54,7 @@ def draw(architectures: Collection[str], count: int, *, seed: int) -> tuple[str,
     """`count` of the architectures at random: those with the smallest numbers that `seed` gives to their names.
 
     The draw is the same on every machine and in every order of the architectures, and a smaller draw of a seed is the
-    beginning of a larger one. Raises `UserError` where there are fewer architectures than `count`, and for none.
+    beginning of a larger draw. Raises `UserError` where `count` is below 1 or above the number of architectures.
     """
     different = {*architectures}
     if not 1 <= count <= len(different):
@@ -65,11 +65,11 @@ def draw(architectures: Collection[str], count: int, *, seed: int) -> tuple[str,
 def read(
     path: Path, columns: Iterable[str] | None = None, *, check: Callable[[str], object] = cells.operations
 ) -> TruthTable:
-    """The table in a file: all columns of accuracies, or those that are named.
+    """The table in a file: the named columns of accuracies (None: all).
 
-    `check` is called with each architecture and raises `UserError` for what is none; by default the architectures are
-    cells of NAS-Bench-201. An architecture may be repeated with the same accuracies. Raises `UserError` with one line
-    that names the file, and the line of the file where one is wrong.
+    `check` raises `UserError` for text that is no architecture; by default architectures are cells of NAS-Bench-201. An
+    architecture may be repeated with the same accuracies. Raises `UserError` with the name of the file, and the number
+    of the wrong line if there is one.
     """
     table = read_columns(path, columns, of="accuracies", check=check, number=_percent)
     for name, accuracies in table.items():
@@ -83,9 +83,9 @@ def read(
 def read_column(
     path: Path, column: str | None, *, option: str, check: Callable[[str], object] = cells.operations
 ) -> dict[str, float]:
-    """The accuracies of one column of a file, which has to be named where there are several.
+    """The accuracies of one column of a file; a file with several columns needs the name `column`.
 
-    option: by which the user names it. Raises `UserError` as `read` does.
+    option: the option, named in an error, by which the user gives `column`. Raises `UserError` as `read` does.
     """
     table = read(path, None if column is None else [column], check=check)
     (name, accuracies), *others = table.columns.items()
@@ -101,5 +101,5 @@ def _percent(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not 0 <= number <= 100:
-        raise UserError(f"{where}: {text[:60]!r} is no accuracy in percent")
+        raise UserError(f"{where}: {text[:60]!r} is no accuracy in percent; expected a number from 0 to 100")
     return number

@@ -23,15 +23,17 @@ from dd_core.errors import UserError
 def read(path: Path) -> dict[str, dict[str, float | None]]:
     """The value of each architecture, by proxy; None for an empty cell.
 
-    Architectures have any names. Raises `UserError` as `columns.read` does, and for a cell that is no finite number.
+    Architectures may have any names. Raises `UserError` as `columns.read` does, and for a cell that is neither empty
+    nor a finite number.
     """
     return read_columns(path, None, of="values", check=require_name, number=_value)
 
 
 def truth_for(values: Mapping[str, Values], path: Path, column: str | None) -> dict[str, float]:
-    """The accuracy in percent of each architecture of `values`, from a table that may have more of them.
+    """The accuracy in percent of each architecture of `values`, from a table that may have further architectures.
 
-    column: needed where the table has several. Raises `UserError` for a table without one of the architectures.
+    column: name of the table's column, needed if it has several. Raises `UserError` for a table that lacks one of the
+    architectures.
     """
     accuracies = truth.read_column(path, column, option="column", check=require_name)
     architectures = next(iter(values.values()))
@@ -45,7 +47,7 @@ def truth_for(values: Mapping[str, Values], path: Path, column: str | None) -> d
 def require_name(architecture: str) -> None:
     """Raise `UserError` for an architecture without a name."""
     if not architecture:
-        raise UserError("an architecture without a name")
+        raise UserError("an architecture has no name; fill the column architecture")
 
 
 def _value(text: str, where: str) -> float | None:

@@ -1,8 +1,8 @@
 """Statistics of rankings over many weighted samples at once; a bootstrap resample is a row of counts.
 
-B is samples, n architectures. `weights[b, i]` is how often sample b holds architecture i, so that a row of ones is the
-sample of all, and every function gives for row b what its textbook formula gives for the sample written out. More is
-better in `proxy` and in `truth`; both are finite or -inf.
+There are B samples of n architectures. `weights[b, i]` is how often sample b holds architecture i: a row of ones is the
+sample that holds each architecture once. For row b every function gives the value of its textbook formula on sample b
+with its repetitions. More is better in `proxy` and in `truth`; both are finite or -inf.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from scipy.special import gammaln
 Each = Float[ndarray, " n"]
 Weights = Float[ndarray, "B n"]
 Results = Float[ndarray, " B"]
-_ROWS = 512  # of the matrix of pairs that is held at a time
+_ROWS = 512  # rows of the matrix of pairs that are in memory at a time
 
 
 def spearman(proxy: Each, truth: Each, weights: Weights) -> Results:
-    """Spearman's rank correlation, equal values with their average rank; 0 where either side has one value only.
+    """Spearman's rank correlation; equal values have their average rank; 0 where all values of a side are equal.
 
-    Of N architectures, one with u better and m equal ones (itself among them) has the average rank N - u - (m - 1) / 2,
-    which is (N - m) / 2 - u above the mean rank.
+    Of N architectures, one with u better than it and m equal to it (itself counted) has the average rank
+    N - u - (m - 1) / 2, which is (N - m) / 2 - u above the mean rank.
     """
     total = weights.sum(1, keepdims=True)
     a, b = ((total - equal) / 2 - better for better, equal in (_standing(proxy, weights), _standing(truth, weights)))
@@ -32,7 +32,7 @@ def spearman(proxy: Each, truth: Each, weights: Weights) -> Results:
 def kendall(proxy: Each, truth: Each, weights: Weights) -> Results:
     """Kendall's tau-b: concordant minus discordant pairs, over the geometric mean of each side's unequal pairs.
 
-    0 where either side has one value only.
+    0 where all values of a side are equal.
     """
     agreement = np.zeros(len(weights))
     for start in range(0, len(proxy), _ROWS):
@@ -45,15 +45,16 @@ def kendall(proxy: Each, truth: Each, weights: Weights) -> Results:
 
 
 def among_best(truth: Each, weights: Weights, k: int) -> Weights:
-    """The weights of the k best by truth, and of all whose truth equals that of the last of them; 0 of all others."""
+    """The weights of the k best by truth and of those that tie with the k-th; 0 for all other architectures."""
     return weights * (_standing(truth, weights)[0] < k)
 
 
 def overlap(proxy: Each, truth: Each, weights: Weights, k: int) -> Results:
-    """The expected share of the truth's k best among the proxy's k best, where chance decides among ties on both sides.
+    """The share of the truth's k best among the proxy's k best, expected over random choices among ties on both sides.
 
-    Of each architecture as many copies are shared as the side with fewer has. Their mean is the sum over c of the
-    chance that the proxy's k best hold c copies at least, times that of the truth's.
+    Of each architecture, the smaller of its numbers of copies in the two selections is shared. The expectation of that
+    number is the sum over c >= 1 of the chance that the proxy's k best hold at least c copies, times the chance that
+    the truth's k best do.
     """
     sides = [_standing(side, weights) for side in (proxy, truth)]
     copies = range(1, min(k, int(weights.max())) + 1)
@@ -62,11 +63,11 @@ def overlap(proxy: Each, truth: Each, weights: Weights, k: int) -> Results:
 
 
 def regret(proxy: Each, truth: Each, weights: Weights, k: int) -> Results:
-    """The best truth minus the expected best truth among the proxy's k best, where chance decides among ties.
+    """The best truth minus the expected best truth among the proxy's k best, over random choices among ties.
 
-    Going down from the best by truth, S_j is the chance that none of the first j is among the proxy's k best. It is 0
-    after one that is so for certain. Of the m tied ones, r of which get a place, c among the first j have none with the
-    chance C(m - c, r) / C(m, r).
+    With architectures in order of truth, best first, S_j is the chance that none of the first j is among the proxy's k
+    best. S_j is 0 if one of them certainly is. Otherwise m architectures tie for r places, and the c of them among the
+    first j get none with the chance S_j = C(m - c, r) / C(m, r).
     """
     order = np.argsort(-truth, kind="stable")
     truths, counts = truth[order], weights[:, order]
@@ -80,15 +81,15 @@ def regret(proxy: Each, truth: Each, weights: Weights, k: int) -> Results:
 
 
 def _none_of(c: ndarray, m: ndarray, r: ndarray) -> ndarray:
-    """C(m - c, r) / C(m, r): the chance that r of m, drawn at random, are none of c particular ones."""
+    """C(m - c, r) / C(m, r): the chance that r of m items, drawn at random, are none of c given items."""
     return np.where(m - c >= r, np.exp(_log_choose(m - c, r) - _log_choose(m, r)), 0)
 
 
 def _at_least(c: int, better: Weights, equal: Weights, weights: Weights, k: int) -> Weights:
     """The chance that at least c copies of an architecture are among the k best.
 
-    Of the m that stand on both sides of the k-th place, w of them its copies, r get a place: the hypergeometric
-    distribution, C(w, a) C(m - w, r - a) / C(m, r) for a copies.
+    If m copies of tied architectures compete for r places, and w of them are copies of this one, a of these get a place
+    with the chance C(w, a) C(m - w, r - a) / C(m, r): the hypergeometric distribution.
     """
     chance = ((weights >= c) & (better + equal <= k)).astype(float)
     tied = (weights >= c) & (better < k) & (better + equal > k)
@@ -101,7 +102,7 @@ def _at_least(c: int, better: Weights, equal: Weights, weights: Weights, k: int)
 
 
 def _log_choose(n: ndarray, k: ndarray | int) -> ndarray:
-    """log C(n, k), and no matter what where there is no such number."""
+    """log C(n, k); an arbitrary number where C(n, k) is not defined."""
     k = np.clip(k, 0, np.maximum(n, 0))
     return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_ranked_costs_one_line(words: str, line: str, call):
 
 def test_an_architecture_needs_a_name():
     Path("nameless.csv").write_text("architecture,p\n ,1\n")
-    with pytest.raises(UserError, match=r"nameless\.csv, line 2: an architecture without a name"):
+    with pytest.raises(UserError, match=r"nameless\.csv, line 2: an architecture has no name"):
         values.read(Path("nameless.csv"))
 
 

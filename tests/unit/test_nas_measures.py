@@ -136,7 +136,7 @@ def test_inputs_that_do_not_fit_are_refused():
         assert "give the labels" in refused(name, plain, labels=None)
         assert "give the labels" in refused(name, plain, labels=LABELS.float())
         assert "7 labels for 8 images" in refused(name, plain, labels=LABELS[:7])
-        assert "labels from 0 to 3 for a network with 3 outputs" in refused(name, plain, labels=torch.arange(8) % 4)
+        assert "labels are 0 to 3; expected 0 to 2" in refused(name, plain, labels=torch.arange(8) % 4)
         assert "labels from -1 to 1" in refused(name, plain, labels=LABELS - 1)
     for name in ("jacob_cov", "naswot"):
         assert "there is only one" in refused(name, nn.Sequential(nn.Flatten(), nn.ReLU()), pixels(1))
@@ -261,12 +261,12 @@ def test_values_that_are_not_finite_are_refused():
     with torch.no_grad():
         overflowing[1].bias[0] = torch.inf
     for name in ("jacob_cov", "naswot", "snip", "grad_norm"):
-        assert "it is nan" in refused(name, overflowing)
+        assert "its value is nan" in refused(name, overflowing)
     deep = nn.Sequential(nn.Flatten(), *[nn.Linear(72, 72, bias=False) for _ in range(3)])
     for layer in deep[1:]:
         nn.init.constant_(layer.weight, 1e38)
     deep.append(nn.Sequential(*deep[1:], *deep[1:]))
-    assert "no synflow: it is inf" in refused("synflow", deep)
+    assert "no synflow: its value is inf" in refused("synflow", deep)
 
 
 def test_networks_that_cannot_be_copied_are_refused():

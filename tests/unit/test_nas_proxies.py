@@ -175,7 +175,7 @@ def test_another_recipe_than_the_sets(ds, validation):
 def test_a_learned_order_of_steps_is_followed(ds, validation):
     scored = DistilledProxy(with_recipe(ds, Recipe(steps=ONE_STEP)), validation).score(network(), seed=0)
     assert scored.passes == 6  # two blocks of three images
-    with pytest.raises(UserError, match=r"^passes: the recipe is a learned order of 2 steps, which has no epochs$"):
+    with pytest.raises(UserError, match=r"^passes: the recipe has 2 learned steps and no epochs; leave passes out$"):
         DistilledProxy(with_recipe(ds, Recipe(steps=ONE_STEP)), validation, passes=6)
 
 
@@ -186,7 +186,7 @@ def test_soft_targets_are_learned_and_hard_labels_are_validated(ds, validation):
     scored = DistilledProxy(soft, validation, passes=60).score(network(), seed=0)
     assert scored.loss != DistilledProxy(ds, validation, passes=60).score(network(), seed=0).loss
     manifest = manifest.model_copy(update={"targets": "features"})
-    with pytest.raises(UserError, match=r"^networks learn features from this set, and no classes to validate$"):
+    with pytest.raises(UserError, match=r"^the set's targets are features; expected labels, to validate by$"):
         DistilledProxy(replace(soft, manifest=manifest), validation)
 
 
@@ -298,7 +298,7 @@ def test_early_stopping_trains_exactly_the_passes_of_its_budget(rest, validation
 def test_early_stopping_is_within_the_recipe(rest, validation):
     short = RECIPE.model_copy(update={"epochs": 2})
     assert EarlyStoppingProxy(rest, validation, recipe=short, passes=324).training == short
-    with pytest.raises(UserError, match=r"^passes=324: 325 image-passes are beyond the end of the recipe$"):
+    with pytest.raises(UserError, match=r"^passes=324: the recipe ends before 325 image-passes$"):
         EarlyStoppingProxy(rest, validation, recipe=short, passes=325)
 
 
@@ -456,11 +456,11 @@ def test_what_does_not_fit_together_is_refused_at_once(ds, rest, validation):
         UserError, match=r"^blobs has images of shape \(3, 8, 8\), and networks are trained on \(1, 8, 8\)"
     ):
         DistilledProxy(ds, blobs(channels=3))
-    with pytest.raises(UserError, match=r"^passes=0: a budget is 1 image-pass at least$"):
+    with pytest.raises(UserError, match=r"^passes=0: expected at least 1 image-pass$"):
         DistilledProxy(ds, validation, passes=0)
-    with pytest.raises(UserError, match=r"^passes=0: a budget is 1 image-pass at least$"):
+    with pytest.raises(UserError, match=r"^passes=0: expected at least 1 image-pass$"):
         EarlyStoppingProxy(rest, validation, recipe=RECIPE, passes=0)
-    with pytest.raises(UserError, match=r"^the recipe's learned order of 2 steps is of one set$"):
+    with pytest.raises(UserError, match=r"^the recipe's 2 learned steps hold for one distilled set only$"):
         RealProxy(rest, validation, recipe=Recipe(steps=ONE_STEP))
     only = Recipe(initialisation="sha256:" + 64 * "0", weights=StartingPool(distribution="default", count=1))
     with pytest.raises(UserError, match=r"^this set is for one network, a convnet, and ranks no others$"):

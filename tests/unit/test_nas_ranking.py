@@ -305,13 +305,13 @@ def test_a_rank_average_is_the_mean_of_the_ranks():
 # --- refusals ----------------------------------------------------------------------------------------------------
 
 PROXY, TRUTH = named([1, 2, 3, 4]), named([10, 20, 30, 40])
-NAN, INFINITE, FINITE = float("nan"), float("inf"), "values are finite, and None where a trial failed"
+NAN, INFINITE, FINITE = float("nan"), float("inf"), "expected a finite number, or None where a trial failed"
 
 
 @pytest.mark.parametrize(
     ("proxy", "truth", "options", "line"),
     [
-        (named([1, 2]), named([1, 2]), {}, "2 architectures; a ranking takes 3 at least"),
+        (named([1, 2]), named([1, 2]), {}, "2 architectures; a ranking needs at least 3"),
         (PROXY, named([5, 5, 5, 5]), {}, "the truth of all 4 architectures is 5; there is nothing to rank"),
         (
             PROXY,
@@ -338,11 +338,11 @@ NAN, INFINITE, FINITE = float("nan"), float("inf"), "values are finite, and None
             {},
             "the proxy lacks 2 of 4 architectures (give None where a trial failed), first: cell 002",
         ),
-        (named(range(6)), TRUTH, {}, "the proxy has 2 architectures more than it is compared on, first: cell 004"),
-        (PROXY, TRUTH, {"ks": [5]}, "ks=5: of 4 architectures between 1 and 4 can be taken"),
-        (PROXY, TRUTH, {"ks": [0]}, "ks=0: of 4 architectures between 1 and 4 can be taken"),
-        (PROXY, TRUTH, {"best": [2]}, "best=2: of 4 architectures between 3 and 4 can be taken"),
-        (PROXY, TRUTH, {"resamples": 99}, "resamples=99: an interval takes 100 at least"),
+        (named(range(6)), TRUTH, {}, "the proxy has 2 architectures that the truth lacks, first: cell 004"),
+        (PROXY, TRUTH, {"ks": [5]}, "ks=5: expected 1 to 4, the number of architectures"),
+        (PROXY, TRUTH, {"ks": [0]}, "ks=0: expected 1 to 4, the number of architectures"),
+        (PROXY, TRUTH, {"best": [2]}, "best=2: expected 3 to 4, the number of architectures"),
+        (PROXY, TRUTH, {"resamples": 99}, "resamples=99: an interval needs at least 100"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused_in_one_line(proxy, truth, options, line: str):
@@ -355,12 +355,12 @@ def test_what_cannot_be_ranked_is_refused_in_one_line(proxy, truth, options, lin
     ("options", "line"),
     [
         ({"pairs": [("a", "c")]}, "unknown proxy 'c' (known: a, b)"),
-        ({"pairs": []}, "a comparison takes two proxies at least"),
+        ({"pairs": []}, "a comparison needs at least two proxies"),
         ({"statistic": "pearson"}, "unknown statistic 'pearson' (known: spearman, kendall, spearman@20, "),
         ({"statistic": "regret"}, "unknown statistic 'regret'"),
         ({"statistic": "spearman@"}, "unknown statistic 'spearman@'"),
         ({"statistic": "spearman@²"}, "unknown statistic 'spearman@²'"),
-        ({"statistic": "spearman@2"}, "statistic=2: of 4 architectures between 3 and 4 can be taken"),
+        ({"statistic": "spearman@2"}, "statistic=2: expected 3 to 4, the number of architectures"),
         (
             {"resamples": 100, "pairs": [("a", "b")] * 3},
             "100 resamples cannot tell 3 pairs apart at 5 %: give resamples=120 or fewer pairs",
@@ -376,8 +376,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line(options, line: str):
 
 def test_what_cannot_be_averaged_is_refused_in_one_line():
     for proxies, line in (
-        ([], "a rank average takes one proxy at least"),
-        ([{}], "a rank average takes one architecture at least"),
+        ([], "a rank average needs at least one proxy"),
+        ([{}], "a rank average needs at least one architecture"),
         ([PROXY, named([1, 2, 3])], "proxy 2 of 2 lacks 1 of 4 architectures"),
     ):
         with pytest.raises(UserError, match=f"^{line}"):

@@ -191,9 +191,9 @@ def test_a_space_of_numbers_is_searched_by_all_but_tpe():
 
 
 def test_tpe_refuses_what_its_tuner_does_not_know():
-    with pytest.raises(UserError, match=r"^tpe searches spaces of single choices, and 'rate' is a Numerical$"):
+    with pytest.raises(UserError, match=r"^tpe: 'rate' is a Numerical; use another strategy, or single choices only$"):
         search(NumberSpace(), value_of, config("tpe"))
-    with pytest.raises(UserError, match=r"^tpe searches spaces of single choices, and 'inputs' is a Cat\w+Multiple$"):
+    with pytest.raises(UserError, match=r"^tpe: 'inputs' is a Cat\w+Multiple; use another strategy, or single"):
         search(TinySpace(inputs=True), value_of, config("tpe"))
     assert len(search(TinySpace(inputs=True), value_of, config("random", 5))) == 5
 
@@ -252,7 +252,7 @@ def test_a_trial_whose_worker_dies_is_a_failure():
     assert {trial.sample["x"] for trial in failed} == {2}
     assert len(failed) == 25
     assert {(trial.reason, trial.seconds) for trial in failed} == {
-        ("its worker process died twice, most likely for memory", None)
+        ("its worker process died twice, most likely for lack of memory", None)
     }
 
 
@@ -351,7 +351,7 @@ def test_what_the_user_may_not_expect_is_said():
             heard.append(text)
 
     search(TinySpace(2), value_of, config("grid", 9), reporter=Ear())
-    assert heard.pop() == "grid found no sample that is new after 8 of 9 trials"
+    assert heard.pop() == "grid found no new sample after 8 of 9 trials"
     search(TinySpace(), value_of, config("tpe", 20), reporter=Ear())
     assert heard.pop() == "tpe learns nothing from its first 20 trials: this search is random"
     search(TinySpace(), value_of, config("random", 5, batch=2), workers=Backwards(3), reporter=Ear())
@@ -693,7 +693,7 @@ def test_a_record_that_does_not_fit_is_refused(tmp_path: Path):
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     other = {**json.loads(lines[1]), "sample": {"x": 9, "y": 9, "z": 9}, "architecture": "another"}
     for record, line in (
-        (other, r"^\S+: its trial 1 is of another, and the search comes to x=\d,y=\d,z=\d there; use another journal"),
+        (other, r"^\S+: its trial 1 is of another, but this search proposes x=\d,y=\d,z=\d; use another journal"),
         ({**other, "value": None}, r"^\S+: a trial ends with a value or with a reason$"),
         ({**other, "reason": "it failed"}, r"^\S+: a trial ends with a value or with a reason$"),
         ({**other, "index": -1}, r"^\S+: index: [^\n]*$"),

@@ -331,11 +331,11 @@ def test_a_space_that_code_cannot_make_is_refused():
     ("kind", "options", "line"),
     [
         ("ConvNetSpace", {"image_size": (1, 9)}, "images of 1 x 9 pixels cannot be pooled, as ConvNets do"),
-        ("ConvNetSpace", {"max_width": 31}, "max_width=31: the narrowest ConvNets are 32 wide"),
+        ("ConvNetSpace", {"max_width": 31}, "max_width=31: expected at least 32, the smallest width"),
         ("CellSpace", {"image_size": (30, 32)}, "the cells take images of 4, 8, 12, ... pixels a side, not 30 x 32"),
         ("CellSpace", {"image_size": (32, 0)}, "the cells take images of 4, 8, 12, ... pixels a side, not 32 x 0"),
-        ("CellSpace", {"channels": 0}, "channels=0: a network of cells has 1 at least"),
-        ("CellSpace", {"modules": 0}, "modules=0: a network of cells has 1 at least"),
+        ("CellSpace", {"channels": 0}, "channels=0: expected at least 1"),
+        ("CellSpace", {"modules": 0}, "modules=0: expected at least 1"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused_in_one_line(kind: str, options: dict[str, Any], line: str):

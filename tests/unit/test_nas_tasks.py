@@ -133,7 +133,7 @@ def test_a_set_that_has_seen_the_images_that_validate_says_so(tmp_path: Path):
     scenario = rank_scenario(images=None, proxies=[{"kind": "distilled", "set": file} for file in files])
     said = prepared(scenario, scenario.proxies, folder=tmp_path, options=OPTIONS).notes()
     assert said[1:] == [
-        "set all: distilled from these training images, the images that validate among them, which flatters its "
+        "set all: distilled from these training images, with the images that validate, which flatters its "
         "accuracies",
         "set other: it does not say from which images",
     ]
@@ -147,21 +147,21 @@ def test_a_set_that_has_seen_the_images_that_validate_says_so(tmp_path: Path):
     [
         ({"truth": {}}, "truth: give either file (a table of accuracies) or epochs (of full training)"),
         ({"truth": {"file": "t.csv", "epochs": 3}}, "truth: give either file"),
-        ({"truth": {"epochs": 3, "column": "a"}}, "truth: column is that of a file, and none is given"),
-        ({"truth": {"file": "t.csv", "recipe": {"epochs": 3}}}, "truth: recipe is that of full training"),
+        ({"truth": {"epochs": 3, "column": "a"}}, "truth: column goes with file only; leave column out"),
+        ({"truth": {"file": "t.csv", "recipe": {"epochs": 3}}}, "truth: recipe goes with epochs (of full training)"),
         ({"truth": {"epochs": 3, "recipe": {"lr": 1}}}, "truth: recipe.lr: unknown key"),
-        ({"architectures": 2}, "architectures: 3 different architectures at least"),
-        ({"architectures": [*NAMES, NAMES[0]]}, "architectures: 3 different architectures at least, and none twice"),
+        ({"architectures": 2}, "architectures: expected at least 3 architectures"),
+        ({"architectures": [*NAMES, NAMES[0]]}, "architectures: expected at least 3 architectures, and none twice"),
         ({"proxies": [PARAMETERS, PARAMETERS]}, "proxies: two are called 'parameters'"),
         ({"proxies": [{"kind": "distilled", "set": "one"}]}, "proxy 'one': unknown set 'one'"),
         ({"sets": {"one": ONE}}, "sets: no proxy uses 'one'"),
-        ({"sets": {"../one": ONE}}, "sets: '../one': a set is called by a plain name"),
+        ({"sets": {"../one": ONE}}, "sets: '../one': expected a plain name"),
         ({"sets": {"one": {"method": {"name": "dn"}, "ipc": 1}}}, "sets.one: unknown method 'dn'; did you mean 'dm'?"),
-        ({"averages": [["parameters", "parameters"]]}, "averages: two different proxies at least, and none twice"),
+        ({"averages": [["parameters", "parameters"]]}, "averages: expected at least two proxies in a list, and none"),
         ({"averages": [["parameters", "synflow"]]}, "averages: unknown proxy 'synflow'"),
         (
             {"proxies": [PARAMETERS, SYNFLOW], "averages": [["parameters", "synflow"], ["synflow", "parameters"]]},
-            "averages: each of them once",
+            "averages: expected each list once",
         ),
     ],
 )
@@ -174,8 +174,8 @@ def test_rankings_that_cannot_be_are_refused_before_anything_is_loaded(fields: d
 def test_what_the_data_cannot_give_is_refused(tmp_path: Path):
     given = table(tmp_path / "truth.csv", dict.fromkeys(NAMES, 50.0))
     for fields, line in (
-        ({"truth": given, "architectures": 9}, r"architectures=4: 9 cannot be drawn, there are 4"),
-        ({"architectures": 999}, r"architectures=135: 999 cannot be drawn, there are 135"),
+        ({"truth": given, "architectures": 9}, r"architectures=4: 9 cannot be drawn, because there are 4"),
+        ({"architectures": 999}, r"architectures=135: 999 cannot be drawn, because there are 135"),
         ({"truth": {**given, "column": "cifar"}}, "unknown column of accuracies 'cifar'"),
         ({"truth": given}, "the truth of all 4 architectures is 50"),
         ({"truth": given, "architectures": [*NAMES, "convnet-1-w64-relu"]}, "1 architecture of 5 not in the table"),

@@ -104,20 +104,19 @@ def test_columns_are_found_by_name(table):
     path = table(f"x,68,{A},91.5", header="\ufeffnote, cifar100 ,architecture,cifar10")
     assert truth.read(path, ["cifar10"]).columns == {"cifar10": {A: 91.5}}
     assert truth.read(path, ["cifar100", "cifar10"]).columns == {"cifar100": {A: 68.0}, "cifar10": {A: 91.5}}
-    assert refusal(path) == ", line 2, note: 'x' is no accuracy in percent"
+    assert refusal(path) == ", line 2, note: 'x' is no accuracy in percent; expected a number from 0 to 100"
 
 
 def test_a_repeated_architecture_has_the_same_accuracies(table):
     assert truth.read(table(f"{A},91.5,68", f"{A},91.50,68.0")).accuracies("cifar10") == {A: 91.5}
     line = refusal(table(f"{A},91.5,68", f"{B},10,1.5", f"{A},91.5,67"))
-    assert line == f", line 4: {A} has other accuracies in a line before"
+    assert line == f", line 4: {A} has other accuracies in an earlier line; give each architecture once"
 
 
 @pytest.mark.parametrize("number", ["", "high", "nan", "inf", "-0.1", "100.1", "9_1"])
 def test_what_is_no_accuracy_is_refused_with_its_line(table, number: str):
-    assert (
-        refusal(table(f"{B},10,1.5", f"{A},{number},68")) == f", line 3, cifar10: {number!r} is no accuracy in percent"
-    )
+    line = refusal(table(f"{B},10,1.5", f"{A},{number},68"))
+    assert line == f", line 3, cifar10: {number!r} is no accuracy in percent; expected a number from 0 to 100"
 
 
 @pytest.mark.parametrize(

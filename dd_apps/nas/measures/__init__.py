@@ -1,6 +1,7 @@
-"""Zero-cost measures: numbers of an untrained network that predict how well its architecture will do when trained.
+"""Zero-cost measures: numbers of an untrained network that predict the accuracy of its architecture after training.
 
-`names()` lists them, `measure(name, network, images, labels)` gives one; higher predicts a better architecture.
+`names()` lists the measures, `measure(name, network, images, labels)` computes one; higher predicts a better
+architecture.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The formulas of the zero-cost measures, each a function of a network and a mini-batch.
 
-They are those of Abdelfattah et al. 2021, "Zero-Cost Proxies for Lightweight NAS", and for NASWOT of Mellor et al.
-2021, "Neural Architecture Search without Training". The network comes in training mode and is given away: a function
-may change its weights, buffers and mode. Sums over weights go over those of convolutions and linear layers, without
-biases. Each function raises `UserError` where its formula has no value, or would leave out a part of the network.
+The formulas are those of Abdelfattah et al. 2021, "Zero-Cost Proxies for Lightweight NAS"; for NASWOT, of Mellor et al.
+2021, "Neural Architecture Search without Training". The network is in training mode, and a function may change its
+weights, buffers and mode. Sums over weights are over those of convolutions and linear layers, without biases. Each
+function raises `UserError` where its formula has no value, or would leave out a part of the network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ aten = torch.ops.aten
 
 
 def parameters(network: nn.Module) -> float:
-    """The number of parameters, trained or frozen; one that several layers share counts once."""
+    """The number of parameters, trained or frozen; a parameter that several layers share counts once."""
     return float(sum(parameter.numel() for parameter in network.parameters()))
 
 
@@ -37,7 +37,7 @@ def flops(network: nn.Module, image_shape: Sequence[int]) -> float:
 
     A multiplication with its addition counts 1; biases, norms, activations and poolings count nothing.
     """
-    # gradients stay on: without them torch's attention takes a path that its counter does not know
+    # gradients stay on: without gradients torch's attention uses a kernel that the counter does not know
     with _UncountedProducts() as uncounted, FlopCounterMode(display=False) as counter:
         network.eval()(_ones(network, image_shape))
     if uncounted.names:
@@ -48,9 +48,9 @@ def flops(network: nn.Module, image_shape: Sequence[int]) -> float:
 
 
 class _UncountedProducts(TorchDispatchMode):
-    """Notes the operations that multiply, or may do so, and that torch's FLOP counter takes for nothing.
+    """Notes the operations that multiply, or may multiply, and that torch's FLOP counter does not count.
 
-    It is entered before the counter, which decomposes what it can.
+    This mode is entered before the counter, which decomposes operations where it can.
     """
 
     products = (
@@ -65,7 +65,7 @@ class _UncountedProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        # what another library computes is not known
+        # an operation of another library may multiply
         multiplies = name in self.products or func.namespace not in ("aten", "prim", "prims")
         if multiplies and func.overloadpacket not in flop_registry:
             self.names.add(f"{func.namespace}::{name}")
@@ -76,11 +76,11 @@ class _UncountedProducts(TorchDispatchMode):
 
 
 def synflow(network: nn.Module, image_shape: Sequence[int]) -> float:
-    """Sum of |w dR/dw|: R is the sum of the outputs for one image of ones, each parameter p of the network being |p|.
+    """Sum of |w dR/dw|: R is the sum of the outputs for one image of ones, with |p| in place of each parameter p.
 
     Every norm of `torch.nn` and `torch.nn.functional` returns its input: an image of ones has no variance to divide by.
-    In double precision, since R grows by a factor with each layer, and in evaluation mode, where dropout does nothing.
-    0 where no input reaches the output. Tanaka et al. 2020, equation 3.
+    R is computed in double precision, since it grows by a factor with each layer, and in evaluation mode, without
+    dropout. The sum is 0 where no input reaches the output. Tanaka et al. 2020, equation 3.
     """
     network.double().eval()
     weights = _weights(network)
@@ -113,7 +113,7 @@ _NOT_SUMMED = (nn.MultiheadAttention, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 
 
 def _weights(network: nn.Module) -> list[nn.Parameter]:
-    """The weights of all convolutions and linear layers, one that several share once."""
+    """The weights of all convolutions and linear layers; a shared weight comes once."""
     weights: dict[int, nn.Parameter] = {}
     for module in network.modules():
         kind, weight = type(module).__name__, getattr(module, "weight", None)
@@ -130,7 +130,7 @@ def _weights(network: nn.Module) -> list[nn.Parameter]:
 
 
 def _gradients(total: Float[Tensor, ""], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The derivative of `total` by each input, 0 by one that has no part in it."""
+    """The derivative of `total` by each input; 0 for an input that `total` does not depend on."""
     if not total.requires_grad:
         raise UserError("the network's output has no gradient")
     return torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
@@ -146,12 +146,12 @@ def _cross_entropy(
     logits, least, most = _logits(network, images), labels.min().item(), labels.max().item()
     if least < 0 or most >= logits.shape[1]:
         # a GPU would fail here, and every call after this one
-        raise UserError(f"labels from {least} to {most} for a network with {logits.shape[1]} outputs, 0 to the last")
+        raise UserError(f"labels are {least} to {most}; expected 0 to {logits.shape[1] - 1}, one for each output")
     return F.cross_entropy(logits, labels)
 
 
 class _WithoutNorms(TorchFunctionMode):
-    """Every normalisation returns its input, whatever module or function asks for it."""
+    """Every normalisation returns its input, in whatever module or function it is called."""
 
     norms = (
         *(F.batch_norm, F.instance_norm, F.group_norm, F.layer_norm, F.rms_norm, F.local_response_norm),
@@ -162,30 +162,30 @@ class _WithoutNorms(TorchFunctionMode):
         if func in self.norms:
             return args[0] if args else kwargs["input"]
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage] (torch's guide to extending it names it)
-            return func(*args, **(kwargs or {}))  # a mode of the caller's is left out
+            return func(*args, **(kwargs or {}))  # modes of the caller are not applied
 
 
 def _torch_functions() -> Any:
-    """Modes of torch functions work, which `surroundings.own` turns off."""
+    """Enable torch function modes, which `surroundings.own` turns off."""
     return torch._C._EnableTorchFunction()  # pyright: ignore[reportPrivateUsage] (nothing else turns them on again)
 
 
-# --- what differs between images -------------------------------------------------------------------------------------
+# --- differences between images --------------------------------------------------------------------------------------
 
 SMALL = 1e-5  # k of the formula, which keeps the logarithm and the inverse of an eigenvalue of 0 finite
-ROUNDING = 64  # deviations of so many units in the last place are none
+ROUNDING = 64  # deviations of up to so many units in the last place count as rounding errors
 
 
 def jacob_cov(network: nn.Module, images: Float[Tensor, "N C H W"]) -> float:
     """-sum of log(v + k) + 1 / (v + k) over the eigenvalues v of the correlations between images, k = 1e-5.
 
     An image's row is the gradient, by its pixels, of the sum of all outputs of the batch; a row that is the same at all
-    pixels has no correlation. Where all images have one gradient, all but one v are 0, and the value is near -N / k.
-    Mellor et al. 2020, the first version of "Neural Architecture Search without Training", as `jacob_cov` has it.
+    pixels has no correlation. If all images have the same gradient, all but one v are 0, and the value is near -N / k.
+    Mellor et al. 2020, the first version of "Neural Architecture Search without Training"; `jacob_cov` of Abdelfattah.
     """
     _require_two(images)
     images = images.requires_grad_()
-    # the network gets a clone, which its first layer may overwrite
+    # the network gets a clone, because its first layer may overwrite its input
     (jacobian,) = _gradients(_logits(network, images.clone()).sum(), [images])
     rows = jacobian.flatten(1).double()
     if not rows.isfinite().all():
@@ -195,7 +195,7 @@ def jacob_cov(network: nn.Module, images: Float[Tensor, "N C H W"]) -> float:
     if flat:
         raise UserError(
             f"the gradient of {flat} of {len(images)} images is the same at every pixel, as in a dead or saturated "
-            "network, and correlates with no other"
+            "network, so it has no correlation with other images"
         )
     smoothed = torch.linalg.eigvalsh(rows.corrcoef()) + SMALL
     return -(smoothed.log() + 1 / smoothed).sum().item()
@@ -204,16 +204,16 @@ def jacob_cov(network: nn.Module, images: Float[Tensor, "N C H W"]) -> float:
 def naswot(network: nn.Module, images: Float[Tensor, "N C H W"]) -> float:
     """log |det K|: K_ij counts the ReLU units that are on for both or off for both images i and j, of all ReLUs.
 
-    A unit is on where its input is above 0. ReLUs of any slope below 0 count, as modules and as functions; other
-    activations have no such code and count nothing. Mellor et al. 2021, equation 2.
+    A unit is on where its input is above 0. ReLUs count with any negative slope, as modules and as functions; other
+    activations do not count. Mellor et al. 2021, equation 2.
     """
     _require_two(images)
     with torch.no_grad(), _ReLUCodes(images) as codes:
         outputs = _logits(network, images)
     if not outputs.isfinite().all():
-        return math.nan  # to be not above 0 is no code then
+        return math.nan  # NaN inputs would count as units that are off
     if not codes.units:
-        raise UserError("the network has no ReLU, leaky ReLU, PReLU or ReLU6, by whose units images are compared")
+        raise UserError("the network has no ReLU, leaky ReLU, PReLU or ReLU6; naswot compares images by their units")
     if torch.linalg.matrix_rank(codes.agreement, hermitian=True) < len(images):
         raise UserError(
             f"{codes.units} ReLU units do not tell {len(images)} images apart, so that K is singular: units are dead, "
@@ -223,13 +223,13 @@ def naswot(network: nn.Module, images: Float[Tensor, "N C H W"]) -> float:
 
 
 class _ReLUCodes(TorchDispatchMode):
-    """Adds up, over every ReLU that is run, on how many units two images agree."""
+    """Counts, over every ReLU that runs, the units on which two images agree."""
 
     relus = (
         *(aten.relu, aten.relu_, aten.leaky_relu, aten.leaky_relu_, aten._prelu_kernel),
         *(aten.rrelu_with_noise, aten.rrelu_with_noise_),
     )
-    bounds = (  # these are ReLUs where their bound is 0
+    bounds = (  # these operations are ReLUs if their lower bound is 0
         *(aten.hardtanh, aten.hardtanh_, aten.clamp_min, aten.clamp_min_),
         *(aten.clamp, aten.clamp_, aten.threshold, aten.threshold_),
     )
@@ -256,7 +256,7 @@ class _ReLUCodes(TorchDispatchMode):
         self.units += signs.shape[1]
 
 
-# --- what they share -------------------------------------------------------------------------------------------------
+# --- parts of all formulas -------------------------------------------------------------------------------------------
 
 
 def _logits(network: nn.Module, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
@@ -268,11 +268,11 @@ def _logits(network: nn.Module, images: Float[Tensor, "N C H W"]) -> Float[Tenso
 
 
 def _ones(network: nn.Module, image_shape: Sequence[int]) -> Float[Tensor, "1 C H W"]:
-    """One image of ones, where the network is."""
+    """One image of ones, in the dtype and on the device of the network."""
     like = next(network.parameters(), torch.empty(0))
     return torch.ones(1, *image_shape, dtype=like.dtype, device=like.device)
 
 
 def _require_two(images: Tensor) -> None:
     if len(images) < 2:
-        raise UserError("images are compared, and there is only one; give at least two")
+        raise UserError("the measure compares images, and there is only one; give at least two")

@@ -1,4 +1,4 @@
-"""One zero-cost measure of a network, which is left as it was."""
+"""One zero-cost measure of a network; the network itself does not change."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def measure(
 ) -> float:
     """The zero-cost measure `name` of an untrained network; higher predicts a better architecture.
 
-    `images` are inputs of the network, normalised; the literature takes 64, drawn at random, and 128 for `naswot`.
-    `labels` are class indices, for `snip` and `grad_norm`. A copy of the network is measured on its device, all its
-    parameters trainable and in training mode, but for `synflow` and `flops`; what it draws, as dropout does, comes from
-    one fixed stream. `synflow` is the sum itself, no logarithm, and refused where it leaves float64.
+    `images` are normalised inputs of the network; the literature takes 64, drawn at random, and 128 for `naswot`.
+    `labels` are class indices, for `snip` and `grad_norm`. A copy of the network is measured on the network's device,
+    with all parameters trainable, in training mode (`synflow` and `flops`: in evaluation mode); random draws, as of
+    dropout, come from one fixed stream. `synflow` is the sum itself, not its logarithm, and refused where it overflows
+    float64.
 
     Raises `UserError` where the measure has no finite value for this network and batch, with the reason.
     """
@@ -45,7 +46,7 @@ def measure(
     try:
         value = _value(spec, network, images, labels)
         if not math.isfinite(value):
-            raise UserError(f"it is {value}, since weights, outputs or gradients of the network overflow")
+            raise UserError(f"its value is {value}, since weights, outputs or gradients of the network overflow")
     except UserError as error:
         raise UserError(f"no {name}: {error.text}") from error
     return value
@@ -60,7 +61,7 @@ def _value(spec: Measure, network: nn.Module, images: Tensor, labels: Tensor | N
     like = next((each for each in duplicate.parameters() if each.is_floating_point()), images)
     inputs = {
         "shape": images.shape[1:],
-        "images": images.detach().to(like.device, like.dtype).clone(),  # a first layer may work in place
+        "images": images.detach().to(like.device, like.dtype).clone(),  # a first layer may overwrite its input
         "labels": None if labels is None else labels.to(like.device, torch.long).clone(),
     }
     with streams.seeded(0, "zero-cost measure"):
@@ -69,7 +70,7 @@ def _value(spec: Measure, network: nn.Module, images: Tensor, labels: Tensor | N
 
 def _check_images(images: Tensor) -> None:
     if not images.is_floating_point():
-        raise UserError(f"the images are {images.dtype}; give them as floats, normalised as the network is given them")
+        raise UserError(f"the images are {images.dtype}; give floats, normalised as inputs of the network")
     if not len(images):
         raise UserError("there are no images")
     if not images.isfinite().all():
@@ -84,14 +85,14 @@ def _check_labels(labels: Tensor | None, *, count: int) -> None:
 
 
 def _copy(network: nn.Module) -> nn.Module:
-    """A copy in training mode whose parameters can all have gradients."""
+    """A copy of the network in training mode, with gradients for all parameters."""
     if any(is_lazy(parameter) for parameter in network.parameters()):
         raise UserError("the network has lazy layers, whose sizes are not known yet; run it on one batch first")
     try:
         duplicate = deepcopy(network).train()
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError) as error:  # a tensor that was computed, or something that cannot be copied
+    except (RuntimeError, TypeError) as error:  # a tensor that is no leaf, or an object that cannot be copied
         reason = str(error).partition("\n")[0]
         raise UserError(f"a {type(network).__name__} is measured on a copy and cannot be copied: {reason}") from error
     for parameter in duplicate.parameters():

@@ -1,4 +1,4 @@
-"""Which zero-cost measures there are, and what each needs; imports no torch."""
+"""The zero-cost measures, and what each of them needs; imports no torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Need = Literal["shape", "images", "labels"]
 
 @dataclass(frozen=True)
 class Measure:
-    """A zero-cost measure: its name, what it is, and what it takes beside the network, in this order."""
+    """A zero-cost measure: name, description, and the arguments of its formula after the network, in order."""
 
     name: str
     description: str
-    needs: tuple[Need, ...]  # "shape": of an image, its pixels do not matter
+    needs: tuple[Need, ...]  # "shape": shape of an image, whose pixels do not matter
 
     @property
     def needs_images(self) -> bool:
@@ -67,7 +67,7 @@ def names() -> tuple[str, ...]:
 
 
 def by_name(name: str) -> Measure:
-    """The measure called `name`; raises `UserError` for a name that is none."""
+    """The measure called `name`; raises `UserError` for an unknown name."""
     for measure in _MEASURES:
         if measure.name == name:
             return measure

@@ -1,10 +1,10 @@
-"""Proxies: what predicts, from one untrained network, how well its architecture will do when it is trained fully.
+"""Proxies: scores of one untrained network that predict the accuracy of its architecture after full training.
 
     proxy = DistilledProxy(ds, validation)
     proxy.score(network, seed=0).value  # higher predicts a better architecture
 
-Every proxy is an evaluator of NNI too; see `Proxy`. `Scored` says what a score is and what it has cost. `validation`
-are images held out of the *training* images (`dd_core.evaluation.tuning.validation_split`), and never test images.
+Every proxy is an evaluator of NNI too; see `Proxy`. `Scored` has a score and its cost. `validation` are images held out
+of the *training* images (`dd_core.evaluation.tuning.validation_split`), and never test images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A budget of image-passes: how often one image may go through a network in training; imports no torch."""
+"""A budget of image-passes: training epochs times images; imports no torch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ PASSES = Option("passes")
 
 
 def epochs_within(passes: int, images: int) -> int:
-    """The whole epochs over `images` images within a budget of `passes` image-passes, and one at least.
+    """The number of whole epochs over `images` images within a budget of `passes` image-passes, at least one.
 
-    One epoch is trained even where the budget is smaller than the set, which then costs `images` passes.
+    One epoch is trained even where the budget is smaller than the set; it then costs `images` passes.
     """
     return max(1, passes // images)
 
 
 def within(recipe: Recipe, passes: int | None, images: int) -> Recipe:
-    """The recipe with the epochs of a budget, over which its learning rate runs its course; None keeps its own epochs.
+    """The recipe with as many epochs as a budget allows, to which its schedule adapts; None keeps the recipe's epochs.
 
-    Raises `UserError` for a budget below 1, and for one on a learned order of steps.
+    Raises `UserError` for a budget below 1, and for a recipe of learned steps, which has no epochs.
     """
     if passes is None:
         return recipe
     require_positive(passes)
     if recipe.steps:
-        raise UserError(f"{PASSES}: the recipe is a learned order of {len(recipe.steps)} steps, which has no epochs")
+        raise UserError(f"{PASSES}: the recipe has {len(recipe.steps)} learned steps and no epochs; leave passes out")
     return recipe.model_copy(update={"epochs": epochs_within(passes, images)})
 
 
@@ -40,4 +40,4 @@ def passes_of(recipe: Recipe, images: int) -> int:
 def require_positive(passes: int) -> None:
     """Raise `UserError` for a budget below 1."""
     if passes < 1:
-        raise UserError(f"{Option('passes', passes)}: a budget is 1 image-pass at least")
+        raise UserError(f"{Option('passes', passes)}: expected at least 1 image-pass")

@@ -25,21 +25,21 @@ from dd_core.recipe import Recipe
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """What proxies learn from and are validated on: `train` without `validation`, and distilled sets by their file."""
+    """The images of proxies: `train` (without `validation`), `validation`, and distilled sets by file."""
 
     train: Source
     validation: Source
     sets: Mapping[str, DistilledSet]
 
     def set_of(self, file: str) -> DistilledSet:
-        """The distilled set of a file; raises `UserError` where it is not among those that were read."""
+        """The distilled set of a file; raises `UserError` for a file that was not read."""
         if file not in self.sets:
             raise UserError(f"no distilled set '{file}' was read for the proxies")
         return self.sets[file]
 
 
 def built(config: ProxyConfig, images: Images, *, seed: int = 0, device: str = "auto") -> Proxy:
-    """The proxy of a config; `seed` is that of its trials in NNI. Raises `UserError` as the proxy does."""
+    """The proxy of a config; seed: of trials that NNI starts. Raises `UserError` as the proxy does."""
     shared: dict[str, Any] = {"name": config.called, "seed": seed, "device": device}
     if isinstance(config, ZeroCostConfig):
         form = None if config.like is None else images.set_of(config.like).input_form()

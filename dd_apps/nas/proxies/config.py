@@ -25,14 +25,14 @@ Passes = Annotated[int, Field(ge=1)]
 class _ValidatedConfig(Config):
     by: By = Field(
         default="accuracy",
-        description="what ranks: accuracy on the validation images, or minus the mean cross-entropy on them (loss)",
+        description="score that ranks: accuracy on the validation images, or loss (minus their mean cross-entropy)",
     )
     recipe: dict[str, JsonValue] = Field(
         default={},
-        description="fields of the training recipe to change, such as learning_rate; the others stay as the set's "
-        "recipe has them, or where no set is named at their defaults",
+        description="fields of the training recipe to change, such as learning_rate; other fields are those of the "
+        "set's recipe, or defaults if no set is named",
     )
-    name: str = Field(default="", description="what tables call the proxy; empty: its kind and its set")
+    name: str = Field(default="", description="name of the proxy in tables; empty: a name from its kind and its set")
 
     def trained_by(self, recipe: Recipe) -> Recipe:
         """`recipe` with the fields that the config changes; raises `UserError` for fields that a recipe lacks."""
@@ -42,7 +42,8 @@ class _ValidatedConfig(Config):
 class _TrainedConfig(_ValidatedConfig):
     passes: Passes | None = Field(
         default=None,
-        description="budget of image-passes that a network is trained for, in whole epochs; none: the recipe's epochs",
+        description="image-passes (epochs times images) that a network is trained for, at most, in whole epochs; none: "
+        "the recipe's epochs",
     )
 
 
@@ -50,11 +51,11 @@ class DistilledConfig(_TrainedConfig):
     """Train on a distilled set."""
 
     kind: Literal["distilled"]
-    set: str = Field(description="file of the distilled set that networks are trained on")
+    set: str = Field(description="distilled set that networks are trained on: a file, or a name of the table sets")
 
     @property
     def called(self) -> str:
-        """What tables call the proxy."""
+        """The proxy's name in tables."""
         return self.name or self.set
 
 
@@ -62,12 +63,15 @@ class SubsetConfig(_TrainedConfig):
     """Train on as many real images as a distilled set has, by its recipe."""
 
     kind: Literal["random", "herding", "k-means"]
-    like: str = Field(description="file of the distilled set whose size, recipe and normalisation the subset has")
+    like: str = Field(
+        description="distilled set whose size, recipe and normalisation the subset gets: a file, or a name of the "
+        "table sets"
+    )
     seed: int = Field(default=0, ge=0, description="seed by which the subset is selected")
 
     @property
     def called(self) -> str:
-        """What tables call the proxy."""
+        """The proxy's name in tables."""
         return self.name or f"{self.kind}, like {self.like}"
 
 
@@ -77,15 +81,17 @@ class PartConfig(_TrainedConfig):
     kind: Literal["part"]
     like: str | None = Field(
         default=None,
-        description="file of the distilled set whose recipe and normalisation the part takes over; none: the "
-        "recipe's defaults, and the normalisation of the training images",
+        description="distilled set whose recipe and normalisation are used: a file, or a name of the table sets; none: "
+        "the recipe's defaults, and the normalisation of the training images",
     )
-    fraction: float = Field(default=0.25, gt=0, lt=1, description="fraction of each class of the training images")
-    seed: int = Field(default=0, ge=0, description="seed by which the part is drawn")
+    fraction: float = Field(
+        default=0.25, gt=0, lt=1, description="fraction of each class of the training images that is trained on"
+    )
+    seed: int = Field(default=0, ge=0, description="seed by which the part of the training images is drawn")
 
     @property
     def called(self) -> str:
-        """What tables call the proxy."""
+        """The proxy's name in tables."""
         return self.name or f"{self.fraction:g} of the images"
 
 
@@ -95,14 +101,14 @@ class EarlyStoppingConfig(_ValidatedConfig):
     kind: Literal["early-stopping"]
     like: str | None = Field(
         default=None,
-        description="file of the distilled set whose recipe and normalisation the training takes over; none: the "
-        "recipe's defaults, and the normalisation of the training images",
+        description="distilled set whose recipe and normalisation are used: a file, or a name of the table sets; none: "
+        "the recipe's defaults, and the normalisation of the training images",
     )
-    passes: Passes = Field(description="image-passes after which training is stopped, exactly")
+    passes: Passes = Field(description="number of image-passes after which training stops")
 
     @property
     def called(self) -> str:
-        """What tables call the proxy."""
+        """The proxy's name in tables."""
         return self.name or "early stopping"
 
 
@@ -112,13 +118,14 @@ class ZeroCostConfig(Config):
     kind: Literal["zero-cost"]
     measure: str = Field(description="zero-cost measure: " + ", ".join(measures.names()))
     images: int | None = Field(
-        default=None, ge=1, description="training images that a measure is taken on; none: 64, and 128 for naswot"
+        default=None, ge=1, description="training images in the mini-batch of a measure; none: 64, and 128 for naswot"
     )
     like: str | None = Field(
         default=None,
-        description="file of the distilled set whose normalisation the images get; none: that of the training images",
+        description="distilled set whose normalisation the images get: a file, or a name of the table sets; none: the "
+        "normalisation of the training images",
     )
-    name: str = Field(default="", description="what tables call the proxy; empty: the measure")
+    name: str = Field(default="", description="name of the proxy in tables; empty: the measure's name")
 
     @field_validator("measure")
     @classmethod
@@ -127,7 +134,7 @@ class ZeroCostConfig(Config):
 
     @property
     def called(self) -> str:
-        """What tables call the proxy."""
+        """The proxy's name in tables."""
         return self.name or self.measure
 
 
@@ -137,6 +144,6 @@ ProxyConfig = Annotated[
 
 
 def sets_of(config: ProxyConfig) -> dict[str, str]:
-    """The distilled sets that a proxy names, by the field that names them."""
+    """The distilled sets that a proxy names, by the config's field (`set` or `like`)."""
     named = {field: getattr(config, field, None) for field in ("set", "like")}
     return {field: name for field, name in named.items() if name is not None}

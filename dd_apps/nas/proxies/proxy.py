@@ -1,4 +1,4 @@
-"""What a proxy is, in dd-apps and in NNI."""
+"""The base class of proxies, in dd-apps and in NNI."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ with warnings.catch_warnings():  # nni 3.0 warns of each module of torch that is
 class Proxy(Evaluator):
     """Scores one untrained network. Equal arguments give equal values on one machine with one number of threads.
 
-    It is an evaluator of NNI, which scores the network of each sample with the seed `seed`, its first weights included,
-    and reports the value. A subclass implements `_outcome`.
+    As an evaluator of NNI it scores the network of each sample, whose initial weights come from `seed`, and reports the
+    value. A subclass implements `_outcome`.
 
-    name: what tables call the proxy. seed: of the trials that NNI starts. device: where networks are computed.
+    name: name of the proxy in tables. seed: of the trials that NNI starts. device: where networks are computed.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Proxy(Evaluator):
     def score(self, network: nn.Module, *, seed: int) -> Scored:
         """The score of `network`, which may be trained in place and moved to the proxy's device.
 
-        Torch's global generator is left as it was. Raises `UserError` for a network that has no score here, and
-        `Diverged` where its training or its outputs stop being finite.
+        Torch's global generator keeps its state. Raises `UserError` for a network that this proxy cannot score, and
+        `Diverged` where training or outputs are not finite.
         """
         self._prepare(seed)
         begun, used = time.perf_counter(), time.process_time()
@@ -50,7 +50,7 @@ class Proxy(Evaluator):
         return Scored(**outcome, seconds=seconds, core_seconds=core_seconds)
 
     def _prepare(self, seed: int) -> None:
-        """Compute what all networks share, once: it is in no network's seconds."""
+        """Compute what all networks share, once, so that it does not count in a network's seconds."""
         del seed
 
     def _outcome(self, network: nn.Module, *, seed: int) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Proxy(Evaluator):
         return value
 
     def _execute(self, model: Any) -> float:
-        """NNI's call for a frozen sample: first weights come from the seed, not from where the script's draws are."""
+        """NNI's call for a frozen sample: initial weights come from the seed, not from the global generator."""
         return self.evaluate(self._network_of(model))
 
     @surroundings.own()

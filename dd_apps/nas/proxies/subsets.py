@@ -1,4 +1,4 @@
-"""Real images that a distilled set has to beat: as many of them by a method that selects, or a part of all."""
+"""Real images that a distilled set has to beat: as many images, selected by a method, or a part of all images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def real_subset(name: str, train: Source, *, like: DistilledSet, seed: int = 0) 
     config = kind(recipe=like.manifest.recipe)
     subset = distill(config, train, Size.of(counts), seed=seed, options=RunOptions(device="cpu"))
     pixels = Pixels(space="raw", mean=like.manifest.pixels.mean, std=like.manifest.pixels.std)
-    # no run has made the set in this form
+    # provenance: None, because no run made the set in this form
     manifest = subset.manifest.model_copy(update={"pixels": pixels, "provenance": None})
     return replace(subset, manifest=manifest, whitening=like.whitening)
 

@@ -33,11 +33,11 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainedProxy(Proxy):
-    """Trains the network from its own first weights, then scores it on `validation`, in evaluation mode.
+    """Trains the network from its own initial weights, then scores it on `validation`, in evaluation mode.
 
-    by: "accuracy" ranks by the fraction of the validation images that are labelled rightly, "loss" by minus the mean
-    cross-entropy; a score has both. passes: budget of image-passes, which becomes whole epochs (`epochs_within`); None
-    trains for the epochs of the recipe. recipe: how networks are trained; its network and first weights do not count.
+    by: "accuracy" ranks by the fraction of the validation images that are classified correctly, "loss" by minus the
+    mean cross-entropy; a score has both. passes: budget of image-passes, which becomes whole epochs (`epochs_within`);
+    None: the epochs of the recipe. recipe: of training; its network and initialisation are not used.
 
     Raises `UserError` where data, validation images and recipe do not fit together.
     """
@@ -61,9 +61,9 @@ class TrainedProxy(Proxy):
                 f"{called(self.validation)} has images of shape {self.validation.image_shape}, and networks are "
                 f"trained on {shape}"
             )
-        _ = self.training  # refuses a budget that cannot be
+        _ = self.training  # refuses a wrong budget
 
-    # --- what subclasses say ----------------------------------------------------------------------------------------
+    # --- for subclasses ---------------------------------------------------------------------------------------------
 
     @cached_property
     def _own_recipe(self) -> Recipe:
@@ -71,21 +71,21 @@ class TrainedProxy(Proxy):
 
     @cached_property
     def input_form(self) -> InputForm:
-        """What makes of real images the inputs of a network."""
+        """The form that turns real images into inputs of a network."""
         raise NotImplementedError
 
     @cached_property
     def lessons(self) -> Lessons:
-        """What a network learns, on the proxy's device."""
+        """The training data of networks, on the proxy's device."""
         raise NotImplementedError
 
     @cached_property
     def training(self) -> Recipe:
-        """The recipe that networks are trained by, within the budget."""
+        """The recipe of training, within the budget."""
         return budget.within(self._own_recipe, self.passes, len(self.lessons))
 
     def _train(self, network: nn.Module, streams: Streams) -> int:
-        """Train in place; the image-passes that were spent."""
+        """Train in place; returns the number of image-passes."""
         fit(self.lessons, network, self.training, streams=streams, device=self._device)
         return budget.passes_of(self.training, len(self.lessons))
 
@@ -95,7 +95,7 @@ class TrainedProxy(Proxy):
         _ = self.lessons, self._inputs, self._labels
 
     def _outcome(self, network: nn.Module, *, seed: int) -> dict[str, Any]:
-        size = self._batch_size(network)  # first: it finds a network that does not fit
+        size = self._batch_size(network)  # first, because it refuses a network that takes no such images
         passes = self._train(network, Streams(seed))
         accuracy, loss = self._validated(network, size)
         if not math.isfinite(loss):
@@ -104,7 +104,7 @@ class TrainedProxy(Proxy):
         return {"value": value, "accuracy": accuracy, "loss": loss, "passes": passes}
 
     def _batch_size(self, network: nn.Module) -> int:
-        """How many validation images go through the network together; raises `UserError` where they do not fit it."""
+        """Validation images in one forward pass; raises `UserError` for a network that takes no such images."""
         logits = partial(_logits, network.to(self._device).eval(), classes=len(self.validation.classes))
         try:
             return prediction_batch(lambda pixels: logits(pixels.float()), self.validation.image_shape, self._device)
@@ -132,7 +132,7 @@ class TrainedProxy(Proxy):
 
     @cached_property
     def _inputs(self) -> Float[Tensor, "N C H W"] | None:
-        """The validation images as network inputs, once for all networks; None where they would take too much."""
+        """The validation images as network inputs, once for all networks; None if they would take too much memory."""
         shape = self.validation.image_shape
         if _FLOAT_BYTES * len(self.validation) * prod(shape) > BATCH_BYTES:
             return None
@@ -150,15 +150,14 @@ class TrainedProxy(Proxy):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DistilledProxy(TrainedProxy):
-    """Trains on a distilled set, by its own recipe unless another is given. In a user's own script of NNI:
+    """Trains on a distilled set, by the set's recipe unless another is given. In a user's own NNI script:
 
         space = SimplifiedModelSpace.from_model(MySpace(), DistilledProxy(ds, validation))
         RegularizedEvolution(seed=0)(space, SequentialExecutionEngine(max_model_count=200))
 
-    A set that was distilled from images among which the validation images are has seen them: accuracies are flattered
-    then, of all architectures alike.
+    If the set was distilled from the validation images too, the accuracies of all architectures are flattered.
 
-    Raises `UserError` for a set for one particular network, and for one whose targets are features.
+    Raises `UserError` for a set for one particular network, and for a set whose targets are features.
     """
 
     data: DistilledSet
@@ -174,7 +173,7 @@ class DistilledProxy(TrainedProxy):
 
     @cached_property
     def input_form(self) -> InputForm:
-        """The set's own."""
+        """The normalisation of the set."""
         return self.data.input_form()
 
     @cached_property
@@ -182,16 +181,16 @@ class DistilledProxy(TrainedProxy):
     def lessons(self) -> Lessons:
         """The set's images with their labels or targets."""
         if self.data.manifest.targets == "features":
-            raise UserError("networks learn features from this set, and no classes to validate")
+            raise UserError("the set's targets are features; expected labels, to validate by")
         return lessons_of(self.data, self._own_recipe).to(self._device)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RealProxy(TrainedProxy):
-    """Trains on real images, which lie in memory or on disk, and are normalised as they are asked for.
+    """Trains on real images, in memory or on disk, which are normalised in each mini-batch.
 
-    form: what makes of images the inputs of a network; None normalises by the channels of `data`. Raises `UserError`
-    for a recipe with a learned order of steps, which holds for one set.
+    form: turns images into inputs of a network; None: normalises by the mean and std of each channel of `data`. Raises
+    `UserError` for a recipe with learned steps, which hold for one distilled set only.
     """
 
     data: Source
@@ -208,12 +207,12 @@ class RealProxy(TrainedProxy):
     @cached_property
     def _own_recipe(self) -> Recipe:
         if self.recipe.steps:
-            raise UserError(f"the recipe's learned order of {len(self.recipe.steps)} steps is of one set")
+            raise UserError(f"the recipe's {len(self.recipe.steps)} learned steps hold for one distilled set only")
         return self.recipe.for_source(self.validation.name)
 
     @cached_property
     def input_form(self) -> InputForm:
-        """The form that was given, or that of the images."""
+        """The given form, or the normalisation by the images' channels."""
         assert self.form is not None
         return self.form
 
@@ -227,8 +226,8 @@ class RealProxy(TrainedProxy):
 class EarlyStoppingProxy(RealProxy):
     """Begins the training of the recipe on all of `data`, and stops after exactly `passes` image-passes.
 
-    The learning rate is at the beginning of its course over the recipe's epochs; the last mini-batch may be smaller.
-    Raises `UserError` where the recipe ends before `passes`.
+    The learning rate follows the schedule over all of the recipe's epochs, of which only the beginning is run; the last
+    mini-batch may be smaller. Raises `UserError` where the recipe ends before `passes`.
     """
 
     _: KW_ONLY
@@ -237,11 +236,11 @@ class EarlyStoppingProxy(RealProxy):
 
     @cached_property
     def training(self) -> Recipe:
-        """The recipe, of which only the beginning is trained."""
+        """The recipe, of which only the beginning is run."""
         budget.require_positive(self.passes)
         most = budget.passes_of(self._own_recipe, len(self.lessons))
         if self.passes > most:
-            raise UserError(f"{Option('passes', most)}: {self.passes} image-passes are beyond the end of the recipe")
+            raise UserError(f"{Option('passes', most)}: the recipe ends before {self.passes} image-passes")
         return self._own_recipe
 
     def _train(self, network: nn.Module, streams: Streams) -> int:

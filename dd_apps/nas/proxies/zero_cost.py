@@ -1,4 +1,4 @@
-"""Proxies that train nothing: the zero-cost measures of an untrained network."""
+"""Zero-cost measures of an untrained network as proxies."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dd_core.errors import Option, UserError
 from dd_core.images import InputForm, Source, called, require_labels
 from dd_core.system import device as devices
 
-IMAGES = 64  # of a mini-batch: Abdelfattah et al. 2021
+IMAGES = 64  # images in a mini-batch: Abdelfattah et al. 2021
 NASWOT_IMAGES = 128  # Mellor et al. 2021
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ZeroCostProxy(Proxy):
-    """A measure of `dd_apps.nas.measures` on a mini-batch of `data`, training images; the seed of a score draws it.
+    """A measure of `dd_apps.nas.measures` on a mini-batch of the training images `data`, drawn by the score's seed.
 
-    images: of the mini-batch; None is 64, and 128 for `naswot`. form: what makes of images the inputs of a network;
-    None normalises by the channels of `data`. name: that of the measure by default.
+    images: number of images in the mini-batch; None: 64, and 128 for `naswot`. form: turns images into inputs of a
+    network; None: normalises by the mean and std of each channel of `data`. name: by default the measure's.
 
-    Raises `UserError` for an unknown measure, for labels that it needs and `data` lacks, and for more images than there
-    are.
+    Raises `UserError` for an unknown measure, for a measure that needs labels where `data` has none, and for more
+    images than `data` has.
     """
 
     name: str = ""
@@ -44,7 +44,7 @@ class ZeroCostProxy(Proxy):
             require_labels(self.data)
         images = (NASWOT_IMAGES if self.measure == "naswot" else IMAGES) if self.images is None else self.images
         if not 1 <= images <= len(self.data):
-            raise UserError(f"{Option('images')}: {images}, and {called(self.data)} has {len(self.data)} images")
+            raise UserError(f"{Option('images')}: {images}, but {called(self.data)} has {len(self.data)} images")
         own = {"name": self.name or self.measure, "images": images, "form": self.form or InputForm.of(self.data)}
         for field, value in own.items():
             object.__setattr__(self, field, value)
@@ -55,7 +55,7 @@ class ZeroCostProxy(Proxy):
 
     def _outcome(self, network: nn.Module, *, seed: int) -> dict[str, Any]:
         if not measures.by_name(self.measure).needs_images:
-            black = torch.zeros(1, *self.data.image_shape)  # of which the shape alone matters
+            black = torch.zeros(1, *self.data.image_shape)  # only its shape matters
             return {"value": measures.measure(self.measure, network.to(self._device), black), "passes": 0}
         inputs, labels = self._mini_batch(seed)
         return {
@@ -76,7 +76,7 @@ class ZeroCostProxy(Proxy):
 
     @cached_property
     def _drawn(self) -> dict[str, Any]:
-        """The last mini-batch: all networks of a search have one seed."""
+        """The last mini-batch, kept because all networks of a search have the same seed."""
         return {}
 
     @cached_property

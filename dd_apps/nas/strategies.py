@@ -74,8 +74,8 @@ class SearchConfig(Config):
     )
     seed: int = Field(default=0, ge=0, description="seed of the search strategy's draws")
     noisy: bool = Field(
-        default=False, description="true: a sample that the strategy proposes again is trained again; false: its value "
-        "is repeated",
+        default=False,
+        description="true: a sample that the strategy proposes again is trained again; false: its value is repeated",
     )
     asynchronous: bool = Field(
         default=False,

@@ -1,14 +1,14 @@
-"""Transfer: backbones that are pre-trained on a distilled set, and what they are worth on other images.
+"""Transfer: backbones that are pre-trained on a distilled set, and scored on other images.
 
     from dd_apps.transfer import linear_probe, pretrain
 
     backbone = pretrain("timm:resnet10t", ds)
     print(linear_probe(backbone, train, test, fraction=0.01, form=ds.input_form()).accuracy)
 
-`backbones` builds a backbone, `pretraining` trains it on a set, `embedding` has its features of real images. `probes`
-and `fine_tuning` score it, `labelled` draws the labels that these learn from, and `weights` has its file. `data_free`
-teaches a student without the teacher's data. `settings` are the ways of scoring, `config` is the scenario of the task
-`transfer`, `task` runs it, and `reporting` has its tables.
+`pretraining` trains a backbone on a set, and `embedding` computes the backbone's features of real images. `probes` and
+`fine_tuning` score a backbone, `labelled` draws the labels that both learn from, and `weights` writes and reads the
+backbone's file. `data_free` teaches a student without the teacher's data. `settings` are the ways of scoring, `config`
+has the scenario of the task `transfer`, `task` runs it, and `reporting` makes its tables.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the scenarios of the task `transfer` say; imports neither torch nor timm.
+"""The keys of a scenario of the task `transfer`, for example as below; imports neither torch nor timm.
 
 task = "transfer"
 data = "digits"
@@ -38,7 +38,7 @@ from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 if TYPE_CHECKING:
     from dd_core.runner import RunOptions
 
-FILE = ".safetensors"  # what `set` and `like` end in where they name a file
+FILE = ".safetensors"  # suffix of `set` and `like` where they name a file
 Overrides = dict[str, JsonValue]
 ClassNumber = Annotated[int, Field(ge=0)]
 
@@ -56,21 +56,21 @@ def _checked_changes(changes: Overrides) -> Overrides:
     return changes
 
 
-# --- what is pre-trained on --------------------------------------------------------------------------------------
+# --- rows: the images of pre-training ----------------------------------------------------------------------------
 
 
 class MadeSet(Config):
-    """A distilled set that is made of the source's training images first."""
+    """A distilled set that is made from the source's training images, before any pre-training."""
 
     method: dict[str, JsonValue] = Field(description="name of the distillation method, and its options")
     ipc: int | None = Field(default=None, ge=1, description="images per class of the set")
     images: int | None = Field(default=None, ge=1, description="images of the set in all, instead of ipc")
-    seed: int = Field(default=0, ge=0, description="seed of the distillation, or of the first one")
-    labels: bool = Field(default=True, description="whether the method sees the source's labels")
+    seed: int = Field(default=0, ge=0, description="seed of the distillation; with anew, of the first distillation")
+    labels: bool = Field(default=True, description="true: the method sees the source's labels; false: it sees none")
     anew: bool = Field(
         default=False,
-        description="whether a set is distilled for each seed of the scenario, so that tests are of the method and not "
-        "of one set",
+        description="true: each seed of the scenario distils a set of its own, and tests are about the method; false: "
+        "all seeds use one set, and tests are about that set",
     )
 
     @model_validator(mode="after")
@@ -85,12 +85,12 @@ class MadeSet(Config):
 
     @property
     def size(self) -> Size:
-        """How many images the set has."""
+        """The size of the set."""
         return Size(ipc=self.ipc, images=self.images)
 
 
 class _Row(Config):
-    name: str = Field(default="", description="what tables call the row; empty: a name made of its values")
+    name: str = Field(default="", description="name of the row in tables; empty: a name made from its values")
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -104,18 +104,18 @@ class _Row(Config):
 
     @property
     def called(self) -> str:
-        """What tables call the row."""
+        """The row's name in tables."""
         return self.name or self.own_name
 
 
 class NoRow(_Row):
-    """Backbones with their first weights."""
+    """Backbones with their initial weights."""
 
     kind: Literal["none"] = Field(default="none", description="no pre-training")
 
     @property
     def own_name(self) -> str:
-        """It has no values."""
+        """A fixed name."""
         return "no pre-training"
 
 
@@ -126,16 +126,16 @@ class SetRow(_Row):
     set: str = Field(description="name of a set of the scenario, or a file *.safetensors")
     like: str | None = Field(
         default=None,
-        description="set, or file, with features: its teacher gives the images of this set their features, and they "
-        "are normalised and learned as its own; none: the set's own targets and recipe",
+        description="another set (name or file) with features: the teacher of that set gives the row's images their "
+        "targets, and its normalisation and recipe are used; none: the row's set keeps its own targets and recipe",
     )
-    recipe: Overrides = Field(default={}, description="fields of the recipe of pre-training that differ")
+    recipe: Overrides = Field(default={}, description="changed fields of the recipe of pre-training, such as epochs")
 
     _recipe_is_known = field_validator("recipe")(_checked_changes)
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """The set, and the one whose teacher is asked."""
+        """The row's set, and the set whose teacher gives the targets."""
         return (self.set,) if self.like is None else (self.set, self.like)
 
     @property
@@ -149,16 +149,18 @@ class RealRow(_Row):
     """Backbones that are pre-trained on real images of the source, chosen for each seed."""
 
     like: str = Field(
-        description="set, or file: as many images as it has, normalised as its own, and learned by its recipe"
+        description="set (name or file) whose number of images, normalisation and recipe are used for the real images"
     )
-    images: int | None = Field(default=None, ge=1, description="how many images; none: as many as the set has")
-    recipe: Overrides = Field(default={}, description="fields of the recipe of pre-training that differ")
+    images: int | None = Field(
+        default=None, ge=1, description="number of real images; none: as many as the set of `like` has"
+    )
+    recipe: Overrides = Field(default={}, description="changed fields of the recipe of pre-training, such as epochs")
 
     _recipe_is_known = field_validator("recipe")(_checked_changes)
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """The set that the images are like."""
+        """The set whose size, normalisation and recipe are used."""
         return (self.like,)
 
     def _name(self, chosen: str, learned: str) -> str:
@@ -168,112 +170,126 @@ class RealRow(_Row):
 
 
 class RandomRow(RealRow):
-    """Real images that are drawn."""
+    """Real images that are drawn at random."""
 
     kind: Literal["random"] = Field(default="random", description="pre-training on random real images of the source")
     targets: Literal["features", "labels"] = Field(
         default="labels",
-        description="what is learned of the images: features, which the teacher of `like` gives them, or their labels",
+        description="targets of the random real images: features by the teacher of the set `like`, or the real labels",
     )
 
     @property
     def own_name(self) -> str:
-        """What is learned of them, and which set they are like."""
+        """A name of the set `like` and the kind of targets."""
         return self._name("random", "teacher's features" if self.targets == "features" else "labels")
 
 
 class HighLossRow(RealRow):
-    """Real images whose teacher's features a network learns worst."""
+    """The real images on which a network has the highest loss after it learned the teacher's features of all images."""
 
     kind: Literal["high-loss"] = Field(
         default="high-loss",
-        description="pre-training on the real images of which a network that learned all of them has the highest loss, "
-        "with the features that the teacher of `like` gives them",
+        description="pre-training on the real images with the highest loss of a network that was trained on all images "
+        "of the source, with features by the teacher of the set `like`",
     )
-    epochs: int = Field(default=5, ge=1, description="passes of that network over all images of the source")
+    epochs: int = Field(
+        default=5, ge=1, description="epochs, on all images of the source, of the network whose loss chooses images"
+    )
 
     @property
     def own_name(self) -> str:
-        """Which set they are like."""
+        """A name of the set `like`."""
         return self._name("high-loss", "teacher's features")
 
 
 class WholeRow(_Row):
-    """Backbones that learn the whole source without labels: what a set of it could be worth at most."""
+    """Backbones that learn the whole source without labels: an upper bound for distilled sets."""
 
     kind: Literal["whole"] = Field(
         default="whole", description="self-supervised pre-training on all images of the source, an upper bound"
     )
     teacher: FeatureTeacherConfig = Field(
-        default=FeatureTeacherConfig(), description="how a backbone is pre-trained; its network and seed are filled in"
+        default=FeatureTeacherConfig(),
+        description="settings of self-supervised pre-training; network and seed are those of the backbone",
     )
 
     @property
     def own_name(self) -> str:
-        """What is learned of the images."""
+        """A name of the objective."""
         return f"whole source, {self.teacher.objective}"
 
 
 RowConfig = Annotated[NoRow | SetRow | RandomRow | HighLossRow | WholeRow, Field(discriminator="kind")]
 
 
-# --- what is transferred to --------------------------------------------------------------------------------------
+# --- targets -----------------------------------------------------------------------------------------------------
 
 
 class TargetConfig(Config):
     """Labelled real images that pre-trained backbones are scored on, at the image size of the source."""
 
     data: str = Field(description="data set by name, or folder:PATH")
-    classes: tuple[ClassNumber, ...] = Field(default=(), description="classes by position, from 0; none given: all")
-    train: int | None = Field(default=None, ge=1, description="training images that are drawn; none: all")
-    test: int | None = Field(default=None, ge=1, description="test images that are drawn; none: all")
-    name: str = Field(default="", description="what tables call the target; empty: its data and classes")
+    classes: tuple[ClassNumber, ...] = Field(
+        default=(), description="classes of the target that are used, by position from 0; empty: all"
+    )
+    train: int | None = Field(
+        default=None, ge=1, description="number of the target's training images, drawn by the seed; none: all"
+    )
+    test: int | None = Field(
+        default=None, ge=1, description="number of the target's test images, drawn by the seed; none: all"
+    )
+    name: str = Field(default="", description="name of the target in tables; empty: its data and classes")
 
     _data_is_known = field_validator("data")(lambda data: checked(data, check_name))
 
     @property
     def called(self) -> str:
-        """What tables call the target."""
+        """The target's name in tables."""
         classes = f", classes {' '.join(map(str, self.classes))}" if self.classes else ""
         return self.name or f"{self.data}{classes}"
 
 
 class TransferScenario(DataScenario):
-    """Backbones that are pre-trained on several things, and what they are worth on several targets."""
+    """Backbones that are pre-trained on the images of several rows, and scored on several targets."""
 
-    data: str = Field(description="source of the distilled and random images: data set by name, or folder:PATH")
-    labelled: bool = Field(default=True, description="whether the source has labels; false for images without folders")
+    data: str = Field(description="source of distilled and random images: name of a data set, or folder:PATH")
+    labelled: bool = Field(
+        default=True, description="true: the source has labels; false: it has none, as a folder without class folders"
+    )
     classes: tuple[ClassNumber, ...] = Field(
-        default=(), description="classes of the source by position, from 0; none given: all"
+        default=(), description="classes of the source that are used, by position from 0; empty: all"
     )
     images: int | None = Field(
-        default=None, ge=2, description="training images of the source that are drawn; none: all"
+        default=None, ge=2, description="number of the source's training images, drawn by the seed; none: all"
     )
     sets: dict[str, MadeSet] = Field(
-        default={}, description="distilled sets that are made first, by the name that rows call them"
+        default={}, description="distilled sets that are made first, by the name that rows use in `set` and `like`"
     )
-    rows: tuple[RowConfig, ...] = Field(min_length=1, description="what backbones are pre-trained on")
+    rows: tuple[RowConfig, ...] = Field(
+        min_length=1, description="rows that are compared, each with the images that backbones are pre-trained on"
+    )
     recipe: Overrides = Field(
-        default={}, description="fields of the recipe of pre-training that differ in every row, such as epochs"
+        default={}, description="changed fields of the recipe of pre-training in every row, such as epochs"
     )
     backbones: tuple[str, ...] = Field(
         min_length=1, description="networks by name, or module:Class, that are pre-trained and scored"
     )
     targets: tuple[TargetConfig, ...] = Field(min_length=1, description="labelled images that backbones are scored on")
     scores: tuple[ScoringConfig, ...] = Field(
-        min_length=1, description="how backbones are scored: linear-probe, sgd-probe, knn, fine-tune, and their numbers"
+        min_length=1, description="ways to score backbones (linear-probe, sgd-probe, knn, fine-tune), and their options"
     )
     fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=(0.01, 0.05, 0.1, 0.5, 1.0),
         min_length=1,
-        description="fractions of the target's labels that are learned from, drawn by the seed",
+        description="fractions of the target's training labels that probes and fine-tuning learn from, drawn by the "
+        "seed",
     )
-    seeds: int = Field(default=3, ge=1, description="how often all is done: seeds from `seed` on")
-    seed: int = Field(
-        default=0, ge=0, description="first seed, of weights, training, random images and labels that are drawn"
+    seeds: int = Field(default=3, ge=1, description="number of seeds, counted from `seed`; tests are paired over seeds")
+    seed: int = Field(default=0, ge=0, description="first seed: of weights, training, and the random images and labels")
+    keep_weights: bool = Field(
+        default=False, description="true: files of all pre-trained backbones are kept; false: they are removed"
     )
-    keep_weights: bool = Field(default=False, description="whether files of all pre-trained backbones are kept")
-    workers: int = Field(default=1, ge=1, description="backbones that are trained or scored at the same time")
+    workers: int = Field(default=1, ge=1, description="number of backbones that are trained or scored in parallel")
 
     _recipe_is_known = field_validator("recipe")(_checked_changes)
 
@@ -297,7 +313,7 @@ class TransferScenario(DataScenario):
         used = {name for row in self.rows for name in row.sets}
         for name in self.sets:
             if name.endswith(FILE) or Path(name).name != name or not name:
-                raise ValueError(f"sets: '{name}': a set is called by a plain name, such as dm-10, and no file")
+                raise ValueError(f"sets: '{name}': expected a plain name such as dm-10, not a file")
             if name not in used:
                 raise ValueError(f"sets: no row uses '{name}'")
         whole = [row.called for row in self.rows if isinstance(row, WholeRow)]
@@ -311,17 +327,17 @@ class TransferScenario(DataScenario):
 
     @property
     def real_images(self) -> Data:
-        """The source, one split of which can be loaded at a time."""
+        """The source; `Data.load` loads one split of it."""
         return Data(self.data, self.image_size, self.skip_corrupt, self.labelled)
 
     @property
     def all_seeds(self) -> range:
-        """The seeds under which all is done."""
+        """The seeds of the comparison."""
         return range(self.seed, self.seed + self.seeds)
 
     @property
     def title(self) -> str:
-        """What is done, from the values: source, targets, backbones."""
+        """Source, targets and backbones, on one line."""
         size = "" if self.image_size is None else f" at {self.image_size} px"
         targets = "; ".join(target.called for target in self.targets)
         backbones = self.backbones[0] if len(self.backbones) == 1 else f"{len(self.backbones)} backbones"
@@ -337,4 +353,4 @@ class TransferScenario(DataScenario):
 def _require_distinct(what: str, names: Sequence[str]) -> None:
     for name in names:
         if list(names).count(name) > 1:
-            raise ValueError(f"{what}: '{name}' is there twice; tables tell them apart by name")
+            raise ValueError(f"{what}: '{name}' is there twice; expected each name once")

@@ -1,8 +1,8 @@
-"""Distillation of a classifier without the data it was trained on: a student learns its outputs on a set's images.
+"""Data-free distillation: a student learns a classifier's outputs on a set's images, not on the classifier's data.
 
-Table 4 of KRR-ST (Lee et al. 2024): teacher and student are of a task that the set's images are not from. Its published
-code leaves student and teacher in training mode, so that batch norms normalise by the statistics of each mini-batch,
-test images included; here the teacher labels, and the student is handed over, in evaluation mode.
+Table 4 of KRR-ST (Lee et al. 2024): the set's images are not from the task of teacher and student. The published code
+of KRR-ST leaves student and teacher in training mode, so that batch norms normalise by the statistics of each
+mini-batch, even of test images; here the teacher labels in evaluation mode, and the student is returned in it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,26 @@ from dd_core.training import Loop, Settings
 
 
 class DataFree(Config):
-    """How a student learns a teacher's outputs; the numbers are KRR-ST's."""
+    """Settings by which a student learns a teacher's outputs; defaults are KRR-ST's."""
 
     images: Literal["set", "noise"] = Field(
         default="set",
-        description="what is shown: the set's images under the augmentation, or Gaussian noise of mean 0 and variance "
-        "1 in their place, drawn anew for each mini-batch",
+        description="inputs of teacher and student: set, augmented images of the set; noise, Gaussian noise of mean 0 "
+        "and variance 1, drawn anew for each mini-batch",
     )
     epochs: int = Field(default=1000, ge=1, description="passes over the images (KRR-ST: 1,000)")
     batch_size: int = Field(default=512, ge=1, description="images in a mini-batch (KRR-ST: 512)")
     learning_rate: float = Field(
-        default=1e-4, gt=0, description="first learning rate of AdamW, along a cosine (KRR-ST: 1e-4; 1e-3 for noise)"
+        default=1e-4,
+        gt=0,
+        description="initial learning rate of AdamW, with a cosine schedule (KRR-ST: 1e-4; 1e-3 for noise)",
     )
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay of AdamW")
     augmentation: Strategy = Field(
         default="auto", description="DSA strategy of the set's images, before the teacher sees them; auto: all kinds"
     )
     loss: Literal["cross-entropy", "kl"] = Field(
-        default="cross-entropy", description="what is minimised: cross-entropy with, or divergence from, the teacher"
+        default="cross-entropy", description="loss of the student against the teacher: cross-entropy, or KL divergence"
     )
     temperature: float = Field(default=1.0, gt=0, description="temperature of both networks' logits (KRR-ST: 1)")
 
@@ -64,12 +66,12 @@ def teach_student(
     device: str = "auto",
     say: Say | None = None,
 ) -> nn.Module:
-    """A student with the teacher's outputs, which learned them on the images of `ds` alone; in evaluation mode.
+    """A student, in evaluation mode, that learned the teacher's outputs on the images of `ds` alone.
 
-    student: a backbone as `pretrain` takes it; a module goes on from its own weights. `teacher` stays as it is. form:
-    how the teacher's own images are fed, which the set's images are fed by too; None feeds them as the set says. Labels
-    and targets of the set are not looked at. Raises `UserError` for a form with a whitening and for images that a
-    network cannot take, and `Diverged` where the loss, or what the teacher says, is not finite.
+    student: a backbone as for `pretrain`; a module starts from its own weights. teacher: is not changed. form: the
+    normalisation of the teacher's own images, by which the set's images are normalised too; None: the set's own. Labels
+    and targets of the set are not used. Raises `UserError` for a form with a whitening and for images that a network
+    cannot take, and `Diverged` where the loss or the teacher's probabilities are not finite.
     """
     chosen, where = settings or DataFree(), devices.resolve(device)
     channels, height, width = ds.images.shape[1:]
@@ -91,7 +93,7 @@ def _inputs(ds: DistilledSet, form: InputForm | None) -> Float[Tensor, "N C H W"
     if form is None:
         return ds.inputs()
     if form.whitening is not None:
-        raise UserError("the teacher's images are whitened, which a set of other images is not; take another teacher")
+        raise UserError("the teacher's images are whitened, but the set's are not; take a teacher without whitening")
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (form.mean, form.std))
     return (torch.from_numpy(ds.decoded().raw()) - mean) / std
 
@@ -112,7 +114,7 @@ def _settings(chosen: DataFree, batch_size: int) -> Settings:
 
 
 class AskedViews:
-    """Views of images, or noise in their place, with the class probabilities that a classifier gives them."""
+    """Views of images, or noise in place of images, with the class probabilities that a classifier gives them."""
 
     labels = None
 
@@ -140,11 +142,11 @@ class AskedViews:
 
     @torch.no_grad()
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """What is shown of the images `rows`, and softmax(z / T) of the teacher's logits z; raises `Diverged`."""
+        """Views of the images `rows` (or noise), and softmax(z / T) of the teacher's logits z; raises `Diverged`."""
         shown = self._shown(rows, self.streams.child("views", epoch).generator("batch", index))
         probabilities = (self.teacher(shown) / self.settings.temperature).softmax(1)
         if not torch.isfinite(probabilities).all():
-            raise Diverged("what the teacher says of the images is not finite")
+            raise Diverged("the teacher's class probabilities are not finite")
         return shown, probabilities
 
     def _shown(self, rows: Tensor, draw: torch.Generator) -> Tensor:

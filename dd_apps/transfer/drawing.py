@@ -19,13 +19,13 @@ from dd_core.recipe import Recipe
 from dd_core.runner import RunOptions
 from dd_core.streams import Streams
 
-LABELS = Recipe(  # KRR-ST's for sets with labels (Lee et al. 2024): SGD, rate 0.1 times after half, DSA
+LABELS = Recipe(  # KRR-ST's recipe for sets with labels (Lee et al. 2024): SGD, a tenth of the rate after half, DSA
     learning_rate=0.01, momentum=0.9, weight_decay=5e-4, schedule="step", epochs=1000, augmentation="auto"
 )
 
 
 def source_of(scenario: TransferScenario, options: RunOptions) -> Source:
-    """The training images of the source: its classes, and as many images as the scenario says."""
+    """The training images of the source, of the scenario's classes and in the scenario's number."""
     whole = scenario.real_images.load("train", workers=options.workers, say=options.reporter.message)
     return chosen(whole, scenario.classes, scenario.images, seed=scenario.seed, option="images")
 
@@ -33,9 +33,10 @@ def source_of(scenario: TransferScenario, options: RunOptions) -> Source:
 def target_of(
     target: TargetConfig, shape: tuple[int, int, int], *, skip_corrupt: bool, seed: int
 ) -> tuple[Source, Source]:
-    """Training and test images of a target, at the size of images (C, H, W).
+    """Training and test images of a target, resized to the source's image `shape` (C, H, W).
 
-    Raises `UserError` for images that cannot be learned and tested, and for other channels than those of the source.
+    Raises `UserError` for images that no classifier can be trained and tested on, and for a number of channels that is
+    not the source's.
     """
     _, height, width = shape
     data = Data(target.data, height if height == width else None, skip_corrupt)
@@ -47,30 +48,31 @@ def target_of(
     if train.image_shape != shape:
         theirs, ours = ("x".join(map(str, each)) for each in (train.image_shape, shape))
         raise UserError(
-            f"target {called(train)} has {theirs} images (C x H x W), and backbones learn {ours} ones from the source; "
-            "take a target of as many channels"
+            f"target {called(train)} has {theirs} images (C x H x W), and the source has {ours} images; take a target "
+            "with as many channels"
         )
     return train, test
 
 
 def chosen(source: Source, classes: tuple[int, ...], count: int | None, *, seed: int, option: str) -> Source:
-    """The images of some classes, relabelled in the order given, and `count` of them, as many of each class as can be.
+    """The images of some classes, relabelled in the given order; `count` of them, as evenly over classes as possible.
 
-    Images without labels are drawn evenly from all. Raises `UserError` for classes and numbers that there are not.
+    Images without labels are drawn from all alike. Raises `UserError` for classes that `source` lacks, and for a
+    `count` above its number of images.
     """
     if classes:
         source = _of_classes(source, classes)
     if count is None or count == len(source):
         return source
     if count > len(source):
-        raise UserError(f"{Option(option, len(source))}: {count} are asked for, and {called(source)} has no more")
+        raise UserError(f"{Option(option, len(source))}: {called(source)} has no more, so {count} cannot be drawn")
     return source.subset(random_rows(source, count, streams=Streams(seed).child("images")).sort().values)
 
 
 def _of_classes(source: Source, classes: tuple[int, ...]) -> Source:
     require_labels(source)
     if not isinstance(source, LabelledImages):
-        raise UserError(f"{called(source)} stays on disk, and classes are chosen in memory; give a smaller image_size")
+        raise UserError(f"{called(source)} does not fit into memory, as classes need; give a smaller image_size")
     if max(classes) >= len(source.classes) or len({*classes}) < len(classes):
         raise UserError(
             f"{Option('classes')}: {', '.join(map(str, classes))} of {called(source)}, which has {len(source.classes)} "
@@ -80,9 +82,9 @@ def _of_classes(source: Source, classes: tuple[int, ...]) -> Source:
 
 
 def random_rows(source: Source, count: int, *, streams: Streams) -> Int64[Tensor, " n"]:
-    """Rows of `count` random images, as many of each class as of another; of images without labels, of all alike.
+    """Rows of `count` random images, as evenly over classes as possible; without labels, from all images alike.
 
-    Raises `UserError` where there are not as many.
+    Raises `UserError` where there are fewer images.
     """
     if source.labels is None:
         if count > len(source):
@@ -93,7 +95,7 @@ def random_rows(source: Source, count: int, *, streams: Streams) -> Int64[Tensor
 
 
 def labelled_set(source: Source, rows: Int64[Tensor, " n"], like: DistilledSet, recipe: Recipe) -> DistilledSet:
-    """The real images `rows` with their labels as a set, normalised or whitened as `like` is."""
+    """The real images `rows` with their labels as a set, normalised and whitened as the set `like`."""
     labels = require_labels(source)[rows]
     manifest = Manifest(
         classes=source.classes,
@@ -104,7 +106,7 @@ def labelled_set(source: Source, rows: Int64[Tensor, " n"], like: DistilledSet, 
 
 
 def features_set(source: Source, features: Tensor, like: DistilledSet, recipe: Recipe) -> DistilledSet:
-    """All images of `source` with features (N, D) for targets as a set, normalised or whitened as `like` is."""
+    """All images of `source` with the targets `features` (N, D) as a set, normalised and whitened as the set `like`."""
     manifest = Manifest(
         task="self-supervised",
         classes=(),
@@ -117,7 +119,7 @@ def features_set(source: Source, features: Tensor, like: DistilledSet, recipe: R
 
 
 def sample_of(source: Source, *, statistics: str) -> DistilledSet:
-    """The first image of a source as a set, which says how images are normalised: by their own, or ImageNet's."""
+    """A set of a source's first image, for its normalisation: the source's own mean and std, or ImageNet's."""
     mean, std = IMAGENET if statistics == "imagenet" else channel_stats(source)
     manifest = Manifest(
         task="self-supervised", classes=(), pixels=Pixels(space="raw", mean=mean, std=std), recipe=Recipe()
@@ -126,7 +128,7 @@ def sample_of(source: Source, *, statistics: str) -> DistilledSet:
 
 
 def as_source(ds: DistilledSet, name: str) -> LabelledImages:
-    """The images of a set as networks see them, in uint8, as real ones without labels."""
+    """The images of a set that networks see, as a uint8 source without labels."""
     return LabelledImages(torch.tensor(ds.decoded().quantised().images), None, (), name)
 
 

@@ -1,4 +1,4 @@
-"""The features of real images under a frozen backbone: what its last layer reads, in evaluation mode."""
+"""The features of real images by a frozen backbone: the inputs of its last linear layer, in evaluation mode."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dd_core.system.footprint import prediction_batch
 def features(
     backbone: nn.Module, source: Source, form: InputForm | None = None, *, device: str = "auto"
 ) -> Float[Tensor, "N D"]:
-    """The features of all images in order, float32 on the CPU; `backbone` is in evaluation mode from then on.
+    """The features of all images in order, float32 on the CPU; `backbone` stays in evaluation mode afterwards.
 
-    form: how images are fed, that of the set which the backbone learned (`ds.input_form()`); None normalises them by
-    the statistics of `source` itself. Raises `UserError` for a backbone without a linear layer, and `Diverged` where a
-    feature is not finite.
+    form: normalisation of images, as of the set that the backbone learned (`ds.input_form()`); None: by the mean and
+    std of `source` itself. Raises `UserError` for a backbone without a linear layer, and `Diverged` where a feature is
+    not finite.
     """
     form, where = form or InputForm.of(source), devices.resolve(device)
     model = backbone.to(where).eval()

@@ -1,4 +1,4 @@
-"""Fine-tuning: all weights of a backbone trained on, with a fresh last layer for the target's classes."""
+"""Fine-tuning: training goes on with all weights of a backbone and a fresh last layer for the target's classes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from dd_core.training import Loop, RealLessons, Settings, accuracy
 
 @dataclass(frozen=True, eq=False)
 class FineTuned:
-    """The classifier that fine-tuning ended with, in evaluation mode, and its score on the test images."""
+    """The fine-tuned classifier, in evaluation mode, and its score on the test images."""
 
     model: nn.Module
     score: TransferScore
 
     @property
     def accuracy(self) -> float:
-        """Of the score."""
+        """The accuracy of the score."""
         return self.score.accuracy
 
 
@@ -53,10 +53,10 @@ def fine_tune(
 ) -> FineTuned:
     """A copy of `backbone`, trained on `fraction` of the labels of `train` and scored after the last step.
 
-    The labels, the new last layer, and the order and views of images are drawn by `seed`. form: how images are fed,
-    `ds.input_form()` of the set that the backbone learned; None normalises them by the statistics of `train`. settings:
-    those of KRR-ST unless given. Raises `UserError` for images without labels, with one class or of other classes, and
-    `Diverged`.
+    The labels, the new last layer, and the order and views of images are drawn by `seed`. form: normalisation of
+    images, `ds.input_form()` of the set that the backbone learned; None: by the mean and std of `train`. settings: by
+    default KRR-ST's. Raises `UserError` for images without labels, for a single class, and where `train` and `test`
+    have different classes, and `Diverged`.
     """
     check_target(train, test)
     chosen, where = settings or FineTuning(), devices.resolve(device)
@@ -95,10 +95,10 @@ def _settings(settings: FineTuning) -> Settings:
 
 
 class ShiftedLessons(RealLessons):
-    """Labelled images, each shifted by up to `crop` pixels each way with black coming in, and mirrored half the time.
+    """Labelled images, each shifted by up to `crop` pixels each way and filled with black, and mirrored half the time.
 
-    That is a crop of its size from the image with a black margin. Digits and letters are not mirrored. The draws of a
-    mini-batch are named by `epoch`, which counts steps here.
+    A shift is a crop of the image's size from the image with a black margin. Digits and letters are not mirrored. The
+    draws of a mini-batch follow from `epoch`, which counts steps here.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ShiftedLessons(RealLessons):
         return ShiftedLessons(self.source, self.form, self.streams, crop=self.crop, device=device)
 
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """Shifted, normalised or whitened, and mirrored images with their labels."""
+        """Shifted and mirrored images, normalised or whitened, with their labels."""
         del index
         draw = self.streams.generator("views", epoch)
         shifts = torch.randint(-self.crop, self.crop + 1, (len(rows), 2), generator=draw)

@@ -1,4 +1,4 @@
-"""The real images that a network learns worst: a rival of distilled and of random ones (MKDT, Joshi et al. 2025)."""
+"""The real images with the highest loss of a trained network, as a baseline of MKDT (Joshi et al. 2025)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dd_core.system.footprint import prediction_batch
 def high_loss_rows(
     source: Source, taught: DistilledSet, count: int, *, seed: int, device: str, say: Say | None = None
 ) -> Int64[Tensor, " n"]:
-    """The rows of the `count` images whose targets a network has learned worst, the worst first.
+    """The rows of the `count` images with the highest loss of a network that learned all of them, the highest first.
 
-    taught: all images of `source` with features (N, D), and the recipe that the network learns them by. The loss of an
-    image is the mean over its D targets of the squared error, after training, in evaluation mode. Raises `UserError`
+    taught: all images of `source` with features (N, D) as targets, and the recipe that trains the network. The loss of
+    an image is the mean over its D targets of the squared error, after training, in evaluation mode. Raises `UserError`
     where there are fewer images, and what `pretrain` raises.
     """
     if count > len(source):
-        raise UserError(f"{count} images are chosen, and there are {len(source)}")
+        raise UserError(f"{count} images cannot be chosen from {len(source)}; give a smaller number")
     student = pretrain(taught.manifest.recipe.network, taught, seed=seed, device=device, say=say)
     assert taught.targets is not None
     losses = _losses(student, source, taught, torch.tensor(taught.targets), devices.resolve(device))

@@ -1,4 +1,4 @@
-"""What a worker does: pre-train a backbone on a row's lesson, or score it on a target. Values that travel."""
+"""The jobs of workers: pre-train a backbone on a row's lesson, or score it on a target; and the records of both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dd_core.networks.own import built
 from dd_core.system import device as devices
 from dd_core.training.feature_teachers import FeatureTeacherSpec, backbone_of
 
-KEPT = 2  # targets whose images a worker holds
+KEPT = 2  # number of targets whose images a worker keeps in memory
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Place:
         }
 
     def key(self, threads: int) -> str:
-        """A name for the weights."""
+        """A digest that names the weights."""
         return digest(self.facts(threads))
 
 
@@ -71,7 +71,7 @@ class PretrainJob:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """Score the backbone in `weights`, or one with its first weights where that is None, on a target."""
+    """Score the backbone in the file `weights` on a target; None: a backbone with its initial weights."""
 
     place: Place
     key: str
@@ -84,9 +84,9 @@ class ScoreJob:
 
 
 class JobRecord(Config):
-    """What a job ended with, as a line of the journal; `reason` says why it has no scores, or no weights.
+    """The outcome of a job, as a line of the journal; `reason` says why it has no scores, or no weights.
 
-    values: by what the score is called, then by fraction; remarks: what had to be said of the training.
+    values: by the name of the way of scoring, then by fraction; remarks: notes on the training, for the report.
     """
 
     key: str
@@ -97,7 +97,7 @@ class JobRecord(Config):
 
 
 def pretrained(job: PretrainJob) -> JobRecord:
-    """Pre-train a backbone; that it diverged is a result."""
+    """Pre-train a backbone; if training diverges, the record gives the reason."""
     begun, said, place = time.perf_counter(), list[str](), job.place
     assert place.lesson is not None
     ds = store.read_set(place.lesson.file)
@@ -114,17 +114,17 @@ def pretrained(job: PretrainJob) -> JobRecord:
 
 
 def _of_whole(place: Place, whole: Whole) -> nn.Module:
-    """The backbone after it learned all images without labels, made once for the same ones."""
+    """The backbone after self-supervised training on all images; it is an artefact, which is made once."""
     config = whole.teacher.model_copy(update={"network": place.backbone, "seed": place.seed})
     resources = Resources.of([whole.source], device=place.device)
     return backbone_of(artefacts.get(FeatureTeacherSpec.of(whole.source, config), resources=resources)).network
 
 
 def scored(job: ScoreJob) -> JobRecord:
-    """Score a backbone in every way at every fraction; that something diverged is a result."""
+    """Score a backbone in every way at every fraction; if anything diverges, the record gives the reason."""
     begun, said, place = time.perf_counter(), list[str](), job.place
     train, test = _images(job)
-    # the set says how its backbones are fed; without one the target's own statistics do
+    # images are normalised as those of the set; without a set, by the target's own mean and std
     form = InputForm.of(train) if place.lesson is None else store.read_set(place.lesson.file).input_form()
     model = _backbone(job)
     frozen: Features | None = None
@@ -159,7 +159,7 @@ _held: dict[str, tuple[Source, Source]] = {}
 
 
 def _images(job: ScoreJob) -> tuple[Source, Source]:
-    """The target's images, of which this process keeps those of the last two targets that it was asked for."""
+    """The target's images; this process keeps those of the last two targets in memory."""
     shape = job.place.image_shape
     key = canonical([plain(job.target), list(shape), job.skip_corrupt, job.images_seed])
     if key not in _held:
@@ -170,8 +170,8 @@ def _images(job: ScoreJob) -> tuple[Source, Source]:
 
 
 def lost(job: PretrainJob | ScoreJob) -> JobRecord:
-    """The record of a job that was lost with its workers."""
-    return JobRecord(key=job.key, reason="its worker process died twice, most likely for memory")
+    """The record of a job whose worker processes died."""
+    return JobRecord(key=job.key, reason="its worker process died twice, most likely for lack of memory")
 
 
 def target_facts(train: Source, test: Source, scores: Sequence[ScoringConfig], fractions: Sequence[float]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A target: images with labels, of which a fraction is learned from."""
+"""The labels of a target's training images, a fraction of which is learned from."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dd_core.streams import Streams
 def check_target(train: Source, test: Source) -> None:
     """Raise `UserError` for images that no classifier can be trained and tested on.
 
-    Both sides need labels, of the same two classes at least, and images of one shape.
+    Both sides need labels, the same classes (at least two), and images of the same shape.
     """
     for source in (train, test):
         if source.labels is None:
-            raise UserError(f"target {called(source)} has no labels, which probes and fine-tuning learn from; name one")
+            raise UserError(
+                f"target {called(source)} has no labels, as probes and fine-tuning need; take labelled images"
+            )
     if len(train.classes) < 2:
-        raise UserError(
-            f"target {called(train)} has one class, so there is nothing to tell apart; take one with two or more"
-        )
+        raise UserError(f"target {called(train)} has one class; take a target with two classes or more")
     if train.classes != test.classes:
         raise UserError(f"target {called(train)}: training and test images do not have the same classes")
     if train.image_shape != test.image_shape:
@@ -38,7 +38,7 @@ def labelled_rows(source: Source, fraction: float, *, seed: int) -> Int64[Tensor
     without images.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"{Option('fraction', fraction)}: a fraction of the labels is above 0 and at most 1")
+        raise UserError(f"{Option('fraction', fraction)}: expected a fraction above 0 and at most 1")
     require_labels(source)
     counts = [max(1, round(fraction * len(members))) for members in indices_by_class(source)]
     rows = selection.random_indices(source, counts, streams=Streams(seed), stream="labelled")

@@ -1,4 +1,4 @@
-"""What each row of a scenario pre-trains on under each seed: distilled sets, and sets of real images, as files."""
+"""The lesson of each row under each seed, as a file: a distilled set, or a set of real images, to pre-train on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from dd_core.training.feature_teacher_config import FeatureTeacherConfig
 
 @dataclass(frozen=True)
 class Whole:
-    """All images of the source, and how a backbone learns them without labels."""
+    """All images of the source, and the settings by which a backbone learns them without labels."""
 
     source: Source
     teacher: FeatureTeacherConfig
@@ -46,10 +46,10 @@ class Whole:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a row pre-trains on under a seed: a file of a set, what is in it by digest, and the recipe.
+    """The set that a row pre-trains on under a seed: file, digest of its content, and recipe.
 
-    method: what distilled the images, empty where nothing did or the set does not say. whole: what is learned in place
-    of the set, which then only says how images are fed.
+    method: the method that distilled the images; empty for real images and for a set that does not name its method.
+    whole: if given, learned in place of the set, which then only gives the normalisation.
     """
 
     file: Path
@@ -80,7 +80,7 @@ class Preparation:
         self._sets: dict[Path, DistilledSet] = {}
 
     def run(self) -> Prepared:
-        """Raises what the runner raises, and `UserError` for rows that their sets do not allow."""
+        """Make all lessons. Raises what `runner.distill` raises, and `UserError` for a row that does not fit a set."""
         lessons = {
             (row.called, seed): self._lesson(row, seed)
             for row in self.scenario.rows
@@ -100,7 +100,9 @@ class Preparation:
             ds = store.read_set(file) if config is None else self._make(name, config, file, seed)
             if ds.images.shape[1:] != self.source.image_shape:
                 theirs, ours = ("x".join(map(str, each)) for each in (ds.images.shape[1:], self.source.image_shape))
-                raise UserError(f"set {name} has {theirs} images (C x H x W), and the source has {ours}")
+                raise UserError(
+                    f"set {name} has {theirs} images (C x H x W), but the source has {ours}; make them equal"
+                )
             self._sets[file] = ds
         return self._sets[file]
 
@@ -132,7 +134,7 @@ class Preparation:
         return self._whole(row) if isinstance(row, WholeRow) else None
 
     def _whole(self, row: WholeRow) -> Lesson:
-        """All images of the source."""
+        """The lesson of all images of the source."""
         source = self.source.without_labels()
         teacher = exchange.with_weights_kept(row.teacher)
         place = [each.called for each in self.scenario.rows].index(row.called)
@@ -142,14 +144,14 @@ class Preparation:
         return Lesson(file, name, Recipe(), len(source), "nothing", whole=Whole(source, teacher))
 
     def _taught(self, row: SetRow, seed: int) -> DistilledSet:
-        """The images of a set with the features that the teacher of another set gives them."""
+        """The images of a set, with features by the teacher of another set."""
         assert row.like is not None
         ds, like = self.set_of(row.set, seed), self.set_of(row.like, seed)
         images = drawing.as_source(ds, row.set)
         return self._with_features(row, images, like)
 
     def _real(self, row: RealRow, seed: int) -> DistilledSet:
-        """Real images, like those of a set: random ones, or those that are learned worst."""
+        """Real images in the number and normalisation of a set: random ones, or those with the highest loss."""
         like, streams = self.set_of(row.like, seed), Streams(seed).child("random real")
         count, source = row.images or len(like), self.source
         if isinstance(row, HighLossRow):
@@ -181,8 +183,8 @@ class Preparation:
         changes: Overrides = {**self.scenario.recipe, **row.recipe}
         if recipe.steps and changes and "steps" not in changes:
             raise UserError(
-                f"row '{row.called}': its set is learned in an order of steps, which {', '.join(changes)} would not "
-                "change; give the row recipe.steps = [] as well"
+                f"row '{row.called}': its set has learned steps, which ignore {', '.join(changes)}; give the row "
+                "recipe.steps = [] as well"
             )
         return overridden(recipe, changes)
 

@@ -1,4 +1,4 @@
-"""Pre-training of a backbone on a set: features by mean squared error, labelled sets by cross-entropy."""
+"""Pre-training of a backbone on a set: on features by mean squared error, on labels by cross-entropy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dd_core.recipe import Recipe
 from dd_core.system import surroundings
 
 Say = Callable[[str], object]
-STALE = 0.05  # share of a batch norm's first values in its running statistics that is worth a word
+STALE = 0.05  # share of initial values in a batch norm's running statistics from which the user is told
 
 
 @surroundings.own()
@@ -28,15 +28,15 @@ def pretrain(
     device: str = "auto",
     say: Say | None = None,
 ) -> nn.Module:
-    """A network that was trained on `ds` by its own recipe, or by `recipe`, in evaluation mode.
+    """A network that was trained on `ds` by `recipe` (None: the set's own), in evaluation mode.
 
     backbone: a network's name, `module:Class`, a function (in_channels, outputs, image_size) -> module, or a module,
-    which is copied. A set with features gives it an output for each of them, a set with labels one for each class.
-    Feed it real images through `ds.input_form()`.
+    which is copied. The network has an output for each feature of a set with features, and for each class of a set with
+    labels. Normalise real images for it by `ds.input_form()`.
 
-    Batch norm cannot learn from a mini-batch of one image: where the last one of an epoch would be, mini-batches get
-    another size. `say` is told so, and where few steps left running statistics near their first values. Raises
-    `UserError` for images that the backbone cannot take and for a set of one image where it has batch norms, and
+    Batch norm cannot learn from a mini-batch of one image: if the last mini-batch of an epoch would be one, their size
+    changes. `say` is told of that, and of running statistics that are still near their initial values. Raises
+    `UserError` for images that the backbone cannot take and for a set of one image if it has batch norms, and
     `Diverged`.
     """
     own = recipe or ds.manifest.recipe
@@ -46,7 +46,7 @@ def pretrain(
     told = say or _silent
     size = safe_batch_size(ds.decoded_count, own.batch_size, model, name=name_of(backbone), say=told)
     own = own.model_copy(update={"batch_size": size})
-    # a name keeps what the recipe says of first weights; whatever else is given has weights of its own
+    # a network by name gets initial weights by the recipe; any other backbone has weights of its own
     network = backbone if isinstance(backbone, str) and not is_import_path(backbone) else model
     trained = training.train(ds, network=network, recipe=own, seed=seed, device=device)
     for line in stale_norms(trained, steps=len(own.steps) or own.epochs * -(-ds.decoded_count // size)):
@@ -55,21 +55,21 @@ def pretrain(
 
 
 def outputs_of(ds: DistilledSet) -> int:
-    """How many numbers a network learns of an image of `ds`: its targets, or its classes."""
+    """The number of outputs of a network for `ds`: of an image's targets, or of classes."""
     return len(ds.classes) if ds.targets is None else ds.targets.shape[1]
 
 
 def safe_batch_size(images: int, size: int, model: nn.Module, *, name: str, say: Say) -> int:
-    """The size of mini-batches nearest to `size`, smaller ones first, none of which is a single image.
+    """A size of mini-batches, preferably at most `size`, that leaves no mini-batch of a single image.
 
-    It is `size` for a network without batch norm. Raises `UserError` for one image and a network with batch norm.
+    For a network without batch norm it is `size`. Raises `UserError` for one image and a network with batch norm.
     """
     if not networks.mixes_images(model):
         return size
     if images < 2:
         raise UserError(
-            f"backbone '{name}' has batch norms, which take two images at least, and there is {images}; take a "
-            "backbone without, such as convnet"
+            f"backbone '{name}' has batch norms, which need at least two images, and there is {images}; take a "
+            "backbone without batch norms, such as convnet"
         )
     sizes = [*range(min(size, images), 1, -1), *range(max(2, size + 1), images + 1)]
     safe = size if size > images else next(each for each in sizes if images % each != 1)
@@ -82,17 +82,17 @@ def safe_batch_size(images: int, size: int, model: nn.Module, *, name: str, say:
 
 
 def stale_norms(model: nn.Module, *, steps: int) -> list[str]:
-    """A line where batch norms' running statistics are still partly their first values (mean 0, variance 1).
+    """A line to the user if running statistics of batch norms are still near their initial values (mean 0, variance 1).
 
-    After n steps with momentum m, (1 - m)^n of them are.
+    After n steps with momentum m, the initial values have the share (1 - m)^n.
     """
     momenta = [norm.momentum for norm in networks.batch_norms(model).values() if norm.momentum is not None]
     share = max([(1 - momentum) ** steps for momentum in momenta], default=0.0)
     if share < STALE:
         return []
     return [
-        f"after {steps} steps {100 * share:.0f} % of the running statistics of batch norms are still their first "
-        "values, which probes see and fine-tuning goes on from; more epochs or smaller mini-batches make more steps"
+        f"after {steps} steps the running statistics of batch norms still consist of their initial values by "
+        f"{100 * share:.0f} %, which affects all scores; more epochs or smaller mini-batches make more steps"
     ]
 
 

@@ -1,6 +1,6 @@
 """Probes of frozen features: softmax regression, by L-BFGS or by SGD, and nearest neighbours.
 
-Shapes: n labelled images, m tested ones, D features, K classes.
+Shapes: n labelled images, m test images, D features, K classes.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ def linear_probe(
     seed: int = 0,
     device: str = "auto",
 ) -> TransferScore:
-    """How well a linear classifier on the frozen features of `backbone` tells the classes of `test` apart.
+    """The accuracy on `test` of a linear classifier on the frozen features of `backbone`.
 
-    It learns from `fraction` of the labels of `train`, drawn by `seed`. form: how images are fed, `ds.input_form()` of
-    the set that the backbone learned; None normalises them by the statistics of `train`. settings: L-BFGS as in MKDT
-    unless given. Raises `UserError` for images without labels, with one class or of other classes, and `Diverged`.
+    The classifier learns from `fraction` of the labels of `train`, drawn by `seed`. form: normalisation of images,
+    `ds.input_form()` of the set that the backbone learned; None: by the mean and std of `train`. settings: by default
+    L-BFGS as in MKDT. Raises `UserError` for images without labels, for a single class, and where `train` and `test`
+    have different classes, and `Diverged`.
     """
     chosen = settings or LinearProbe()
     return Features.of(backbone, train, test, form=form, device=device).score(
@@ -60,9 +61,9 @@ def knn(
     seed: int = 0,
     device: str = "auto",
 ) -> TransferScore:
-    """How well the `k` nearest neighbours among frozen features tell the classes of `test` apart.
+    """The accuracy on `test` of votes by the `k` nearest neighbours among the frozen features of labelled images.
 
-    See `Neighbours` for the votes and `linear_probe` for the rest.
+    See `Neighbours` for the votes and `linear_probe` for the other arguments.
     """
     return Features.of(backbone, train, test, form=form, device=device).score(
         Neighbours(k=k, temperature=temperature), fraction=fraction, seed=seed, device=device
@@ -79,7 +80,7 @@ class Features:
     def of(
         backbone: nn.Module, train: Source, test: Source, *, form: InputForm | None = None, device: str = "auto"
     ) -> Features:
-        """Raises what `check_target` and `features` raise."""
+        """Compute the features of both splits. Raises what `check_target` and `features` raise."""
         check_target(train, test)
         chosen = form or InputForm.of(train)
         known, tested = (features(backbone, source, chosen, device=device) for source in (train, test))
@@ -87,7 +88,7 @@ class Features:
 
     @surroundings.own()
     def score(self, settings: Probe, *, fraction: float, seed: int, device: str = "auto") -> TransferScore:
-        """A probe that learns from `fraction` of the training labels."""
+        """The score of a probe that learns from `fraction` of the training labels, drawn by `seed`."""
         rows = labelled_rows(self.train, fraction, seed=seed)
         known, labels, classes = self.known[rows], labels_at(self.train, rows), len(self.train.classes)
         where = devices.resolve(device)
@@ -120,7 +121,7 @@ class Features:
 
 
 def described(form: InputForm) -> dict[str, Any]:
-    """How images were fed, as a score has it."""
+    """The normalisation of images, as fields of a score."""
     return {"mean": tuple(form.mean), "std": tuple(form.std), "whitened": form.whitening is not None}
 
 
@@ -133,7 +134,7 @@ def sgd_regression(
     seed: int,
     device: torch.device,
 ) -> nn.Linear:
-    """A linear layer that SGD trained by cross-entropy, first weights as PyTorch draws them; raises `Diverged`."""
+    """A linear layer, trained by SGD on the cross-entropy from PyTorch's initial weights; raises `Diverged`."""
     streams = Streams(seed).child("probe")
     with streams.seeded("layer"):
         layer = nn.Linear(features_nD.shape[1], classes)

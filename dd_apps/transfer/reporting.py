@@ -16,12 +16,12 @@ from dd_apps.transfer.settings import ScoringConfig
 from dd_core.config import plain
 from dd_core.evaluation.differences import Difference, difference
 
-NEW_DRAW = "one set against images that are drawn for each seed: Student's t for one more draw"
+NEW_DRAW = "where one set is compared with images that are drawn for each seed, Student's t is that for one more draw"
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One row against another, for one backbone at one fraction of the labels."""
+    """The comparison of one row with another, for one backbone at one fraction of the labels."""
 
     target: str
     score: str
@@ -33,7 +33,7 @@ class Compared:
 
 
 class Report:
-    """What is written of the results of a scenario."""
+    """The sections and figures of a scenario's report."""
 
     def __init__(self, scenario: TransferScenario, prepared: Prepared, results: Results) -> None:
         self.scenario, self.prepared, self.results = scenario, prepared, results
@@ -69,7 +69,7 @@ class Report:
     # --- figures ----------------------------------------------------------------------------------------------------
 
     def by_seed(self, row: str, backbone: str, target: str, score: str, fraction: str) -> dict[int, float]:
-        """The accuracy under each seed that did not diverge."""
+        """The accuracy under each seed, without seeds under which something diverged."""
         found: dict[int, float] = {}
         for seed in self.scenario.all_seeds:
             values = self.results.scores[row, backbone, seed, target].values
@@ -78,7 +78,7 @@ class Report:
         return found
 
     def compared(self, target: str, score: str) -> list[Compared]:
-        """Each row that learned a set against each other row, pairs once; without such a row, all pairs."""
+        """Comparisons of each row of a set with each other row, every pair once; without such rows, of all pairs."""
         found: list[Compared] = []
         for ours, theirs in self._pairs():
             for backbone in self.scenario.backbones:
@@ -100,7 +100,7 @@ class Report:
         return pairs
 
     def _new_draw(self, ours: RowConfig, theirs: RowConfig) -> bool:
-        """Whether one row has one set for all seeds, and the other row has images of its own for each."""
+        """Whether one row has one set for all seeds, and the other row has other images for each seed."""
         kinds = {self._kind(ours), self._kind(theirs)}
         return kinds == {"one", "each"}
 
@@ -189,8 +189,8 @@ class Report:
         counted = "mean and standard deviation over " if scenario.seeds > 1 else ""
         return [
             f"{score.called}: {score.words}; last step, nothing is chosen on test images",
-            f"{counted}{_seeds(scenario)} of weights, training, random images and labels that are drawn; labels are of "
-            f"{train:,} training images, of each class at least one; {test:,} test images",
+            f"{counted}{_seeds(scenario)} of weights, training, random images and drawn labels; labels are drawn from "
+            f"{train:,} training images, at least one of each class; {test:,} test images",
             *(self._row_note(row) for row in scenario.rows),
             "images are normalised as those of the set; without pre-training, by the target's training images",
             *self._failures(target),
@@ -200,7 +200,7 @@ class Report:
     def _row_note(self, row: RowConfig) -> str:
         lesson = self.prepared.lessons[row.called, self.scenario.seed]
         if lesson is None:
-            return f"{row.called}: first weights"
+            return f"{row.called}: initial weights"
         if lesson.whole is not None:
             teacher = lesson.whole.teacher
             return (
@@ -208,11 +208,11 @@ class Report:
                 f"{teacher.objective}, {teacher.epochs} epochs; an upper bound, and no set"
             )
         if isinstance(row, RealRow):
-            which = "worst learned" if isinstance(row, HighLossRow) else "random"
+            which = "high-loss" if isinstance(row, HighLossRow) else "random"
             kind = f"{which} images of {self.prepared.source.name}"
         else:
             kind = f"images by {lesson.method}" if lesson.method else "images of a set"
-        drawn = {"each": "others for each seed", "one": "the same for all seeds"}[self._kind(row)]
+        drawn = {"each": "different for each seed", "one": "the same for all seeds"}[self._kind(row)]
         return f"{row.called}: {lesson.images} {kind}, {drawn}; {_learned(lesson)}"
 
     def _failures(self, target: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""All jobs of a scenario: pre-training first, then scoring, in parallel, each kept by a journal as it ends."""
+"""All jobs of a scenario: pre-training first, then scoring, in parallel; a journal keeps each record as a job ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dd_core.system.parallel import Pool, Workers
 
 @dataclass(frozen=True)
 class Results:
-    """The record of each row, backbone, seed and target, and of each row, backbone and seed that was pre-trained."""
+    """The records of scoring by (row, backbone, seed, target), and of pre-training by (row, backbone, seed)."""
 
     scores: Mapping[tuple[str, str, int, str], JobRecord]
     pretraining: Mapping[tuple[str, str, int], JobRecord]
@@ -29,9 +29,9 @@ class Results:
 
 
 def run_jobs(scenario: TransferScenario, prepared: Prepared, folder: Path, options: RunOptions) -> Results:
-    """Do what is missing; the same call goes on where it was stopped, and a finished one trains nothing.
+    """Run the jobs that `folder` lacks: an interrupted call resumes, a finished one trains nothing.
 
-    Raises `UserError` before the first job for a backbone or a target that does not go with the source's images.
+    Raises `UserError` before the first job for a backbone or a target that does not fit the source's images.
     """
     workers = options.workers or Workers(count=scenario.workers)
     shape = prepared.source.image_shape
@@ -67,7 +67,7 @@ class _Bench:
     facts: Mapping[str, list[Any]]
 
     def run(self, places: list[Place], images: Mapping[str, tuple[int, int]]) -> Results:
-        """Pre-train what a missing score needs, and score it."""
+        """Pre-train the backbones that missing scores need, and score them."""
         records = {record.key: record for record in self._records()}
         keys = {place: place.key(self.threads) for place in places}
         jobs = {
@@ -92,7 +92,7 @@ class _Bench:
         return Results(results, {name: records[key] for name, key in named.items()}, images)
 
     def _untrained(self, place: Place, key: str, records: Mapping[str, JobRecord], *, needed: bool) -> bool:
-        """Whether a backbone is to be pre-trained: it never was, or its weights are needed and gone."""
+        """Whether a backbone must be pre-trained: for the first time, or because a needed file of weights is gone."""
         if key not in records:
             return True
         return records[key].reason is None and not self._file(key).exists() and (needed or self.scenario.keep_weights)

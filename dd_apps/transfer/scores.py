@@ -1,4 +1,4 @@
-"""What a backbone was worth on a target, and what was done to find out; imports no torch."""
+"""The score of a backbone on a target; imports no torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dd_core.config import Config
 
 
 class TransferScore(Config):
-    """The accuracy on all test images, at the end of what `done` says; nothing is chosen on test images.
+    """The accuracy on all test images, after the last step of training; nothing is chosen on test images.
 
-    fraction: of each class's training images, at least one, whose labels were learned; `labels` of them. features: how
-    many an image has; None where all weights learned. mean, std: what images were normalised by; whitened: whether
-    images were whitened then.
+    done: the way of scoring, in words. fraction: fraction of each class's training images, at least one, whose labels
+    were learned. labels: their number. tested: number of test images. features: number of features of an image, None
+    where all weights were trained. mean, std: normalisation of images. whitened: whether images were whitened too.
     """
 
     accuracy: float = Field(ge=0, le=1)

@@ -17,7 +17,7 @@ class LinearProbe(Config):
     )
     iterations: int = Field(default=20, ge=1, description="iterations of L-BFGS at most (MKDT: 20)")
     l2: float = Field(
-        default=1e-3, ge=0, description="factor of the squared weights in the objective, biases left out (MKDT: 1e-3)"
+        default=1e-3, ge=0, description="factor of the squared weights, without biases, in the objective (MKDT: 1e-3)"
     )
 
     @property
@@ -32,13 +32,13 @@ class LinearProbe(Config):
 
 
 class SgdProbe(Config):
-    """Softmax regression on frozen features by SGD, as KRR-ST's code has it (Lee et al. 2024)."""
+    """Softmax regression on frozen features by SGD, as in KRR-ST's code (Lee et al. 2024)."""
 
     kind: Literal["sgd-probe"] = Field(
-        default="sgd-probe", description="softmax regression on frozen features, trained by SGD along a cosine"
+        default="sgd-probe", description="softmax regression on frozen features, by SGD with a cosine schedule"
     )
     steps: int = Field(default=5000, ge=1, description="steps of SGD (KRR-ST: 5,000)")
-    learning_rate: float = Field(default=0.2, gt=0, description="first learning rate (KRR-ST: 0.2)")
+    learning_rate: float = Field(default=0.2, gt=0, description="initial learning rate of SGD (KRR-ST: 0.2)")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD (KRR-ST: 0.9)")
     batch_size: int = Field(default=512, ge=1, description="images in a mini-batch (KRR-ST: 512)")
 
@@ -60,9 +60,11 @@ class Neighbours(Config):
     """Votes of the nearest neighbours among frozen features, weighted by similarity (Wu et al. 2018, section 3.4)."""
 
     kind: Literal["knn"] = Field(default="knn", description="votes of the nearest neighbours among frozen features")
-    k: int = Field(default=200, ge=1, description="neighbours that vote; all labelled images where there are fewer")
+    k: int = Field(
+        default=200, ge=1, description="number of neighbours that vote; all labelled images if there are fewer"
+    )
     temperature: float = Field(
-        default=0.1, gt=0, description="temperature of the votes: a neighbour of cosine similarity s has exp(s / T)"
+        default=0.1, gt=0, description="temperature T of votes: a neighbour of cosine similarity s votes by exp(s / T)"
     )
 
     @property
@@ -77,18 +79,19 @@ class Neighbours(Config):
 
 
 class FineTuning(Config):
-    """All weights trained on with a fresh last layer, as KRR-ST scores backbones (Lee et al. 2024)."""
+    """Training of all weights with a fresh last layer, as KRR-ST scores backbones (Lee et al. 2024)."""
 
     kind: Literal["fine-tune"] = Field(
-        default="fine-tune", description="all weights trained on by SGD along a cosine, with a fresh last layer"
+        default="fine-tune",
+        description="training of all weights with a fresh last layer, by SGD with a cosine schedule",
     )
     steps: int = Field(default=10_000, ge=1, description="steps of SGD (KRR-ST: 10,000; 5,000 on fine-grained sets)")
-    learning_rate: float = Field(default=0.01, gt=0, description="first learning rate (KRR-ST: 0.01)")
+    learning_rate: float = Field(default=0.01, gt=0, description="initial learning rate of SGD (KRR-ST: 0.01)")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD (KRR-ST: 0.9)")
     weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of SGD (KRR-ST: 5e-4)")
     batch_size: int = Field(default=256, ge=1, description="images in a mini-batch (KRR-ST: 256)")
     crop: int = Field(
-        default=4, ge=0, description="pixels that an image is shifted by at most, each way; black comes in (KRR-ST: 4)"
+        default=4, ge=0, description="largest shift of an image each way, in pixels, filled with black (KRR-ST: 4)"
     )
 
     @property

@@ -1,4 +1,4 @@
-"""A number of steps on real images in `training.Loop`, each with its own learning rate along the schedule."""
+"""Training by a number of steps in `training.Loop`, with a learning rate of the schedule for each step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dd_core.training import Loop
 
 
 def take_steps(loop: Loop, *, batch_size: int) -> None:
-    """Train for as many steps as the loop's settings have epochs, so that a schedule's epoch is one step.
+    """Train for as many steps as the loop's settings have epochs: an epoch of the schedule is one step.
 
-    Passes over all images follow each other, each in an order of its own; the last mini-batch of a pass may be smaller.
+    Each pass over all images has an order of its own; the last mini-batch of a pass may be smaller.
     Raises `Diverged`.
     """
     steps = loop.settings.epochs
@@ -26,7 +26,7 @@ def take_steps(loop: Loop, *, batch_size: int) -> None:
 
 
 def mini_batches(images: int, size: int, streams: Streams) -> Iterator[Int64[Tensor, " n"]]:
-    """Rows of mini-batches without end."""
+    """Rows of mini-batches, pass after pass, without end."""
     passes = 0
     while True:
         yield from torch.randperm(images, generator=streams.generator("order", passes)).split(size)

@@ -1,4 +1,4 @@
-"""The task `transfer`: sets are made or read, backbones pre-trained on each row's lesson, and scored on targets."""
+"""The task `transfer`: make or read sets, pre-train backbones on each row's lesson, and score them on targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dd_core.system import surroundings
 def run_task(
     scenario: TransferScenario, folder: Path, options: RunOptions, *, find: FindLabeller = labeller_of
 ) -> Outcome:
-    """Do what is missing in `folder`, and report. `find` finds the teacher of a set with features.
+    """Run the jobs that `folder` lacks, and report. `find` finds the teacher of a set with features.
 
     Raises what making the sets raises, and `UserError` for sets, backbones, targets and source that do not go together.
     """

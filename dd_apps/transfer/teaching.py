@@ -1,7 +1,6 @@
-"""Teacher's features for images that the teacher's own set does not have: random real ones, or those of another set.
+"""Features by a set's teacher for other images: random real images, or the images of another set.
 
-`FeatureLabeller` is the contract. `labeller_of` finds the one of a set with features, from what the set says of how it
-was made.
+`FeatureLabeller` is the contract. `labeller_of` finds the teacher of a set with features by the set's provenance.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from dd_core.training.feature_teachers import FeatureTeacherSpec, backbone_of, f
 
 @runtime_checkable
 class FeatureLabeller(Protocol):
-    """Gives images the features that a set's images have for targets."""
+    """Computes features of images by the teacher that made a set's targets."""
 
     def __call__(self, source: Source, rows: Int64[Tensor, " n"]) -> Float[Tensor, "n D"]:
         """float32 features of the images `rows` of `source`; the same rows get the same features."""
@@ -38,33 +37,31 @@ FindLabeller = Callable[[DistilledSet, Source, RunOptions], FeatureLabeller]
 
 @dataclass(frozen=True, eq=False)
 class NetworkLabeller:
-    """The features that `backbone` has of images which are fed as `form` says; see `embedding.features`."""
+    """The features by `backbone` of images that `form` normalises; see `embedding.features`."""
 
     backbone: nn.Module
     form: InputForm
     device: str = "auto"
 
     def __call__(self, source: Source, rows: Int64[Tensor, " n"]) -> Float[Tensor, "n D"]:
-        """In evaluation mode."""
+        """The features of the images `rows`, with the backbone in evaluation mode."""
         return features(self.backbone, source.subset(rows), self.form, device=self.device)
 
 
 def labeller_of(ds: DistilledSet, source: Source, options: RunOptions) -> FeatureLabeller:
-    """The teacher of a set with features: in the cache, or made again from the training images that it learned.
+    """The teacher of a set with features: from the cache, or else trained again on the images that it learned.
 
-    `source` are these images, with labels or without. Raises `UserError` for a set that names no teacher, and where the
-    cache has none and `source` are other images.
+    source: these images, with labels or without. Raises `UserError` for a set that names no teacher, and where the
+    cache lacks the teacher and `source` has other images.
     """
     if ds.manifest.targets != "features":
-        raise UserError("the set has no features for targets, so it has no teacher of features; name one that has")
+        raise UserError("the set's targets are no features, so it has no teacher of features; take a set with features")
     made = ds.manifest.provenance
     if made is None or not made.artefacts:
-        raise UserError(
-            "the set does not say which teacher gave its features; leave out rows with a teacher's features"
-        )
+        raise UserError("the set does not name the teacher of its features; leave out rows with a teacher's features")
     kept = (artefacts.by_content(content, FeatureTeacherSpec) for content in made.artefacts)
     teacher = next(filter(None, kept), None) or _made_again(made, source, options)
-    # the network itself, whose features are what its last layer reads
+    # the network itself: its features are the inputs of its last layer
     return NetworkLabeller(backbone_of(teacher).network, form_of_teacher(teacher), options.device)
 
 
@@ -75,8 +72,8 @@ def _made_again(made: Provenance, source: Source, options: RunOptions) -> Artefa
     )
     if learned is None:
         raise UserError(
-            f"the teacher of the set's features is not in the cache, and it learned other images than {called(source)} "
-            f"(fingerprint {made.fingerprint[:12]}...), from which it could be made again"
+            "the teacher of the set's features is not in the cache, and to train it again needs the images with the "
+            f"fingerprint {made.fingerprint[:12]}..., not those of {called(source)}; name these images as data"
         )
     config = decode_method({"name": made.method, **made.config})
     specs = config.needs(learned, size=made.size, seed=made.seed).values()

@@ -133,8 +133,7 @@ def test_a_set_that_has_seen_the_images_that_validate_says_so(tmp_path: Path):
     scenario = rank_scenario(images=None, proxies=[{"kind": "distilled", "set": file} for file in files])
     said = prepared(scenario, scenario.proxies, folder=tmp_path, options=OPTIONS).notes()
     assert said[1:] == [
-        "set all: distilled from these training images, with the images that validate, which flatters its "
-        "accuracies",
+        "set all: distilled from these training images, with the images that validate, which flatters its accuracies",
         "set other: it does not say from which images",
     ]
     some = rank_scenario(proxies=[{"kind": "distilled", "set": files[0]}])

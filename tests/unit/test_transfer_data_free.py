@@ -121,7 +121,7 @@ def test_what_has_no_defined_result_is_refused():
         teach_student(STUDENT, nn.Linear(3, 4), ds, device="cpu")
     with torch.no_grad():
         next(teacher.parameters()).fill_(float("nan"))
-    with pytest.raises(Diverged, match="what the teacher says of the images is not finite"):
+    with pytest.raises(Diverged, match="the teacher's class probabilities are not finite"):
         teach_student(STUDENT, teacher, ds, settings=DataFree(epochs=1), device="cpu")
 
 

@@ -166,8 +166,8 @@ def test_the_images_with_the_highest_loss_are_those_that_a_network_learned_worst
         assert ds.manifest.recipe.epochs == 7
     assert chosen[0].digest() != chosen[1].digest()
     outcome = run_task(scenario, folder / "run", OPTIONS, find=faint)
-    assert any("5 worst learned images of digits, others for each seed" in note for note in outcome.tables[0].notes)
-    with pytest.raises(UserError, match="91 images are chosen, and there are 90"):
+    assert any("5 high-loss images of digits, different for each seed" in note for note in outcome.tables[0].notes)
+    with pytest.raises(UserError, match="91 images cannot be chosen from 90"):
         run_task(wanted(folder, rows=[{**row, "images": 91}]), folder / "more", OPTIONS, find=faint)
 
 
@@ -370,7 +370,7 @@ def test_classes_and_numbers_of_images_are_drawn_evenly_by_the_seed():
     [
         ((4,), None, "4 of blobs, which has 4 classes, counted from 0"),
         ((1, 1), None, "name each once"),
-        ((), 41, "images=40: 41 are asked for, and blobs has no more"),
+        ((), 41, "images=40: blobs has no more, so 41 cannot be drawn"),
     ],
 )
 def test_images_that_there_are_not_are_refused(classes: tuple[int, ...], count: int | None, match: str):
@@ -415,22 +415,22 @@ def test_images_of_other_shapes_are_refused_before_anything_is_trained(folder: P
     monkeypatch.setattr(jobs, "pretrain", None)
     with pytest.raises(UserError, match="network 'convnet-9' is too deep for images of 8x8 pixels"):
         run(wanted(folder, backbones=["convnet-9"]), folder / "work")
-    with pytest.raises(UserError, match=r"krr.safetensors has 1x8x8 images \(C x H x W\), and the source has 1x12x12"):
+    with pytest.raises(UserError, match=r"krr.safetensors has 1x8x8 images \(C x H x W\), but the source has 1x12x12"):
         run(wanted(folder, image_size=12), folder / "work")
-    with pytest.raises(UserError, match="digits has one class, so there is nothing to tell apart"):
+    with pytest.raises(UserError, match="digits has one class; take a target with two classes or more"):
         run(wanted(folder, targets=[{"data": "digits", "classes": [3]}]), folder / "work")
     images = LabelledImages(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1] * 2), ("a", "b"), "colour")
     monkeypatch.setattr(drawing.Data, "load", lambda self, split: images)
-    with pytest.raises(UserError, match=r"colour has 3x8x8 images .* take a target of as many channels"):
+    with pytest.raises(UserError, match=r"colour has 3x8x8 images .* take a target with as many channels"):
         drawing.target_of(wanted(folder, targets=[COLOUR]).targets[0], (1, 8, 8), skip_corrupt=False, seed=0)
 
 
 def test_a_set_that_names_no_teacher_is_refused(folder: Path):
-    with pytest.raises(UserError, match="does not say which teacher gave its features"):
+    with pytest.raises(UserError, match="does not name the teacher of its features"):
         run_task(wanted(folder), folder / "work", OPTIONS)
     dm = str(folder / "dm.safetensors")
     rows = [{"kind": "random", "like": dm, "targets": "features"}]
-    with pytest.raises(UserError, match="has no features for targets, so it has no teacher"):
+    with pytest.raises(UserError, match="the set's targets are no features, so it has no teacher"):
         run_task(wanted(folder, rows=rows), folder / "work", OPTIONS)
 
 
@@ -440,7 +440,7 @@ def test_a_learned_order_of_steps_is_not_overridden_unseen(folder: Path):
     recipe = decode(Recipe, {"network": NETWORK, "steps": steps})
     store.write_set(folder / "dd.safetensors", replace(ds, manifest=ds.manifest.model_copy(update={"recipe": recipe})))
     row = {"kind": "set", "set": str(folder / "dd.safetensors")}
-    with pytest.raises(UserError, match=r"in an order of steps, which epochs would not change; give .*recipe.steps"):
+    with pytest.raises(UserError, match=r"its set has learned steps, which ignore epochs; give .*recipe.steps"):
         run(wanted(folder, rows=[row], recipe={"epochs": 2}), folder / "work")
     run(wanted(folder, rows=[{**row, "recipe": {"steps": []}}], recipe={"epochs": 2}, seeds=1), folder / "work")
 

@@ -60,7 +60,9 @@ def test_the_teacher_of_a_set_is_found_whatever_the_source():
 def test_a_teacher_that_the_cache_lacks_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ds, expected = made(), real_features()
     monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "another"))
-    with pytest.raises(UserError, match="the teacher of the set's features is not in the cache, and it learned other"):
+    with pytest.raises(
+        UserError, match="the teacher of the set's features is not in the cache, and to train it again needs the images"
+    ):
         labeller_of(ds, blobs(per_class=13), OPTIONS)
     given = labeller_of(ds, blobs(), OPTIONS)(blobs(), torch.arange(4))
     assert np.allclose(given.numpy(), expected[:4], atol=1e-5)
@@ -69,9 +71,9 @@ def test_a_teacher_that_the_cache_lacks_is_made_again(tmp_path: Path, monkeypatc
 def test_a_set_that_names_no_teacher_has_none():
     ds = made()
     bare = DistilledSet(ds.images, None, ds.manifest.model_copy(update={"provenance": None}), ds.targets)
-    with pytest.raises(UserError, match="does not say which teacher gave its features"):
+    with pytest.raises(UserError, match="does not name the teacher of its features"):
         labeller_of(bare, blobs(), OPTIONS)
-    with pytest.raises(UserError, match="has no features for targets"):
+    with pytest.raises(UserError, match="the set's targets are no features"):
         labeller_of(distill(method("random"), blobs(), Size(ipc=1), options=OPTIONS), blobs(), OPTIONS)
 
 

@@ -71,7 +71,7 @@ def test_a_network_for_small_images_says_so_and_loads_with_us(name: str, tmp_pat
 def test_a_file_imports_no_code_of_its_own_accord(tmp_path: Path):
     file, model = tmp_path / "mine.safetensors", nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     save_backbone(model, file, backbone="surely_no_module:Net", ds=features_set(2))
-    with pytest.raises(UserError, match="its network is 'surely_no_module:Net', which is imported for no file"):
+    with pytest.raises(UserError, match="its network 'surely_no_module:Net' is not imported on a file's word"):
         load_backbone(file)
     loaded = load_backbone(file, backbone=lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(12, 5)))
     assert torch.equal(loaded.model[1].weight, model[1].weight)
@@ -83,8 +83,8 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path):
     weights, about = load_file(file), json.loads(said_by(file)["dd_apps"])
     torch.save(weights, tmp_path / "weights.pt")
     for match, metadata in {
-        "it is no file of save_backbone": None,
-        "what it says of its network is no JSON": {"dd_apps": "{"},
+        "expected a file of save_backbone": None,
+        "its metadata 'dd_apps' is no JSON": {"dd_apps": "{"},
         "more: unknown key": {"dd_apps": json.dumps({**about, "more": 1})},
         "not the weights of this network": {"dd_apps": json.dumps({**about, "backbone": "convnet-2-w9"})},
         "image_shape.1: input should be less": {"dd_apps": json.dumps({**about, "image_shape": [3, 10**6, 10**6]})},
@@ -94,9 +94,9 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path):
         with pytest.raises(UserError, match=match) as error:
             load_backbone(other)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"no file of save_backbone, which is \.safetensors"):
+    with pytest.raises(UserError, match=r"no \.safetensors file, as save_backbone writes"):
         load_backbone(tmp_path / "weights.pt")
     with pytest.raises(UserError, match=r"No such file"):
         load_backbone(tmp_path / "absent.safetensors")
-    with pytest.raises(UserError, match=r"written to files called \.safetensors"):
+    with pytest.raises(UserError, match=r"expected a name that ends in \.safetensors"):
         save_backbone(nn.Linear(1, 1), tmp_path / "mine.pt", backbone="lenet", ds=features_set(8))

@@ -2,11 +2,11 @@
 
     python benchmarks/adaptation.py --data folder:CIFAR10 --target folder:TINY_IMAGENET_32 [--copy TEXT] [--small]
 
-A ConvNet-3, 32 wide, is trained on CIFAR-10 and saved in a file; the target has the first ten classes of Tiny-ImageNet
-at 32x32, its validation images as the test. `dataset-distillation` learns one image a class, with which that network,
-its last layer new, learns the target (the paper: AlexNet, PASCAL-VOC and CUB-200). Beside it: as many random real
-images in as many steps, the same from a network with its first weights, and fine-tuning on all images. The rates of
-random real images are those that were learned with the distilled ones. Appends to benchmarks/results/adaptation.jsonl.
+A ConvNet-3, 32 wide, is trained on CIFAR-10 and saved in a file. The target has the first ten classes of Tiny-ImageNet
+at 32x32, whose validation images are the test. `dataset-distillation` learns one image a class, from which that
+network, with a new last layer, learns the target (the paper: AlexNet, PASCAL-VOC and CUB-200). Baselines are as many
+random real images in as many steps, at the learned rates; both from a network with initial weights; and fine-tuning on
+all images. Appends to benchmarks/results/adaptation.jsonl.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def loaded(data: str) -> tuple[LabelledImages, LabelledImages]:
 
 
 def trained(images: LabelledImages, test: LabelledImages, *, epochs: int) -> tuple[torch.nn.Module, float]:
-    """A network of all images, and its accuracy on the test images."""
+    """A network that was trained on all images, and its accuracy on the test images."""
     counts = images.labels.bincount().tolist()
     recipe = Recipe(network=NETWORK, learning_rate=0.02, epochs=epochs, batch_size=128, augmentation="flip_crop")
     whole = distill(
@@ -104,14 +104,14 @@ def trained(images: LabelledImages, test: LabelledImages, *, epochs: int) -> tup
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the record goes, `begun` when the run began."""
+    """The parsed options; `results` is the file of records, `begun` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--data", default="cifar10", help="what the network is trained on")
+    parser.add_argument("--data", default="cifar10", help="images that the network is trained on")
     parser.add_argument("--target", required=True, help="folder:DIR of the images that the network is adapted to")
-    parser.add_argument("--copy", default="original pixels", help="which copies of the data they are, for the record")
-    parser.add_argument("--workers", type=int, default=1, help="one-thread jobs at the same time")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
-    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where everything is kept")
+    parser.add_argument("--copy", default="original pixels", help="which copies of the data these are, in words")
+    parser.add_argument("--workers", type=int, default=1, help="one-thread jobs that run in parallel")
+    parser.add_argument("--small", action="store_true", help="try it out; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="folder of all that is kept")
     options = parser.parse_args()
     if options.small:
         options.out /= "small"

@@ -31,7 +31,7 @@ def rows_of(line: Record, title: str) -> list[Record]:
 
 
 def accuracies(name: str) -> list[str]:
-    """A row for each size and row; bold where a distilled set is ahead of random images of as many bytes, or behind."""
+    """A line for each ipc and row of the report; bold where a set is ahead of random images at equal bytes."""
     line = of(name)
     columns = networks(line)
     tables = {network: rows_of(line, TITLE + network) for network in columns}
@@ -57,7 +57,7 @@ def against_random(line: Record, network: str, ipc: int, row: str) -> str | None
 
 
 def notes(name: str) -> list[str]:
-    """How many differences are more than noise, who is ahead of whom, and what it cost."""
+    """Sentences on significant differences, on which row is ahead of which, and on costs."""
     line = of(name)
     every = rows_of(line, "differences")
     costs = [each for each in rows_of(line, "costs") if not each["beside"]]
@@ -75,7 +75,7 @@ def notes(name: str) -> list[str]:
 
 
 def _seconds(costs: list[Record]) -> str:
-    """What a set took at each size, and what its experts took."""
+    """The seconds of making a set at each ipc, and of training its experts."""
     sizes = words([f"{each['making a set']:.2g} s at {each['a class']} a class" for each in costs])
     experts = max(each["artefacts"] or 0 for each in costs)
     return f"{sizes}, after {experts:.0f} s for its experts" if experts else sizes
@@ -103,7 +103,7 @@ def _standings(rows: list[Record], distilled: Container[str]) -> str:
 
 
 def _short(name: str) -> str:
-    """A row of real images without the methods that it stands beside, which go without saying."""
+    """The name of a row of real images, without the methods that it is compared with."""
     name = name.partition(" (")[0]
     return "its twin" if name.startswith("random-real twin") else name
 

@@ -25,7 +25,7 @@ def finals(name: str, table_name: str, row: str) -> list[float]:
 
 
 def against(name: str, table_name: str, row: str, ours: str = "dm") -> verdicts.Verdict:
-    """Student's t, paired over the class orders of all seeds; in points."""
+    """The t-test between two rows, paired over the class orders of all seeds, with the difference in points."""
     return verdicts.paired(*([100 * value for value in finals(name, table_name, which)] for which in (ours, row)))
 
 
@@ -73,7 +73,7 @@ def _lead(name: str, kind: str, row: str, ours: str) -> str:
 
 
 def seconds() -> list[str]:
-    """What a run takes, by the records, whose machine was busy."""
+    """The time of a run by the records, which were measured on a busy machine."""
     lines = [run("quickstart", seed) for seed in SEEDS]
     times = ", ".join(f"{line['seconds']:.0f}" for line in lines)
     loads = ", ".join(f"{line['load_average']:.0f}" for line in lines)
@@ -86,7 +86,7 @@ def seconds() -> list[str]:
 
 
 def choice() -> list[str]:
-    """Every setting of `dm` that was tried, and how far it is ahead of as many k-means in the same class orders."""
+    """Every setting of `dm` that was tried, and its lead over as many k-means images in the same class orders."""
     lines = records("quickstart_choice")
     header = ["setting of `dm`", "class orders", *(cell for kind in TABLES for cell in (kind, "minus k-means"))]
     return table(header, [_choice_row(lines, line) for line in lines if line["row"] == "distilled"])

@@ -44,7 +44,7 @@ def _cell(line: Record, kind: str, row: str) -> str:
 
 
 def ahead_of_real(line: Mapping[str, Any], kind: str, row: str) -> bool:
-    """Whether a row of learned images is ahead of every other memory that learned none."""
+    """Whether a row of learned images is ahead of every memory whose images are not learned."""
     against = line["verdicts"][kind].get(row)
     if against is None:
         return False
@@ -54,7 +54,7 @@ def ahead_of_real(line: Mapping[str, Any], kind: str, row: str) -> bool:
 
 @dataclass(frozen=True)
 class Lead:
-    """The best memory that learns images against the best one of real images, as the first class orders named both."""
+    """The best memory of learned images against the best of real images, both chosen in the first class orders."""
 
     what: str
     learned: str
@@ -63,7 +63,7 @@ class Lead:
 
 
 def leads(*cases: str) -> list[str]:
-    """How far distilled memories are ahead; the tests are of other class orders, and corrected for their number."""
+    """The leads of distilled memories, tested in other class orders, and corrected for the number of tests."""
     found = [lead for case in cases for lead in _leads(case)]
     tested = [difference(lead.finals[0], lead.finals[1], new_draw=False) for lead in found]
     adjusted = holm([1.0 if each.p is None else each.p for each in tested])

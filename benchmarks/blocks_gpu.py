@@ -1,6 +1,6 @@
 """Blocks of REPRODUCIBILITY: what was measured on a GPU.
 
-Every figure is the newest record's. Where a sentence draws a conclusion, the conclusion is computed too.
+Every figure is the newest record's. Conclusions in sentences are computed from the records, too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def machine() -> list[str]:
 
 
 def _each(table_name: str, key: str) -> str:
-    """Every value that the records of a GPU have, in words."""
+    """All values of `key` in the table `table_name` of the GPU's records, in words."""
     lines = chain(records("gpu"), ablation(), records("ftd_subset"))
     return words(sorted({str(line[table_name][key]) for line in lines}))
 
@@ -80,13 +80,13 @@ def _set_row(name: str, steps: int, epochs: int) -> list[str]:
 
 
 def _epochs(config: Record) -> int:
-    """Epochs that an expert was trained for: those that are matched, or all if experts are asked about labels."""
+    """Epochs of an expert: the matched ones, or all of them if experts give soft labels."""
     matched = config["last_epoch"] - 1 + config["expert_epochs"]
     return config["training"]["epochs"] if config["soft_labels"] or config["initial"] == "right" else matched
 
 
 def sets_notes() -> list[str]:
-    """What the sets show, and what their minutes do not."""
+    """Sentences on what the sets show, and on what their minutes leave out."""
     made = {name: _set(name) for name in PAPER}
     workers = words([_workers(line) for line in made.values()])
     losses = words([f"{line['loss'][0]:.2f} to {line['loss'][1]:.2f} for `{name}`" for name, line in made.items()])
@@ -107,13 +107,13 @@ def _workers(line: Record) -> str:
 
 
 def _side_by_side() -> float:
-    """Experts a minute of the slowest run that made those of `mtt`; the others found them in the cache."""
+    """Experts a minute of the slowest run that trained those of `mtt`; other runs found them in the cache."""
     slowest = max(of_part("ipc1-mtt", what="prepared"), key=lambda line: line["minutes_to_make_or_find"])
     return slowest["experts"] / slowest["minutes_to_make_or_find"]
 
 
 def full_data() -> list[str]:
-    """ConvNet-3 on all training images, as far as it came."""
+    """The accuracy of ConvNet-3 on all training images, over the networks that were finished."""
     line = of_part("full-data")[-1]
     each = line["per_network"]
     networks = f"{len(each)} of {NETWORKS} networks: the time limit cut off the rest" if len(each) < NETWORKS else ""
@@ -164,7 +164,7 @@ def _mode(values: Record) -> str:
 
 
 def modes_notes() -> list[str]:
-    """What of the claims holds, and what does not."""
+    """Sentences on which claims hold, and which do not."""
     few, many = (newest(of_part("steps", what="claims"), images=images) for images in (10, 100))
     memory, time = "adjoint_memory_80_over_10", "adjoint_time_over_full_at_30"
     return paragraph(
@@ -193,7 +193,7 @@ def _kept() -> float:
 
 
 def _again() -> str:
-    """The same ratio by the engine's own steps that run beside the faster ones, and how far apart their times are."""
+    """A sentence on more measurements of the ratio, of the engine's steps beside faster ones, and on their spread."""
     modes_beside = [line["modes"] for line in _faster() if line["precision"] == "float32"]
     ratios = words([f"{found['adjoint']['ms'] / found['full']['ms']:.2f}" for found in modes_beside])
     times = sorted(found["full"]["ms"] for found in [*modes_beside, _mode_of(10, 30)])
@@ -204,7 +204,7 @@ def _again() -> str:
 
 
 def _exact(line: Record) -> float:
-    """The lower cosine of the two modes that are exact."""
+    """The smaller cosine of the two exact modes."""
     return min(line["modes"][mode]["cosine"] for mode in ("full", "adjoint"))
 
 
@@ -267,7 +267,7 @@ def _faster_row(line: Record) -> list[str]:
 
 
 def faster_notes() -> list[str]:
-    """What the table says, and what is missing from it."""
+    """Sentences on the results in the table, and on what is missing from it."""
     graphed, compiled = (_ratios(how) for how in ("graphed", "compiled"))
     reached = {(line["how"], line["precision"]) for line in _faster()}
     missing = [
@@ -312,7 +312,7 @@ def _gain(found: Mapping[str, Record], way: str) -> float:
 
 
 def experts_notes() -> list[str]:
-    """Which way is worth it."""
+    """A sentence on which way of training several experts pays off."""
     vmaps = [_gain(_ways(kind), way) for kind in KINDS for way in _ways(kind) if way.startswith("vmap")]
     streams = {kind: max(_gain(_ways(kind), way) for way in _ways(kind) if way.startswith("streams")) for kind in KINDS}
     slower = "Every `vmap` is" if max(vmaps) < 1 else "Not every `vmap` is"

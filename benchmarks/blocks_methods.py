@@ -48,7 +48,7 @@ def methods() -> list[str]:
 
 
 def longer() -> list[str]:
-    """What random images reach where they are not held to the ten steps of `dataset-distillation`."""
+    """The accuracy with random images that are trained on for more than the ten steps of `dataset-distillation`."""
     lines = [line for line in records("digits") if line["evaluation"]["protocol"] == "plain-300"]
     found = newest(lines, row="dataset-distillation")["evaluation"]
     return paragraph(
@@ -76,7 +76,7 @@ def digits_dm() -> list[str]:
 
 
 def everything() -> list[str]:
-    """What nearly all training images are worth where sets of ten a class are compared with them."""
+    """The accuracy with nearly all training images, with which sets of ten images a class are compared."""
     found = newest(records("digits"), row="everything")["evaluation"]
     return paragraph(
         f"""What there is to win: 1,350 of the 1,438 training images have {score(found["accuracy"])} under `mtt-1000`

@@ -21,12 +21,12 @@ PUBLISHED = {"fixed": " (authors' README: 94)"}
 
 
 def evaluation(**wanted: str | int) -> Record:
-    """The evaluation of the one record that has these values."""
+    """The evaluation of the only record that has these values."""
     return newest(records("mnist"), **wanted)["evaluation"]
 
 
 def grid(regime: str, baseline: str, seed: int = 0) -> Record:
-    """Real images under the paper's grid, where networks start as in a regime."""
+    """The scores of real images under the paper's grid of settings, with the initial networks of a regime."""
     return evaluation(what="baseline", name=regime, protocol="wang-grid", baseline=baseline, baseline_seed=seed)
 
 
@@ -66,7 +66,7 @@ def is_ahead(own: Record, draws: Record) -> bool:
 
 
 def notes() -> list[str]:
-    """Where it is no gain, the cross table, the attack."""
+    """Sentences on sets without a gain, on the cross table, and on the attack."""
     neighbours = {
         name: evaluation(baseline=name, protocol="knn") for name in ("random", "optimized", "k-means", "average")
     }
@@ -109,17 +109,17 @@ def _luck(regime: str) -> str:
 
 
 def own(regime: str) -> str:
-    """A set's score where it is meant to be used."""
+    """A set's score on the networks that it was made for."""
     return score(evaluation(what="own", name=regime)["accuracy"])
 
 
 def cross(regime: str, start: str) -> str:
-    """A set's score on networks that it is not for."""
+    """A set's score on networks that it was not made for."""
     return score(evaluation(what="cross", name=regime, start=start)["accuracy"])
 
 
 def attack(networks: str) -> str:
-    """How many are taken for zeros, and how many of the others are right; in brackets of relabelled real images."""
+    """Shares of attacked images taken for zeros, and of other images that are right; (with relabelled real images)."""
     found = evaluation(what="own", name=f"attack, {networks}-pretrained")["attack"]
     shares = {key: score(found[key]) for key in ("success", "others", "success_real", "others_real")}
     return (

@@ -1,6 +1,6 @@
 """Blocks of REPRODUCIBILITY: architecture search, proxies on the cells of NAS-Bench-201.
 
-Every figure is the newest run's. Where a sentence draws a conclusion, the conclusion is computed too.
+Every figure is the newest run's. Conclusions in sentences are computed from the records, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def measures() -> list[str]:
 
 
 def variants() -> list[str]:
-    """A row for each way to train and each proxy, on the cells on which ways are tried."""
+    """A row for each way to train and each proxy, on the cells that ways are tried on."""
     lines = [line for line in _proxies("vary") if line["variant"]]
     header = ["way to train", "proxy", "Spearman", "Spearman, top fifth", "core seconds a cell"]
     return table(header, [[line["variant"], *_short(line)] for line in lines])
@@ -71,7 +71,7 @@ def interval(estimate: Mapping[str, Any]) -> str:
 
 
 def measures_notes() -> list[str]:
-    """What agrees with what was published, and what is told apart from the reference."""
+    """Sentences on agreement with published figures, and on significant differences from the reference."""
     proxies = [line for line in _proxies("measures") if line["name"] in PUBLISHED]
     spearmans = {line["name"]: (line["ranking"]["whole"]["spearman"], PUBLISHED[line["name"]]) for line in proxies}
     inside = [f"`{name}`" for name, (own, other) in spearmans.items() if own["low"] <= other <= own["high"]]
@@ -109,7 +109,7 @@ def trained() -> list[str]:
 
 
 def own() -> list[str]:
-    """A row for each proxy by the sets' own recipes, all epochs, and each measure, on a few of the cells."""
+    """A row for each proxy by the sets' own recipes with all epochs, and for each measure, on a few of the cells."""
     return _part("own")
 
 
@@ -134,12 +134,12 @@ def _brief(line: Record) -> list[str]:
 
 
 def trained_notes() -> list[str]:
-    """Which distilled sets are told apart from their rivals, by their own recipes."""
+    """Sentences on which distilled sets, by their own recipes, differ significantly from their rivals."""
     return paragraph(_verdicts("trained"))
 
 
 def chosen_notes() -> list[str]:
-    """What the other cells chose, and which distilled sets are told apart from their rivals."""
+    """Sentences on what the other cells chose, and on which distilled sets differ significantly from their rivals."""
     line = _proxies("chosen")[0]
     choice = f"the way to train '{line['variant']}', the score by {line['by']}, and `{line['measure']}` to average with"
     return paragraph(f"The 50 other cells chose {choice}. {_verdicts('chosen')}")
@@ -194,7 +194,7 @@ def searches() -> list[str]:
 
 
 def searches_notes() -> list[str]:
-    """Which searches are told apart."""
+    """Sentences on which searches differ significantly."""
     tests, (first, *_) = _searches("comparison"), _searches("regret")
     apart = [
         f"{' by '.join(line['first'])} is {line['word']} of {' by '.join(line['second'])} (p = {line['p']:.2g})"

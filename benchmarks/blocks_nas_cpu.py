@@ -1,6 +1,6 @@
 """Blocks of REPRODUCIBILITY: architecture search, proxies on the literature's ConvNets and MNIST, with a ceiling.
 
-Every figure is the newest run's. Where a sentence draws a conclusion, the conclusion is computed too.
+Every figure is the newest run's. Conclusions in sentences are computed from the records, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def newest(what: str) -> list[Record]:
 
 
 def proxies() -> list[Record]:
-    """The highest correlation first."""
+    """The proxies, the highest correlation first."""
     return sorted(newest("proxy"), key=lambda line: -line["ranking"]["whole"]["spearman"]["value"])
 
 
@@ -52,7 +52,7 @@ def flat() -> list[str]:
 
 
 def notes() -> list[str]:
-    """The truth and its ceiling, who is told apart, and what becomes of FTD's claim."""
+    """Sentences on the truth and its ceiling, on significant differences, and on FTD's claim."""
     (truth,) = newest("truth")
     accuracies, line = sorted(truth["accuracies"].values()), proxies()[0]
     ceiling = truth["ceiling"]["whole"]["spearman"]
@@ -72,7 +72,7 @@ def notes() -> list[str]:
 
 
 def _sets() -> list[Record]:
-    """The last record of each set, which names its minutes."""
+    """The last record of each set, which has the minutes of making it."""
     lines = matching(records("nas_cpu"), what="distilled")
     return [matching(lines, name=name)[-1] for name in ("dm", OTHER, FLAT)]
 

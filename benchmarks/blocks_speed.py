@@ -265,7 +265,7 @@ def _faults(lines: list[Record]) -> str:
 
 
 def kernels() -> list[str]:
-    """How much faster our layers are than PyTorch's, by layer and order of derivative, on either device."""
+    """The speed-up of our layers over PyTorch's, by layer and order of derivative, on either device."""
     rows: list[list[str]] = []
     for device, last in _kernel_runs().items():
         for layer, what in dict.fromkeys((line["layer"], line["what"]) for line in last if line["what"] != "all"):
@@ -301,7 +301,7 @@ def _lost(lines: list[Record]) -> str:
 
 
 def steps() -> list[str]:
-    """A row for each case of both widths: the older engine's CPU time over the newer one's, and what was asked."""
+    """A row for each case of both widths: the older engine's CPU time over the newer one's, and the required ratio."""
     lines = records("steps")
     last = matching(lines, run=lines[-1]["run"])
     cases = dict.fromkeys((line["what"].rsplit("-w", 1)[0], line["part"]) for line in last)

@@ -1,6 +1,6 @@
 """Blocks of REPRODUCIBILITY: SRe2L and RDED beside random real images, by a teacher's labels and by the images' own.
 
-Every figure is the newest run's. Where a sentence draws a conclusion, the conclusion is computed too.
+Every figure is the newest run's. Conclusions in sentences are computed from the records, too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _cell(lines: list[Record], images: str, labels: str) -> str:
 
 
 def case_notes(case: str) -> list[str]:
-    """The teacher, what its labels are worth, and whether any images are ahead of random real ones."""
+    """Sentences on the teacher, on the gain by its labels, and on whether any images are ahead of random real ones."""
     lines = run_of(case)
     (teacher,) = matching(lines, what="teacher")
     (whole,) = matching(lines, what="all")
@@ -60,7 +60,7 @@ def case_notes(case: str) -> list[str]:
 
 
 def _teaching(lines: list[Record]) -> list[str]:
-    """What a teacher's labels are worth on the same images."""
+    """The gain by a teacher's labels on the same images."""
     said: list[str] = []
     for images in (*IMAGES, REAL):
         (verdict,) = matching(lines, what="comparison", first=[images, "eval"], second=[images, "hard"])
@@ -93,7 +93,7 @@ def grid_table(case: str) -> list[str]:
 
 
 def grid_notes(case: str) -> list[str]:
-    """The teacher, and the best pair of images and labels under three seeds, beside random real images."""
+    """Sentences on the teacher, and on the best pair of images and labels under three seeds, beside random ones."""
     lines = run_of(case)
     (teacher,), (whole,), (best,) = (matching(lines, what=what) for what in ("teacher", "all", "best"))
     own = matching(lines, what="score", images=best["images"], labels=best["labels"])
@@ -110,7 +110,7 @@ def grid_notes(case: str) -> list[str]:
 
 
 def asked() -> list[str]:
-    """What was asked of the digits."""
+    """The required accuracy and gain on the digits, and whether both were reached."""
     lines = run_of("digits")
     ours, hard = (scores(lines, "recovered from noise", labels) for labels in ("eval", "hard"))
     mean, over = sum(ours) / len(ours), (sum(ours) - sum(hard)) / len(ours)
@@ -139,7 +139,7 @@ def _natural_cell(lines: list[Record], images: str, labels: str) -> str:
 
 
 def natural_notes() -> list[str]:
-    """What asking for natural images costs or brings."""
+    """Sentences on what the terms for natural images cost or gain."""
     lines = run_of("natural")
     (whole,) = matching(lines, what="all")
     tests = [line for line in matching(lines, what="comparison") if line["first"] != line["second"]]
@@ -179,7 +179,7 @@ def cost(part: str) -> list[str]:
 
 
 def ratios() -> list[str]:
-    """How often an image-iteration of SRe2L fits into one of trajectory matching, beside the published ratios."""
+    """The time of an image-iteration of trajectory matching over SRe2L's, beside the published ratios."""
     lines = matching(records("sre2l_speed"), part="small")
     own = {line["what"]: line for line in matching(lines, run=lines[-1]["run"])}
     said: list[str] = []

@@ -1,6 +1,6 @@
 """Blocks of REPRODUCIBILITY: Tiny-ImageNet at 32x32 on a GPU: M-DATM's ablation, and FTD against MTT.
 
-Every figure is the newest record's. Where a sentence draws a conclusion, the conclusion is computed too.
+Every figure is the newest record's. Conclusions in sentences are computed from the records, too.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _variant_row(line: Record, text: str) -> list[str]:
 
 
 def m_datm_notes() -> list[str]:
-    """What of the published direction is there."""
+    """Sentences on whether the published direction is reproduced."""
     mean = {name: newest(ablation(), name=name)["evaluation"]["accuracy"]["mean"] for name in MATCHED}
     gain = {name: 100 * (value - mean["DATM"]) for name, value in mean.items()}
     m1, both, m2 = (gain[name] for name in ("DATM + M1", "DATM + M1 + M2", "DATM + M2"))
@@ -130,7 +130,7 @@ def ftd_notes() -> list[str]:
 
 
 def _last_losses(name: str) -> list[float]:
-    """Of the subsets that both methods have."""
+    """The last matching losses of a method, on the subsets that both methods have."""
     sets = _subsets()
     return [line["loss"][1] for (at, whose), line in sets.items() if whose == name and (at, "ftd") in sets]
 

@@ -48,7 +48,7 @@ def _trajectory_row(name: str) -> list[str]:
 
 
 def asked() -> list[str]:
-    """What was asked of the sets, and what they have."""
+    """Sentences on the required leads of sets over their twins, and the measured ones."""
     lead: dict[str, list[float]] = {}
     for column, (ipc, protocol) in COLUMNS.items():
         pairs = [(means(lines, "accuracy"), means(lines, "random_real")) for lines in _every(ipc, protocol)]
@@ -156,7 +156,7 @@ def _labels(run: str, row: str) -> str:
 
 
 def m_datm_notes() -> list[str]:
-    """What the ablation says of the published direction."""
+    """Sentences on whether the ablation reproduces the published direction."""
     m1, both = "+ M1 (hard labels)", "+ M1 + M2 (narrow range)"
     m2 = {run: gain(run, both, m1) for run in _OF_RUN}
     tested = verdicts.paired(accuracies(ablation(EXPERTS, both)), accuracies(ablation(EXPERTS, m1)))
@@ -187,7 +187,7 @@ def m_datm_notes() -> list[str]:
 
 
 def cosines() -> list[str]:
-    """How true the approximate gradients are."""
+    """The cosines of the approximate gradients to the exact one."""
     found = [line for line in records("unroll") if "cosine_to_exact" in line][-1]["cosine_to_exact"]
     series = {mode: ", ".join(f"{at['mean']:.3f}" for at in by_steps.values()) for mode, by_steps in found.items()}
     steps = words([*next(iter(found.values()))])

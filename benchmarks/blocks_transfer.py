@@ -1,6 +1,6 @@
 """Blocks of REPRODUCIBILITY: KRR-ST for transfer, beside random real images with the same teacher's features.
 
-Every figure is the newest run's. Where a sentence draws a conclusion, the conclusion is computed too.
+Every figure is the newest run's. Conclusions in sentences are computed from the records, too.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def backbones() -> list[str]:
 
 
 def is_twin(row: str, other: str) -> bool:
-    """Whether a row is that of as many random real images as the set of the row `krr-COUNT` has."""
+    """Whether a row has as many random real images as the set of the row `krr-COUNT`."""
     return other in (TWIN, f"{row.removeprefix('krr-')} {TWIN}")
 
 
@@ -105,7 +105,7 @@ def _against(line: Record, other: str) -> str:
 
 
 def bilevel() -> list[str]:
-    """A row for each way to learn of images and targets."""
+    """A row for each way to compute an outer step of KRR-ST: CPU seconds and memory."""
     lines = newest("bilevel")
     rows = [[INNER[line["inner"]], f"{line['seconds']:.2f}", f"{line['bytes'] / 1e9:.2f}"] for line in lines]
     return table(["an outer step", "CPU seconds", "memory in excess (GB)"], rows)
@@ -125,7 +125,7 @@ def teachers() -> list[str]:
 
 
 def tried() -> list[str]:
-    """Which settings of KRR-ST are told apart from what it is without, and from random real images."""
+    """Sentences on which settings of KRR-ST differ significantly from KRR-ST without them, and from random images."""
     (line,) = newest("tried")
     seeds = len({score["seed"] for score in line["scores"]})
     versions = f"{line['hardware']['cpu']}, torch {line['versions']['torch']}"
@@ -138,7 +138,7 @@ def tried() -> list[str]:
 
 
 def _told(line: Record, other: str, called: str) -> str:
-    """Which rows are ahead of and behind another one, by fraction of labels."""
+    """The rows that are ahead of and behind another row, by fraction of labels."""
     found: dict[str, dict[str, list[str]]] = {"ahead": {}, "behind": {}}
     flipped = {"ahead": "behind", "behind": "ahead"}
     for test in line["differences"]:
@@ -154,7 +154,7 @@ def _told(line: Record, other: str, called: str) -> str:
 
 
 def data_free() -> list[str]:
-    """What students of a classifier know that saw none of its images."""
+    """The accuracy of students that learned from a classifier without any of its images."""
     (line,) = newest("datafree")
     rows = [[name, spread(values)] for name, values in line["accuracies"].items()]
     ours, real, noise = (line["accuracies"][name] for name in ("krr-100", "random real", "Gaussian noise"))
@@ -173,7 +173,7 @@ def data_free() -> list[str]:
 
 
 def adaptation() -> list[str]:
-    """A trained network adapted to other classes by one image of each, and what it is to be compared with."""
+    """A trained network adapted to other classes by one image of each, and its baselines."""
     line = records("adaptation")[-1]
     rows: list[list[str]] = []
     for name, start in {"trained": "of the trained network", "first weights": "of first weights"}.items():

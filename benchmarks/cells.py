@@ -1,4 +1,4 @@
-"""How figures of the records are written in REPRODUCIBILITY: percentages, deviations, bold type, tables, paragraphs."""
+"""The form of figures in REPRODUCIBILITY: percentages, deviations, bold type, tables, paragraphs."""
 
 from __future__ import annotations
 

@@ -2,13 +2,13 @@
 
     python benchmarks/cifar10_cpu.py [--data cifar10|folder:DIR] [--copy TEXT] [--workers 2] [--nets 5] [--small]
 
-Ten experts are trained by SGD and ten by GSAM, for the three epochs that are matched and no further. `mtt` follows the
-former, `ftd` and `datm` the latter. So `datm` starts from random real images and keeps hard labels: which images an
-expert gets right, and its logits, are for experts at the end of their training. Each set is scored on test images under
-`mtt-1000`, last epoch, beside its random-real twin. Its record says whether its mean is at least twice the twin's, and
-whether it is ahead of the twin by the test of `dd_core.evaluation.verdicts.new_draw`.
+Ten experts are trained by SGD and ten by GSAM, for the three epochs that are matched and no further. `mtt` matches the
+former, `ftd` and `datm` the latter. So `datm` starts from random real images and keeps hard labels: choosing images
+that an expert classifies correctly, and its logits as labels, would need fully trained experts. Each set is scored on
+test images under `mtt-1000`, last epoch, beside its twin (as many random real images). The set's record says whether
+its mean is at least twice the twin's, and whether it is ahead by the test of `dd_core.evaluation.verdicts.new_draw`.
 
-The settings are the papers' for CIFAR-10, one image a class, but for those that decide the time: ConvNet-3 is 32 wide
+The settings are the papers' for CIFAR-10, one image a class, except those that decide the time: ConvNet-3 is 32 wide
 (128), images are not whitened, 10 experts (100), 1500 outer iterations (5000; `datm` 10000), 30 inner steps (50; `datm`
 80), and students start from two epochs in `datm` too (four). `ftd` averages pixels with a decay that suits
 fewer iterations. Nothing was chosen on test images.
@@ -95,14 +95,14 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `run` when the run began."""
+    """The parsed options; `results` is the file of records, `run` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--data", default="cifar10", help="cifar10, or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of CIFAR-10 it is, for the record")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
-    parser.add_argument("--nets", type=int, default=5, help="networks of each score")
-    parser.add_argument("--small", action="store_true", help="to try it out: minutes, no figures")
-    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where sets are kept")
+    parser.add_argument("--copy", default="original pixels", help="which copy of CIFAR-10 this is, in words")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs that run in parallel")
+    parser.add_argument("--nets", type=int, default=5, help="number of networks for each score")
+    parser.add_argument("--small", action="store_true", help="try it out in minutes; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="folder for the sets")
     options = parser.parse_args()
     if options.small:
         options.out /= "small"
@@ -114,7 +114,7 @@ def parse() -> argparse.Namespace:
 
 
 def write(options: argparse.Namespace, record: dict[str, Any]) -> None:
-    """Print the gist, keep all."""
+    """Print the main figures of a record, and append all of it to the results."""
     gist = (
         "what",
         "name",
@@ -136,7 +136,7 @@ def write(options: argparse.Namespace, record: dict[str, Any]) -> None:
 
 
 def minutes(begun: float) -> float:
-    """Since `begun`."""
+    """Minutes since `begun`."""
     return round((time.monotonic() - begun) / 60, 1)
 
 
@@ -175,7 +175,7 @@ def path_of(name: str, options: argparse.Namespace) -> Path:
 
 
 def logged(name: str, options: argparse.Namespace, what: str) -> list[float]:
-    """What was logged at each outer iteration: `loss`, the matching loss; `taken`, whether a step was (`datm` only)."""
+    """The log of each outer iteration: `loss`, the matching loss; `taken`, whether a step was taken (`datm` only)."""
     lines = store.read_lines(path_of(name, options).with_suffix(".run") / "metrics.jsonl")
     return [line.get(what, 1.0) for line in lines]
 

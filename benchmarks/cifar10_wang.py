@@ -5,8 +5,8 @@
 The authors' README has 54 % with the original pixels. Settings are theirs: ten blocks of ten images, three epochs,
 rates from 0.001, Adam at 0.01 halved ten times, 1024 real images an outer iteration.
 Without a GPU `--small` is the form that ends within half an hour: 128 real images, 150 outer iterations, rates from
-0.02 (from 0.001 so few iterations change nothing), no grid; it shows that the path works, and is none to compare with
-the authors'.
+0.02 (from 0.001 so few iterations change nothing), no grid; it shows that the code works, and its score must not be
+compared with the authors'.
 
 The set is kept in --out, and the same command goes on where it stopped (after --minutes it stops by itself). Each
 finished run appends a line to benchmarks/results/cifar10_wang.jsonl and draws the images beside it.
@@ -65,17 +65,17 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description="Wang et al. 2018 on CIFAR-10 with 100 images")
     parser.add_argument("--data", default="cifar10", help="cifar10, or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
+    parser.add_argument("--copy", default="original pixels", help="which copy of the data this is, in words")
     parser.add_argument("--small", action="store_true", help="128 real images and 150 outer iterations, for a CPU")
     parser.add_argument("--steps", type=int, default=4000, help="outer iterations (paper: 400 epochs, 19600)")
     parser.add_argument("--batch-real", type=int, default=1024, help="real images in an outer iteration")
     parser.add_argument("--lr-inner", type=float, help="initial inner rate; none: 0.001, or 0.02 where --small")
     parser.add_argument("--nets", type=int, default=10, help="draws of the twin; the set has one network")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--minutes", type=float, help="stop distilling after so many, resumable")
+    parser.add_argument("--minutes", type=float, help="after which distilling stops, resumable")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-cifar10-wang/set.safetensors"))
     options = parser.parse_args()
     if options.small:
@@ -86,7 +86,7 @@ def parse() -> argparse.Namespace:
 
 
 def facts(options: argparse.Namespace, config: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:
-    """What every figure has to carry."""
+    """The facts that every record carries."""
     import torch
 
     data = "folder:DIR" if options.data.startswith("folder:") else options.data

@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py --scenario digits|mnist [--data folder:DIR --copy WORDS] [--out DIR]
 
-`--out` is a folder that an interrupted run goes on from; a temporary one by default. Each run appends a line to
+`--out` is a folder from which an interrupted run resumes; by default a temporary one. Each run appends a line to
 benchmarks/results/compare.jsonl: the scenario, the tables of the report, and the accuracy of every cell under every
 seed. The picture of accuracy against bytes on the first network is benchmarks/results/compare-SCENARIO.png.
 """
@@ -30,12 +30,12 @@ SCENARIOS = {"digits": "scikit-learn's digits, 8x8", "mnist": "MNIST of torchvis
 
 
 def main() -> None:
-    """Run one scenario and append what it found."""
+    """Run one scenario and append its results."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--scenario", choices=[*SCENARIOS], default="digits")
     parser.add_argument("--data", help="other real images than the scenario's: NAME or folder:DIR")
     parser.add_argument("--copy", help="which copy of the data these are, in words")
-    parser.add_argument("--out", type=Path, help="folder that an interrupted run goes on from")
+    parser.add_argument("--out", type=Path, help="folder from which an interrupted run resumes")
     options = parser.parse_args()
     overrides = [] if options.data is None else [f"data={options.data}"]
     loaded = scenario.load(f"compare/{options.scenario}", overrides=overrides)

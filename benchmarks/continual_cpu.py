@@ -2,15 +2,15 @@
 
     python benchmarks/continual_cpu.py --case digits|mnist|cifar10 [--data folder:DIR] [--small]
 
-digits   5 experiences, memories of 1, 5 and 10 images of 64 bytes a class, all rows, 3 class orders; remedies, what
-         else distilled images could be helped by, with memories of 1 and 5 images a class, 5 class orders; and
-         overhead, seconds beside those of real images
+digits   5 experiences, memories of 1, 5 and 10 images of 64 bytes a class, all rows, 3 class orders; remedies: changes
+         that might help distilled images, with memories of 1 and 5 images a class, 5 class orders; and overhead:
+         seconds as a multiple of those with real images
 mnist    a stream of 2,000 images, all 10,000 test images, memories of 1 and 10 images a class, 3 class orders; also
          distilled images stored as grids of four (IDC)
 cifar10  500 images a class, memories of 10 images a class, some of the rows, 3 class orders
 
-Then the best memories are measured again in 5 other class orders (another seed), with digits in 10 x 3 networks: of
-each table the two best that learn images, and the two best of real images, by the first class orders.
+Then the best memories are measured again in 5 other class orders (another seed), for digits in 10 x 3 networks: in each
+table the two best memories of learned images, and the two best of real images, by the first class orders.
 
 Networks are 32 wide. Everything is kept in --out; the same command goes on where it stopped. Appends a line for each
 scenario that was run to benchmarks/results/continual_cpu.jsonl.
@@ -92,7 +92,7 @@ GRID = ("distilled", "herding", "real", "real-adaptive", *(row for row in ROWS i
 
 @dataclass(frozen=True)
 class Case:
-    """What is learned: data, stream, network, bytes of an image, the rows, and memories in images a class."""
+    """A case: data, stream, network, bytes of an image, the rows, and memories in images a class."""
 
     data: str
     network: str
@@ -157,7 +157,7 @@ SMALL = {"steps": 2, "recipe": {"network": "convnet-1-w4"}}
 
 
 class Bench:
-    """The command line's options, and what they make of a case."""
+    """The runs of a case, by the options of the command line."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.case = options, CASES[options.case]
@@ -172,7 +172,7 @@ class Bench:
             self.measure("best", images, [*best, "none", "joint"], orders=orders, networks=networks, seed=1)
 
     def remedies(self) -> None:
-        """What else distilled images could be helped by, and real images by the same."""
+        """Changes that might help distilled images, tried on real images too."""
         rows = ["distilled", "dm-er-ace", *REMEDIES, "herding", "herding-er-ace", "real", "real-adaptive"]
         orders = 2 if self.options.small else 5
         for images in (1, 5):
@@ -180,7 +180,7 @@ class Bench:
             self.measure("remedies", images, fitting, orders=orders, seed=2, protocols=["replay"])
 
     def overhead(self) -> None:
-        """What rows cost beside real images, one job at a time; nothing is found from another run."""
+        """The seconds of rows beside those of real images, one job at a time, without results of earlier runs."""
         rows = ["distilled", "hybrid", "dm-er-ace", "dm-der", "real", "herding", "reservoir", "real-er-ace", "der"]
         self.measure("overhead", 10, rows, orders=1, seed=3, workers=1)
 
@@ -214,7 +214,7 @@ class Bench:
         }
 
     def _fits(self, row: str, images: int) -> bool:
-        """Whether a row's memory holds an image of each class, DER's logits being bytes too, or one of both kinds."""
+        """Whether a row's memory has room for an image of each class (with DER's logits), or for one of both kinds."""
         if row.startswith("hybrid"):
             return images > 1
         return row not in ("der", "dm-der") or images * self.case.image_bytes >= self.case.image_bytes + 40
@@ -271,7 +271,7 @@ def finals(results: Results) -> dict[str, dict[str, list[list[float]]]]:
 
 
 def best_memories(results: Results) -> list[str]:
-    """Of each table the rows that are best after the last experience: two that learn images, two of real images."""
+    """In each table the rows that are best after the last experience: two of learned images, two of real images."""
     best: list[str] = []
     for table, rows in results.tables.items():
         learned = results.verdicts[table].keys()
@@ -291,14 +291,14 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `begun` when the run began."""
+    """The parsed options; `results` is the file of records, `begun` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--case", choices=CASES, default="digits")
-    parser.add_argument("--only", choices=("grid", "remedies", "overhead"), help="one of the parts")
+    parser.add_argument("--only", choices=("grid", "remedies", "overhead"), help="run this part only")
     parser.add_argument("--data", help="name of the images, or folder:DIR with train/ and test/")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
-    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where everything is kept")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs that run in parallel")
+    parser.add_argument("--small", action="store_true", help="try it out; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="folder of all that is kept")
     options = parser.parse_args()
     if options.small:
         options.out /= "small"

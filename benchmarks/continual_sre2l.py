@@ -3,9 +3,9 @@
     python benchmarks/continual_sre2l.py --data folder:DIR [--steps 5 10] [--small]
 
 After each step a fresh network learns ten images of each class so far, and teachers label every view (see
-`dd_apps/continual/taught.py`). The rows: images by SRe2L, RDED, DM and random real ones, all with the labels of a
-teacher per step, in both of its modes; and with those of a joint teacher, which no continual learner has. In full the
-experiment is the scenarios tiny-imagenet-sre2l-5 and -10, for a GPU.
+`dd_apps/continual/taught.py`). The rows: images by SRe2L, RDED and DM, and random real images, with the labels of a
+teacher per step in both of its modes; and with the labels of a joint teacher, which no continual learner has. The full
+experiment is in the scenarios tiny-imagenet-sre2l-5 and -10, for a GPU.
 
 DIR has train/ and val/ with a folder for each class; the first 20 by name are used. Everything is kept in --out; the
 same command goes on where it stopped. Appends a line for each number of steps to
@@ -64,7 +64,7 @@ ROWS = [
 
 
 def scenario(data: str, steps: int, *, workers: int, small: bool = False) -> ContinualScenario:
-    """The experiment in so many steps."""
+    """The scenario of the experiment with `steps` experiences."""
     methods = {name: dict(table) for name, table in METHODS.items()}
     if small:
         methods["sre2l"] |= {"teacher": {"epochs": 1}, "recover": {"iterations": 3}}
@@ -112,13 +112,13 @@ def twenty(data: str, folder: Path) -> str:
 
 
 def main() -> None:
-    """Each number of steps."""
+    """Run the experiment for each number of steps."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--data", required=True, help="folder:DIR with train/ and val/")
-    parser.add_argument("--steps", type=int, nargs="+", default=[5, 10], help="parts that the classes arrive in")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
-    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where everything is kept")
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 10], help="numbers of experiences")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs that run in parallel")
+    parser.add_argument("--small", action="store_true", help="try it out; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="folder of all that is kept")
     options = parser.parse_args()
     out = options.out / "small" if options.small else options.out
     data, began = twenty(options.data, out / "classes"), now()

@@ -3,8 +3,8 @@
     python benchmarks/digits.py [--rows NAME ...] [--workers 2]
 
 Each row is a run of the task `distill`: a set is made, networks are trained on it and on as many random real images,
-and both are scored on the 359 test images. `everything` asks what 1,350 of the 1,438 training images are worth under
-the protocol of trajectory matching. Each run appends a line for each score to benchmarks/results/digits.jsonl.
+and both are scored on the 359 test images. The row `everything` scores 1,350 of the 1,438 training images under the
+protocol of trajectory matching. Each run appends a line for each score to benchmarks/results/digits.jsonl.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ELSEWHERE = {"dataset-distillation": Scoring(protocol="plain-300", nets=20)}  # 
 def main() -> None:
     """Make and score every row."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, help="those to make; all unless named")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="rows to make; by default all")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="networks trained at the same time")
     options = parser.parse_args()
     began = record.now()

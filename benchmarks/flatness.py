@@ -14,14 +14,14 @@ N steps for M epochs of the expert, segment after segment, without being put bac
     growth      = || student_k - student'_k || / || student_{k-1} - expert_{t+(k-1)M} ||
 
 where student' was put back on the expert before segment k, and sees the same augmentation. So `own` is the matching
-loss, and `growth` says what a segment makes of the error that a student brings along. The twin is a student on ten
-random real images at the set's rate.
+loss, and `growth` is the factor by which a segment changes the error that a student had before it. The twin is a
+student on ten random real images at the set's rate.
 
 Perturbation. Every filter w (a row of a layer's weights) is moved by `radius` ||w|| in a random direction, the same for
 experts of all kinds; biases and the norms' parameters stay. Loss and accuracy are of all training and test images, for
 experts at half and at the end of their epochs, and for students that followed from epoch 0 to the end. Flat experts
-learn more slowly, and whoever has learned less has less to lose; so the end of flat experts is compared with the epoch
-of plain ones whose training loss is nearest, too.
+learn more slowly, and perturbation costs a network less if it has learned less; so the end of flat experts is also
+compared with the epoch of plain experts whose training loss is nearest.
 
 The last records are the claims, whether they held in direction, and a paired t-test over experts: nothing is asserted.
 Settings were chosen by the losses of experts and of matching, on training images. Each run appends to
@@ -68,7 +68,7 @@ RADII = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 class Lessons(NamedTuple):
-    """What a student learns from: images as networks see them, labels, DSA strategy, learning rate."""
+    """The data of a student: images as networks see them, labels, DSA strategy, learning rate."""
 
     images: Tensor
     labels: Tensor
@@ -99,16 +99,16 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `run` when the run began."""
+    """The parsed options; `results` is the file of records, `run` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs that run in parallel")
     parser.add_argument("--experts", type=int, default=5, help="experts to distil from, and as many to measure on")
     parser.add_argument("--sets", type=int, default=2, help="sets distilled from each kind of experts")
     parser.add_argument("--draws", type=int, default=3, help="random directions at each radius")
     parser.add_argument("--steps", type=int, default=250, help="outer iterations of a set")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of an expert, a multiple of 4 to 48")
-    parser.add_argument("--small", action="store_true", help="to try it out: seconds, no figures")
-    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where sets are kept")
+    parser.add_argument("--small", action="store_true", help="try it out in seconds; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="folder for the sets")
     options = parser.parse_args()
     if options.epochs not in range(4, 52, 4):
         parser.error(f"--epochs {options.epochs}: a multiple of 4, at most 48")
@@ -160,20 +160,20 @@ def configure(kind: str, options: argparse.Namespace) -> MethodConfig:
 
 
 def experts_of(kind: str, train: Source, options: argparse.Namespace, workers: Workers | None = None) -> Artefact:
-    """Experts to distil from, and after them as many to measure on: trained, or found."""
+    """Experts to distil from, followed by as many to measure on; they are trained unless the cache has them."""
     spec = configure(kind, options).needs(train, size=Size(ipc=1), seed=0)["experts"]
     spec = spec.model_copy(update={"count": 2 * options.experts})
     return artefacts.get(spec, resources=Resources.of([train], device="cpu"), workers=workers, reporter=Messages(print))
 
 
 def spec_of(kind: str, train: Source, options: argparse.Namespace) -> dict[str, Any]:
-    """What determines the experts of a kind."""
+    """The spec of the experts of a kind."""
     spec = configure(kind, options).needs(train, size=Size(ipc=1), seed=0)["experts"]
     return spec.model_dump(mode="json")
 
 
 def set_of(kind: str, seed: int, options: argparse.Namespace):
-    """A set distilled from experts of a kind, or found."""
+    """A set distilled from experts of a kind; it is made unless its file exists."""
     name = f"{kind}-{seed}".replace(", ", "-").replace(" ", "-")
     return distill(
         configure(kind, options),
@@ -234,7 +234,7 @@ def measure(job: tuple[str, int], options: argparse.Namespace) -> list[Point]:
 def partners(
     kind: str, index: int, network: nn.Module, train: Source, options: argparse.Namespace
 ) -> list[tuple[str, Tensor]]:
-    """A plain expert where its loss is nearest to each flat one's at the end; a flat expert at its own end."""
+    """A flat expert's last weights; of a plain expert, for each flat one, those with the loss nearest to its last."""
     path = trajectory(experts_of(kind, train, options), options.experts + index)
     if kind != PLAIN:
         return [(kind, path[-1])]

@@ -1,4 +1,4 @@
-"""What the measurements of `flatness.py` come to: curves, claims, and the picture. It says what is measured."""
+"""Curves, claims and the picture from the measurements of `flatness.py`, whose docstring defines them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Point(NamedTuple):
 
 
 def as_trained(flat: str) -> str:
-    """What weights are called that have the training loss of flat experts at their end."""
+    """The name of plain weights whose training loss is nearest to that of flat experts at their end."""
     return f"expert with the training loss of {flat}"
 
 
@@ -128,7 +128,7 @@ def on_average(points: Sequence[Point], quantity: str, kind: str) -> dict[int, f
 
 
 def on_change(points: Sequence[Point], quantity: str, kind: str) -> dict[int, float]:
-    """How far the value is from that without perturbation, mean over radii, for each expert."""
+    """The change of the value by perturbation, mean over radii, for each expert."""
     return {
         expert: statistics.fmean(abs(value - found[0.0]) for radius, value in found.items() if radius)
         for expert, found in by_expert(points, quantity, kind).items()

@@ -2,13 +2,13 @@
 
     python benchmarks/ftd_subset.py --data folder:DIR [--copy TEXT] [--subsets 4] [--ipc 10] [--minutes 9] [--small]
 
-Subset i has the classes 10i to 10i+9, in order. Both methods do all of their work anew on each, by seed i (experts, set
-and networks; expert j starts from the same weights whatever the method), so the subsets are the pairs of the test. They
-have the scenario `imagenette-ipc10-mtt`'s settings (Cazenavette et al. 2022, subsets at 128 px; for one image a class
-too), for 32 px with ConvNet-3, fewer experts and outer iterations, and mini-batches by which an epoch of 5,000 images
-has as many steps as one of theirs. FTD adds the paper's GSAM (rho 0.01, alpha 1, as on its subsets) and its average
-over outer iterations, which is as much shorter as the runs are. Published (Du et al. 2023): up to 4.7 points more than
-MTT on subsets at 128 px. Scored on test images under `mtt-1000`, last epoch, beside the random-real twin.
+Subset i has the classes 10i to 10i+9, in order. Both methods do all of their work anew on each subset, by seed i
+(experts, set and networks; expert j starts from the same weights whatever the method), so the subsets are the pairs of
+the test. Settings are those of the scenario `imagenette-ipc10-mtt` (Cazenavette et al. 2022, subsets at 128 px; also
+for one image a class), except ConvNet-3 for 32 px, fewer experts and outer iterations, and mini-batches by which an
+epoch of 5,000 images has as many steps as in the paper. FTD adds the paper's GSAM (rho 0.01, alpha 1, as on its
+subsets) and its average over outer iterations, shortened as the runs are. Published (Du et al. 2023): up to 4.7 points
+more than MTT on subsets at 128 px. Scored on test images under `mtt-1000`, last epoch, beside the random-real twin.
 
 Sets, scores and experts are kept; the same command goes on where it stopped. After --minutes no set is begun, and
 verdicts are of the subsets that are done. Appends to benchmarks/results/ftd_subset.jsonl.
@@ -70,21 +70,21 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `run` when the run began."""
+    """The parsed options; `results` is the file of records, `run` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--data", default="cifar100", help="cifar100, or folder:DIR with train/ and test/ or val/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
+    parser.add_argument("--copy", default="original pixels", help="which copy of the data this is, in words")
     parser.add_argument("--device", default="cuda", help="cuda, cpu, ...")
-    parser.add_argument("--minutes", type=float, default=9, help="after which no set is begun")
-    parser.add_argument("--subsets", type=int, default=4, help="of ten classes each")
+    parser.add_argument("--minutes", type=float, default=9, help="minutes after which no set is begun")
+    parser.add_argument("--subsets", type=int, default=4, help="number of subsets of ten classes")
     parser.add_argument("--ipc", type=int, nargs="+", default=[10], help="images a class")
-    parser.add_argument("--network", default="convnet-3", help="experts, students and the networks of the score")
-    parser.add_argument("--experts", type=int, default=5, help="of each method and subset (paper: 100)")
+    parser.add_argument("--network", default="convnet-3", help="network of experts, students and scores")
+    parser.add_argument("--experts", type=int, default=5, help="experts of each method and subset (paper: 100)")
     parser.add_argument("--expert-batch", type=int, default=128, help="real images in a mini-batch (paper: 256)")
     parser.add_argument("--outer", type=int, default=150, help="outer iterations (paper: 5000)")
-    parser.add_argument("--nets", type=int, default=3, help="networks of each score")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench-ftd-subset"), help="where sets are kept")
+    parser.add_argument("--nets", type=int, default=3, help="number of networks for each score")
+    parser.add_argument("--small", action="store_true", help="try it out; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-ftd-subset"), help="folder for the sets")
     options = parser.parse_args()
     if options.small:
         options.out /= "small"
@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
 
 
 def told(options: argparse.Namespace, record: Record) -> None:
-    """Print the gist, keep all."""
+    """Print the main figures of a record, and append all of it to the results."""
     print({key: value for key, value in record.items() if key not in ("config", "evaluation", "tf32")}, flush=True)
     names = ("data", "device", "subsets", "ipc", "network", "experts", "expert_batch", "outer", "nets", "small")
     given = {name: getattr(options, name) for name in names}
@@ -131,7 +131,7 @@ def configure(name: str, subset: int, options: argparse.Namespace) -> MethodConf
 
 
 def made(name: str, subset: int, ipc: int, options: argparse.Namespace) -> Record:
-    """The set of one method on one subset with its score and its twin's, or what is kept of them."""
+    """The record of one method on one subset, with the scores of set and twin: made, or kept from an earlier run."""
     out = options.out / f"{name}-{subset}-{ipc}.safetensors"
     kept = out.with_suffix(".score.json")
     if kept.exists():

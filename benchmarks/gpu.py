@@ -21,7 +21,7 @@ The parts, all of them in this order unless some are named:
   three seeds. Published: 84.8 %.
 - `ipc1-mtt`, `ipc1-datm`: the presets with one image a class, by 20 experts (paper: 100) and 3000 outer iterations
   (5000 and 10,000); `datm` asks experts of 10 epochs about labels (100). Scored on test images under the preset's
-  protocol, last epoch, three networks, beside the random-real twin. Asked: 40 %. Published: 46.2 and 46.9 %.
+  protocol, last epoch, three networks, beside the random-real twin. Required: 40 %. Published: 46.2 and 46.9 %.
 - `ipc10`: the preset of `mtt` with ten images a class, by 20 experts. Every 500 outer iterations the set so far is
   scored on training images that were held back (4 %: experts and the set never see them), which is within its minutes,
   and at the end on test images.
@@ -86,23 +86,23 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none: all")
     parser.add_argument("--data", default="cifar10", help="cifar10, or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of CIFAR-10 it is, for the record")
+    parser.add_argument("--copy", default="original pixels", help="which copy of CIFAR-10 this is, in words")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ...")
-    parser.add_argument("--minutes", type=float, default=9, help="after which nothing new is begun")
-    parser.add_argument("--experts", type=int, default=20, help="experts that a set is made by (paper: 100)")
+    parser.add_argument("--minutes", type=float, default=9, help="minutes after which nothing new is begun")
+    parser.add_argument("--experts", type=int, default=20, help="experts that a set is distilled from (paper: 100)")
     parser.add_argument("--outer", type=int, default=3000, help="outer iterations of ipc1 (papers: 5000, 10,000)")
-    parser.add_argument("--workers", type=int, default=1, help="experts that are trained at the same time")
-    parser.add_argument("--small", action="store_true", help="to try it out: minutes, no figures")
-    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where sets are kept")
+    parser.add_argument("--workers", type=int, default=1, help="experts that are trained in parallel")
+    parser.add_argument("--small", action="store_true", help="try it out in minutes; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="folder for the sets")
     return parser.parse_args()
 
 
 class Bench:
-    """What was asked for, the images, the time that is left, and where records go.
+    """The options, the images, the time that is left, and the file of records.
 
     Raises `UserError` for an unknown part, and where there is no GPU to measure.
     """
@@ -155,7 +155,7 @@ class Bench:
         return left
 
     def write(self, record: Record) -> None:
-        """Print the gist, keep all."""
+        """Print the main figures of a record, and append all of it to the results."""
         left_out = ("config", "evaluation", "tf32", "curve")
         print(json.dumps({name: value for name, value in record.items() if name not in left_out}), flush=True)
         told = {
@@ -169,7 +169,7 @@ class Bench:
 
 
 def usable_device(options: argparse.Namespace) -> torch.device:
-    """The device; raises `UserError` where it is no GPU, but for a try."""
+    """The device; raises `UserError` for a device that is no GPU, except with --small."""
     try:
         device = devices.resolve(options.device)
     except UserError as error:
@@ -180,14 +180,14 @@ def usable_device(options: argparse.Namespace) -> torch.device:
 
 
 def in_memory(source: Source) -> LabelledImages:
-    """Raises `UserError` for a source that streams."""
+    """The source, if it is in memory; raises `UserError` for a source that streams."""
     if not isinstance(source, LabelledImages):
         raise UserError(f"{source.name}: does not fit into memory, and CIFAR-10 does")
     return source
 
 
 def halved(source: LabelledImages) -> LabelledImages:
-    """At half the size."""
+    """The images at half their height and width."""
     return replace(source, images=F.avg_pool2d(source.images.float(), 2).round().to(torch.uint8))
 
 
@@ -195,7 +195,7 @@ def halved(source: LabelledImages) -> LabelledImages:
 
 
 def repeats(bench: Bench) -> None:
-    """Each method twice."""
+    """The part `repeats`: each method twice."""
     some, steps = bench.part_of(0.04), 3 if bench.small else 10
     for record in gpu_methods.repeats(some, bench.scale.network, bench.device, steps=steps):
         bench.write(record)

@@ -1,4 +1,4 @@
-"""The part `experts` of `gpu.py`: how many expert trajectories a GPU makes in a minute, one at a time and several.
+"""The part `experts` of `gpu.py`: expert trajectories that a GPU makes in a minute, one at a time or several at once.
 
 Nothing here writes: `measured` yields records.
 """
@@ -40,7 +40,7 @@ class Resident(LabelledImages):
 
     @cached_property
     def copy(self) -> Tensor:
-        """That copy."""
+        """The copy of the images on the device."""
         return self.images.to(self.device)
 
     def take(self, indices: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Resident(LabelledImages):
 
 
 class Batches:
-    """The mini-batches of an expert's first epoch, over and over, and what draws their transforms."""
+    """The mini-batches of an expert's first epoch, over and over, and the generators of their transforms."""
 
     def __init__(self, expert: Expert) -> None:
         size = expert.training.batch_size
@@ -190,7 +190,7 @@ def ways(spec: ExpertsSpec, source: Source, resident: Source, scale: Scale, devi
 
 
 def difference(ours: InTurn, theirs: AtOnce, steps: int = 3) -> float:
-    """How far apart two ways come in a few steps, over how far they come."""
+    """The distance between the weights of two ways after a few steps, over their distance from the start."""
     start = ours.weights()
     for index in range(steps):
         ours.step(index)

@@ -33,9 +33,9 @@ SHORT: Record = {"experts": 1, "first_epoch": 0, "last_epoch": 1, "range_start":
 
 
 def preset(name: str, ipc: int, network: str) -> MethodConfig:
-    """The published settings of CIFAR-10, with one short expert where there are any.
+    """The published settings of CIFAR-10, with one short expert for methods that need experts.
 
-    FTD's and TESLA's that no scenario has are MTT's.
+    Where no scenario has settings of FTD or TESLA, those of MTT are used.
     """
     if name in MATCHING:
         scenario = SCENARIOS / f"cifar10-ipc{ipc}-{name}.toml"

@@ -76,7 +76,7 @@ def preset(name: str, bench: Bench, changes: Record) -> tuple[MethodConfig, str]
 
 
 def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> Record:
-    """`table` with `changes`, table by table."""
+    """`table`, overridden by `changes`; nested tables are merged key by key."""
     return {
         **table,
         **{key: merged(table[key], new) if isinstance(new, dict) else new for key, new in changes.items()},
@@ -84,7 +84,7 @@ def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> Record:
 
 
 def looked_at(config: MethodConfig, every: int, look: Callable[[int, DistilledSet], None]) -> MethodConfig:
-    """The same method, whose runs show `look` the set so far after every so many outer iterations."""
+    """The same method, whose runs pass the set so far to `look` at regular intervals of outer iterations."""
 
     class LookedAt(type(config)):
         def build(self, context: Context) -> Any:
@@ -122,12 +122,12 @@ class Lines(Silent):
         self.index += 1
 
     def message(self, text: str) -> None:
-        """What the runner says."""
+        """Print a message of the runner."""
         print(text, flush=True)
 
 
 def path_of(name: str, bench: Bench) -> Path:
-    """Where a set is kept."""
+    """The file of a set."""
     return bench.out / f"{name}.safetensors"
 
 
@@ -154,7 +154,7 @@ def make_experts(name: str, config: MethodConfig, train: Source, bench: Bench) -
 
 
 def distil(name: str, config: MethodConfig, train: Source, size: Size, bench: Bench) -> DistilledSet:
-    """The set, or as much of it as there is time for: the next call goes on."""
+    """Distil the set as far as there is time; the next call resumes."""
     make_experts(name, config, train, bench)
     run = RunOptions(
         device=bench.options.device,
@@ -229,7 +229,7 @@ def curve_path(bench: Bench) -> Path:
 
 
 def curve(bench: Bench) -> list[Record]:
-    """Its points; of a step that was taken again after a kill the last."""
+    """The points of the learning curve; of a step that was repeated after a kill, the last point."""
     points = {point["step"]: point for point in store.read_lines(curve_path(bench))}
     return [points[step] for step in sorted(points)]
 

@@ -41,7 +41,7 @@ MEMORY, TIME = 1.3, 1.6  # what the adjoint may take: at the largest N over the 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured, and on which network."""
+    """The amount of measuring, and the network."""
 
     network: str = "convnet-3"
     sizes: tuple[tuple[int, tuple[int, ...]], ...] = ((10, (10, 30, 80)), (100, (10, 30, 80)))  # images, inner steps
@@ -54,7 +54,7 @@ class Scale:
 
 
 def timed(runs: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device) -> dict[str, float]:
-    """Median milliseconds of each, which take turns; they have been run before."""
+    """Median milliseconds of each run; the runs take turns, and each has run before."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -85,13 +85,13 @@ def finish(device: torch.device) -> None:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what went wrong."""
+    """The first line of an error."""
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:200]
 
 
 @contextmanager
 def products(*, tf32: bool) -> Iterator[None]:
-    """Convolutions and matrix products in TF32, or in strict float32; what was set before comes back."""
+    """Within the block, convolutions and matrix products in TF32 or in strict float32; earlier settings come back."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
@@ -101,7 +101,7 @@ def products(*, tf32: bool) -> Iterator[None]:
 
 
 def defaults() -> Record:
-    """Where TF32 is on unless somebody says otherwise: PyTorch has it on in convolutions."""
+    """PyTorch's default precision: TF32 in convolutions only."""
     on = {"convolutions": torch.backends.cudnn.allow_tf32, "matrix products": torch.backends.cuda.matmul.allow_tf32}
     return {"tf32": on}
 
@@ -189,7 +189,7 @@ def compared(
 
 
 def modes(problem: Problem, precision: str, exact: Unrolled, steps: int, rounds: int) -> Record:
-    """Time, memory and truth of each gradient mode for N = `steps`."""
+    """Time, memory and cosine of each gradient mode for N = `steps`."""
     step = problem.step(half=precision == "bfloat16")
     runs = {str(mode): partial(problem.run, step, steps, mode) for mode in MODES}
     with products(tf32=precision == "tf32"):
@@ -199,7 +199,7 @@ def modes(problem: Problem, precision: str, exact: Unrolled, steps: int, rounds:
 
 
 def claims(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> Record:
-    """What is claimed of the adjoint, from the figures of each mode by N; a figure that is not there claims nothing.
+    """The claims about the adjoint mode, by the figures of each mode at each N; without a figure there is no claim.
 
     Memory at the largest N over that at the smallest, and time over `full`'s at the middle one.
     """
@@ -305,7 +305,7 @@ WRAPS: Mapping[str, Wrap] = {
 
 
 def faster(problem: Problem, how: str, precision: str, exact: Unrolled, steps: int, rounds: int) -> Record:
-    """Time of an outer step with inner steps made faster, beside the engine's; what fails has its reason recorded."""
+    """Time of an outer step with faster inner steps, beside the engine's; a failure is recorded with its reason."""
     half, device = precision == "bfloat16", problem.device
     record: Record = {"how": how, "precision": precision, "inner_steps": steps}
     begun = time.monotonic()

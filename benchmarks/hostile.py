@@ -30,7 +30,7 @@ sys.path.insert(0, str(HERE.parent / "tests" / "reliability"))
 
 
 class CountingFile(io.BufferedReader):
-    """A file that counts what is read of it."""
+    """A file that counts the bytes read from it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
@@ -52,8 +52,8 @@ class CountingFile(io.BufferedReader):
 def main() -> None:
     """Read all of them and append to the results."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--fuzzed", type=int, default=10_000, help="files by chance, of all kinds together")
-    options.add_argument("--first", type=int, default=0, help="number of the first one of each kind")
+    options.add_argument("--fuzzed", type=int, default=10_000, help="random files, of all kinds together")
+    options.add_argument("--first", type=int, default=0, help="number of the first random file of each kind")
     given = options.parse_args()
     began = record.now()
     well = [catalogued(began), fuzzed(began, files=given.fuzzed, first=given.first)]
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def catalogued(began: str) -> bool:
-    """Read those that are hostile for one reason each; whether all were refused."""
+    """Read the files that are hostile for one reason each; returns whether all were refused."""
     from hostile_files import catalogue
 
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -83,7 +83,7 @@ def catalogued(began: str) -> bool:
 
 
 def fuzzed(began: str, *, files: int, first: int) -> bool:
-    """Read those that are made by chance; whether each was refused in a line or read as what it says."""
+    """Read the random files; returns whether each was refused in one line or read as what it says."""
     from fuzzing import KINDS, PEAK_BYTES, outcome
 
     each = -(-files // len(KINDS))
@@ -116,7 +116,7 @@ def fuzzed(began: str, *, files: int, first: int) -> bool:
 
 
 def cost(path: Path) -> dict[str, Any]:
-    """Of refusing one file: once counted and without the clock, then with it."""
+    """The cost of refusing one file: a first pass counts reads, a second takes the time."""
     from dd_core import store
     from dd_core.errors import UserError
 

@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--most", type=int, default=max(SIDES), help="pixels a side up to which cases are measured")
-    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS), help="channels")
+    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS), help="numbers of channels")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device, run, records = devices.resolve(options.device), now(), list[dict[str, Any]]()
@@ -114,7 +114,7 @@ def compared(side: int, width: int, count: int, device: torch.device) -> Iterato
 def layers(
     side: int, width: int, count: int, device: torch.device
 ) -> Iterator[tuple[str, Layer, Layer, tuple[Tensor, ...], bool]]:
-    """Of each layer its name, ours and PyTorch's, what they are given, and whether networks use ours."""
+    """For each layer: name, our function, PyTorch's function, their arguments, and whether networks use ours."""
     images, numbers = drawn(count, width, side, side, device=device), width * side**2
     fits, pays = kernels._fits, kernels._pays  # pyright: ignore[reportPrivateUsage]
     pool = partial(F.avg_pool2d, kernel_size=2)
@@ -133,7 +133,7 @@ def layers(
 
 
 def drawn(*shape: int, device: torch.device, images: bool = True) -> Tensor:
-    """Noise, of which a gradient is asked unless they are an inner step's own images."""
+    """Noise that requires a gradient, unless it stands for the images of an inner step."""
     return torch.randn(*shape, device=device).requires_grad_(images)
 
 
@@ -173,7 +173,7 @@ def timed(runs: Mapping[str, Run], device: torch.device) -> dict[str, dict[str, 
 
 
 def clock(device: torch.device) -> float:
-    """Seconds of the CPU, or of the clock where a GPU computes."""
+    """Seconds of the CPU, or by the clock on a GPU."""
     return time.process_time() if device.type == "cpu" else time.perf_counter()
 
 

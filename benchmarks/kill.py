@@ -60,15 +60,15 @@ def main() -> None:
         "continual": continual_part,
         "everything": everything_part,
     }
-    parser.add_argument("--only", choices=parts, help="one of the parts")
+    parser.add_argument("--only", choices=parts, help="run this part only")
     parser.add_argument("--files", type=int, default=5, help="files to make")
     parser.add_argument("--kills", type=int, default=4, help="kills of each file")
     parser.add_argument("--search-kills", type=int, default=10, help="kills of a search")
     parser.add_argument("--stage-kills", type=int, default=10, help="kills of SRe2L's stages")
     parser.add_argument("--continual-kills", type=int, default=10, help="kills of a continual-learning run")
     parser.add_argument("--everything-kills", type=int, default=100, help="kills of all methods and tasks together")
-    parser.add_argument("--jobs", nargs="+", choices=kill_everything.JOBS, help="of --only everything, these alone")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--jobs", nargs="+", choices=kill_everything.JOBS, help="run these jobs of --only everything alone")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of kills")
     options = parser.parse_args()
     failed = [part for name, part in parts.items() if options.only in (None, name) and not part(options)]
     if failed:
@@ -130,7 +130,7 @@ def recorded(given: dict[str, Any], part: Callable[[Path], dict[str, Any]], *, d
 
 
 def aimed(moment: int, arguments: list[str]) -> None:
-    """The command line, in this process, until it has written `moment` times."""
+    """Run the command line in this process, which kills itself at its write number `moment`."""
     sys.path.insert(0, str(HERE.parent / "tests" / "reliability"))
     from faulty_disk import KillAt, watched
 
@@ -141,7 +141,7 @@ def aimed(moment: int, arguments: list[str]) -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What became of all runs."""
+    """The outcome of all runs."""
     from dd_core import store
 
     begun = time.monotonic()

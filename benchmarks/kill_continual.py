@@ -58,7 +58,7 @@ NEVER = 10**9  # a write that a process does not come to
 
 
 def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """What became of runs that were killed `kills` times in all."""
+    """The outcome of runs that were killed `kills` times in all."""
     begun, draw = time.monotonic(), random.Random(seed)
     whole, lasted = _finished(folder / "whole")
     other, _ = _finished(folder / "other", seed=1)
@@ -93,7 +93,7 @@ def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What a run found, all but how long it took: tables, accuracy matrices, and a digest of each memory."""
+    """The results of a run without its seconds: tables, accuracy matrices, and a digest of each memory."""
     found = json.loads(_results(folder).read_text())
     tables = {
         name: [{column: value for column, value in row.items() if column not in CLOCKS} for row in rows]
@@ -139,7 +139,7 @@ def _run(folder: Path, *, seed: int = 0, moment: int = NEVER, seconds: float | N
 
 
 def main() -> None:
-    """The command line, in this process, until it has written so many times."""
+    """Run the command line in this process, which kills itself at the given write."""
     moment, scenario, folder, seed, workers = sys.argv[1:]
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "reliability"))
     from faulty_disk import KillAt, watched

@@ -51,7 +51,7 @@ class State:
 
 
 def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """What became of searches that were killed `kills` times in all."""
+    """The outcome of searches that were killed `kills` times in all."""
     begun, draw = time.monotonic(), random.Random(seed)
     whole = finish(folder / "whole")
     other = finish(folder / "other", seed=1)

@@ -38,7 +38,7 @@ NEVER = 10**9  # a write that a process does not come to
 
 
 def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """What became of pipelines that were killed `kills` times in all."""
+    """The outcome of pipelines that were killed `kills` times in all."""
     begun, draw = time.monotonic(), random.Random(seed)
     whole, lasted = _timed(folder / "whole")
     other, _ = _timed(folder / "other", seed=1)
@@ -117,7 +117,7 @@ def _ended(place: Path) -> bool:
 
 
 def main() -> None:
-    """Both commands, in this process, until it has written so many times."""
+    """Run both commands in this process, which kills itself at the given write."""
     place, seed, moment = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "reliability"))
     from faulty_disk import KillAt, watched

@@ -6,13 +6,13 @@ The challenge's evaluator gets images only, labels them by their place and train
 a student's rate that stays at 0.01. Scored under `challenge-2024`; DATM's own sets also by their soft labels
 (`datm-soft`, which no submission can bring there), with how often and how surely those labels say the place's class.
 A sweep over (T-, T+) with hard labels says which range is best. Paper (arXiv 2410.13311): 31.11 to 39.90 % on CIFAR-100
-by M1, 7.10 to 18.31 % on Tiny-ImageNet by M1 and M2; `--network` is what a CPU bears instead of their ConvNet-3. An
-epoch of digits is few steps: experts take smaller mini-batches and larger steps than the paper's, which other data want
-(`--expert-rate 0.01 --expert-batch 256`).
+by M1, 7.10 to 18.31 % on Tiny-ImageNet by M1 and M2; `--network` is by default small enough for a CPU, unlike the
+paper's ConvNet-3. An epoch of digits is few steps: experts take smaller mini-batches and larger steps than the paper's,
+which are right for other data (`--expert-rate 0.01 --expert-batch 256`).
 
-DATM's range begins with epoch 0 and grows from its half; where --first says that it begins later, as on Tiny-ImageNet,
-it does not grow. The evaluator shows the twin to its networks in the same way whatever the variant, so one twin of each
-seed serves all of them.
+DATM's range of start epochs begins with epoch 0 and grows from half of its width; if it begins later by --first, as on
+Tiny-ImageNet, it does not grow. The evaluator trains on the twin in the same way for every variant, so one twin of each
+seed serves all variants.
 
 Sets, scores and experts are kept; the same command goes on where it stopped. Appends to
 benchmarks/results/m_datm.jsonl, and draws benchmarks/results/m_datm-DATA.png.
@@ -88,7 +88,7 @@ class Job:
 
     @property
     def out(self) -> Path:
-        """Where its set is kept."""
+        """The file of its set."""
         kind = f"{self.variant.name}-{self.variant.first}-{self.variant.last}-{self.seed}".replace(" ", "")
         return self.options.out / f"{kind}.safetensors"
 
@@ -149,32 +149,32 @@ def name_of(data: str) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description="M-DATM's ablation")
     parser.add_argument("--data", default="digits", help="digits, cifar10, ... or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
-    parser.add_argument("--classes", type=int, help="the first so many classes in order; none: all")
+    parser.add_argument("--copy", default="original pixels", help="which copy of the data this is, in words")
+    parser.add_argument("--classes", type=int, help="number of classes, the first in order; none: all")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...; on a GPU one worker is fastest")
     parser.add_argument("--network", default="convnet-w32", help="experts, students and the evaluator's networks")
     parser.add_argument("--ipc", type=int, default=10, help="images a class")
-    parser.add_argument("--first", type=int, default=0, help="T- of DATM")
-    parser.add_argument("--wide", type=int, default=30, help="T+ of DATM")
-    parser.add_argument("--narrow", type=int, default=10, help="T+ of M2")
+    parser.add_argument("--first", type=int, default=0, help="first epoch (T-) of DATM's range")
+    parser.add_argument("--wide", type=int, default=30, help="last epoch (T+) of DATM's range")
+    parser.add_argument("--narrow", type=int, default=10, help="last epoch (T+) of M2's range")
     parser.add_argument("--experts", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=40, help="of an expert; the last one's logits are the labels")
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of an expert, whose last logits are labels")
     parser.add_argument("--expert-rate", type=float, default=0.05, help="learning rate of an expert (paper: 0.01)")
-    parser.add_argument("--expert-batch", type=int, default=64, help="its mini-batch (paper: 256)")
+    parser.add_argument("--expert-batch", type=int, default=64, help="mini-batch of an expert (paper: 256)")
     parser.add_argument("--steps", type=int, default=300, help="outer iterations")
     parser.add_argument("--syn-steps", type=int, default=20, help="inner steps (N)")
     parser.add_argument("--batch-syn", type=int, help="synthetic images in an inner step; none: all")
     parser.add_argument("--lr-img", type=float, default=100.0)
     parser.add_argument("--lr-label", type=float, default=5.0)
     parser.add_argument("--nets", type=int, default=3, help="networks of each score, as the challenge has it")
-    parser.add_argument("--soft-nets", type=int, help="of a score by soft labels; none: as many")
+    parser.add_argument("--soft-nets", type=int, help="networks of a score by soft labels; none: as --nets")
     parser.add_argument("--seeds", type=int, default=3, help="sets of each variant")
-    parser.add_argument("--ablation-only", action="store_true", help="without the sweep over ranges")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench-m-datm"), help="where sets are kept")
+    parser.add_argument("--ablation-only", action="store_true", help="leave out the sweep over ranges")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs that run in parallel")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-m-datm"), help="folder for the sets")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What keeping freed memory (`dd_core.system.memory`) does to time and peak memory on a CPU.
+"""The effect of keeping freed memory (`dd_core.system.memory`) on time and peak memory on a CPU.
 
     python benchmarks/memory.py [--rounds 3]       # appends to benchmarks/results/memory.jsonl
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measure(name: str, *, kept: bool) -> dict[str, float]:
-    """Seconds, those of the CPU, those of them in the kernel, page faults, for a repetition; and peak memory in MiB."""
+    """Seconds, CPU seconds, CPU seconds in the kernel and page faults of a repetition; and peak memory in MiB."""
     network, count, repetitions = CASES[name]
     before = device.peak_memory_bytes(CPU)
     work = (expert if name.startswith("expert") else student)(network, count, "full" if "full" in name else "adjoint")

@@ -111,26 +111,26 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description="Wang et al. 2018 on MNIST with ten images")
     parser.add_argument("--data", default="mnist", help="mnist, or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of MNIST it is, for the record")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
+    parser.add_argument("--copy", default="original pixels", help="which copy of MNIST this is, in words")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs that run in parallel")
     parser.add_argument("--nets", type=int, default=10, help="networks of each figure (paper: 200)")
-    parser.add_argument("--steps", type=float, default=1.0, help="share of the outer iterations, to try it out")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench-mnist"), help="where sets are kept")
+    parser.add_argument("--steps", type=float, default=1.0, help="fraction of the outer iterations, to try it out")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-mnist"), help="folder for the sets")
     return parser.parse_args()
 
 
 def common(options: argparse.Namespace, run: str) -> dict[str, Any]:
-    """What every figure has to carry."""
+    """The facts that every record carries."""
     given = {name: value for name, value in vars(options).items() if name not in ("out", "copy")}
     data = f"MNIST, 28x28, {options.copy}; digits of scikit-learn enlarged to 28x28"
     return record.facts("mnist", given, run=run, data=data)
 
 
 def write(line: dict[str, Any]) -> None:
-    """Print the gist, keep all."""
+    """Print the main figures of a record, and append all of it to the results."""
     gist = {key: line[key] for key in ("what", "name", "baseline", "start", "protocol", "minutes") if key in line}
     score = line.get("evaluation", {}).get("accuracy", {})
     rounded = {key: round(score[key], 4) for key in ("mean", "std") if score.get(key) is not None}
@@ -177,14 +177,14 @@ def configure(name: str, options: argparse.Namespace) -> Any:
 
 @dataclass(frozen=True)
 class Job:
-    """Something to do in a process of its own; `work` returns its records."""
+    """A job for a process of its own; `work` returns its records."""
 
     function: Callable[..., list[dict[str, Any]]]
     arguments: tuple[Any, ...]
 
 
 def work(job: Job) -> list[dict[str, Any]]:
-    """Do it."""
+    """Run a job; returns its records."""
     return job.function(*job.arguments)
 
 
@@ -230,14 +230,14 @@ def distil(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def scores(options: argparse.Namespace) -> list[Job]:
-    """Each set where it is meant to be used, and four of them where they are not (the cross table)."""
+    """Each set on the networks that it was made for, and four of them on other networks (the cross table)."""
     own = [Job(score, (name, None, options)) for name in REGIMES]
     elsewhere = [(name, start) for name in CROSS for start in ELSEWHERE if name != OWN[start]]
     return own + [Job(score, (name, start, options)) for name, start in elsewhere]
 
 
 def score(name: str, start: str | None, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Score a set on networks that start as it is meant, or elsewhere."""
+    """Score a set on networks with the weights that it was made for, or with others."""
     ds = store.read_set(path_of(name, options))
     return [
         {"what": "own" if start is None else "cross", **evaluated(name, ds, start, "recipe", options.nets, options)}
@@ -267,8 +267,9 @@ def evaluated(
 def baselines(options: argparse.Namespace) -> list[Job]:
     """Real images under the paper's grid, where networks start as in each regime, and as neighbours.
 
-    What `random` is worth, its twin says: other draws for each network. `optimized` is one draw of those kept, and has
-    several seeds where nothing is pre-trained. Of one image a class, `k-means` is `average`, and is left out elsewhere.
+    The figure of `random` is that of its twin, which has another draw for each network. `optimized` is one draw of
+    those kept, and has several seeds where nothing is pre-trained. With one image a class, `k-means` equals `average`,
+    and is left out elsewhere.
     """
     jobs: list[Job] = []
     for name, regime in REGIMES.items():

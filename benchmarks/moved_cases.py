@@ -20,8 +20,8 @@ Command = tuple[str, ...]  # the words after `dd-apps`; or `train`, see `moved_s
 class Case:
     """Command lines that run one after the other, in a folder and with a cache of their own.
 
-    exits: the exit codes that they are to have, 0 where none is given. processes: how many compute at the same time.
-    exempt: why the results of the case may move.
+    exits: the expected exit codes, 0 where none is given. processes: number of processes that compute in parallel.
+    exempt: the reason why the results of the case may move.
     """
 
     part: str
@@ -73,7 +73,7 @@ def evaluate(made: str, *words: str, nets: int = 2) -> Command:
 
 
 def train(made: str, **changes: object) -> Command:
-    """What trains a network on the set of the case `made`, by its recipe with `changes`."""
+    """The command that trains a network on the set of the case `made`, by its recipe with `changes`."""
     return ("train", f"../{made}/set.safetensors", json.dumps(changes))
 
 
@@ -140,7 +140,7 @@ def sets() -> Iterator[Case]:
 
 
 def experts() -> Iterator[Case]:
-    """What is made once for many runs: the sets beside them are made in no step."""
+    """Artefacts that are made once for many runs; the sets of these cases take no outer step."""
     flat = "training.sharpness={rho=0.02, alpha=0.5}"
     settings = {
         "experts": ("training.momentum=0.5", "training.weight_decay=0.001", "training.decay=true"),

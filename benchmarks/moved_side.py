@@ -26,7 +26,7 @@ Record = dict[str, Any]
 
 
 class Failed(Exception):
-    """A command of a case has not ended as it should."""
+    """A command of a case has not ended with the expected exit code."""
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def train(made: str, changes: str) -> list[str]:
 
 
 def last_line(text: str) -> str:
-    """What a process said last."""
+    """The last line that a process printed."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
 
 

@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description="Plant faults in the code, one at a time: do the tests notice?")
     parser.add_argument("--only", default="", help="faults whose file or tests contain this; none: all, and a record")
     parser.add_argument("--again", action="store_true", help="faults that no test noticed when last planted")

@@ -88,7 +88,7 @@ class Bench:
         self.architectures = truth.draw(names, options.architectures, seed=options.seed)
 
     def kit(self, *proxies: ProxyConfig) -> Kit:
-        """What scores architectures."""
+        """The kit that scores architectures."""
         space = ConvNetsConfig(max_width=32 if self.options.small else MAX_WIDTH)
         images = SMALL["images"] if self.options.small else IMAGES
         return Kit(self.data, space, proxies, images=images, validation=VALIDATION, device="cpu")
@@ -99,7 +99,7 @@ class Bench:
         return self.kit().tools().images.train
 
     def tell(self, record: Mapping[str, Any]) -> None:
-        """Print the gist, keep all."""
+        """Print the main figures of a record, and append all of it to the results."""
         print(json.dumps(gist(record)), flush=True)
         given = {name: getattr(self.options, name) for name in ("data", "architectures", "parts", "seed", "small")}
         given |= {"copy": f'"{self.options.copy}"'}
@@ -118,7 +118,7 @@ class Bench:
 
     @property
     def recipe(self) -> Recipe:
-        """How architectures are trained fully."""
+        """The recipe of full training."""
         return TRUTH.model_copy(update={"epochs": 1}) if self.options.small else TRUTH
 
     def truth(self) -> None:
@@ -141,7 +141,7 @@ class Bench:
             self.tell({"what": "distilled", "name": name, "minutes": minutes})
 
     def file(self, name: str) -> Path:
-        """Where a set is kept."""
+        """The file of a set."""
         return self.options.out / f"{name}.safetensors"
 
     def proxies(self) -> None:
@@ -194,16 +194,16 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `run` when the run began."""
+    """The parsed options; `results` is the file of records, `run` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--data", default="mnist", help="mnist, or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="what is done, in this order")
-    parser.add_argument("--architectures", type=int, default=60, help="drawn from the space")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of architectures")
-    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
-    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where sets and values are kept")
+    parser.add_argument("--copy", default="original pixels", help="which copy of the data this is, in words")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="parts to run, in this order")
+    parser.add_argument("--architectures", type=int, default=60, help="number of architectures drawn from the space")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of architectures")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes, of one thread each")
+    parser.add_argument("--small", action="store_true", help="try it out; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="folder for sets and values")
     options = parser.parse_args()
     if options.small:
         options.out /= "small"

@@ -1,12 +1,12 @@
-"""Does a search find better cells of NAS-Bench-201 by a distilled proxy than by a free measure, or than by chance?
+"""Does a search find better cells of NAS-Bench-201 by a distilled proxy than by a zero-cost measure, or by chance?
 
     python benchmarks/nas_search.py --truth nb201.csv --data folder:DIR [--copy TEXT] [--seeds 5] [--small]
 
 Regularized evolution (population 20, sample 5) and random search, 60 trials each, over all 15,625 cells. Each runs by
-the distilled proxy, by its twin (as many random real images, trained on alike), and by the best free measure. nb201.py
-chose how to train and which measure, on cells that no figure here depends on; its values must be there. The regret of a
-search is the accuracy of the best cell of the table minus that of the cell that the proxy likes best among the trials,
-in points. Intervals are Student's, over seeds; comparisons are paired over seeds.
+the distilled proxy, by its twin (as many random real images with the same training), and by the best zero-cost measure.
+nb201.py chose the training and the measure, on cells that no figure here depends on; run it first. The regret of a
+search is the accuracy of the best cell of the table minus that of the trial with the highest value of the proxy, in
+points. Intervals are Student's, over seeds; comparisons are paired over seeds.
 
 Histories are kept, and the same command goes on where it stopped. Appends to benchmarks/results/nas_search.jsonl.
 """
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `run` when the run began."""
+    """The parsed options; `results` is the file of records, `run` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     nb201.add_options(parser)
     parser.add_argument("--seeds", type=int, default=5, help="searches of each kind")
@@ -87,7 +87,7 @@ def parse() -> argparse.Namespace:
 
 
 def proxies_of(bench: nb201.Bench) -> list[Proxy]:
-    """The distilled proxy and the free measure that do best on the other cells, and the twin of the distilled one."""
+    """The best distilled proxy and the best zero-cost measure on the other cells, and the twin of the former."""
     variant, by, _ = bench.choice()
     trained = {config.called: config for config in nb201_proxies.varied(bench.sets, variant)}
     free = next(config for config in nb201_proxies.free() if config.called == bench.best_measure())
@@ -108,7 +108,7 @@ def searched(proxy: Proxy, strategy: str, seed: int, pool: Pool, options: argpar
 
 
 def regret(history: list[Trial], truth: Mapping[str, float]) -> float:
-    """In points of accuracy."""
+    """The regret of a search, in points of accuracy."""
     (chosen,) = best(history)
     return max(truth.values()) - truth[chosen.architecture]
 
@@ -121,7 +121,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def tell(options: argparse.Namespace, record: Mapping[str, Any]) -> None:
-    """Print, and keep."""
+    """Print a record, and append it to the results."""
     print(json.dumps(record), flush=True)
     nb201.keep(options, NAME, record, names=("seeds",))
 

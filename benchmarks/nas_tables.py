@@ -1,4 +1,4 @@
-"""What the benchmarks of architecture search say of proxies: how each ranks, what it costs, who is ahead."""
+"""Records of proxies for the benchmarks of architecture search: rankings, costs and comparisons."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def draw(path: Path, proxies: Sequence[RankedProxy], *, ceiling: float | None = 
 
 
 def gist(record: Mapping[str, Any]) -> Record:
-    """What is printed of a record."""
+    """The fields of a record that are printed."""
     if record["what"] != "proxy":
         names = ("what", "part", "variant", "name", "minutes", "first", "second", "statistic", "adjusted", "word")
         return {name: record[name] for name in names if name in record}

@@ -63,7 +63,7 @@ class Run:
 
 
 class Space(ModelSpace):
-    """216 samples; the network of one does nothing but know it."""
+    """A space of 216 samples; the network of a sample computes nothing and holds the sample."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,12 +101,12 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--trials", type=int, default=24, help="of each search; TPE's first 20 are random")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of a trial, about")
-    parser.add_argument("--rounds", type=int, default=3, help="in which every search has its turn")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures, and no record")
+    parser.add_argument("--trials", type=int, default=24, help="trials of each search; TPE's first 20 are random")
+    parser.add_argument("--seconds", type=float, default=0.5, help="approximate seconds of a trial")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds, each with every search once")
+    parser.add_argument("--small", action="store_true", help="try the script out with little work; nothing is recorded")
     options = parser.parse_args()
     if options.small:
         options.trials, options.seconds, options.rounds = 6, 0.05, 1
@@ -114,7 +114,7 @@ def parse() -> argparse.Namespace:
 
 
 def turns(name: str, trial: Trial, pool: Pool, trials: int, *, first: int) -> dict[str, Run]:
-    """One search of each kind; a round begins with another one."""
+    """One search of each kind; each round begins with another kind."""
     config, strategy = STRATEGIES[name]
     settings = SearchConfig(strategy=config, max_trials=trials)
     kinds = {
@@ -129,7 +129,7 @@ def turns(name: str, trial: Trial, pool: Pool, trials: int, *, first: int) -> di
 
 
 def ours(config: SearchConfig, trial: Trial, pool: Pool) -> Run:
-    """A search of ours."""
+    """A search by `dd_apps.nas.search`."""
     begun = time.perf_counter()
     history = search(Space(), trial, config, workers=pool)
     wall = time.perf_counter() - begun
@@ -138,7 +138,7 @@ def ours(config: SearchConfig, trial: Trial, pool: Pool) -> Run:
 
 
 def theirs(strategy: Strategy, trial: Trial, trials: int) -> Run:
-    """A search as NNI is used."""
+    """A search by NNI's own engine."""
     own: list[float] = []
 
     def evaluate(model: Any) -> None:
@@ -180,7 +180,7 @@ def summary(turns_of: Sequence[Mapping[str, Run]]) -> dict[str, dict[str, float]
 
 
 def claims(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
-    """What is claimed of one process and of two workers, at the strategy where it is furthest from true."""
+    """The claims about one process and about two workers, for the strategy with the worst figure."""
     over = max(row["one"]["over_own"] for row in rows.values())
     speed = min(row["two"]["speed_up"] for row in rows.values())
     return {

@@ -24,7 +24,7 @@ class Trial:
 
 
 def calibrated(seconds: float) -> Trial:
-    """The trial that takes about so many seconds on a core of this machine, by the fastest of five looks."""
+    """The trial that takes about so many seconds on a core of this machine, by the fastest of five measurements."""
     looks: list[float] = []
     for _ in range(5):
         begun = time.perf_counter()

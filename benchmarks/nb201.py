@@ -9,10 +9,10 @@ measures  the zero-cost measures, on networks as the benchmark has them (16 chan
 trained   networks trained for 3,000 image-passes on distilled sets (`make bench-nb201-sets`), on as many random real
           images, and at the beginning of training on all; they are reduced networks (8 channels, 1 cell a stack), and
           the measures of these show what reducing costs
-own       the own recipes of the sets of one image a class, all their epochs, on ten of the cells
+own       networks trained on the sets of one image a class by the sets' own recipes, all epochs, on ten of the cells
 vary      ways to train on ten images a class within the same image-passes, distilled by `dm` or real, on 50 other
           cells: nothing is chosen on the 100
-chosen    the way that the 50 cells chose, on the 100: alone, and rank-averaged with the measure that they chose
+chosen    the way that is best on the 50 cells, on the 100: alone, and rank-averaged with the best measure on the 50
 
 A trained network is scored on 2,000 training images that no set and no network has seen; no test image is looked at:
 the truth is the table's. A cell without a value ranks last. Correlations have bootstrap intervals over cells. Paired
@@ -65,7 +65,7 @@ class Bench:
         self.kinds: dict[str, str] = {}
 
     def kit(self, *configs: ProxyConfig, reduced: bool) -> Kit:
-        """What scores cells, on reduced networks or on those of the benchmark."""
+        """The kit that scores cells, on reduced networks or on those of NAS-Bench-201."""
         size = {"channels": 4, "modules": 1} if self.options.small else REDUCED if reduced else {}
         return kit_of(self.options.data, *configs, small=self.options.small, **size)
 
@@ -103,7 +103,7 @@ class Bench:
         return proxies
 
     def tell(self, record: Mapping[str, Any]) -> None:
-        """Print the gist, keep all."""
+        """Print the main figures of a record, and append all of it to the results."""
         print(json.dumps(gist(record)), flush=True)
         keep(self.options, NAME, record, names=("parts",))
 
@@ -140,7 +140,7 @@ class Bench:
         return self.scores(self.others, proxies.varied(self.sets, variant), reduced=True)
 
     def chosen(self) -> None:
-        """What the other cells choose, on the cells of the table."""
+        """The part `chosen`: what is best on the other cells, scored on the cells of the table."""
         variant, by, measure = self.choice()
         configs = proxies.trained(self.sets, sizes=[10], recipe=proxies.VARIANTS[variant])
         scores = {**self.scores(self.cells, configs, reduced=True), **self.free(self.cells)}
@@ -194,10 +194,10 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `run` when the run began."""
+    """The parsed options; `results` is the file of records, `run` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     add_options(parser)
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="what is done, in this order")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="parts to run, in this order")
     options = parser.parse_args()
     if options.small:
         shrink(options)
@@ -207,22 +207,22 @@ def parse() -> argparse.Namespace:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the benchmarks on these cells share."""
+    """Add the options that all benchmarks on these cells have."""
     parser.add_argument("--truth", type=Path, required=True, help="CSV file of cells and their accuracies")
     parser.add_argument("--column", default="cifar10", help="the column of the accuracies")
     parser.add_argument("--data", default="cifar10", help="cifar10, or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
-    parser.add_argument("--cells", type=int, default=100, help="drawn from the table")
+    parser.add_argument("--copy", default="original pixels", help="which copy of the data this is, in words")
+    parser.add_argument("--cells", type=int, default=100, help="number of cells drawn from the table")
     parser.add_argument("--others", type=int, default=50, help="other cells, on which variants are tried")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of cells")
-    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
-    parser.add_argument("--sets", type=Path, default=OUT, help="where the distilled sets are")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench-nb201"), help="where values are kept")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of cells")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes, of one thread each")
+    parser.add_argument("--small", action="store_true", help="try it out; its figures mean nothing")
+    parser.add_argument("--sets", type=Path, default=OUT, help="folder of the distilled sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-nb201"), help="folder for values")
 
 
 def shrink(options: argparse.Namespace) -> None:
-    """Few cells, and a folder of their own."""
+    """Change the options to few cells, and a folder of their own."""
     options.out /= "small"
     options.cells, options.others = min(options.cells, SMALL_CELLS), min(options.others, SMALL_CELLS)
 

@@ -14,7 +14,7 @@ VALIDATION = 0.04  # of the training images of each class: no set has seen them
 
 
 def kit_of(data: str, *proxies: ProxyConfig, channels: int = 16, modules: int = 5, small: bool = False) -> Kit:
-    """What scores cells; `small` takes few images."""
+    """The kit that scores cells; small: with few images."""
     space = CellsConfig(channels=channels, modules=modules)
     images = 1000 if small else None
     validation = 0.3 if small else VALIDATION
@@ -22,5 +22,5 @@ def kit_of(data: str, *proxies: ProxyConfig, channels: int = 16, modules: int = 
 
 
 def set_file(folder: Path, method: str, ipc: int) -> Path:
-    """Where a distilled set is kept."""
+    """The file of a distilled set."""
     return folder / f"{method}-{ipc}.safetensors"

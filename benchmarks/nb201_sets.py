@@ -69,14 +69,14 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `run` when the run began."""
+    """The parsed options; `results` is the file of records, `run` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--data", default="cifar10", help="cifar10, or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of CIFAR-10 it is, for the record")
-    parser.add_argument("--workers", type=int, default=2, help="one-thread jobs at the same time")
+    parser.add_argument("--copy", default="original pixels", help="which copy of CIFAR-10 this is, in words")
+    parser.add_argument("--workers", type=int, default=2, help="one-thread jobs that run in parallel")
     parser.add_argument("--nets", type=int, default=2, help="networks of each score; 0: no scores")
-    parser.add_argument("--small", action="store_true", help="to try it out: minutes, no figures")
-    parser.add_argument("--out", type=Path, default=OUT, help="where sets are kept")
+    parser.add_argument("--small", action="store_true", help="try it out in minutes; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder for the sets")
     options = parser.parse_args()
     if options.small:
         options.out /= "small"
@@ -137,7 +137,7 @@ def scored(job: Job, options: argparse.Namespace, workers: Workers) -> dict[str,
 
 
 def write(options: argparse.Namespace, record: dict[str, Any]) -> None:
-    """Print the gist, keep all."""
+    """Print the main figures of a record, and append all of it to the results."""
     print(json.dumps({key: value for key, value in record.items() if key != "config"}), flush=True)
     given = {name: getattr(options, name) for name in ("data", "nets", "workers", "small")}
     common = facts(NAME, given | {"copy": f'"{options.copy}"'}, run=options.run, data=f"CIFAR-10, {options.copy}")

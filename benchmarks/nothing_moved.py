@@ -108,7 +108,7 @@ class Side:
 
 
 def verdict(case: Case, old: Record, new: Record) -> Record:
-    """What has become of a case, whether that counts, and where it is to be seen."""
+    """The verdict on a case, whether it changes the exit code, and the names of what differs."""
     failures = {side: found["failure"] for side, found in (("old", old), ("new", new)) if "failure" in found}
     what, added = [f"{side}: {line}" for side, line in failures.items()], list[str]()
     if len(failures) == 2:
@@ -123,7 +123,7 @@ def verdict(case: Case, old: Record, new: Record) -> Record:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Where `new` has something else than `old`, as dotted names; what only `new` has is no difference."""
+    """The dotted names of values that differ between `old` and `new`; a value that only `new` has is no difference."""
     if isinstance(old, dict) and isinstance(new, dict):
         compared = [key for key in old if key not in UNCOMPARED]
         return [line for key in compared for line in _of_item(old[key], new, key, f"{where}.{key}".lstrip("."))]
@@ -154,7 +154,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("named", nargs="*", metavar="PART|CASE", help=f"{', '.join(PARTS)}, or a case; none: all")
     parser.add_argument("--old", type=Path, metavar="DIR", help="a checkout of another commit")

@@ -1,4 +1,4 @@
-"""How long the settings for photographs take, and what was forecast; and what the sets are worth.
+"""The time that the settings for photographs take, beside its forecast, and the scores of the sets.
 
     python benchmarks/photo_presets.py [--methods dm] [--sides 32 64 128 224] [--data folder:DIR]
 
@@ -31,7 +31,7 @@ def main() -> None:
     """Every size, every method."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--methods", nargs="+", default=["dm", "dataset-distillation", "mtt"])
-    parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 128, 224], help="pixels")
+    parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 128, 224], help="sides of images in pixels")
     parser.add_argument("--ipc", type=int, default=10, help="images per class")
     parser.add_argument("--nets", type=int, default=2, help="networks that are trained on each set")
     parser.add_argument("--data", help="folder:DIR with train/ and test/, instead of photographs that are made here")
@@ -83,13 +83,13 @@ def measure(name: str, data: str, side: int, options: argparse.Namespace) -> dic
 
 
 def timed(call: Any) -> tuple[Any, float]:
-    """What a call gives, and its seconds."""
+    """The result of a call, and its seconds."""
     begun = time.monotonic()
     return call(), time.monotonic() - begun
 
 
 def threads() -> int:
-    """All cores."""
+    """The number of cores."""
     return os.cpu_count() or 1
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     """Every size with every number of images, and what the peaks come to."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 224], help="pixels a side")
-    parser.add_argument("--counts", type=int, nargs="+", default=[200, 800, 3200], help="real images")
+    parser.add_argument("--counts", type=int, nargs="+", default=[200, 800, 3200], help="numbers of real images")
     parser.add_argument("--steps", type=int, default=1, help="outer iterations of dm")
     parser.add_argument("--epochs", type=int, default=1, help="epochs of the network that is scored")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)

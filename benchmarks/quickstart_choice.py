@@ -57,14 +57,14 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ipc", type=int, nargs="+", default=[2, 4, 5, 8], help="images a class")
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 200, 400], help="outer iterations of dm")
     parser.add_argument("--lr-img", type=float, nargs="+", default=[1.0, 3.0], help="rates of the pixels of dm")
     parser.add_argument("--seeds", type=int, nargs="+", default=[10], help="seeds of the class orders and of all else")
     parser.add_argument("--orders", type=int, default=2, help="class orders of each seed")
-    parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="further settings, of every row")
+    parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="further settings for every row")
     parser.add_argument("--rows", nargs="+", default=[*BASELINES, DISTILLED], help="rows to run")
     return parser.parse_args()
 

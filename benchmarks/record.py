@@ -26,7 +26,7 @@ def now() -> str:
 def facts(
     benchmark: str, options: Mapping[str, Any], *, run: str, data: str, on: str = "cpu", threads: int = 1
 ) -> dict[str, Any]:
-    """What every figure has to carry, whichever it is.
+    """The facts that every record carries.
 
     `options` are those of the command line that determine the figure, by name; True is a flag, False and None are left
     out. `run` is when the run began, `data` the data and which copy of it, `on` the device, `threads` those of a job.

@@ -1,9 +1,9 @@
-"""What the house is made of: rooms and arrows between them, circles, long files, late imports.
+"""The structure of the code: rooms and arrows between them, circles, long files, late imports.
 
     python benchmarks/rooms.py            # or: make rooms
 
 A room is a module or a package directly in `dd_core` or `dd_apps`; an arrow is an import from one to another, imports
-for type checkers left out. A late import stands in a function, so that what only names things loads no torch.
+for type checkers left out. A late import stands in a function, so that a module that only needs names loads no torch.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _shown(path: Path) -> str:
 
 
 def main() -> None:
-    """Print the counts, and what they are made of."""
+    """Print the counts, and the items that are counted."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for package in PACKAGES:
         between = arrows(package)

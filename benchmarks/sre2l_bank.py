@@ -1,4 +1,4 @@
-"""The banks of SRe2L's labels: what each encoding takes on the disk and costs in accuracy, and how long reading takes.
+"""Banks of SRe2L's labels: size on disk, loss of accuracy and time of reading for each encoding.
 
     python benchmarks/sre2l_bank.py [--seeds 3] [--small]
 
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def seconds_of_reading(bank: Bank) -> float:
-    """CPU seconds to have all records and logits once, from files that the system has in memory."""
+    """CPU seconds to read all records and logits once, from files in the system's cache."""
     begun = time.process_time()
     for epoch in range(bank.spec.epochs):
         bank.records(epoch)
@@ -93,7 +93,7 @@ def seconds_of_reading(bank: Bank) -> float:
 
 
 def tell(options: argparse.Namespace, record: Mapping[str, Any]) -> None:
-    """Print, and keep."""
+    """Print a record, and append it to the results."""
     print(json.dumps(record), flush=True)
     given = {"seeds": options.seeds, "small": options.small}
     append(options.results, {**facts(NAME, given, run=options.run, data="digits, of scikit-learn"), **record})
@@ -102,8 +102,8 @@ def tell(options: argparse.Namespace, record: Mapping[str, Any]) -> None:
 def parse() -> argparse.Namespace:
     """The command line, with what the sets' own benchmark needs of one."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help="sets, views and networks")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of sets, views and networks")
+    parser.add_argument("--small", action="store_true", help="try it out; its figures mean nothing")
     options = parser.parse_args()
     options.case = options.data = "digits"
     options.workers = Workers().count

@@ -12,9 +12,9 @@ cifar10 a ResNet-8, 16 wide, with a teacher of 15 epochs, 500 iterations, and mo
 whole table, and three its best pair of images and labels. Nothing is chosen on test images but that pair, which the
 record says.
 
-natural has the digits recovered from noise without and with what asks for natural images: total variation and the L2
-norm, three weights each. Beside the accuracy stands how rough the images are: their total variation, divided by that of
-as many real images of their class; real ones have 1.
+natural has the digits recovered from noise, without and with terms for natural images: total variation and the L2 norm,
+three weights each. Beside the accuracy stands the roughness of the images: their total variation, divided by that of as
+many real images of their class, which is 1 for real images.
 
 Sets are kept in --out, teachers and recovered images in the cache; the same command goes on where it stopped. Appends
 to benchmarks/results/sre2l_cpu.jsonl, and draws the images in benchmarks/results/sre2l-CASE.png.
@@ -54,7 +54,7 @@ PLAIN = {"crop": "none", "padding": 1}
 
 
 class Case(NamedTuple):
-    """How a data set is learned."""
+    """The settings of a case: data, networks, methods and seeds."""
 
     teacher: dict[str, Any]
     recover: dict[str, Any]
@@ -149,7 +149,7 @@ class Bench:
         return distill(self.config(images), self.train, Size(ipc=IPC), seed=seed, out=out, options=run)
 
     def teacher(self) -> None:
-        """Train the teacher, or find it, and say what it knows of the test images."""
+        """Train the teacher, unless the cache has it, and tell its accuracy on the test images."""
         spec = self.config(next(iter(IMAGES))).needs(self.train, size=Size(ipc=IPC), seed=0)["teacher"]
         resources = Resources.of([self.train], device="cpu")
         begun = time.monotonic()
@@ -204,14 +204,14 @@ class Bench:
             self.tell({"what": "comparison", "first": first, "second": second, **record})
 
     def roughness(self, images: str, seed: int) -> None:
-        """The total variation of images, in that of as many random real ones."""
+        """The total variation of images, divided by that of as many random real images."""
         ds = self.set_of(images, seed)
         real = distill(method("random"), self.train, Size(ipc=IPC), seed=seed, options=RunOptions(device="cpu"))
         ours, theirs = (total_variation(torch.from_numpy(each.raw())).item() for each in (ds, real))
         self.tell({"what": "roughness", "images": images, "seed": seed, "of_real": ours / theirs})
 
     def natural(self) -> None:
-        """Asking for natural images: accuracy against the images recovered without, and roughness."""
+        """Terms for natural images: accuracy, against images recovered without them, and roughness."""
         for seed in range(self.case.seeds):
             for images in NATURAL:
                 for labels in ("hard", "eval"):
@@ -226,7 +226,7 @@ class Bench:
                 self.tell({"what": "comparison", "first": pair[0], "second": pair[1], **record})
 
     def tell(self, record: Mapping[str, Any]) -> None:
-        """Print, and keep."""
+        """Print a record, and append it to the results."""
         print(json.dumps(record), flush=True)
         given = {name: getattr(self.options, name) for name in ("case", "data", "workers", "small")}
         given |= {"copy": f'"{self.options.copy}"'}
@@ -276,17 +276,17 @@ def draw(sets: Sequence[DistilledSet], train: Source, options: argparse.Namespac
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `run` when the run began."""
+    """The parsed options; `results` is the file of records, `run` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--case", choices=CASES, default="cifar10", help="the images and how they are learned")
     parser.add_argument("--data", help="name of the images, or folder:DIR with train/ and test/; by default the case's")
-    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
+    parser.add_argument("--copy", default="original pixels", help="which copy of the data this is, in words")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs that run in parallel")
     parser.add_argument(
         "--mtt", type=Path, help="a set by trajectory matching, whose images are drawn above the others"
     )
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
-    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where sets and scores are kept")
+    parser.add_argument("--small", action="store_true", help="try it out; its figures mean nothing")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="folder for sets and scores")
     options = parser.parse_args()
     options.data = options.data or ("digits" if options.case == "natural" else options.case)
     if options.small:

@@ -1,4 +1,4 @@
-"""What an iteration on an image costs: recovery by SRe2L, and matching trajectories through the steps of a student.
+"""The cost of an iteration on an image: recovery by SRe2L, and trajectory matching through the steps of a student.
 
     python benchmarks/sre2l_speed.py [--rounds 5] [--parts small large flat folder] [--device cuda]
 
@@ -43,7 +43,7 @@ NAME, STEPS = "sre2l-speed", 10
 
 
 class Case(NamedTuple):
-    """What is done with a network: `recover`, `squeeze`, or the mode of an unrolled gradient."""
+    """The work on a network: `recover`, `squeeze`, or the mode of an unrolled gradient."""
 
     what: str
     network: str
@@ -242,11 +242,11 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `run` is when the run began."""
+    """The parsed options; `run` is the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of a case, after one that does not count")
     every = [part for part in CASES if part != "sides"]
-    parser.add_argument("--parts", nargs="+", default=every, choices=CASES, help="what is measured")
+    parser.add_argument("--parts", nargs="+", default=every, choices=CASES, help="parts to measure")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

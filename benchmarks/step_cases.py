@@ -18,7 +18,7 @@ Parts = Mapping[str, Callable[[], object]]  # what a repetition does, in this or
 
 @dataclass(frozen=True)
 class Case:
-    """What a worker makes ready, and repeats: `make` returns the parts of a repetition."""
+    """The work of a worker: `make` prepares it and returns the parts of a repetition."""
 
     make: Callable[..., Parts]
     settings: Record
@@ -29,7 +29,7 @@ class Case:
 
 
 def noise(a_class: int) -> Any:
-    """So many random images of each class, `LabelledImages`."""
+    """`a_class` random images of each class, as `LabelledImages`."""
     import torch
 
     from dd_core.images import LabelledImages

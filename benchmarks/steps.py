@@ -1,10 +1,10 @@
-"""What a step costs on a CPU, by the engines of two checkouts that take turns: old over new.
+"""The cost of a step on a CPU by the engines of two checkouts, which take turns: old over new.
 
     git worktree add DIR COMMIT
     python benchmarks/steps.py --old DIR [--rounds 5] [CASE ...]      # appends to benchmarks/results/steps.jsonl
 
-`--old` is a checkout of another commit; the new engine is that of the checkout where this file lies. A CASE is a case's
-name or how it begins (`mtt`, `expert-gsam-w128`); none: all, which takes most of ten minutes. The cases, on noise of
+`--old` is a checkout of another commit; the new engine is that of the checkout where this file lies. A CASE is the name
+of a case or its beginning (`mtt`, `expert-gsam-w128`); none: all, which takes some nine minutes. The cases, on noise of
 32x32 pixels in ten classes, ConvNet-3 of widths 32 and 128:
 
 - an outer step of a method, with the published settings of CIFAR-10 but few inner steps (N, in the record), few real
@@ -17,7 +17,7 @@ surroundings of the engine's runs (`parallel.computing`). Both run this file, an
 side's environment. After a repetition that does not count, the sides take turns, old, new, old, new, `--rounds` times
 each, so that what else the machine does hits both alike. A record has the least and the median of the seconds of the
 process on the CPU and of those on the clock, the peak of the process's memory in excess of the loaded interpreter, and
-old over new of each: above 1, the new engine takes less. What is asked of the new engine is asked of the medians of CPU
+old over new of each: above 1, the new engine takes less. Requirements on the new engine are about the medians of CPU
 time at width 128.
 
 A case that fails has its reason in the record, and the exit code is 1.
@@ -183,7 +183,7 @@ def least_and_median(values: list[float]) -> dict[str, float]:
 
 
 def compared(name: str, old: Record, new: Record) -> Record:
-    """Old over new of each, and whether it is as much as is asked."""
+    """Old over new of each, and whether it is at least the required ratio."""
     ratios: Record = {
         unit: {which: round(old[unit][which] / new[unit][which], 3) for which in ("min", "median")}
         for unit in ("cpu_seconds", "seconds")
@@ -213,9 +213,9 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, or how they begin; none: all")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, or their beginnings; none: all")
     parser.add_argument("--old", type=Path, metavar="DIR", help="a checkout of another commit")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of each side that a median is of")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)

@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
 
 
 def common(options: argparse.Namespace) -> dict[str, Any]:
-    """What every figure has to carry."""
+    """The facts that every record carries."""
     import numpy
     import PIL
 
@@ -121,7 +121,7 @@ def distil(options: argparse.Namespace, source: Any) -> dict[str, Any]:
 
 
 def pixel_mib(source: Any) -> float:
-    """What the pixels alone take."""
+    """MiB of the pixels alone."""
     channels, height, width = source.image_shape
     return round(len(source) * channels * height * width / MEBI, 1)
 

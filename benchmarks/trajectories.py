@@ -3,9 +3,9 @@
     python benchmarks/trajectories.py [--ipc 1 10] [--seeds 3] [--nets 3] [--workers 2] [--protocol mtt-1000]
 
 ConvNet of width 32, scored on the test images; `--width 128` is the methods' own default. A seed is that of experts,
-set and networks. Asked of each: at one image a class 20 points above its twin, at ten 2 points. All have their
-defaults, or at ten images a class those of the scenario `digits-ipc10-METHOD` where there is one; both were chosen on a
-fifth of the training images.
+set and networks. Required of each set: 20 points above its twin at one image a class, 2 points at ten. Methods have
+their default settings, or at ten images a class those of the scenario `digits-ipc10-METHOD` where there is one; both
+were chosen on a fifth of the training images.
 
 Sets and experts are kept in --out and in the artefact cache; the same command goes on where it stopped. Each run
 appends to benchmarks/results/trajectories.jsonl.
@@ -64,15 +64,15 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The parsed options of the command line."""
     parser = argparse.ArgumentParser(description="trajectory matching on digits")
     parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10], help="images a class")
-    parser.add_argument("--width", type=int, default=32, help="of the ConvNet")
+    parser.add_argument("--width", type=int, default=32, help="width of the ConvNet")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--nets", type=int, default=3, help="networks of each score")
+    parser.add_argument("--nets", type=int, default=3, help="number of networks for each score")
     parser.add_argument("--protocol", default="mtt-1000", help="how networks are trained on a set and on its twin")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench-trajectories"), help="where sets are kept")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs that run in parallel")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-trajectories"), help="folder for the sets")
     return parser.parse_args()
 
 
@@ -114,7 +114,7 @@ def work(job: Job) -> dict[str, Any]:
 def summary(name: str, ipc: int, several: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and std over seeds of the networks' means, and the set against its twin: points, worst seed, paired t-test.
 
-    `met` compares the mean over seeds with what is asked, without a test; `verdict` is the test's.
+    `met` compares the mean over seeds with the required lead, without a test; `verdict` is the test's.
     """
     ours, twins = ([one["evaluation"][who]["mean"] for one in several] for who in ("accuracy", "random_real"))
     ahead = [a - b for a, b in zip(ours, twins, strict=True)]

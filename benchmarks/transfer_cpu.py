@@ -5,13 +5,13 @@
 mnist      source: classes 0 to 4 of MNIST without labels; 100 and 600 images (2 %) of KRR-ST, as many random real ones
            with the teacher's features, and no pre-training, of a ConvNet 32 wide with batch norm. Targets: classes 5 to
            9, and the digits of scikit-learn. Probe and fine-tuning.
-tried      the same with 100 images and a probe, one setting of KRR-ST changed at a time; natural images asked for
+tried      the same with 100 images and a probe, one setting of KRR-ST changed at a time; terms for natural images too
 teachers   Barlow Twins, SimCLR and BYOL on 10,000 of these images: probe and neighbours of their features on classes 5
            to 9, and how much of the space of features the targets of KRR-ST and of random real images cover
 bilevel    an outer step in closed form and through the steps of training: seconds and peak memory, one process each
-backbones  source CIFAR-10 without labels: images distilled with a ConvNet, what backbones of timm make of them
-datafree   a student learns what a classifier of classes 5 to 9 says of images of classes 0 to 4: 100 of KRR-ST, as many
-           random real ones, Gaussian noise; the classifier never sees the student, nor the student a 5 to 9
+backbones  source CIFAR-10 without labels: images distilled with a ConvNet, learned by backbones of timm
+datafree   a student learns the outputs of a classifier of classes 5 to 9 on images of classes 0 to 4 (100 of KRR-ST, as
+           many random real ones) or on Gaussian noise; the student never sees an image of classes 5 to 9
 
 Everything is kept in --out and in the cache; the same command goes on where it stopped. Nothing is chosen on test
 images: each part reports every setting that was tried. Appends to benchmarks/results/transfer_cpu.jsonl.
@@ -189,7 +189,7 @@ class Bench:
         self.scenario("tried", classes=list(range(5)), rows=rows, sets=sets, **targets)
 
     def backbones(self) -> None:
-        """Distilled with one network, learned by many."""
+        """A set that is distilled with one network, and learned by many backbones."""
         recipe = {"epochs": 20}
         krr = self.krr(recipe={"network": "convnet-batchnorm"}, steps=SMALL["steps"] if self.options.small else 300)
         krr["teacher"] = {**krr["teacher"], "network": "convnet-batchnorm"}
@@ -288,7 +288,7 @@ class Bench:
     # --- distillation of a classifier without its data -------------------------------------------------------------
 
     def datafree(self) -> None:
-        """Students of one classifier, by what they are shown; tests are paired over the students' seeds."""
+        """Students of one classifier, by the images that they learn on; tests are paired over the students' seeds."""
         begun, device, small = time.monotonic(), torch.device("cpu"), self.options.small
         train, test = (datasets.load(self.options.data, split=split) for split in ("train", "test"))
         assert isinstance(train, LabelledImages)
@@ -364,7 +364,7 @@ class Bench:
         print(json.dumps({"seconds": round(seconds, 3), "first": round(begun - first, 3), "bytes": peak}))
 
     def tell(self, record: Mapping[str, Any]) -> None:
-        """Print, and keep."""
+        """Print a record, and append it to the results."""
         print(json.dumps({name: value for name, value in record.items() if name != "scores"})[:2000], flush=True)
         given = {name: getattr(self.options, name) for name in ("part", "data", "workers", "seeds", "small")}
         given |= {"copy": f'"{self.options.copy}"'}
@@ -372,7 +372,7 @@ class Bench:
 
 
 def without_paths(value: Any) -> Any:
-    """A table's values, folders of this machine as records have them."""
+    """`value` with `folder:DIR` in place of every folder of this machine."""
     if isinstance(value, Mapping):
         return {name: without_paths(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -403,17 +403,17 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; `results` is where the records go, `begun` when the run began."""
+    """The parsed options; `results` is the file of records, `begun` the time at which the run began."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parts = ("mnist", "tried", "teachers", "bilevel", "backbones", "datafree")
     parser.add_argument("--part", choices=parts, default="mnist")
     parser.add_argument("--data", default="mnist", help="name of the images, or folder:DIR with train/ and test/")
-    parser.add_argument("--copy", default="original pixels", help="which copy of the data it is, for the record")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs at the same time")
-    parser.add_argument("--seeds", type=int, default=10, help="how often all is done")
-    parser.add_argument("--small", action="store_true", help="to try it out: no figures")
+    parser.add_argument("--copy", default="original pixels", help="which copy of the data this is, in words")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="one-thread jobs that run in parallel")
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
+    parser.add_argument("--small", action="store_true", help="try it out; its figures mean nothing")
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="where everything is kept")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{NAME}"), help="folder of all that is kept")
     options = parser.parse_args()
     if options.small:
         options.out /= "small"

@@ -1,4 +1,4 @@
-"""How much of a teacher's space of features some targets cover, for `transfer_cpu.py`: a number and a figure."""
+"""The share of a teacher's feature space that targets cover, as a number and a figure, for `transfer_cpu.py`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 def covered(real: torch.Tensor, targets: torch.Tensor) -> float:
-    """The part of the real features' variance that is left of their distance to the nearest target, taken from 1.
+    """1 minus the mean squared distance of real features to their nearest target, divided by their variance.
 
-    1: every real image has a target at its very place; 0: they are as far as from their mean.
+    1: every real feature has a target in the same place; 0: targets are as far off as the mean of the features.
     """
     squares = torch.cdist(real, targets).amin(1).square().mean()
     return 1 - (squares / (real - real.mean(0)).square().sum(1).mean()).item()

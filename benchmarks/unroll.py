@@ -3,8 +3,8 @@
     python benchmarks/unroll.py       # appends to benchmarks/results/unroll.jsonl
 
 Memory is the peak of the process in excess of the loaded interpreter, whose peak is read when everything is imported.
-The ratio of times is taken in one process, the modes taking turns. How true the approximate modes are is measured where
-they are used: the cosine between the gradients of the pixels in twenty outer iterations of `mtt` on digits.
+The ratio of times is taken in one process, the modes taking turns. Approximate modes are judged by the cosine of their
+gradient of the pixels to the exact gradient, in twenty outer iterations of `mtt` on digits.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def costs(name: str) -> dict[str, Any]:
 
 
 def write(figures: dict[str, Any], *, run: str, data: str) -> None:
-    """Print them, keep them."""
+    """Print records, and append them to the results."""
     print(json.dumps(figures), flush=True)
     record.append(RESULTS, record.facts("unroll", {}, run=run, data=data) | figures)
 

@@ -78,7 +78,7 @@ class Scenario:
 
 
 def identity_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the values of `Scenario.plain`, those that determine the results."""
+    """The values of `Scenario.plain` that determine the results."""
     return {name: value for name, value in values.items() if name not in NO_IDENTITY}
 
 

@@ -32,7 +32,7 @@ SCORES = "scores"  # the folder, beside a run's set or in the cache, of the scor
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a set is scored. Where networks, start or teacher are not given, the set's own are used."""
+    """Settings of scoring a set. Where networks, start or teacher are not given, the set's own are used."""
 
     protocol: str = "recipe"
     networks: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""What a task is: a scenario's typed values, and the run that they describe. Reading this page is enough to write one.
+"""The contract of a task: a scenario's typed values, and the run that they describe. This page tells how to write one.
 
 1. Subclass `TaskScenario`, or `dd_apps.data.DataScenario` where the task is about real images: a frozen model with a
    field for each key of the scenario's file, a one-line `title`, and `run`, which returns an `Outcome`.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task found: the sections of its report, distilled sets to be drawn and kept, and all figures for JSON.
+    """The results of a task: the sections of its report, distilled sets to be drawn and kept, and all figures for JSON.
 
     drawn: sets that are pictures in the report and are not kept as files, such as a replay buffer of real images.
     """

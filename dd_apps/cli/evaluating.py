@@ -35,7 +35,7 @@ Nets = Annotated[
         help="Fresh networks that are trained on the set, and as many on random real images; 1 gives no verdict.",
     ),
 ]
-Protocol = Annotated[str, typer.Option(help="How networks are trained on the set; see `dd-apps list protocols`.")]
+Protocol = Annotated[str, typer.Option(help="Protocol by which networks are trained; see `dd-apps list protocols`.")]
 StartAt = Annotated[
     str | None,
     typer.Option(

@@ -29,7 +29,7 @@ From = Annotated[
     str, typer.Option("--format", metavar="FORMAT", help="mtt, datm (labels are logits), challenge, sre2l or krr-st.")
 ]
 OutFolder = Annotated[Path, typer.Option(metavar="PATH", help="Folder for the files.")]
-OutFile = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the distilled set goes.")]
+OutFile = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="File of the distilled set to be written.")]
 Replace = Annotated[bool, typer.Option("--fresh", help="Replace files that are there and differ.")]
 Found = Annotated[
     Path | None, typer.Argument(metavar="PATH", help="Folder of the set's files; for challenge, the one file.")

@@ -38,7 +38,7 @@ Preset = Annotated[
     typer.Option(metavar="NAME", help="Ready settings, by image size: photos. --set comes before."),
 ]
 Forecast = Annotated[bool, typer.Option("--forecast", help="Say how long this run would take here; make nothing.")]
-Out = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where the distilled set goes.")]
+Out = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="File of the distilled set to be written.")]
 
 
 def distill(

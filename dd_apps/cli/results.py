@@ -31,7 +31,7 @@ _REPORT, _PAGE = "report.md", "report.html"
 
 @dataclass(frozen=True)
 class Results:
-    """What a folder holds: tables for people, and the fields of `--json`."""
+    """The results in a folder: tables for people, and the fields of `--json`."""
 
     tables: Sequence[Table]
     fields: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run cost: its seconds, the machine, and the software, which can change the last bits of figures."""
+    """The cost of a run: its seconds, the machine, and the software, which can change the last bits of figures."""
 
     seconds: float
     hardware: Mapping[str, Any]

@@ -68,7 +68,7 @@ def _octal(word: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb found: `fields` for `--json`, `show` for people, and the exit code."""
+    """The answer of a verb: `fields` for `--json`, `show` for people, and the exit code."""
 
     fields: Mapping[str, Any]
     show: Callable[[Page], None]
@@ -76,7 +76,7 @@ class Answer:
 
 
 class Page:
-    """Where an answer is written for people. Text is never taken as markup."""
+    """The page on which an answer is written for people. Text is never taken as markup."""
 
     def __init__(self, file: IO[str]) -> None:
         width = None if file.isatty() else _PIPE_WIDTH

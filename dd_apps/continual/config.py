@@ -287,7 +287,7 @@ class ContinualScenario(DataScenario):
         return _changed(self.retraining if retrained else self.replay, row.training, key=f"row.{name}.training")
 
     def recipe_of(self, name: str) -> Recipe:
-        """How a row of the table 'taught' trains its networks: by its protocol, with the row's own changes.
+        """The recipe of a row in the table 'taught': the protocol's, changed by the row's `training`.
 
         Raises `UserError` for a protocol without a teacher, and for one that mixes images of two experiences where each
         has a teacher of its own.

@@ -21,7 +21,7 @@ SHOWN = 3  # rows that an error names
 
 
 class Guard:
-    """Which rows of N training images may be read, and a record of those that are."""
+    """The rows of N training images that may be read now, and a record of the rows that are read."""
 
     def __init__(self, count: int) -> None:
         self._allowed = bytearray(count)

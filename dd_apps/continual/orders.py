@@ -1,4 +1,4 @@
-"""Which images and classes arrive when: the images of the stream, class orders, and how many classes an experience has.
+"""The order of arrival: the images of the stream, class orders, and the number of classes in each experience.
 
 Avalanche is not imported here.
 """

@@ -108,7 +108,7 @@ def _log_choose(n: ndarray, k: ndarray | int) -> ndarray:
 
 
 def _standing(side: Each, weights: Weights) -> tuple[Weights, Weights]:
-    """How many of the sample are better than each architecture, and how many are equal to it."""
+    """For each architecture, the numbers of better and of equal architectures in each sample, itself counted."""
     order = np.argsort(-side, kind="stable")
     starts = np.flatnonzero(np.r_[True, side[order][1:] != side[order][:-1]])
     level = np.empty(len(side), int)

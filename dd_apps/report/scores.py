@@ -150,7 +150,7 @@ def _reason(evaluation: Evaluation) -> str:
 
 
 def where(evaluation: Evaluation) -> str:
-    """Where the networks started, in words."""
+    """The initial weights of the networks, in words."""
     start = {
         "none": "no network is trained",
         "pretrained": f"networks start pre-trained{_on(evaluation)}, and are not those that the set was made with",

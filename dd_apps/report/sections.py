@@ -1,4 +1,4 @@
-"""What a report consists of, in the order of the report: tables, pictures and texts."""
+"""The sections of a report: tables, pictures and texts."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class AskedViews:
         return len(self.inputs)
 
     def to(self, device: torch.device) -> AskedViews:
-        """The same with batches on another device."""
+        """The same views, with batches on another device."""
         inputs, teacher = self.inputs.to(device), self.teacher.to(device)
         return AskedViews(inputs, teacher, self.outputs, self.settings, strategy=self.strategy, streams=self.streams)
 

@@ -108,7 +108,7 @@ class ShiftedLessons(RealLessons):
         self.streams, self.crop = streams, crop
 
     def to(self, device: torch.device) -> ShiftedLessons:
-        """The same with batches on another device."""
+        """The same lessons, with batches on another device."""
         return ShiftedLessons(self.source, self.form, self.streams, crop=self.crop, device=device)
 
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""How many images of a class a memory has room for: a budget in images, in bytes, or both.
+"""The budget of a memory, in images, in bytes, or both: the number of images of a class that it has room for.
 
 A budget is either shared by the classes seen so far, so that each class keeps less as more classes arrive (`max_size`,
 `max_bytes`), or it is for each class, so that the memory grows (`images_per_class`, `bytes_per_class`).

@@ -35,9 +35,9 @@ class DistillScenario(DataScenario):
     seed: int = Field(default=0, ge=0, description="seed of the distillation and of the evaluation")
     protocol: str = Field(default="recipe", description="name of the protocol by which networks are trained on the set")
     networks: tuple[str, ...] = Field(
-        default=(), description="networks that are trained on the set and tested; empty: the network of its recipe"
+        default=(), description="networks that are trained on the set and tested; empty: that of the set's recipe"
     )
-    nets: int = Field(default=5, ge=1, description="fresh networks of each architecture that the score is the mean of")
+    nets: int = Field(default=5, ge=1, description="fresh networks of each architecture, whose mean is the score")
     start: Start | None = Field(default=None, description="initial weights of networks; none: as the set's recipe says")
 
     @model_validator(mode="after")

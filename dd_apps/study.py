@@ -48,7 +48,7 @@ class StudyScenario(DataScenario):
     network: str | None = Field(
         default=None, description="network that is trained on the set and tested; none: the network of the set's recipe"
     )
-    nets: int = Field(default=3, ge=1, description="fresh networks that the score of each set is the mean of")
+    nets: int = Field(default=3, ge=1, description="fresh networks whose mean is the score of a set")
 
     @field_validator("label_noise")
     @classmethod

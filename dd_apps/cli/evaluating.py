@@ -75,7 +75,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|folder:PATH",
-        help="Real images: random ones to compare with, and test images; by default those that the set was made from.",
+        help="Real images, for baselines, teachers and tests; by default those that the set was made from.",
     ),
 ]
 
@@ -104,8 +104,8 @@ def evaluate(
 ) -> Answer:
     """Score a set beside random real images.
 
-    Fresh networks are trained on the distilled set, and as many on as many real images; both are tested. The score of
-    each finished network is kept in the cache: the same command again goes on where an interrupted one stopped.
+    Fresh networks are trained on the distilled set, and as many networks on as many random real images; all are tested.
+    The score of each finished network is kept in the cache: the same command again resumes an interrupted one.
     """
     session: Session = context.obj
     workers = options.workers_of(parallel, jobs, threads)

@@ -94,7 +94,11 @@ Space = Annotated[
 Settings = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="recipe.KEY=VALUE", default_factory=list, show_default=False, help="Change the set's recipe."
+        "--set",
+        metavar="recipe.KEY=VALUE",
+        default_factory=list,
+        show_default=False,
+        help="Change a value of the set's recipe; may be repeated.",
     ),
 ]
 

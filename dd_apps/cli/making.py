@@ -35,9 +35,11 @@ Log = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Ready settings, by image size: photos. --set comes before."),
+    typer.Option(metavar="NAME", help="Ready settings, chosen by image size: photos. Settings of --set override them."),
 ]
-Forecast = Annotated[bool, typer.Option("--forecast", help="Say how long this run would take here; make nothing.")]
+Forecast = Annotated[
+    bool, typer.Option("--forecast", help="Print how long this run would take on this machine, and make nothing.")
+]
 Out = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="File of the distilled set to be written.")]
 
 

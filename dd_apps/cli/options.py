@@ -21,12 +21,20 @@ SetFile = Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A dis
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Settings = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", default_factory=list, show_default=False, help="Change one setting."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        default_factory=list,
+        show_default=False,
+        help="Change one setting; may be repeated.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto (the first GPU, else the CPU), cpu, or a device's torch name.")]
 Parallel = Annotated[str, typer.Option(metavar="ENGINE", help="What runs independent jobs: processes, ray or dask.")]
 Jobs = Annotated[int | None, typer.Option("--workers", min=1, help="Number of jobs that run in parallel.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each job; can change results' last bits.")]
+Threads = Annotated[
+    int, typer.Option(min=1, help="CPU threads of each job; their number can change the last bits of results.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run left, and start over.")]
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Seconds between two checkpoints.")]
 TimeLimit = Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds, resumable (exit code 4).")]

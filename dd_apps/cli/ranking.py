@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 _RANK, _SEARCH = "nas-rank", "nas-search"
 
 MaybeWanted = Annotated[
-    str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="See `dd-apps list scenarios`; none with --values.")
+    str | None,
+    typer.Argument(
+        metavar="[NAME|FILE.toml]", help="Scenario; see `dd-apps list scenarios`. Leave it out with --values."
+    ),
 ]
 Values = Annotated[
     Path | None,

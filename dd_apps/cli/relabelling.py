@@ -43,8 +43,8 @@ def relabel(
 ) -> Answer:
     """Label augmented views of a set with a teacher, for `evaluate --bank`.
 
-    The bank is kept in the cache, part by part: the same command again goes on where an interrupted one stopped. Its
-    folder may be copied, and given to anybody who has the set.
+    The bank is kept in the cache, part by part: the same command again resumes an interrupted one. The bank's folder
+    may be copied, and given to anybody who has the set.
     """
     session: Session = context.obj
     workers = options.workers_of(parallel, jobs, threads)

@@ -255,7 +255,7 @@ class Row(Config):
     )
     budget: Literal["bytes", "images"] = Field(
         default="bytes",
-        description="what rows have in common: bytes, so that a memory with soft labels keeps fewer images; images, so "
+        description="equal in all rows: bytes, so that a memory with soft labels keeps fewer images; images, so "
         "that such a memory has more bytes",
     )
     training: dict[str, JsonValue] = Field(

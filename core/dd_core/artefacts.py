@@ -1,9 +1,9 @@
 """Expensive inputs that runs share: decoded folders, starting weights, experts, teachers, relabel banks.
 
 An artefact is named by the digest of the `ArtefactSpec` that determines it. It is made once, in independent
-parts, by parallel jobs; each part is one file that appears atomically, so an interrupted making goes on where
-it stopped and a half-made artefact is never handed over: `complete.json` is written last. What a spec says that it
-needs is found or made first.
+parts, by parallel jobs. Each part is one file that appears atomically, so an interrupted job goes on where it
+stopped; `complete.json` is written last, so a half-made artefact is never used. Artefacts that a spec needs are found
+or made first.
 
     <cache>/artefacts/<kind>/<digest>/part-00000.safetensors ... complete.json
 """
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from dd_core.images import Source
 
 Tensors = dict[str, np.ndarray]
-FACTS_BYTES = 16 << 20  # of a complete.json: 64 for each of its parts
+FACTS_BYTES = 16 << 20  # most bytes of a complete.json, which takes 64 for each part
 
 
 def cache_folder() -> Path:
     """Where artefacts and downloads live: `$DD_APPS_CACHE`, else `$XDG_CACHE_HOME/dd-apps`, else `~/.cache/dd-apps`.
 
-    An `$XDG_CACHE_HOME` that is no whole path counts as none, as its specification has it. Raises `UserError` where
-    there is no such home folder.
+    An `$XDG_CACHE_HOME` that is not an absolute path is ignored, as its specification says. Raises `UserError` where
+    there is no home folder.
     """
     if given := os.environ.get("DD_APPS_CACHE"):
         return paths.expanded(given, option="DD_APPS_CACHE=")
@@ -51,18 +51,18 @@ def cache_folder() -> Path:
 class ArtefactSpec(Config):
     """Everything that determines an artefact. Subclasses add fields, set `kind`, and make one part at a time.
 
-    A field that is added later gets a default under which artefacts of before are the same: at its default it is not in
-    the digest, and they are found. A config within a spec is in the digest as it is written, so that a field added to
-    it is left out at its default by `exclude_if`.
+    A field that is added later needs a default under which earlier artefacts are the same: the digest leaves out a
+    field at its default, so that earlier artefacts are found. A config within a spec enters the digest as it is
+    written, so a field that is added to such a config is left out at its default by `exclude_if`.
     """
 
     kind: ClassVar[str]
-    version: ClassVar[int] = 1  # raise it where the algorithm changes: artefacts of before are then made again
+    version: ClassVar[int] = 1  # raise it where the algorithm changes: earlier artefacts are then made again
     digested: ClassVar[frozenset[str]] = frozenset()  # fields that are in the digest at their default too
     source_option: ClassVar[str] = ""  # the option by which a user gives the images of `sources`, where there is one
-    uses_torch: ClassVar[bool] = True  # False spares the jobs that make parts the import
-    verb: ClassVar[str] = "making"  # how the making is told: "training 3 experts"
-    noun: ClassVar[str] = ""  # what one part is called: "expert", and several are experts; none: "part of" the kind
+    uses_torch: ClassVar[bool] = True  # False: jobs that make parts do not import torch
+    verb: ClassVar[str] = "making"  # for messages: "training", of "training 3 experts"
+    noun: ClassVar[str] = ""  # for messages: "expert", of "training 3 experts"; empty: "part of" the kind
 
     def digest(self) -> str:
         """sha256 of kind, fields and versions."""
@@ -71,7 +71,7 @@ class ArtefactSpec(Config):
         return digest({**identity, "versions": versions} if versions else identity)
 
     def determining(self) -> dict[str, Any]:
-        """The fields that are in the digest, as JSON. Override it to leave out a number that no part depends on."""
+        """The fields that are in the digest, as JSON. Override to leave out a number that no part depends on."""
         fields = type(self).model_fields
         at_default = {
             name
@@ -90,44 +90,44 @@ class ArtefactSpec(Config):
         return {}
 
     def sources(self) -> Mapping[str, str]:
-        """Fingerprints of the images that it is made from, and what each are called ("" where that is not known)."""
+        """The images that the artefact is made from: names ("" where unknown) by fingerprint."""
         return {}
 
     def parts(self) -> int:
-        """How many independent parts it has. Specs of one digest may differ in it: the artefact then grows."""
+        """The number of independent parts. Specs of one digest may differ in this number: the artefact then grows."""
         return 1
 
     def part_bytes(self) -> int | None:
-        """The most bytes that the tensors of a part take, where the fields tell it; a reader takes no larger file."""
+        """The most bytes that the tensors of a part take, and a reader accepts; None where the fields do not tell."""
         return None
 
     def cost(self, resources: Any, parts: int) -> str:
-        """What making so many parts takes, in words, where that can be told."""
+        """The cost of making `parts` parts, in words for the user; empty where it is unknown."""
         del resources, parts
         return ""
 
     def seconds(self, resources: Resources, parts: int) -> float | None:
-        """How long making so many parts takes one process, by doing a little of it; None where that is not known."""
+        """Seconds in which one process makes `parts` parts, estimated by doing a little; None where unknown."""
         del resources, parts
         return None
 
     def outcome(self, made: Artefact) -> str:
-        """What came of the making, in words, where there is something to say."""
+        """A result of making the artefact, such as a loss, in words for the user; empty where there is none."""
         del made
         return ""
 
     @abstractmethod
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """(tensors, facts) of one part; the same index gives the same bytes, whoever makes it.
+        """(tensors, facts) of one part; the same index gives the same bytes, in any process.
 
         `resources` is a `Resources` with the images of `sources` and the artefacts of `needs`, and no others. A spec
-        with neither may be made from any picklable value that is given to `get` instead.
+        with neither may be made from another picklable value, which is given to `get` as `resources`.
         """
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What artefacts are made from: real images by their fingerprint, other artefacts by their role, and a device."""
+    """What artefacts are made from: real images by fingerprint, other artefacts by role, and a device."""
 
     sources: Mapping[str, Source]
     device: str = "auto"
@@ -135,18 +135,18 @@ class Resources:
 
     @staticmethod
     def of(sources: Iterable[Source], *, device: str = "auto") -> Resources:
-        """Images from a list."""
+        """Resources with the images of `sources`, and no artefacts."""
         return Resources({source.fingerprint(): source for source in sources}, device)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the making of one long part keeps its state, so that a kill costs minutes and not the part."""
+    """The file in which a job keeps the state of a long part, so that a kill costs minutes and not the part."""
 
     path: Path
 
     def load(self) -> dict[str, Any] | None:
-        """The state saved last; None where there is none, or a damaged one: the part begins again."""
+        """The state that was saved last; None where there is none or it is damaged, and the part begins again."""
         with suppress(UserError):
             return store.read_state(self.path)[0]
         return None
@@ -158,7 +158,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Artefact:
-    """A complete artefact on disk. `content` is a digest of its very bytes."""
+    """A complete artefact on disk. `content` is a digest of its bytes."""
 
     spec: ArtefactSpec
     folder: Path
@@ -199,10 +199,10 @@ def get(
     cache: Path | None = None,
     reporter: Reporter | None = None,
 ) -> Artefact:
-    """The artefact of `spec`: found, or made (missing parts only) and then found; `reporter` hears of the making.
+    """The artefact of `spec` from the cache; missing parts are made first, and `reporter` reports on that.
 
-    What it needs is found or made first. Two processes that want the same artefact take turns. Raises `UserError` where
-    `resources` lack images that it is made from, and what `make_part` raises.
+    Artefacts that `spec` needs are found or made first. Two processes that want the same artefact take turns. Raises
+    `UserError` where `resources` lack images that the artefact is made from, and what `make_part` raises.
     """
     folder = _folder_of(spec, cache)
     if (artefact := _find(spec, folder)) is not None:
@@ -213,7 +213,7 @@ def get(
         store.remove_leftovers(folder)
         missing = _missing(spec, folder)
         if missing:
-            sources = _sources_of(spec, resources)  # a lack of them is told before anything is made
+            sources = _sources_of(spec, resources)  # raises where images are missing, before anything is made
             needed = {
                 role: get(need, resources=resources, workers=workers, cache=cache, reporter=reporter)
                 for role, need in spec.needs().items()
@@ -231,12 +231,12 @@ def get(
 
 
 def complete(spec: ArtefactSpec, *, cache: Path | None = None) -> bool:
-    """Whether the artefact of `spec` is there, so that `get` makes nothing."""
+    """Whether the artefact of `spec` is in the cache, so that `get` makes nothing."""
     return _find(spec, _folder_of(spec, cache)) is not None
 
 
 def missing(spec: ArtefactSpec, *, cache: Path | None = None) -> int:
-    """How many parts of the artefact of `spec` are not there, so that `get` makes them."""
+    """How many parts of the artefact of `spec` are not in the cache, so that `get` would make them."""
     folder = _folder_of(spec, cache)
     return 0 if _find(spec, folder) is not None else len(_missing(spec, folder))
 
@@ -254,7 +254,7 @@ def opened(folder: Path, kind: type[ArtefactSpec]) -> Artefact:
     file = folder / "complete.json"
     with store.disk_errors(file):
         if file.stat().st_size > FACTS_BYTES:
-            raise UserError(f"{file}: has more than {FACTS_BYTES:,} bytes, and is nothing that was written here")
+            raise UserError(f"{file}: has more than {FACTS_BYTES:,} bytes, so dd-apps did not write it")
     facts = _facts(folder)
     if facts is None or facts.get("kind") != kind.kind:
         raise UserError(f"{folder}: is no complete {kind.kind}")
@@ -266,7 +266,7 @@ def opened(folder: Path, kind: type[ArtefactSpec]) -> Artefact:
 
 
 def by_content(content: str, kind: type[ArtefactSpec], *, cache: Path | None = None) -> Artefact | None:
-    """The artefact of a kind whose content has this digest, as a set's provenance names it; None where it is gone."""
+    """The artefact of a kind whose content has this digest, as in a set's provenance; None where the cache has none."""
     for folder in sorted(((cache or cache_folder()) / "artefacts" / kind.kind).glob("*/")):
         facts = _facts(folder)
         if facts is not None and digest(facts["parts"]) == content:
@@ -308,7 +308,7 @@ def _make_parts(
 
 
 def _plan(verb: str, noun: str, *, missing: int, total: int) -> str:
-    """What is about to be made and what is there already, on one line."""
+    """One line that says how many parts are to be made, and how many the cache has already."""
     if total == 1:
         return f"{verb} 1 {noun}, which is kept for later runs"
     made = total - missing
@@ -350,7 +350,7 @@ def _find(spec: ArtefactSpec, folder: Path) -> Artefact | None:
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """What `complete.json` says; None where it is not there, or damaged: it is made again from the parts."""
+    """The content of `complete.json`; None where the file is missing or damaged, and is made again from the parts."""
     facts: Any = None
     with suppress(UserError):
         facts = store.read_json(folder / "complete.json")
@@ -378,11 +378,11 @@ def _complete(spec: ArtefactSpec, folder: Path) -> None:
     sums = [store.file_sha256(_part_path(folder, index)) for index in range(spec.parts())]
     facts = {"kind": spec.kind, "spec": plain(spec), "digest": spec.digest(), "parts": sums}
     store.write_json(folder / "complete.json", facts)
-    for finished in folder.glob("*.progress"):  # of a part that was killed after it was written
+    for finished in folder.glob("*.progress"):  # of jobs that were killed after they had written their part
         finished.unlink(missing_ok=True)
 
 
-# --- what is there ------------------------------------------------------------------------------------------
+# --- listing and pruning ------------------------------------------------------------------------------------
 
 
 def listing(cache: Path | None = None) -> list[dict[str, Any]]:
@@ -398,7 +398,7 @@ def listing(cache: Path | None = None) -> list[dict[str, Any]]:
 
 
 def prune(*, everything: bool = False, cache: Path | None = None) -> list[dict[str, Any]]:
-    """Remove half-made artefacts, or all of them; one that a process is making right now is left alone."""
+    """Remove half-made artefacts, or all artefacts; an artefact that a process is making right now stays."""
     removed: list[dict[str, Any]] = []
     for row in listing(cache):
         if row["complete"] and not everything:

@@ -1,6 +1,6 @@
-"""The base of every value that is written to disk or typed by a user, and its one canonical text.
+"""The base of every value that is written to disk or typed by a user, and the canonical text of such a value.
 
-Canonical JSON (sorted keys, no spaces, ASCII) gives a value one digest, whoever wrote it.
+Canonical JSON (sorted keys, no spaces, ASCII) gives equal values one digest, on any machine.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dd_core.errors import UserError, nearest
 class Config(BaseModel):
     """A frozen value with no unknown keys and no silent conversions.
 
-    A program that makes one may give numpy's numbers for Python's and lists for tuples; what cannot be is a `UserError`
-    in one line.
+    A program may give numpy's numbers for Python's, and lists for tuples. An invalid value raises `UserError` with one
+    line.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -36,7 +36,7 @@ class Config(BaseModel):
 
 
 class FrozenArrays:
-    """The base of a value whose numpy arrays are read-only: so are those of a copy, which a deep one need not be."""
+    """The base of a value with read-only numpy arrays, in pickled copies too; a deep copy is the value itself."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenArrays:
         return self
@@ -49,9 +49,9 @@ class FrozenArrays:
 
 
 def class_names(given: Any, where: str) -> tuple[str, ...]:
-    """The names of classes: a list or an array of different texts, or of whole numbers, which stand for their digits.
+    """The names of classes from a list or an array of different texts or whole numbers; a number becomes its digits.
 
-    Raises `UserError` that begins with `where` for anything else.
+    Raises `UserError`, whose text begins with `where`, for anything else.
     """
     listed = given.tolist() if hasattr(given, "tolist") else given
     if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
@@ -69,7 +69,7 @@ def class_names(given: Any, where: str) -> tuple[str, ...]:
 
 
 def _pythons(value: Any) -> Any:
-    """`value` with numpy's and torch's single numbers as Python's, and lists and one row of an array as tuples."""
+    """`value` with scalars of numpy and torch as Python's numbers, and lists and 1-D arrays as tuples."""
     if isinstance(value, (list, tuple)):
         return tuple(_pythons(part) for part in value)
     if getattr(value, "ndim", None) in (0, 1) and hasattr(value, "tolist"):
@@ -78,7 +78,7 @@ def _pythons(value: Any) -> Any:
 
 
 def _for_json(value: Any) -> Any:
-    """A config as a table, and a single number of numpy's or torch's as one of Python's."""
+    """A config as a table, and a scalar of numpy or torch as a Python number."""
     if isinstance(value, BaseModel):
         return plain(value)
     if (own := _pythons(value)) is not value:
@@ -87,7 +87,7 @@ def _for_json(value: Any) -> Any:
 
 
 def _with_nothing(model: type[BaseModel], data: object) -> object:
-    """`data` with the word "none" as None, where that is what a key takes."""
+    """`data` with the word "none" as None, for keys that may be None."""
     if not isinstance(data, Mapping):
         return data
     decoded: dict[Any, object] = {}
@@ -100,7 +100,7 @@ def _with_nothing(model: type[BaseModel], data: object) -> object:
 
 
 def _may_be_nothing(model: type[BaseModel], name: str) -> bool:
-    """Whether a key takes None, and no text of which "none" could be one."""
+    """Whether a key may be None and takes no text, which could be the word "none"."""
     field = model.model_fields.get(name)
     kinds = get_args(field.annotation) if field else ()
     return type(None) in kinds and str not in kinds
@@ -110,7 +110,7 @@ C = TypeVar("C", bound=Config)
 
 
 def checked(value: str, check: Callable[[str], object]) -> str:
-    """`value` after `check`, in a pydantic validator: its `UserError` becomes the error of that key."""
+    """`value` after `check`, for a pydantic validator: a `UserError` of `check` becomes the error of the key."""
     try:
         check(value)
     except UserError as error:
@@ -136,7 +136,7 @@ def digest(value: object) -> str:
 def decode(model: type[C], data: object, *, where: str = "", key: str = "") -> C:
     """`data` (from TOML or JSON) as a `model`.
 
-    Lists become tuples, and the word "none" nothing, for a key that takes nothing and no text: TOML has no null.
+    Lists become tuples. TOML has no null, so the word "none" becomes None for a key that may be None and takes no text.
     Raises `UserError` with one line: `where: key.path: what is wrong`.
     """
     try:
@@ -165,7 +165,7 @@ def _first_line(model: type[BaseModel], error: ValidationError, *, where: str, k
 
 
 def _name(part: object) -> str:
-    """A key as it was given, where that is one short line."""
+    """A key as it was given, if it is one short printable line; else shortened."""
     text = str(part)
     return text if text.isprintable() and len(text) <= 60 else _short(text)
 
@@ -204,7 +204,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = 
 
 
 def describe(model: type[BaseModel]) -> list[dict[str, str]]:
-    """Every key of a model: name, type, default and meaning (the description states the unit)."""
+    """The name, type, default and meaning of every key of a model; the meaning is the field's description."""
     rows: list[dict[str, str]] = []
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))

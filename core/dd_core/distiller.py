@@ -3,21 +3,21 @@
 A method is a frozen config, and the `Distiller` that the config builds.
 
 1. Subclass `MethodConfig`. Give it `name`, and a field for each hyper-parameter, with its unit and the paper's
-   symbol in the description. `steps` is the number of outer iterations. A method without any subclasses
-   `SelectionConfig` instead, and has one function to write.
+   symbol in the description. `steps` is the number of outer iterations. A method that has no outer iterations
+   subclasses `SelectionConfig` instead, and writes one function.
 2. Write a class with `step`, `state_dict`, `load_state_dict` and `export`, by PyTorch's own conventions.
-   A method that learns the pixels of images subclasses `PixelsConfig`, and keeps them in a `synthetic.Synthetic`,
-   which starts, decodes, clamps, averages and exports them.
+   A method that learns the pixels of images subclasses `PixelsConfig`, and keeps the pixels in a
+   `synthetic.Synthetic`, which decodes, clamps, averages and exports them.
 3. Add one line to the table in `dd_core/methods/__init__.py`, or in another package an entry point in the
    group `dd_core.methods`, and subclass `dd_core.testing.DistillerConformance` in a test.
 
-The command line lists methods without loading torch, so the config and the distiller are two files, `config.py`
-without torch and `distiller.py` with it; `build` imports the second, or a package loads it lazily (`methods/dm`).
+The command line lists methods without loading torch. So the config and the distiller are two files: `config.py`
+imports no torch, and `distiller.py`, which does, is imported by `build`, or lazily by its package (see `methods/dm`).
 A small method that only calls the lazy rooms (`selection`, `networks`, `training`) is one file.
 
 The runner owns the loop, the disk, signals and resuming. A method keeps two promises: every random draw comes from
-`streams` (never stored, so that a resumed run draws the same numbers); `step` calls `require_finite` between
-computing a gradient and using it.
+`context.streams`, so that a resumed run draws the same numbers without stored state; and `step` calls `require_finite`
+between computing a gradient and using it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a run gives a method beside its config; `artefacts` are those of `needs`, by role."""
+    """What a run gives a method beside the config; `artefacts` has the artefacts of `config.needs`, by role."""
 
     source: Source
     size: Size
@@ -102,11 +102,11 @@ class Distiller(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of `state_dict`."""
+        """Go on from a state of `state_dict`."""
         ...
 
     def export(self) -> DistilledSet:
-        """The set as it is now, rows in class-major order; the runner adds the provenance."""
+        """The present set, rows in class-major order; the runner adds the provenance."""
         ...
 
 
@@ -121,7 +121,7 @@ class MethodConfig(Config):
 
     steps: int = Field(default=0, ge=0, description="outer iterations")
     recipe: Recipe = Field(
-        default=Recipe(), description="how networks train on the set, and the network that it is for"
+        default=Recipe(), description="how networks train on the set, and the network that the set is for"
     )
 
     def needs(self, source: Source, *, size: Size, seed: int) -> Mapping[str, ArtefactSpec]:
@@ -130,14 +130,14 @@ class MethodConfig(Config):
 
     @property
     def starts(self) -> Literal["fresh", "pretrained", "one"]:
-        """Where networks start that its sets are for: fresh draws, pre-trained ones, or one particular network."""
+        """Initial weights of networks that the sets are for: fresh draws, pre-trained ones, or those of one network."""
         if self.recipe.initialisation in DISTRIBUTIONS:
             return "fresh"
         return "one" if self.recipe.for_one_network else "pretrained"
 
     @property
     def uses_labels(self) -> bool:
-        """Whether it looks at labels; one that does not is given images without them, and its sets have features."""
+        """Whether the method uses labels; if not, it is given images without labels, and makes sets with features."""
         return True
 
     def require_labels_used(self, use: str) -> None:
@@ -146,34 +146,37 @@ class MethodConfig(Config):
             raise UserError(f"method '{self.name}' makes a set with features and no labels, and {use} needs labels")
 
     def check(self, source: Source, size: Size) -> None:
-        """Raise `UserError` for what cannot be, before anything is made for it; `build` may find more."""
+        """Raise `UserError` for a source or size that the method cannot take, before artefacts are made.
+
+        `build` may raise more.
+        """
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """The most bytes that a run takes beside `source`, as far as it can be told before the start.
+        """The most bytes that a run takes on `device` beside `source`, as far as it can be told before the start.
 
-        A user is warned where `device` has fewer free. By default nothing is known, and nobody is warned.
+        The user is warned where fewer bytes are free. `Footprint(0)`, the default, means unknown: no warning.
         """
         return Footprint(0)
 
     def rehearsal(self, source: Source, size: Size) -> tuple[MethodConfig, Source] | None:
-        """A config and images whose steps take as long as this method's on `source`, and which need little beforehand.
+        """A config and images whose steps take as long as this method's on `source`, but need no long preparation.
 
-        `runner.forecast` times them. By default the method itself, where it needs no artefact; None where steps cannot
-        be rehearsed.
+        `runner.forecast` times those steps. The default is this config with `source`, if it needs no artefacts; None:
+        the steps cannot be timed in advance.
         """
         return None if self.needs(source, size=size, seed=0) else (self, source)
 
     def pretrained_on(self, other: Source) -> MethodConfig:
-        """The same, with networks that are pre-trained on `other`; raises `UserError` where none are."""
+        """This config with networks that are pre-trained on `other`; raises `UserError` where it pre-trains none."""
         raise UserError(f"method '{self.name}' pre-trains no networks; leave out the images to pre-train on")
 
     def build(self, context: Context) -> Distiller:
-        """A distiller at step 0; raises `UserError`."""
+        """A distiller at step 0; raises `UserError` for what `check` names, and may find more."""
         raise NotImplementedError
 
 
 class PixelsConfig(MethodConfig):
-    """A method that learns the pixels of images which networks are fed; `dd_core.synthetic` does what it says."""
+    """A method that learns the pixels of images; `synthetic.Synthetic` implements the two options."""
 
     formation: Factor = Field(
         default=1,
@@ -188,11 +191,11 @@ class PixelsConfig(MethodConfig):
     )
 
     def check(self, source: Source, size: Size) -> None:
-        """Raise `UserError` for images that are no grid of tiles."""
+        """Raise `UserError` for images that the formation cannot cut into tiles."""
         formations.require_possible(self.formation, source.image_shape[1:])
 
     def seen(self, size: Size, classes: int) -> tuple[int, ...]:
-        """How many images of each class networks see of a set of that size."""
+        """How many images of each class networks see in a set of `size`: formation^2 for each stored image."""
         return tuple(count * self.formation**2 for count in size.per_class(classes))
 
 
@@ -212,13 +215,13 @@ class SelectionConfig(MethodConfig):
 
 
 class FinishedDistiller:
-    """A distiller that has nothing to iterate: its set is final when it is built."""
+    """A distiller without iterations: its set is final when the distiller is built."""
 
     def __init__(self, ds: DistilledSet) -> None:
         self._set = ds
 
     def step(self, index: int) -> Mapping[str, float]:
-        """Never called: such a method has no steps."""
+        """Never called, as the method has no steps."""
         raise IndexError(f"step {index} of a method without steps")
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,17 +9,17 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-# around an option in the text of an error; whoever wraps that text in another keeps them
+# marks around an option in the text of an error; they stay where another error wraps that text
 _BEGIN, _END = _MARKS = ("\x02", "\x03")
 _OPTIONS = re.compile(f"{_BEGIN}([\\w.]+)(?:=([^{_END}]*))?{_END}")
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option within the text of an error, by its name in Python, and the value that is advised for it, if any.
+    """An option within the text of an error, by its name in Python, and the value that the error advises, if any.
 
-    The engine does not know who asked, so it writes a mark that the asker's `DDError.spelled` replaces: a command line
-    by `--image-size 64`, a scenario by `image_size=64`.
+    The engine does not know whether a program, a command line or a scenario called it. So it writes a mark, which
+    `DDError.spelled` replaces: `--image-size 64` for a command line, `image_size=64` for a scenario.
     """
 
     name: str
@@ -53,7 +53,7 @@ class DDError(Exception):
         return self.args[0] if self.args else ""
 
     def spelled(self, spell: Callable[[Option], str]) -> str:
-        """The line with each option as `spell` writes it; what a file's text has and cannot be printed is escaped."""
+        """The line with each option as `spell` writes it; unprintable characters, from a file's text, are escaped."""
         line = _OPTIONS.sub(lambda mark: spell(_option(mark[1], mark[2])), self.text)
         return "".join(char if char.isprintable() or char in _MARKS else _escape(char) for char in line)
 
@@ -76,7 +76,7 @@ class UserError(DDError):
 
 
 class NotInstalled(UserError, ImportError):
-    """A package of an extra is missing; programs that can do without it catch `ImportError`."""
+    """A package of an extra is missing; programs that can do without the package catch `ImportError`."""
 
 
 class Diverged(DDError):
@@ -86,7 +86,7 @@ class Diverged(DDError):
 
 
 class OutOfResources(DDError):
-    """Memory, disk or the time that was allowed ran out."""
+    """Memory, disk space or the allowed time ran out."""
 
     exit_code = 4
 
@@ -110,7 +110,7 @@ def nearest(given: str, known: Iterable[str]) -> str:
 
 
 def unknown_name(what: str, given: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is in no table: says what was given, what is near, what there is."""
+    """The error for an unknown name: it says the given name, the nearest known name, and all known names."""
     known = sorted(known)
     return UserError(f"unknown {what} '{given}'{nearest(given, known)} (known: {', '.join(known)})")
 
@@ -118,8 +118,8 @@ def unknown_name(what: str, given: str, known: Iterable[str]) -> UserError:
 def require_finite(**values: float) -> None:
     """Raise `Diverged` naming the first value that is not finite.
 
-    A method calls this between computing its loss and gradients and using them, so that a state that
-    reached a checkpoint is always finite.
+    A method calls this after computing its loss and gradients and before using them, so that the state in a
+    checkpoint is always finite.
     """
     for name, value in values.items():
         if not math.isfinite(value):

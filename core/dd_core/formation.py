@@ -1,4 +1,4 @@
-"""Multi-formation: a stored image is a grid of small ones, and networks see each of them enlarged.
+"""Multi-formation: a stored image is a grid of small images, and networks see each small image enlarged.
 
 IDC (Kim et al., Dataset Condensation via Efficient Synthetic-Data Parameterization, ICML 2022, section 3.2): a stored
 image is cut into factor^2 tiles of ceil(H / factor) x ceil(W / factor) pixels, and each tile is enlarged to H x W by
@@ -22,15 +22,17 @@ def _is_default(factor: int) -> bool:
     return factor == 1
 
 
-# At its default it is left out of what is written, so that runs and sets of earlier versions mean what they meant.
+# A factor of 1 is not written, so that runs and sets of earlier versions keep their meaning.
 Factor = Annotated[int, Field(ge=1, le=16, exclude_if=_is_default)]
 
 
 def problem(factor: int, image_size: tuple[int, int]) -> str | None:
-    """Why images of so many rows and columns of pixels are no grids of factor x factor tiles, in words; else None."""
+    """Why images of `image_size` (H, W) cannot be cut into factor x factor tiles, in words; None where they can."""
     if all((factor - 1) * -(-side // factor) < side for side in image_size):
         return None
-    return f"{image_size[0]} x {image_size[1]} pixels do not make a grid of {factor} x {factor} tiles (formation)"
+    return (
+        f"images of {image_size[0]} x {image_size[1]} pixels cannot be cut into {factor} x {factor} tiles (formation)"
+    )
 
 
 def require_possible(factor: int, image_size: tuple[int, int]) -> None:
@@ -53,9 +55,9 @@ def enlargements(factor: int, image_size: tuple[int, int]) -> tuple[np.ndarray, 
 
 
 def enlargement(small: int, large: int) -> np.ndarray:
-    """(large, small) matrix of weights: bilinear interpolation of a line of pixels, which are the centres of cells.
+    """(large, small) matrix of weights that interpolates a line of `small` pixels linearly at `large` places.
 
-    Beyond the first and the last centre, a value is that of the outermost pixel.
+    Pixels are at the centres of cells; beyond the first and the last centre the outermost pixel is repeated.
     """
     places = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
     distances = np.abs(places[:, None] - np.arange(small))
@@ -65,10 +67,10 @@ def enlargement(small: int, large: int) -> np.ndarray:
 def tiles(images: Any, factor: int, *, grey: Any, down: Any, across: Any) -> Iterator[Any]:
     """The factor^2 tiles of images (N, C, H, W), each enlarged to (N, C, H, W), line by line of the grid.
 
-    All are arrays of numpy or all are tensors of torch. grey: `PADDING` in the space of the images, to broadcast; down
-    and across: `enlargement` of a tile's rows to H and of its columns to W. Matrix products enlarge the tiles, because
-    torch's own interpolation has no deterministic gradient on a GPU; the missing pixels of the last tiles are grey, and
-    so add nothing to a difference from grey.
+    Arguments are numpy arrays or torch tensors, all of one kind. grey: `PADDING` in the space of the images, to
+    broadcast; down and across: the matrices of `enlargements`. Matrix products enlarge the tiles, because torch's
+    interpolation has no deterministic gradient on a GPU. Missing pixels of the last tiles are grey: their difference
+    from grey is 0, so the products leave them out.
     """
     apart, rows, columns = images - grey, down.shape[1], across.shape[1]
     for top in range(0, factor * rows, rows):

@@ -21,7 +21,7 @@ from dd_core.streams import generator
 from dd_core.system import surroundings
 from dd_core.whitening import Whitening
 
-PIXEL_BYTES = 64 << 20  # of decoded images that a pass over a source holds at once; no result depends on it
+PIXEL_BYTES = 64 << 20  # most bytes of decoded images that a pass over a source holds; no result depends on it
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """A digest of everything a method can see of the source."""
+        """A digest of everything in the source that can change a method's result."""
         ...
 
     def take(self, indices: Int64[Tensor, " n"]) -> UInt8[Tensor, "n C H W"]:
@@ -65,7 +65,7 @@ class Source(Protocol):
         ...
 
     def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:
-        """(height, width) of the images `rows` before they are brought to `image_shape`, which `views` are cut from."""
+        """(height, width) of the images `rows` before they are resized to `image_shape`, as `views` cuts them."""
         ...
 
     def views(
@@ -76,16 +76,17 @@ class Source(Protocol):
         flips: Bool[Tensor, " n"],
         size: tuple[int, int],
     ) -> UInt8[Tensor, "n C H W"]:
-        """What each box (top, left, height, width) shows of the image of its row, at `size` (H, W): see `resized_crop`.
+        """The crop `boxes[i]` (top, left, height, width) of the image `rows[i]`, resized to `size` (H, W).
 
-        A row may be there often, with a box each. Raises `UserError` for a box that is not within its image.
+        flips: which crops are mirrored. A row may occur repeatedly, with different boxes. See `resized_crop`. Raises
+        `UserError` for a box that is not within its image.
         """
         ...
 
 
 @runtime_checkable
 class CountsChannels(Protocol):
-    """A source that knows a cheaper way to its `channel_counts` than a pass over it in each process."""
+    """A source with a cheaper way to `channel_counts` than a pass over all images in each process."""
 
     def channel_counts(self) -> Int64[Tensor, "C 256"]:
         """How often each of the 256 values occurs in each channel."""
@@ -98,15 +99,15 @@ class DecodesFiles(Protocol):
 
     @property
     def decoders(self) -> int:
-        """Processes that decode them ahead, beside the one that uses them; no result depends on it."""
+        """How many processes decode images ahead of their use; no result depends on the number."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images in memory. images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: their names, if any.
+    """Images in memory. images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: names of the classes, if any.
 
-    origin: where they come from, for messages only; see `called`. Raises `UserError` where the parts do not fit
+    origin: where the images come from, for messages only; see `called`. Raises `UserError` where the parts do not fit
     together.
     """
 
@@ -133,12 +134,12 @@ class LabelledImages:
 
     @surroundings.own()
     def _check_devices(self) -> None:
-        """Refuse tensors that are not on the CPU, and copy those of `torch.inference_mode`: autograd takes none."""
+        """Refuse tensors that are not on the CPU; copy those of `torch.inference_mode`, which autograd cannot take."""
         for name, tensor in {"images": self.images, "labels": self.labels}.items():
             if tensor is None:
                 continue
             if tensor.device.type != "cpu":
-                raise UserError(f"{self.name}: {name} are on the device '{tensor.device}', and are to be on the CPU")
+                raise UserError(f"{self.name}: {name} are on the device '{tensor.device}'; move them to the CPU")
             if tensor.is_inference():
                 object.__setattr__(self, name, tensor.clone())
 
@@ -180,7 +181,7 @@ class LabelledImages:
 
     @surroundings.own()
     def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:
-        """(height, width) of the images `rows`: all have the one of `image_shape`."""
+        """(height, width) of the images `rows`: for all of them that of `image_shape`."""
         return torch.tensor(self.image_shape[1:]).repeat(len(rows), 1)
 
     @surroundings.own()
@@ -192,10 +193,7 @@ class LabelledImages:
         flips: Bool[Tensor, " n"],
         size: tuple[int, int],
     ) -> UInt8[Tensor, "n C H W"]:
-        """What each box shows of the image of its row, mirrored where `flips` says so: see `resized_crop`.
-
-        Raises `UserError` for a box that is not within its image.
-        """
+        """See `Source.views`; raises `UserError` for a box that is not within its image."""
         require_within(boxes, self.sizes(rows))
         shown = np.empty((len(rows), self.image_shape[0], *size), dtype=np.uint8)
         for index, (row, box, flip) in enumerate(zip(rows.tolist(), boxes.tolist(), flips.tolist(), strict=True)):
@@ -214,7 +212,7 @@ class LabelledImages:
 
     @surroundings.own()
     def of_classes(self, wanted: Sequence[int]) -> LabelledImages:
-        """Only these classes, relabelled 0.. in the order given."""
+        """The images of the classes `wanted` (indices), relabelled 0, 1, ... in the order of `wanted`."""
         labels = require_labels(self)
         position = torch.full((len(self.classes),), -1, dtype=torch.int64)
         position[list(wanted)] = torch.arange(len(wanted))
@@ -224,7 +222,7 @@ class LabelledImages:
 
     @surroundings.own()
     def with_label_noise(self, fraction: float, seed: int) -> LabelledImages:
-        """The same with `fraction` of the labels, drawn by `seed`, replaced by wrong ones, each as likely."""
+        """The same images with a random `fraction` of the labels replaced by wrong ones, all equally likely."""
         labels, classes = require_labels(self).clone(), len(self.classes)
         draw = generator(seed, "label-noise")
         wrong = torch.randperm(len(self), generator=draw)[: round(fraction * len(self))]
@@ -239,8 +237,8 @@ class LabelledImages:
 def resized_crop(pixels: np.ndarray, box: Sequence[int], *, flip: bool, size: tuple[int, int]) -> np.ndarray:
     """uint8 (C, H, W): `box` of uint8 `pixels`, at `size`, and then mirrored left and right where `flip` is true.
 
-    box: (top, left, height, width). As torchvision's RandomResizedCrop of an image: cut out, so that pixels beyond the
-    edge of the box have no part, and resized by Pillow, bilinear, each pixel the mean of all that it covers.
+    box: (top, left, height, width). As in torchvision's RandomResizedCrop of an image, the box is cut out first, so
+    that pixels outside it play no part, and is then resized by Pillow's bilinear filter, which antialiases.
     """
     top, left, height, width = box
     high, wide = size
@@ -263,9 +261,9 @@ def require_within(boxes: Int64[Tensor, "n 4"], sizes: Int64[Tensor, "n 2"]) -> 
 
 
 def called(source: Source) -> str:
-    """What a message calls `source`: where it comes from, such as a folder's path, or else its name.
+    """How messages call `source`: by its origin, such as a folder's path, or else by its name.
 
-    The name alone is published: a manifest holds no paths.
+    Manifests have the name alone, and no paths.
     """
     return getattr(source, "origin", "") or source.name
 
@@ -273,7 +271,7 @@ def called(source: Source) -> str:
 def require_labels(source: Source) -> Int64[Tensor, " N"]:
     """The labels; raises `UserError` for a source without them."""
     if source.labels is None:
-        raise UserError(f"{called(source)} has no labels, and this needs them")
+        raise UserError(f"{called(source)} has no labels, and this needs labels; give labelled images")
     return source.labels
 
 
@@ -309,7 +307,7 @@ def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Ten
 
 
 def pixel_batch(image_shape: tuple[int, int, int], *, most: int, bytes_each: int = 1) -> int:
-    """How many images (C, H, W) of `bytes_each` bytes a number fit into `PIXEL_BYTES`; from 1 to `most`."""
+    """How many images (C, H, W), of `bytes_each` bytes for each number, fit into `PIXEL_BYTES`; from 1 to `most`."""
     return max(1, min(most, PIXEL_BYTES // (bytes_each * prod(image_shape))))
 
 
@@ -328,14 +326,14 @@ def channel_counts(source: Source) -> Int64[Tensor, "C 256"]:
 def channel_stats(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of each channel with pixels in [0, 1], exact: from a histogram of the 256 values.
 
-    A constant channel gets std 1, so that it normalises to zero.
+    A constant channel gets std 1, so that its normalised pixels are 0.
     """
     return stats_of_counts(source.channel_counts() if isinstance(source, CountsChannels) else channel_counts(source))
 
 
 @surroundings.own()
 def stats_of_counts(counts: Int64[Tensor, "C 256"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The same from `channel_counts`; those of several sources are summed for the images of all of them."""
+    """(mean, std) of each channel from `channel_counts`; counts of several sources may be added up first."""
     values = torch.arange(256, dtype=torch.float64) / 255
     weights = counts.double() / counts.sum(1, keepdim=True)
     mean = weights @ values
@@ -356,9 +354,9 @@ def normalise(
 
 @dataclass(frozen=True, eq=False)
 class InputForm:
-    """Real images as a network is to be fed them: normalised, and then whitened where there is a whitening.
+    """How real images become network inputs: normalised, and then whitened where there is a whitening.
 
-    It can be pickled. The whitening is copied to a device once.
+    A form can be pickled. It copies its whitening to each device once.
     """
 
     mean: tuple[float, ...]
@@ -368,7 +366,7 @@ class InputForm:
 
     @staticmethod
     def of(source: Source, whitening: Whitening | None = None) -> InputForm:
-        """Normalised by the channels of `source`, or whitened, and then with mean 0 and std 1."""
+        """The form that normalises by the channels of `source`; with a whitening, mean 0 and std 1, then whitening."""
         if whitening is None:
             return InputForm(*channel_stats(source))
         channels = source.image_shape[0]
@@ -389,7 +387,7 @@ class InputForm:
 
     @property
     def black(self) -> Float[Tensor, " C"] | None:
-        """The input that a black pixel is; None where images are whitened, as it is not the same everywhere then."""
+        """The network input of a black pixel; None with a whitening, where the input depends on the pixel's place."""
         if self.whitening is not None:
             return None
         return torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)])

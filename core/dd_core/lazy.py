@@ -1,4 +1,4 @@
-"""What is loaded on its first use: the names of a package, so that its light modules load no torch, and plugins."""
+"""Loading on first use: names of a package, so that its light modules import no torch, packages of extras, plugins."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dd_core.errors import NotInstalled
 def names_of(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
     """The module-level `__getattr__` (PEP 562) of `package`; `homes` has the module that each public name lives in.
 
-    A home is a module below `package`, or `module:name` where the name there is another one. A name is looked up once,
-    and is an ordinary attribute of the package from then on.
+    A home is a module below `package`, or `module:name` where the name differs in that module. A name is looked up
+    once, and is an ordinary attribute of the package from then on.
     """
 
     def load(name: str) -> Any:
@@ -46,21 +46,21 @@ def require(module: str, *, called: str, use: str, extra: str) -> None:
 
 @runtime_checkable
 class Offer(Protocol):
-    """What another package offers by an entry point, not yet imported: importlib's object, or that of its backport.
+    """An entry point of another package, not yet imported: an object of `importlib.metadata` or of its backport.
 
-    A library that imports the backport `importlib_metadata`, as NNI's do, has entry points found by it from then on.
+    Where a library, such as NNI, has imported the backport `importlib_metadata`, entry points are the backport's.
     """
 
     @property
     def module(self) -> str:
-        """The module that it lies in."""
+        """The module that holds the offered object."""
         ...
 
     def load(self) -> Any:
-        """Import the module, and return what is offered."""
+        """Import the module, and return the offered object."""
         ...
 
 
 def offers(group: str) -> dict[str, Offer]:
-    """What installed packages offer in a group of entry points, by name."""
+    """The entry points of installed packages in the group `group`, by name."""
     return {point.name: point for point in entry_points(group=group)}

@@ -1,7 +1,7 @@
-"""How to train on a set: what a method means a network to go through, from its first weights to its last epoch.
+"""How networks train on a distilled set, from their initial weights to their last epoch, as its method intends.
 
-A field that joins a released `Recipe` is written only where it differs from its default. So files of earlier versions
-mean what they meant, and a set that does not use the field keeps the bytes that it always had.
+A field that is added to a released `Recipe` is written only where it differs from its default. So files of earlier
+versions keep their meaning, and a set that does not use the field keeps its bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RATE_BYTES = 4  # a learned learning rate, as float32
 
 
 class ScheduledStep(Config):
-    """One step of a learned training order: which block of images, and the learning rate for it."""
+    """One step of a learned training order: a block of images, and the learning rate of the step."""
 
     epoch: int = Field(ge=0, description="pass over the blocks that the step belongs to, from 0")
     step: int = Field(ge=0, description="block of images that the step learns from, class-major within the block")
@@ -40,7 +40,7 @@ class ScheduledStep(Config):
 
 
 class Pretraining(Config):
-    """How networks are trained on real images before they meet the set: Adam (0.5, 0.999), halved rate."""
+    """How networks are pre-trained on real images: by Adam with betas (0.5, 0.999), its rate halved at intervals."""
 
     source: str = Field(
         default="", description="fingerprint of the images to pre-train on; empty: the images that are distilled"
@@ -51,23 +51,23 @@ class Pretraining(Config):
     weights: str = Field(
         default=FRESH,
         exclude_if=lambda weights: weights == FRESH,
-        description="weights that pre-training begins with, but for the last layer, which is drawn afresh: fresh, "
-        "published (those of timm or torchvision), or a .safetensors, .pth or .pt file",
+        description="weights that pre-training begins with: fresh, published (those of timm or torchvision), or a "
+        ".safetensors, .pth or .pt file; the last layer is always drawn afresh",
     )
     epochs: int = Field(
         default=10,
         ge=0,
-        description="passes over the images (paper: 40 for MNIST on LeNet); 0: weights as they are",
+        description="passes over the images (paper: 40 for MNIST on LeNet); 0: the weights are not trained",
     )
     learning_rate: float = Field(
         default=1e-3, gt=0, description="initial learning rate of Adam (paper: 2e-4 for LeNet, else 1e-3)"
     )
-    decay_every: int = Field(default=5, ge=1, description="epochs after which the learning rate is halved, each time")
+    decay_every: int = Field(default=5, ge=1, description="epochs between two halvings of the learning rate")
     batch_size: int = Field(default=128, ge=1, description="images in a mini-batch")
 
     @property
     def weights_file(self) -> str | None:
-        """The file that the weights are in, if they are in one."""
+        """The file that `weights` names; None for other weights."""
         return file_of(self.weights)
 
     @field_validator("weights")
@@ -78,29 +78,29 @@ class Pretraining(Config):
     @model_validator(mode="after")
     def _is_trained_somehow(self) -> Pretraining:
         if self.weights == FRESH and self.epochs == 0:
-            raise ValueError("epochs: fresh weights that are not trained are no pre-trained ones")
+            raise ValueError("epochs: 0 epochs pre-train no fresh weights; give 1 or more, or other weights")
         return self
 
 
 class StartingPool(Config):
-    """A pool of starting weights: with the network and the form of the images, all that determines them.
+    """A pool of initial weights: with the network and the images' shape, these fields determine the weights.
 
-    Network i is the same in a pool of any size.
+    Network i does not depend on `count`.
     """
 
-    distribution: Literal["default", "xavier"] = Field(description="distribution that the first weights are drawn from")
+    distribution: Literal["default", "xavier"] = Field(description="distribution that weights are drawn from")
     count: int = Field(ge=1, description="networks in the pool")
-    seed: int = Field(default=0, ge=0, description="seed of the draws")
+    seed: int = Field(default=0, ge=0, description="seed of the draws of weights")
     held_out: bool = Field(
-        default=False, description="draw networks for evaluation, which no method has seen while it distilled"
+        default=False, description="whether the networks are for evaluation, so that no method distils with them"
     )
     pretraining: Pretraining | None = Field(
-        default=None, description="how the networks are pre-trained; none: their weights stay as they were drawn"
+        default=None, description="how the networks are pre-trained; none: the drawn weights are not trained"
     )
 
 
 class Recipe(Config):
-    """How to train on the set, as its method meant it."""
+    """How to train on a distilled set, as its method intends."""
 
     network: str = Field(default="convnet", description="network that the set was distilled with; `list networks`")
     optimiser: Optimiser = Field(default="sgd", description="optimiser that updates the weights")
@@ -115,7 +115,7 @@ class Recipe(Config):
     decayed: Literal["all", "matrices"] = Field(
         default="all",
         exclude_if=lambda decayed: decayed == "all",
-        description="weights that decay: all, or all but biases and those of norms, which have one dimension",
+        description="weights that decay: all; matrices: all but those with one dimension (biases, norms)",
     )
     schedule: Literal["constant", "step", "cosine"] = Field(
         default="step",
@@ -134,19 +134,20 @@ class Recipe(Config):
         description="DSA strategy, kinds joined by _; auto: all six kinds, without flip where the images are digits",
     )
     align_corners: bool = Field(
-        default=True, description="how DSA's scale and rotate place pixels; the ECCV-2024 challenge has it off"
+        default=True,
+        description="align_corners of grid_sample in DSA's scale and rotate; false in the ECCV-2024 challenge",
     )
     views: Views | None = Field(
         default=None,
         exclude_if=lambda views: views is None,
-        description="views that an image is learned by, drawn anew in every epoch: crops, mirrored and mixed; none: "
-        "the image as it is, or under the augmentation",
+        description="random views of the images (crops, mirrored and mixed) that networks learn from, drawn anew in "
+        "every epoch; none: the images themselves, under `augmentation`",
     )
     teacher: Labelling = Field(
         default="none",
         exclude_if=lambda mode: mode == "none",
-        description="whether a teacher labels every view: none; eval: by the running statistics of its batch norms; "
-        "batch-stats: by the statistics of each mini-batch, as SRe2L's published CIFAR-100 figures have it",
+        description="whether a teacher labels every view: none: no; eval: yes, with the running statistics of its "
+        "batch norms; batch-stats: yes, with the statistics of each mini-batch, as in SRe2L's CIFAR-100 figures",
     )
     loss: LossName = Field(
         default="cross-entropy",
@@ -159,42 +160,42 @@ class Recipe(Config):
     )
     initialisation: str = Field(
         default="default",
-        description="where a network starts: 'default' or 'xavier' distribution, 'pretrained' as `weights` says, "
-        "or the very weights by their digest sha256:...",
+        description="initial weights: drawn from the 'default' or 'xavier' distribution, 'pretrained' (drawn from the "
+        "pool `weights`), or those of one network, by their digest sha256:...",
     )
     weights: StartingPool | None = Field(
-        default=None, description="what pre-trained or particular weights are made of; none: weights are drawn afresh"
+        default=None, description="pool of pre-trained or particular initial weights; none: weights are drawn afresh"
     )
     steps: tuple[ScheduledStep, ...] = Field(
         default=(),
-        description="learned order of training steps, each with its own learning rate; where given, plain SGD follows "
-        "it instead of optimiser, schedule and epochs",
+        description="learned order of training steps, each with its own learning rate; where given, plain SGD takes "
+        "these steps instead of `epochs` by `optimiser` and `schedule`",
     )
 
     @model_validator(mode="after")
     def _weights_are_described(self) -> Recipe:
         if (self.weights is None) != (self.initialisation in DISTRIBUTIONS):
-            what = "says nothing of" if self.weights is None else "needs no"
+            what = "needs the table" if self.weights is None else "takes no"
             raise ValueError(f"initialisation '{self.initialisation[:20]}' {what} weights")
         return self
 
     @model_validator(mode="after")
     def _views_can_be_learned(self) -> Recipe:
         if self.views is not None and self.steps:
-            raise ValueError("views are drawn for epochs, and learned steps have none")
+            raise ValueError("views are drawn for each epoch, and learned steps replace epochs; leave out one")
         if self.loss == "mse" and self.views is not None and self.views.mix != "none":
-            raise ValueError(f"loss 'mse' learns targets as they are, and {self.views.mix} mixes them")
+            raise ValueError(f"loss 'mse' cannot learn targets that {self.views.mix} mixes; set views.mix to none")
         if self.loss == "mse" and self.teacher != "none":
-            raise ValueError("loss 'mse' learns targets as they are, and a teacher gives class probabilities")
+            raise ValueError("loss 'mse' cannot learn a teacher's class probabilities; take 'kl', or no teacher")
         return self
 
     @property
     def for_one_network(self) -> bool:
-        """Whether the recipe holds for one particular network only (the paper's fixed initialisation)."""
+        """Whether the set is for one particular network only (fixed initialisation of Wang et al. 2018)."""
         return self.initialisation.startswith("sha256:")
 
     def learned_rates(self, meant: Recipe) -> int:
-        """Learning rates that a method learned with the images: one for each learned step, or one for all.
+        """How many learning rates a method learned beside the images: one for each learned step, one for all, or none.
 
         `meant` is the recipe of the method's config, before anything was learned.
         """
@@ -210,16 +211,18 @@ class Recipe(Config):
     def _initialisation_is_known(cls, initialisation: str) -> str:
         named = (*DISTRIBUTIONS, "pretrained")
         if initialisation not in named and not re.fullmatch("sha256:[0-9a-f]{64}", initialisation):
-            raise ValueError("'default', 'xavier', 'pretrained', or 'sha256:' and 64 digits of particular weights")
+            raise ValueError(
+                f"'{initialisation[:20]}' is not 'default', 'xavier', 'pretrained', or 'sha256:' and 64 digits"
+            )
         return initialisation
 
     def for_source(self, name: str) -> Recipe:
-        """The recipe with the augmentation `auto`, and whether views are mirrored, spelled out for a source."""
+        """The recipe with its `auto` settings (augmentation, mirrored views) resolved for the source `name`."""
         views = None if self.views is None else self.views.for_source(name)
         return self.model_copy(update={"augmentation": resolve_strategy(self.augmentation, name), "views": views})
 
 
 def check_mode(mode: str) -> None:
-    """Raise `UserError` for a word that is no mode of a teacher."""
+    """Raise `UserError` for a word that is none of `TEACHER_MODES`."""
     if mode not in TEACHER_MODES:
         raise unknown_name("mode of a teacher", mode, TEACHER_MODES)

@@ -1,7 +1,7 @@
-"""Counter-based random numbers: (seed, stream, step) names a generator, and nothing is ever stored.
+"""Counter-based random numbers: (seed, stream, step) names a generator, and no generator's state is ever stored.
 
-A draw depends on its name alone and not on how many draws came before it, so a run that resumes at step
-1,000 sees the numbers that an uninterrupted run sees there.
+A draw depends on its name alone, not on how many draws came before, so a run that resumes at step 1,000 draws the same
+numbers there as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def require_seed(seed: object) -> int:
-    """`seed` as one of Python's integers; raises `UserError` for what is no whole number from 0 on."""
+    """`seed` as a Python integer; raises `UserError` for anything but a whole number from 0 on."""
     with suppress(TypeError):
         if not isinstance(seed, bool) and (number := operator.index(seed)) >= 0:  # type: ignore[arg-type]
             return number
@@ -28,7 +28,7 @@ def require_seed(seed: object) -> int:
 
 
 def counter(seed: int, stream: str, step: int) -> int:
-    """A 63-bit number determined by the three, the same on every machine and version.
+    """A 63-bit number that the three arguments determine, the same on every machine and version.
 
     Raises `UserError` for a seed that is no whole number from 0 on.
     """
@@ -39,17 +39,17 @@ def counter(seed: int, stream: str, step: int) -> int:
 
 
 def generator(seed: int, stream: str, step: int = 0) -> torch.Generator:
-    """A CPU generator for `stream` at `step`; draw on the CPU and move, so that every device agrees."""
-    import torch  # `counter` names streams for who has no torch
+    """A CPU generator for `stream` at `step`. Draw on the CPU, then move the draw: all devices see the same numbers."""
+    import torch  # late: `counter` is for callers without torch too
 
     return torch.Generator().manual_seed(counter(seed, stream, step))
 
 
 @contextmanager
 def seeded(seed: int, stream: str, step: int = 0) -> Iterator[None]:
-    """Run a block whose code draws from torch's *global* generator (module initialisation, dropout).
+    """Seed torch's *global* generator for a block of code that draws from it (module initialisation, dropout).
 
-    The global state is put back at the end, on the CPU and on any accelerator.
+    The global state is restored at the end, on the CPU and on any accelerator.
     """
     import torch  # see `generator`
 
@@ -66,7 +66,7 @@ def seeded(seed: int, stream: str, step: int = 0) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Streams:
-    """All the streams of one seed; what a method is given."""
+    """All random streams of one seed; a method gets them in its `Context`."""
 
     seed: int
 
@@ -79,5 +79,5 @@ class Streams:
         return seeded(self.seed, stream, step)
 
     def child(self, stream: str, step: int = 0) -> Streams:
-        """An independent family of streams, for a part that counts its own steps."""
+        """An independent family of streams, for a part of a program that counts steps of its own."""
         return Streams(counter(self.seed, stream, step))

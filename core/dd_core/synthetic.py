@@ -5,7 +5,7 @@
     optimiser.step(); images.updated()          # after each update of the pixels
     images.export(recipe, classes=source.classes)
 
-Beside it is what a method may ask of pixels beside its own loss: that they look like photographs.
+`total_variation` and `mean_norm` are penalties that a method may add to its loss, so that images look like photographs.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from dd_core.images import InputForm, Source
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 
-STREAM = "initial-images"  # of the draws that pixels start from
+STREAM = "initial-images"  # the stream of random numbers that initial pixels are drawn from
 
 
 class Synthetic:
-    """Pixels under way, (N, C, H, W) on their device, in the space that networks are fed.
+    """Synthetic images while a method learns them: (N, C, H, W) network inputs, on the device of `pixels`.
 
-    pixels: the leaf that an optimiser updates; labels: (N,), or None for images without classes; form: what real images
-    become on their way to a network; formation: networks see the factor^2 tiles of an image, each enlarged (1: the
-    image itself); clamp: what is brought back into [0, 1] after each update, raw pixels or the numbers that networks
-    are fed; ema: decay of a moving average of the pixels, which then becomes the set. Raises `UserError` for images
-    that are no grid of tiles.
+    pixels: the leaf that an optimiser updates; labels: (N,), or None for images without classes; form: how real images
+    become network inputs; formation: networks see the formation^2 tiles of an image, each enlarged (1: the image
+    itself); clamp: what is brought back into [0, 1] after each update: `raw` pixels, or the network `inputs`; ema:
+    decay of a moving average of the pixels, which then becomes the set; None: no average. Raises `UserError` for images
+    that the formation cannot cut into tiles.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Synthetic:
     # --- what networks see ------------------------------------------------------------------------------------------
 
     def decode(self, pixels: Float[Tensor, "n C H W"]) -> Float[Tensor, "m C H W"]:
-        """What networks see of some stored pixels: tile 0 of all, then tile 1 of all; m is formation^2 n."""
+        """What networks see of n stored images: tile 0 of each image, then tile 1 of each, ...; m = formation^2 n."""
         if self.formation == 1:
             return pixels
         grey, down, across = (part.to(pixels.dtype) for part in (self._grey, self._down, self._across))
@@ -90,10 +90,10 @@ class Synthetic:
             return pixels
         return torch.cat([self.decode(part) for part in pixels.split(list(own))])
 
-    # --- their way --------------------------------------------------------------------------------------------------
+    # --- updates and state ------------------------------------------------------------------------------------------
 
     def updated(self) -> None:
-        """To be called after each update of the pixels: brings them back into [0, 1], and moves their average."""
+        """Clamp the pixels, and move their average; to be called after each update of the pixels."""
         with torch.no_grad():
             if self.clamp != "none":
                 self.pixels.clamp_(self._least, self._most)
@@ -107,7 +107,7 @@ class Synthetic:
         return {"pixels": self.pixels.detach().clone(), **average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the pixels of a state, and their average where there is one."""
+        """Go on from the pixels, and their average where there is one, of a state of `state_dict`."""
         with torch.no_grad():
             self.pixels.copy_(state["pixels"])
             if self.average is not None:
@@ -122,9 +122,9 @@ class Synthetic:
         kind: Literal["none", "probabilities", "logits", "features"] = "none",
         attack: tuple[str, str] | None = None,
     ) -> DistilledSet:
-        """The set of the pixels or their average, float32 as networks are fed them; self-supervised without classes.
+        """The set of the pixels, or of their average, as float32 network inputs; self-supervised without `classes`.
 
-        kind: what the targets are; attack: of a set that misleads networks, see `Manifest`.
+        targets: (N, K) values of `kind`; attack: the two classes of a set that misleads networks, see `Manifest`.
         """
         manifest = Manifest(
             task="classification" if classes else "self-supervised",
@@ -165,10 +165,10 @@ def initial_real(
     device: torch.device,
     formation: int = 1,
 ) -> Tensor:
-    """Random real images of each class, class-major; with a formation, a grid of formation^2 reduced ones in each.
+    """Random real images, class-major, as network inputs; with a formation, each is a grid of formation^2 reduced ones.
 
-    An image of a class is drawn again only when all of the class are drawn. Raises `UserError` for a class with fewer
-    real images than `counts` asks for stored ones.
+    An image is repeated only where all images of its class have been drawn. Raises `UserError` for a class with fewer
+    than `counts[c]` real images.
     """
     if formation == 1:
         rows = selection.random_indices(source, counts, streams=streams, stream=STREAM)
@@ -183,9 +183,9 @@ def initial_real(
 
 
 def mosaic(images: Float[Tensor, "m C H W"], formation: int) -> Float[Tensor, "n C H W"]:
-    """Grids of formation^2 consecutive images, each reduced to a tile: what `Synthetic.decode` nearly turns back.
+    """Grids of formation^2 consecutive images, each reduced to a tile; `Synthetic.decode` nearly inverts this.
 
-    Where the factor does not divide a side, the last tiles lose what is completed with grey when they are decoded.
+    Where the formation does not divide a side, the last tiles are cut off; `decode` completes them with grey.
     """
     if formation == 1:
         return images
@@ -197,7 +197,7 @@ def mosaic(images: Float[Tensor, "m C H W"], formation: int) -> Float[Tensor, "n
     return whole[:, :, :height, :width].contiguous()
 
 
-# --- what pixels are asked beside a loss --------------------------------------------------------------------------
+# --- penalties ----------------------------------------------------------------------------------------------------
 
 
 def total_variation(images: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
@@ -213,5 +213,5 @@ def total_variation(images: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
 
 
 def mean_norm(images: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
-    """Mean over images of the L2 norm."""
+    """The L2 norm of an image, averaged over images."""
     return images.flatten(1).norm(dim=1).mean()

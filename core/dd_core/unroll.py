@@ -10,11 +10,11 @@
   graph; the sweep back rebuilds step t from theta_t and pulls the cotangent lambda through it,
   (lambda, d learned) <- lambda^T d step / d (theta_t, learned). This is reverse-mode checkpointing with one
   checkpoint a step; Wang et al. 2018 sweep back by hand in the same way.
-- `tesla`: the published approximation of Cui et al. 2023. It is `adjoint` with lambda held at d outer / d theta_T: what
-  a step does to the gradients of later ones is left out. (For their loss and one rate b for all steps this is
-  2 (b (theta* - theta_0) + b^2 G) d g_t / d learned, with G the sum of the gradients g_t.)
-- `truncated`: exact for the last `window` steps, and blind to what came before (Feng et al. 2023, RaT-BPTT).
-- `auto`: `full` while its graphs fit into a share of the free memory, `adjoint` when they do not.
+- `tesla`: the published approximation of Cui et al. 2023. It is `adjoint` with lambda held at d outer / d theta_T, so
+  that the effect of a step on the gradients of later steps is left out. (For their loss and one rate b for all steps
+  this is 2 (b (theta* - theta_0) + b^2 G) d g_t / d learned, with G the sum of the gradients g_t.)
+- `truncated`: exact for the last `window` steps, with no gradient through earlier ones (Feng et al. 2023, RaT-BPTT).
+- `auto` (`choose_mode`): `full` if its graphs fit into a share of the free memory, else `adjoint`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ MEMORY_SHARE = 0.5  # of the free memory that `auto` lets the graphs of `full` t
 
 @dataclass(frozen=True)
 class Unrolled:
-    """The outer loss, its gradients, and the parameters theta_T that it was taken at."""
+    """The outer loss and its gradients."""
 
     loss: Float[Tensor, ""]
-    learned: Tensors
-    start: Tensors
-    final: Tensors
+    learned: Tensors  # gradients with respect to `learned`
+    start: Tensors  # gradients with respect to theta_0
+    final: Tensors  # the parameters theta_T
 
 
 def unroll(
@@ -63,8 +63,8 @@ def unroll(
     """Gradients of `outer(theta_T)` with respect to `learned` and to `start` (theta_0).
 
     `step(t, theta, learned)` must be a function of its arguments alone: `adjoint` and `tesla` call it twice. Tensors
-    that the loss does not depend on get zeros. `window` counts the last steps that `truncated` looks at. Raises
-    `UserError` for a mode that is none and for a window that is not within the steps.
+    that the loss does not depend on get zeros. `window` is the number of last steps that `truncated` differentiates
+    through. Raises `UserError` for an unknown mode and for a window outside the steps.
     """
     theta, leaves = _leaves(start), _leaves(learned)
     if mode in ("adjoint", "tesla"):
@@ -82,7 +82,7 @@ def unroll(
 def _through(
     step: Step, order: range, theta: Tensors, learned: Tensors, outer: Callable[[Tensors], Tensor], *, blind: int
 ) -> Unrolled:
-    """Autograd through all but the first `blind` steps."""
+    """Autograd through the steps after the first `blind` ones."""
     current = theta
     for t in order[:blind]:
         current = _detached(step(t, _leaves(current), learned))
@@ -100,9 +100,9 @@ def _through(
 def _adjoint(
     step: Step, steps: int, theta: Tensors, learned: Tensors, outer: Callable[[Tensors], Tensor], *, constant: bool
 ) -> Unrolled:
-    """One forward sweep that keeps theta_t, one backward sweep that rebuilds each step.
+    """One forward sweep that keeps every theta_t, and one backward sweep that rebuilds each step's graph.
 
-    `constant`: every step is given the last cotangent lambda, as TESLA does, and lambda is not propagated.
+    constant: every step gets the cotangent lambda of the last step, as in TESLA, and lambda is not propagated.
     """
     path = [theta]
     for t in range(steps):
@@ -133,7 +133,7 @@ def _detached(tensors: Sequence[Tensor]) -> Tensors:
 
 
 def _grad(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensors | None = None) -> Tensors:
-    """`torch.autograd.grad` with zeros for what an output does not depend on."""
+    """`torch.autograd.grad`, with zeros for inputs that the outputs do not depend on."""
     gradients = cast("tuple[Tensor | None, ...]", torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True))
     return tuple(
         torch.zeros_like(tensor) if grad is None else grad for tensor, grad in zip(inputs, gradients, strict=True)
@@ -141,7 +141,7 @@ def _grad(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensors | None
 
 
 def cosine(ours: Unrolled, theirs: Unrolled) -> tuple[float, ...]:
-    """The cosine between the gradients of each learned tensor: how true a mode is, beside an exact one."""
+    """For each learned tensor the cosine of two gradients, such as an approximate mode's and the exact one."""
     pairs = zip(ours.learned, theirs.learned, strict=True)
     return tuple(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in pairs)
 
@@ -153,7 +153,7 @@ def sgd_step(loss: Callable[[int, Tensors, Tensors], Tensor], rate: Callable[[in
     """Plain gradient descent: theta - rate(t, learned) * d loss(t, theta, learned) / d theta."""
 
     def step(t: int, theta: Tensors, learned: Tensors) -> Tensors:
-        # where nothing asks for the gradient of this step, its graph is not kept
+        # without a learned tensor that needs a gradient, the step's graph is not kept
         keep = any(tensor.requires_grad for tensor in learned)
         gradients = torch.autograd.grad(loss(t, theta, learned), theta, create_graph=keep)
         size = rate(t, learned)
@@ -184,7 +184,7 @@ def graph_bytes(step: Step, start: Sequence[Tensor], learned: Sequence[Tensor]) 
 
 
 def choose_mode(step: Step, steps: int, start: Sequence[Tensor], learned: Sequence[Tensor]) -> Mode:
-    """What `auto` means here and now: `full` if the graphs of all steps fit, else `adjoint`."""
+    """The mode for `auto`: `full` if all steps' graphs fit into `MEMORY_SHARE` of the free memory, else `adjoint`."""
     needed = steps * graph_bytes(step, start, learned)
     free = devices.free_memory_bytes(start[0].device)
     return "full" if needed <= MEMORY_SHARE * free else "adjoint"

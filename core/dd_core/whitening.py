@@ -1,4 +1,4 @@
-"""ZCA whitening as a value: what a set in whitened space carries. numpy only; `zca` fits it to real images.
+"""ZCA whitening as a value, which a set in whitened space carries. numpy only; `zca` fits a whitening to real images.
 
     z = (x - offset) W          x = z W^-1 + offset
 
@@ -22,7 +22,7 @@ from dd_core.system import surroundings
 
 LARGEST = 3 * 32 * 32  # numbers in an image; at 64 pixels a side the matrix would take 604 MB
 
-_FLOOR = 1e-7  # least eigenvalue, as a part of the mean one: what is less is lost in float32
+_FLOOR = 1e-7  # least eigenvalue, as a part of the mean eigenvalue: a smaller one is lost in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Whitening(FrozenArrays):
 
     @surroundings.own()
     def undo(self, inputs: np.ndarray) -> np.ndarray:
-        """(N, C, H, W) float32: the images that `apply` makes `inputs` of."""
+        """(N, C, H, W) float32: the images that `apply` turns into `inputs`."""
         with one_thread():
             flat = _flat(inputs) @ self._inverse + self.offset
         return flat.reshape(inputs.shape).astype(np.float32)
@@ -75,7 +75,7 @@ class Whitening(FrozenArrays):
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """numpy's linear algebra in one thread: the partial sums of several differ in the last bits."""
+    """numpy's linear algebra in one thread: the partial sums of several threads differ in the last bits."""
     with threadpool_limits(1, user_api="blas"):
         yield
 

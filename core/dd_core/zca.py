@@ -1,10 +1,10 @@
-"""Fitting ZCA whitening to real images, and the artefact that experts, sets and runs share.
+"""Fitting ZCA whitening to real images, and the whitening as an artefact, which experts, sets and runs share.
 
     W = U diag(s + epsilon)^-1/2 U^T          with U diag(s) U^T the covariance of the images, pixels in [0, 1]
 
 W is symmetric (Bell and Sejnowski 1997), so whitened images still look like images. Pixels in [0, 1], the unbiased
-covariance and epsilon 0.1 are what MTT (Cazenavette et al. 2022) and the methods after it use; channels are not
-normalised then, which a set says by mean 0 and std 1.
+covariance and epsilon 0.1 are those of MTT (Cazenavette et al. 2022) and the methods after it. Whitened images are not
+normalised by channel: their sets have mean 0 and std 1.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from dd_core.images import Source
 
 EPSILON = 0.1
-_BATCH = 1024  # images of which a product is added at a time
+_BATCH = 1024  # images in one batch of the sums
 
 
 def fit(source: Source, *, epsilon: float = EPSILON) -> Whitening:
-    """The whitening of the images of `source`, `epsilon` (in units of squared pixels in [0, 1]) on each eigenvalue.
+    """The whitening of the images of `source`; `epsilon` is added to each eigenvalue, for pixels in [0, 1].
 
-    Computed in float64 and in one thread. Raises `UserError` for images that are too large, for a single one, and for
+    Computed in float64 and in one thread. Raises `UserError` for images that are too large, for a single image, and for
     an `epsilon` that is not positive or too small for float32.
     """
     check_source(source)
     count = len(source)
     if count < 2:
-        raise UserError(f"{source.name} has {count} image, and a covariance needs two")
+        raise UserError(f"whitening: {source.name} has {count} image, and a covariance needs 2 or more")
     if not epsilon > 0:
-        raise UserError(f"epsilon of the whitening must be positive, not {epsilon}")
+        raise UserError(f"whitening: epsilon must be positive, not {epsilon}")
     total, products = _sums(source)
     with one_thread():
         covariance = (products - np.outer(total, total / count)) / ((count - 1) * 255**2)
@@ -51,7 +51,7 @@ def fit(source: Source, *, epsilon: float = EPSILON) -> Whitening:
 def _sums(source: Source) -> tuple[np.ndarray, np.ndarray]:
     """Sum (D,) and sum of outer products (D, D) of the images, as float64.
 
-    Exact, and so the same however they are added up: they are sums of integers, below 2^53 for 10^11 images.
+    The sums are exact in any order, as they are sums of integers, which stay below 2^53 for up to 10^11 images.
     """
     size = int(np.prod(source.image_shape))
     total, products = np.zeros(size), np.zeros((size, size))
@@ -74,7 +74,7 @@ def check_source(source: Source) -> None:
 
 
 class WhiteningSpec(ArtefactSpec):
-    """The whitening of the images of a fingerprint."""
+    """The whitening of real images, which their fingerprint names."""
 
     kind: ClassVar[str] = "whitening"
     verb: ClassVar[str] = "fitting"
@@ -84,7 +84,7 @@ class WhiteningSpec(ArtefactSpec):
     source: str = Field(description="fingerprint of the real images")
     image_shape: tuple[int, int, int] = Field(description="channels, height and width of the real images")
     epsilon: float = Field(
-        default=EPSILON, gt=0, description="number that is added to every variance, of pixels in [0, 1]"
+        default=EPSILON, gt=0, description="number added to every eigenvalue of the covariance, for pixels in [0, 1]"
     )
 
     def sources(self) -> dict[str, str]:
@@ -92,13 +92,13 @@ class WhiteningSpec(ArtefactSpec):
         return {self.source: ""}
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Fit it; on the CPU, whatever the device."""
+        """Fit the whitening, always on the CPU."""
         whitening = fit(resources.sources[self.source], epsilon=self.epsilon)
         return {"zca_offset": whitening.offset, "zca_matrix": whitening.matrix}, {}
 
 
 def spec_of(source: Source, *, epsilon: float = EPSILON) -> WhiteningSpec:
-    """What names the whitening of `source`; raises `UserError` where its images are too large."""
+    """The spec of the whitening of `source`; raises `UserError` where the images are too large."""
     check_source(source)
     return WhiteningSpec(source=source.fingerprint(), image_shape=source.image_shape, epsilon=epsilon)
 
@@ -110,6 +110,6 @@ def whitening_in(artefact: Artefact) -> Whitening:
 
 
 def of(source: Source, *, epsilon: float = EPSILON, reporter: Reporter | None = None) -> Whitening:
-    """The whitening of `source` from the cache, fitted if it is not there; raises what `fit` raises."""
+    """The whitening of `source` from the cache, fitted where the cache lacks it; raises what `fit` raises."""
     spec = spec_of(source, epsilon=epsilon)
     return whitening_in(artefacts.get(spec, resources=Resources.of([source]), reporter=reporter))

@@ -156,7 +156,7 @@ def test_what_cannot_be_is_refused():
     ds = _unrolling().export()
     recipe = ds.manifest.recipe.model_copy(update={"initialisation": "pretrained"})
     fixed = replace(ds, manifest=ds.manifest.model_copy(update={"recipe": recipe}))
-    with pytest.raises(UserError, match="start from weights 'pretrained', not given"):
+    with pytest.raises(UserError, match="start from the weights 'pretrained', and none are given"):
         fit(training_data(fixed, recipe), "convnet-2-w8", recipe, streams=Streams(0), device=CPU)
 
 

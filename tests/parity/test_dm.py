@@ -132,7 +132,7 @@ def test_a_network_with_batch_norm_sees_one_whole_class_whatever_the_budget(batc
 
 def test_a_single_image_of_a_class_is_refused_where_batch_norm_has_one_pixel_of_it():
     config = method("dm", steps=1, recipe={"network": "torchvision:mobilenet_v2"})
-    with pytest.raises(UserError, match="has a batch norm, and sees one image of a class alone"):
+    with pytest.raises(UserError, match="has a batch norm that cannot normalise one image of a class alone"):
         distill(config, blobs(channels=3), Size(ipc=1), options=CPU_RUN)
 
 

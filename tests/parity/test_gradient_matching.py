@@ -283,10 +283,12 @@ def test_what_cannot_be_is_refused_before_anything_is_made():
     method("dc").check(blobs(), Size(ipc=13))
     with pytest.raises(UserError, match="take a smaller factor"):
         distill(method("dsa", formation=6), blobs(), Size(ipc=1), options=CPU_RUN)
-    with pytest.raises(UserError, match=r"recipe\.initialisation: 'default' or 'xavier'"):
+    with pytest.raises(UserError, match=r"recipe\.initialisation: give 'default' or 'xavier', not 'pretrained'"):
         method("dsa", recipe={"initialisation": "pretrained", "weights": {"distribution": "xavier", "count": 1}})
     config = method("dsa", batch_net=3, recipe={"network": "torchvision:mobilenet_v2"})
-    with pytest.raises(UserError, match="of 4 images in mini-batches of 3 the last one is alone"):
+    with pytest.raises(
+        UserError, match="cannot normalise one image alone, and 4 images in mini-batches of 3 leave one"
+    ):
         distill(config, blobs(channels=3), Size(counts=(1, 1, 2)), options=CPU_RUN)
 
 

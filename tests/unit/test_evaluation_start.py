@@ -187,10 +187,10 @@ def test_a_pool_can_be_described():
 
 
 def test_images_to_pretrain_on_are_refused_where_nothing_is_pretrained(fixed: DistilledSet):
-    with pytest.raises(UserError, match="no network is pre-trained here; leave out the images of 'blobs'"):
+    with pytest.raises(UserError, match="no network is pre-trained for this; leave out the images of 'blobs'"):
         scored(fixed, pretrain_on=BLOBS)
     ds = distill(method("random", recipe={**RECIPE, "epochs": 2}), BLOBS, Size(ipc=1))
-    with pytest.raises(UserError, match="no network is pre-trained here; leave out the images of 'blobs'"):
+    with pytest.raises(UserError, match="no network is pre-trained for this; leave out the images of 'blobs'"):
         scored(ds, pretrain_on=BLOBS)
 
 

@@ -92,8 +92,8 @@ def test_what_experts_take_is_said_before_they_are_made_and_what_they_learned_af
     assert said[1] == "  4 epochs each, 0 MB on disk, about 1 minute in one process"
     first, second = found.part(0)[1]["losses"][:2]
     assert said[2:] == [
-        f"  the first one's mean loss: {first:.2f} in epoch 1, {second:.2f} in epoch 2, the last of the range "
-        "(chance: 1.10)"
+        f"  mean loss of the first expert: {first:.2f} in epoch 1, {second:.2f} in epoch 2, the last that students "
+        "match (chance: 1.10)"
     ]
     artefacts.get(
         spec(count=2, epochs=4, last=2, final=True), resources=HERE, cache=tmp_path, reporter=Messages(said.append)

@@ -172,7 +172,7 @@ def test_a_formation_survives_the_disk(tmp_path: Path):
 
 @pytest.mark.parametrize(("size", "factor"), [((3, 3), 4), ((5, 9), 4), ((6, 6), 7)])
 def test_a_grid_with_a_tile_of_no_pixel_is_refused(size: tuple[int, int], factor: int):
-    words = f"{size[0]} x {size[1]} pixels do not make a grid of {factor} x {factor} tiles"
+    words = f"{size[0]} x {size[1]} pixels cannot be cut into {factor} x {factor} tiles"
     with pytest.raises(UserError, match=words):
         a_set(factor, size=size)
     with pytest.raises(UserError, match=f"{words}.*take a smaller factor"):

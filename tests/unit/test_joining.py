@@ -162,11 +162,11 @@ TWO, THREE = (f"set 1 and set {number} differ in their " for number in (2, 3))
         (
             [PLAIN, changed(PLAIN, pixels=Pixels(space="raw", mean=(0.5,), std=(0.5,)))],
             TWO + "normalisation (space raw, mean 0.5, std 0.25, and space raw, mean 0.5, std 0.5); "
-            "say which by join(sets, pixels=...) if both are raw",
+            "choose one by join(sets, pixels=...) if both are raw",
         ),
         (
             [PLAIN, PLAIN, changed(PLAIN, recipe=Recipe(learning_rate=0.5))],
-            THREE + "recipe's learning_rate (0.01, and 0.5); say which by join(sets, recipe=...)",
+            THREE + "recipe's learning_rate (0.01, and 0.5); choose one recipe by join(sets, recipe=...)",
         ),
         ([PLAIN, PROBABLE], TWO + "targets (none, and probabilities); distil both alike"),
         ([PROBABLE, LOGITS], TWO + "targets (probabilities, and logits); distil both alike"),
@@ -194,7 +194,7 @@ TWO, THREE = (f"set 1 and set {number} differ in their " for number in (2, 3))
         ),
         (
             [PLAIN, a_set(("b", "b"), [0])],
-            "set 2 has two classes called 'b', and sets are joined by their classes' names",
+            "set 2 has two classes called 'b', and sets are joined by class names; rename one",
         ),
         ([PLAIN, changed(PLAIN, attack=("a", "b"))], TWO + "attack (None, and ('a', 'b')); distil both alike"),
     ],

@@ -194,7 +194,7 @@ def test_networks_of_others_and_files_that_were_not_kept_are_refused(tmp_path: P
     other = kept.model_copy(update={"recipe": kept.recipe.model_copy(update={"network": "convnet-1-w4-nonorm"})})
     with pytest.raises(UserError, match=r"pretraining\.weights: not the weights of this network"):
         runner.distill(other, blobs(), Size(ipc=1), options=CPU)
-    with pytest.raises(UserError, match="fresh weights that are not trained are no pre-trained ones"):
+    with pytest.raises(UserError, match="0 epochs pre-train no fresh weights"):
         method("dataset-distillation", pretraining={"epochs": 0})
 
 

@@ -422,11 +422,11 @@ def test_the_naive_form_is_the_gradient_through_training(gradient: str):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": {"loss": "cross-entropy"}}, "recipe.loss: targets are learned as they are, by 'mse'"),
-        ({"recipe": {"optimiser": "adam"}}, "recipe.optimiser: the networks of the pool learn by 'sgd'"),
+        ({"recipe": {"loss": "cross-entropy"}}, "recipe.loss: krr-st learns targets by 'mse', not by 'cross-entropy'"),
+        ({"recipe": {"optimiser": "adam"}}, "recipe.optimiser: networks of the pool learn by 'sgd', not by 'adam'"),
         (
             {"objective": "labels", "initial_targets": "noise"},
-            "initial_targets: those of objective 'labels' start from",
+            "initial_targets: with objective 'labels' targets start from labels",
         ),
         ({"pool": "shipped"}, "method.pool: .*'paper' or 'as-shipped'"),
     ],
@@ -440,7 +440,9 @@ def test_sizes_and_sources_that_do_not_fit_are_refused():
     bare, options = blobs().without_labels(), RunOptions(device="cpu")
     with pytest.raises(UserError, match="without labels there are no classes; say how many images in all: images=100"):
         distill(krr(), bare, Size(ipc=2), options=options)
-    with pytest.raises(UserError, match="blobs has 36 images, and 37 are asked for; images that start from noise"):
+    with pytest.raises(
+        UserError, match="blobs has 36 images, and 37 are asked for; ask for fewer, or set initial"
+    ):
         distill(krr(), bare, Size(images=37), options=options)
     with pytest.raises(UserError, match="has no labels"):
         distill(krr(objective="labels"), bare, Size(images=3), options=options)

@@ -401,5 +401,5 @@ def test_a_module_has_a_start_of_its_own():
     with pytest.raises(UserError, match="a FeatureNetwork that is given has its own weights"):
         fit(lessons, network(), ds.manifest.recipe, streams=Streams(0), device=CPU, start=object())
     fixed = {"initialisation": "sha256:" + "0" * 64, "weights": {"distribution": "default", "count": 1}}
-    with pytest.raises(UserError, match=r"starts from the weights sha256:0000.*, and for no FeatureNetwork"):
+    with pytest.raises(UserError, match=r"starts from the weights sha256:0000.*, and not for FeatureNetwork"):
         train(labelled("none", **fixed), network=network())

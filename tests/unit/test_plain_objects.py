@@ -361,7 +361,7 @@ def test_distill_takes_an_array_a_dataset_a_name_and_a_number():
 
 
 def test_images_alone_are_for_methods_without_labels():
-    with pytest.raises(UserError, match="array has no labels, and this needs them"):
+    with pytest.raises(UserError, match="array has no labels, and this needs labels"):
         average(plain_blobs()[0])
 
 

@@ -213,7 +213,7 @@ def test_parts_are_in_order_and_differ_by_one_row_at_most() -> None:
 
 
 def test_a_part_without_variance_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="3 processes need 2 images each in a mini-batch, and there are 5"):
+    with pytest.raises(UserError, match="3 processes need 2 images each in a mini-batch, 6 in all, not 5"):
         TeacherConfig(batch_size=5, processes=3)
     spec = TeacherSpec.of(SOURCE, TEACHER.model_copy(update={"batch_size": 6}))
     with pytest.raises(UserError, match="last mini-batch of an epoch has 3 of 15 images, and 2 processes need 2 each"):

@@ -112,9 +112,17 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("mosaic", "ipc", "message"),
     [
-        ({}, 4, r"class 'blob 0' has 12 images, and 16 are asked for: 4 crops for each mosaic, of as many images"),
-        ({"images": 8}, 3, r"mosaic.images: crops of 8 images .* 3 mosaics have 12; score at least as many"),
-        ({"factor": 9, "images": 100}, 1, r"81 crops for each mosaic"),
+        (
+            {},
+            4,
+            r"class 'blob 0' has 12 images, 16 are asked for; ask for fewer, as a mosaic has crops of 4",
+        ),
+        (
+            {"images": 8},
+            3,
+            r"mosaic.images: crops of 8 images .* 3 mosaics have 12 crops; set .* at least 12",
+        ),
+        ({"factor": 9, "images": 100}, 1, r"as a mosaic has crops of 81 different images"),
     ],
 )
 def test_too_few_images_are_refused_before_a_teacher_is_trained(mosaic: dict[str, int], ipc: int, message: str):

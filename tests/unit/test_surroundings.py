@@ -363,7 +363,7 @@ def test_experts_made_inside_autocast_are_those_that_are_found_outside(tmp_path:
 def test_images_on_another_device_are_refused(place: str):
     tensors = {"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "labels": torch.tensor([0, 1])}
     tensors[place] = tensors[place].to("meta")
-    with pytest.raises(UserError, match=f"mine: {place} are on the device 'meta', and are to be on the CPU"):
+    with pytest.raises(UserError, match=f"mine: {place} are on the device 'meta'; move them to the CPU"):
         LabelledImages(**tensors, classes=("ant", "bee"), name="mine")
 
 

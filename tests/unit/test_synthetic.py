@@ -169,7 +169,7 @@ def test_the_set_says_all_that_the_images_are():
 
 
 def test_images_that_are_no_grid_are_refused():
-    with pytest.raises(UserError, match="8 x 8 pixels do not make a grid of 6 x 6 tiles"):
+    with pytest.raises(UserError, match="8 x 8 pixels cannot be cut into 6 x 6 tiles"):
         images_of(formation=6)
 
 

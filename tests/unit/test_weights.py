@@ -186,7 +186,7 @@ def test_a_set_for_one_network_names_it_by_digest_and_is_trained_on_it_alone():
     assert len(pool) == 1
     one, two = train(ds, seed=0), train(ds, seed=7)
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
-    with pytest.raises(UserError, match=f"a {NETWORK} that starts from the weights sha256:.*, and for no convnet-2"):
+    with pytest.raises(UserError, match=f"a {NETWORK} that starts from the weights sha256:.*, and not for convnet-2"):
         train(ds, network="convnet-2-w8")
 
 
@@ -269,9 +269,9 @@ def test_the_same_images_to_pretrain_on_are_no_other_run(tmp_path: Path):
 
 
 def test_a_recipe_without_its_weights_is_refused():
-    with pytest.raises(UserError, match="says nothing of weights"):
+    with pytest.raises(UserError, match="needs the table weights"):
         Recipe(initialisation="pretrained")
-    with pytest.raises(UserError, match="needs no weights"):
+    with pytest.raises(UserError, match="takes no weights"):
         Recipe(weights=StartingPool(distribution="default", count=1))
     with pytest.raises(UserError, match="'sha256:' and 64 digits"):
         Recipe(initialisation="sha256:abc")

@@ -129,10 +129,10 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(digits: LabelledImages):
             refused(large(64))
         assert str(caught.value) == message
     zca.check_source(large(32))
-    with pytest.raises(UserError, match="digits has 1 image, and a covariance needs two"):
+    with pytest.raises(UserError, match="digits has 1 image, and a covariance needs 2"):
         zca.fit(digits.subset(torch.tensor([0])))
     for epsilon in (0.0, -0.1):
-        with pytest.raises(UserError, match="epsilon of the whitening must be positive"):
+        with pytest.raises(UserError, match="whitening: epsilon must be positive"):
             zca.fit(digits, epsilon=epsilon)
 
 

@@ -1,4 +1,4 @@
-"""The table of methods: what a user types, and where it lives. One line a method."""
+"""The table of methods: the name that a user types, and the config class that it is imported from on demand."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ METHODS = {
 
 
 def names() -> list[str]:
-    """Every method that can be typed, other packages' (entry points `dd_core.methods`) included."""
+    """The names of all methods, sorted; those of other packages come from entry points `dd_core.methods`."""
     return sorted({*METHODS, *offers("dd_core.methods")})
 
 
 def load(name: str) -> type[MethodConfig]:
-    """The config class of a method; imports that one module. Raises `UserError` for an unknown name."""
+    """The config class of the method `name`; imports no other method. Raises `UserError` for an unknown name."""
     target = METHODS.get(name)
     if target is None:
         others = offers("dd_core.methods")
@@ -52,7 +52,7 @@ def load(name: str) -> type[MethodConfig]:
 def decode_method(table: Mapping[str, Any], *, where: str = "", key: str = "method") -> MethodConfig:
     """The config of `{"name": ..., option: value, ...}`; raises `UserError` naming `key.option`.
 
-    Of a nested option that is given in part, the rest is the method's own default.
+    A nested table, such as `recipe`, may be given in part: keys that it lacks have the method's own defaults.
     """
     options = dict(table)
     name = options.pop("name", None)
@@ -67,7 +67,7 @@ def decode_method(table: Mapping[str, Any], *, where: str = "", key: str = "meth
 
 
 def _completed(given: Any, default: Any) -> Any:
-    """`given` with what it leaves out taken from `default`, where both are tables."""
+    """`given` with the keys that it lacks taken from `default`, where both are tables; else `given`."""
     if not (isinstance(given, Mapping) and isinstance(default, Mapping)):
         return given
     rest = {key: _completed(given[key], value) for key, value in default.items() if key in given}
@@ -75,7 +75,7 @@ def _completed(given: Any, default: Any) -> Any:
 
 
 def as_method(given: Any) -> MethodConfig:
-    """A method's config out of its name, a table `{"name": "dm", "steps": 500}`, or the config itself.
+    """A method's config from its name, from a table `{"name": "dm", "steps": 500}`, or from the config itself.
 
     Raises `UserError` for anything else, and for an unknown name or option.
     """
@@ -92,5 +92,5 @@ def as_method(given: Any) -> MethodConfig:
 
 
 def method(name: str, **options: Any) -> MethodConfig:
-    """The config of a method, for programs: `method("dm", steps=500)`."""
+    """The config of the method `name` with `options`: `method("dm", steps=500)`; raises what `decode_method` raises."""
     return decode_method({"name": name, **options})

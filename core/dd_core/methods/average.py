@@ -1,6 +1,6 @@
 """`average`: the mean image of each class (Wang et al. 2018, baseline "average real images").
 
-With several images a class, the class is dealt at random into that many groups and each is averaged.
+For n images a class, the real images of the class are dealt at random into n groups, and each group is averaged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AverageConfig(SelectionConfig):
-    """Mean images, float32 in [0, 1]."""
+    """Settings of `average`, whose images are means of real images, float32 in [0, 1]."""
 
     name: ClassVar[str] = "average"
     summary: ClassVar[str] = "averages of random groups of real images"

@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 class HerdingConfig(SelectionConfig):
-    """Greedy picks, uint8, as they are."""
+    """Settings of `herding`, whose images are real ones, picked greedily; unchanged, uint8."""
 
     name: ClassVar[str] = "herding"
     summary: ClassVar[str] = "real images whose mean follows the mean of their class (Welling 2009)"
 
     features: Literal["pixels", "random-network"] = Field(
         default="pixels",
-        description="space in which picks follow the class mean (phi): pixels, or the features of the recipe's network "
-        "at its initialisation",
+        description="space in which the mean of the picked images follows the class mean (phi): pixels, or the "
+        "features of the recipe's network before any training",
     )
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """Of pixels: the largest class as bytes and as float32, whose square distances are taken a part at a time."""
+        """The pixels of the largest class as uint8 and as float32; 0, which means unknown, for a network's features."""
         if self.features != "pixels":
             return Footprint(0)
         images = selection.largest_class(source)
         return Footprint(5 * prod(source.image_shape) * images, ("number of images in the largest class",))
 
     def select(self, context: Context) -> Tensor:
-        """Pick; raises `UserError` where a class is too small."""
+        """The picked images, class-major; raises `UserError` where a class is too small."""
         source, counts = context.source, context.counts
         if self.features == "pixels":
             return source.take(selection.herded_indices(source, counts, selection.pixel_features(source)))

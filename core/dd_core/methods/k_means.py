@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class KMeansConfig(SelectionConfig):
-    """Cluster centres, float32 in [0, 1]; one image a class is the class average."""
+    """Settings of `k-means`, whose images are cluster centres, float32 in [0, 1]; at 1 ipc, class averages."""
 
     name: ClassVar[str] = "k-means"
-    summary: ClassVar[str] = "centres of clusters of real images; with one image a class, its average"
+    summary: ClassVar[str] = "centres of clusters of each class's real images; at one image a class, the class average"
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """The largest class as bytes and as float64: the algorithm wants all the points at once."""
+        """The pixels of the largest class as uint8 and as float64: k-means takes all images of a class at once."""
         images = selection.largest_class(source)
         return Footprint(9 * prod(source.image_shape) * images, ("number of images in the largest class",))
 

@@ -1,12 +1,12 @@
 """Settings of methods that suit one kind of images, by the size of the images.
 
-What a preset leaves out is the method's own default, and what a user sets himself comes before it:
+Options that a preset leaves out keep the method's defaults, and options that a user gives override the preset:
 
     distill(method("dm", **preset("photos", "dm", image_size=64)), images, 10)
 
 `photos` is for colour photographs of up to 256 pixels a side, and for a laptop: the literature's ConvNet for the image
-size, narrower than in the papers, fewer outer iterations, and fewer real images in each. `runner.forecast` says how
-long that takes. The papers' own settings are for a GPU, and are what `dd-apps list scenarios` lists.
+size, narrower than in the papers, fewer outer iterations, and fewer real images in each iteration. `runner.forecast`
+says how long a run takes. The papers' own settings are for a GPU; `dd-apps list scenarios` lists them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PRESETS = {"photos": "photographs of up to 256 px, minutes on a laptop's CPU"}
 SIDES = (32, 64, 128, 256)  # the largest image side, in pixels, that each column of a method is for
 
 WIDTHS = ("convnet-w64", "convnet-w32", "convnet-w32", "convnet-w16")
-EPOCHS = (500, 300, 200, 150)  # of networks that learn from the set
+EPOCHS = (500, 300, 200, 150)  # passes over the set of the networks that learn from it, for each of SIDES
 
 DM: By = (
     {"steps": 500, "batch_real": 64},
@@ -60,15 +60,16 @@ PHOTOS: Mapping[str, By] = {
 
 
 def preset(name: str, method: str, *, image_size: int) -> dict[str, Any]:
-    """The settings of a preset for a method and images of so many pixels a side, as a table of a method's options.
+    """The options of `method` by the preset `name` for images of `image_size` pixels a side, as a table.
 
-    Raises `UserError` for an unknown preset, and for a method or an image size that the preset has nothing for.
+    Raises `UserError` for an unknown preset, and for a method or an image size that the preset has no settings for.
     """
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
     if method not in PHOTOS:
         raise UserError(
-            f"preset '{name}' has no settings for the method '{method}'; it has some for {', '.join(sorted(PHOTOS))}"
+            f"preset '{name}' has no settings for the method '{method}'; it has settings for "
+            f"{', '.join(sorted(PHOTOS))}"
         )
     column = next((index for index, side in enumerate(SIDES) if image_size <= side), None)
     if column is None:
@@ -77,13 +78,13 @@ def preset(name: str, method: str, *, image_size: int) -> dict[str, Any]:
             "make them smaller, or leave out the preset"
         )
     settings = dict(PHOTOS[method][column])
-    if method == "dataset-distillation":  # it learns the order of steps, and has a network of its own
+    if method == "dataset-distillation":  # its learned steps replace epochs, and it has a network of its own
         return settings
     return {**settings, "recipe": {"network": WIDTHS[column], "epochs": EPOCHS[column]}}
 
 
 def completed(table: Settings, settings: Settings) -> dict[str, Any]:
-    """A method's table, with what it leaves out taken from `settings`, in tables within it too."""
+    """A method's table, with keys that it lacks, in nested tables too, taken from `settings`."""
     both = {key: completed(table[key], settings[key]) for key in table if _tables(table[key], settings.get(key))}
     return {**settings, **table, **both}
 

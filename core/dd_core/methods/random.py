@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class RandomConfig(SelectionConfig):
-    """Real images drawn without replacement; uint8, as they are."""
+    """Settings of `random`, whose images are real ones, drawn without replacement; unchanged, uint8."""
 
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "real images, drawn at random: the baseline that every method has to beat"

@@ -1,7 +1,8 @@
 """`rded`: mosaics of the crops of real images that a teacher knows best (Sun, Shi, Liu and Lin 2024).
 
-Nothing is optimised. A crop is realistic where the teacher's loss on it is small, and diverse because each image gives
-one; four of them, made smaller, are an image. Networks are trained on views that the teacher labels (`sre2l-fkd`).
+Nothing is optimised. Each real image gives its crop with the smallest loss of the teacher; of these crops, those with
+the smallest losses are reduced, and 2 x 2 of them (`mosaic.factor`) make an image. The teacher labels the views that
+networks learn from (protocol `sre2l-fkd`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class RDEDConfig(MethodConfig):
 
     name: ClassVar[str] = "rded"
     summary: ClassVar[str] = (
-        "mosaics of real crops that a trained network finds most like their class, nothing learned (Sun et al. 2024)"
+        "mosaics of the real crops that a trained network classifies best; no pixel is learned (Sun et al. 2024)"
     )
 
     steps: int = Field(default=0, ge=0, le=0, description="outer iterations; this method has none")
@@ -37,17 +38,17 @@ class RDEDConfig(MethodConfig):
     mosaic: MosaicConfig = Field(default=MosaicConfig(), description="how crops are drawn and put together")
     recipe: Recipe = Field(
         default=TAUGHT,
-        description="how networks train on the set; protocol sre2l-fkd has the teacher label what they see",
+        description="how networks train on the set; in protocol sre2l-fkd the teacher labels every view of an image",
     )
 
     def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:
-        """The teacher, and the mosaics that it chooses the crops of."""
+        """The teacher, and the mosaics of the crops that the teacher chooses."""
         counts = size.per_class(len(source.classes))
         mosaics = training.mosaics_of(source, self.recipe, self.teacher, self.mosaic, counts=counts, seed=seed)
         return {TEACHER: mosaics.teacher, MOSAICS: mosaics}
 
     def check(self, source: Source, size: Size) -> None:
-        """Raise `UserError` where a class has fewer images than the mosaics have crops, and for too small images."""
+        """Raise `UserError` where a class has fewer images than its mosaics have crops, and for images too small."""
         training.check_mosaics(self.mosaic, source, size.per_class(len(source.classes)))
 
     def build(self, context: Context) -> FinishedDistiller:

@@ -1,4 +1,4 @@
-"""What sets are put together from: real images, chosen or averaged class by class, and other sets."""
+"""Sets of real images, chosen or averaged class by class, and several sets joined to one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`join`: several distilled sets as one, such as the sets of a stream's experiences.
 
-Class names say which classes are the same, whatever their indices in each set.
+Classes of one name are one class, whatever their indices in each set.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def join(sets: Sequence[DistilledSet], *, recipe: Recipe | None = None, pixels: 
     The classes are those of the first set, then those of the second that the first lacks, and so on; labels and columns
     of targets go to the class of their name. Probabilities of classes that a set does not know are 0.
 
-    recipe: how the joined set is trained on; None: the recipe that all sets have. Learned steps are dropped, as they
-    are for the blocks of one set. pixels: the normalisation of raw pixels in the joined set; None: the one that all
-    sets have. One set alone is returned as it is where neither is given.
+    recipe: how networks train on the joined set; None: the recipe that all sets have. Learned steps are dropped, as
+    they number the blocks of one set. pixels: the normalisation of raw pixels in the joined set; None: the
+    normalisation that all sets have. A single set is returned unchanged where neither `recipe` nor `pixels` is given.
 
     Raises `UserError` where the sets differ in the form of their images, normalisation, whitening or formation, in
     kind, width or dtype of their targets, in the classes of their logits (a logit that nobody computed is no number),
@@ -88,7 +88,7 @@ def _common_recipe(sets: Sequence[DistilledSet]) -> Recipe:
         for field in type(other).model_fields:
             values = getattr(recipes[0], field), getattr(other, field)
             if values[0] != values[1]:
-                raise _refusal(number, f"recipe's {field}", values, "say which by join(sets, recipe=...)")
+                raise _refusal(number, f"recipe's {field}", values, "choose one recipe by join(sets, recipe=...)")
     return recipes[0]
 
 
@@ -96,19 +96,21 @@ def _require_distinct(classes: Sequence[str], number: int) -> None:
     for name in classes:
         if classes.count(name) > 1:
             raise UserError(
-                f"set {number} has two classes called '{name}', and sets are joined by their classes' names"
+                f"set {number} has two classes called '{name}', and sets are joined by class names; rename one"
             )
 
 
 def _require_alike(first: DistilledSet, other: DistilledSet, number: int, pixels: Pixels | None) -> None:
-    """Raise `UserError` for the first thing in which set `number` differs from the first one."""
+    """Raise `UserError` for the first property in which set `number`, `other`, differs from the set `first`."""
     for field in Manifest.model_fields:
         values = getattr(first.manifest, field), getattr(other.manifest, field)
         if field == "pixels" and pixels is not None:
             _require_raw(other, number, pixels)
         elif field not in OWN and values[0] != values[1]:
             what = "normalisation" if field == "pixels" else field
-            advice = "distil both alike" if field != "pixels" else "say which by join(sets, pixels=...) if both are raw"
+            advice = (
+                "choose one by join(sets, pixels=...) if both are raw" if field == "pixels" else "distil both alike"
+            )
             raise _refusal(number, what, values, advice)
     for what, of in FORMS.items():
         values = of(first), of(other)

@@ -1,4 +1,4 @@
-"""Choosing, or averaging, real images class by class. Methods use it, and the random-real twins too."""
+"""Choosing, or averaging, real images class by class, for methods and for random-real twins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dd_core.system.footprint import prediction_batch
 if TYPE_CHECKING:
     import numpy as np
 
-Features = Callable[[Int64[Tensor, " n"]], Float[Tensor, "n D"]]  # of the images of some rows of a source, on the CPU
+Features = Callable[[Int64[Tensor, " n"]], Float[Tensor, "n D"]]  # the features of rows of a source, on the CPU
 
 
 def members_of(source: Source, counts: Sequence[int]) -> list[Int64[Tensor, " n"]]:
@@ -40,6 +40,7 @@ def members_of(source: Source, counts: Sequence[int]) -> list[Int64[Tensor, " n"
         if want > len(have):
             raise UserError(
                 f"{called(source)}: class '{source.classes[index]}' has {len(have)} images, and {want} are asked for"
+                "; ask for fewer"
             )
     return members
 
@@ -69,15 +70,15 @@ def herd(
     """Greedy herding: each pick brings the mean of the picks closest to the mean of all.
 
     Welling, Herding dynamical weights to learn (2009), in the form of iCaRL (2017), algorithm 4:
-    p_k = argmin_x || mu - (phi(x) + sum_{j<k} phi(p_j)) / k ||. Picks are distinct. `given` are features of m images
-    that are there already, as if they were the first picks: they are in the sum, and k counts on from m.
+    p_k = argmin_x || mu - (phi(x) + sum_{j<k} phi(p_j)) / k ||. Picks are distinct. given: features of m images that
+    count as the first picks: the sum includes them, and k counts on from m.
     """
     mean = features.mean(0)
     total = torch.zeros_like(mean) if given is None else given.sum(0)
     begun = 0 if given is None else len(given)
     left = torch.ones(len(features), dtype=torch.bool)
     picks: list[int] = []
-    rows = max(1, PIXEL_BYTES // max(1, features[:1].nbytes))  # at once: as many floats again, and not of all images
+    rows = max(1, PIXEL_BYTES // max(1, features[:1].nbytes))  # at once, as differences take as many floats again
     for k in range(begun + 1, begun + count + 1):
         distance = torch.cat([(mean - (part + total) / k).square().sum(1) for part in features.split(rows)])
         pick = int(distance.masked_fill(~left, torch.inf).argmin())
@@ -99,12 +100,12 @@ def herded_indices(source: Source, counts: Sequence[int], features: Features) ->
 
 
 def pixel_features(source: Source) -> Features:
-    """The pixels of images, in [0, 1]."""
+    """Features that are pixels, (n, C * H * W) in [0, 1]."""
     return lambda rows: source.take(rows).flatten(1).float().div_(255)
 
 
 def network_features(source: Source, network: nn.Module, *, device: torch.device) -> Features:
-    """What `network`, which is on `device`, embeds images as; they are normalised by the statistics of `source`."""
+    """The features of `network`, which is on `device`, for images normalised by the statistics of `source`."""
     mean, std = channel_stats(source)
 
     def embed(images: Tensor) -> Tensor:
@@ -135,7 +136,10 @@ def group_averages(source: Source, counts: Sequence[int], *, streams: Streams) -
 def averages(
     source: Source, rows: Int64[Tensor, " n"], groups: Int64[Tensor, " n"], count: int
 ) -> Float[Tensor, "k C H W"]:
-    """Mean of the images `rows` of `source` that are of each group, pixels in [0, 1]; the sums are exact integers."""
+    """The mean of each group of images, pixels in [0, 1], from exact integer sums.
+
+    rows: images of `source`; groups: the group of each row, from 0 to `count` - 1.
+    """
     sums = torch.zeros(count, *source.image_shape, dtype=torch.int64)
     size = pixel_batch(source.image_shape, most=len(rows), bytes_each=8)
     for part, into in zip(rows.split(size), groups.split(size), strict=True):
@@ -163,7 +167,7 @@ def k_means(images: UInt8[Tensor, "n C H W"], count: int, *, seed: int) -> Float
     points: np.ndarray = images.flatten(1).double().div_(255).numpy()
     # one thread: partial sums of several threads differ in the last bits
     with threadpool_limits(1):
-        # the points are ours: a second copy of them would be the most memory that anything here takes
+        # no copy: nobody else uses the points, and a copy would double the peak of memory
         fitted = KMeans(count, n_init=cast(Any, 1), random_state=seed % 2**32, copy_x=False).fit(points)
     return torch.from_numpy(fitted.cluster_centers_).float().clamp(0, 1).view(count, *images.shape[1:])
 

@@ -170,7 +170,7 @@ def test_a_message_names_the_folder_and_what_is_held_out(root: Path, memory_limi
     put_classes(root, count=5)
     source = load(root, memory_limit=memory_limit)
     held = r"2 of 10 images, a fifth of each class, are held out as the test split"
-    message = rf"^folder:{root} \({held}\): class 'dog' has 4 images, and 5 are asked for$"
+    message = rf"^folder:{root} \({held}\): class 'dog' has 4 images, and 5 are asked for; ask for fewer$"
     with pytest.raises(UserError, match=message):
         members_of(source, [4, 5])
     with pytest.raises(UserError, match=message):

@@ -1,19 +1,20 @@
 """`dataset-distillation`: learned images and learning rates (Wang, Zhu, Torralba and Efros 2018, algorithm 1).
 
-A network takes a few steps of gradient descent on the synthetic images, each step with a learning rate of its
-own, and the loss of where it arrives on *real* images is what images and rates descend on, through all steps:
+A network takes a few steps of gradient descent on the synthetic images, each step with a learning rate of its own.
+Images and rates are then updated by the gradient, through all steps, of the network's final loss on *real* images:
 
     theta_{t+1} = theta_t - eta_t grad l(x_t, theta_t)        minimise over x, eta:  E_theta_0  l(x_real, theta_T)
 
 `start` says what theta_0 is. `random`: drawn anew at every outer iteration, so that the set is good for any draw from
-that distribution. `fixed`: one draw, and the set is good for that network only, whose digest is in the recipe. The
-pre-trained ones start from networks trained on real images: a pool to draw from, or one of them (section 3.3; where
-those images are another data set's, the set adapts a network to the one that is distilled). `attack` is the
-paper's section 3.5, and not for use: networks are to take one class for another.
+that distribution. `fixed`: one draw, and the set is good for that network only, whose digest is in the recipe.
+`random-pretrained` and `fixed-pretrained`: drawn from a pool of networks trained on real images, or one such network
+(section 3.3; networks that were trained on another data set are adapted to the one that is distilled). `attack` is the
+paper's section 3.5, and not for use: networks that train on the set take images of one class for another.
 
-The authors' code has Adam (0.5, 0.999), noise to start from, rates kept positive by softplus and halved steps; its
-defaults are 10 blocks, 3 epochs, alpha 0.01 and eta_0 0.02 on LeNet. Ours suit one image a class of small images, and
-were chosen on a split of the digits' training images.
+As in the authors' code, Adam has the betas (0.5, 0.999) and a learning rate that is halved again and again, images
+start from noise, and softplus keeps the inner learning rates positive. The authors' defaults are 10 blocks, 3 epochs,
+alpha 0.01 and eta_0 0.02 on LeNet. Ours suit one image a class of small images, and were chosen on a validation split
+of the training images of `digits`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from dd_core.images import Source
     from dd_core.methods.dataset_distillation.distiller import DatasetDistillationDistiller
 
-POOL = "starting weights"  # role of the networks to start from, where they are not drawn anew all the time
+POOL = "starting weights"  # role, among the artefacts, of the networks to start from, unless `start` is random
 
 Start = Literal["random", "fixed", "random-pretrained", "fixed-pretrained"]
 
@@ -56,7 +57,8 @@ class DatasetDistillationConfig(PixelsConfig):
     epochs: int = Field(
         default=10,
         ge=1,
-        description="passes of the inner loop over the blocks; every step of it has a learning rate of its own (eta)",
+        description="passes of the inner loop over all blocks; each of the blocks x epochs inner steps has its own "
+        "learned learning rate (eta)",
     )
     networks: int = Field(
         default=1, ge=1, description="initial networks whose gradients are averaged in an outer iteration"
@@ -73,8 +75,8 @@ class DatasetDistillationConfig(PixelsConfig):
     lr_rates: float | None = Field(
         default=None,
         gt=0,
-        description="learning rate of Adam on the inner learning rates before softplus; none: lr_img, as in the paper, "
-        "with which they can overshoot",
+        description="learning rate of Adam on the inner learning rates, before softplus; none: lr_img, as in the "
+        "paper, which can make the inner learning rates overshoot",
     )
     decay_every: int = Field(
         default=0,
@@ -84,35 +86,36 @@ class DatasetDistillationConfig(PixelsConfig):
     clip: float | None = Field(
         default=None,
         gt=0,
-        description="largest norm that the gradient of the pixels, and that of the inner learning rates, is cut to "
-        "before Adam: some random networks give a hundred times the usual norm; none: no cut, as in the paper",
+        description="largest norm of the pixels' gradient, and of the inner learning rates' gradient; larger gradients "
+        "are scaled down before Adam, as some random networks give a hundred times the usual norm; none: no clipping, "
+        "as in the paper",
     )
     lr_inner: float = Field(default=0.3, gt=0, description="initial learning rate of every inner step (eta_0)")
     gradient: Literal["auto", "full", "adjoint", "truncated"] = Field(
         default="auto",
         description="how the outer loss is differentiated through the inner steps: full keeps every step's graph, "
-        "adjoint computes the steps again, truncated looks at the last `window` steps only; auto: full while the "
-        "graphs fit into half of the memory that is free at the first step, else adjoint (the two differ by rounding)",
+        "adjoint computes each step again and holds one step's graph, truncated differentiates through the last "
+        "`window` steps only; auto: full if the graphs fit into half of the memory that is free at the first step, "
+        "else adjoint (full and adjoint differ by rounding)",
     )
     window: int | None = Field(
         default=None, ge=1, description="last inner steps that gradient 'truncated' differentiates through"
     )
     start: Start = Field(
         default="random",
-        description="where networks start (theta_0): random, drawn anew in each outer iteration; fixed, one network "
-        "and no other; random-pretrained, any network of a pool of pre-trained ones; fixed-pretrained, one pre-trained "
-        "network",
+        description="initial weights of networks (theta_0): random, drawn anew in each outer iteration; fixed, one "
+        "random network for all iterations; random-pretrained, drawn from a pool of pre-trained networks; "
+        "fixed-pretrained, one pre-trained network",
     )
-    start_seed: int = Field(
-        default=0, ge=0, description="seed of the starting weights, where start is fixed or pretrained"
-    )
+    start_seed: int = Field(default=0, ge=0, description="seed of the initial weights, for every start but random")
     pool: int = Field(
         default=20,
         ge=1,
-        description="pre-trained networks that start random-pretrained draws from (paper: 200 to 2000)",
+        description="number of pre-trained networks to draw from, for start random-pretrained (paper: 200 to 2000)",
     )
     pretraining: Pretraining = Field(
-        default=Pretraining(), description="how networks are pre-trained, where start is pretrained"
+        default=Pretraining(),
+        description="how networks are pre-trained, for start random-pretrained and fixed-pretrained",
     )
     attack: tuple[str, str] | None = Field(
         default=None,
@@ -121,19 +124,22 @@ class DatasetDistillationConfig(PixelsConfig):
     )
     recipe: Recipe = Field(
         default=Recipe(network="convnet-1-w64-nonorm", initialisation="xavier"),
-        description="the network that learns from the set (theta) and how it is initialised; the learned order and "
-        "learning rates are filled in",
+        description="the network that learns from the set (theta) and how it is initialised; the order of inner steps "
+        "and their learned learning rates are filled in",
     )
 
     @field_validator("recipe")
     @classmethod
     def _recipe_names_a_distribution(cls, recipe: Recipe) -> Recipe:
         if recipe.initialisation not in DISTRIBUTIONS:
-            raise ValueError("initialisation: 'default' or 'xavier'; `start` says what is fixed or pre-trained")
+            raise ValueError(
+                f"initialisation: give 'default' or 'xavier', not '{recipe.initialisation[:20]}'; for fixed or "
+                "pre-trained weights set `start`"
+            )
         return recipe
 
     def starting_weights(self, source: Source) -> StartingPool | None:
-        """The pool that theta_0 comes from; None where it is drawn anew all the time."""
+        """The pool that theta_0 is taken from; None where `start` is random."""
         if self.start == "random":
             return None
         given = self.pretraining
@@ -146,23 +152,25 @@ class DatasetDistillationConfig(PixelsConfig):
         )
 
     def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:
-        """The networks to start from, unless they are drawn anew all the time."""
+        """The pool of networks to start from; nothing where `start` is random."""
         weights = self.starting_weights(source)
         return {} if weights is None else {POOL: dataset_distillation.pool_spec(self, source, weights)}
 
     def pretrained_on(self, other: Source) -> MethodConfig:
-        """The same, adapting networks that are pre-trained on `other`; raises `UserError` where `start` has none."""
+        """This config with networks that are pre-trained on `other`; raises `UserError` where `start` has none."""
         if not self.start.endswith("pretrained"):
-            raise UserError(f"start '{self.start}' pre-trains no networks; random-pretrained and fixed-pretrained do")
+            raise UserError(
+                f"start '{self.start}' pre-trains no networks; take start random-pretrained or fixed-pretrained"
+            )
         return self.model_copy(update={"pretraining": dataset_distillation.pretrained_on(other, self.pretraining)})
 
     def rehearsal(self, source: Source, size: Size) -> tuple[MethodConfig, Source]:
-        """The same steps, with networks that are drawn anew."""
+        """The same steps, with freshly drawn networks instead of pre-trained ones."""
         return self.model_copy(update={"start": "random"}), source
 
     @property
     def starts(self) -> Literal["fresh", "pretrained", "one"]:
-        """Where networks start that its sets are for."""
+        """The initial weights of the networks that the sets are for: see `MethodConfig.starts`."""
         starts: dict[str, Literal["fresh", "pretrained", "one"]] = {
             "random": "fresh",
             "random-pretrained": "pretrained",
@@ -172,15 +180,15 @@ class DatasetDistillationConfig(PixelsConfig):
     def check(self, source: Source, size: Size) -> None:
         """Raise `UserError` for what would fail, or silently mislead, in the loop.
 
-        Images that are no grid of tiles, blocks that do not divide the images that networks see of each class, a window
-        that is not within the steps, an attack on a class that is none, and a network whose outputs depend on more
-        than its arguments.
+        That is: images that the formation cannot cut into tiles, blocks that do not divide the images that networks see
+        of each class, a window outside the steps, an attack that does not name two classes, and a network whose outputs
+        depend on more than weights and images (batch norm, dropout).
         """
         super().check(source, size)
         dataset_distillation.check_steps(self, source, size)
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """The bytes of the inner loop over the images of a block, and of the outer loss within its budget."""
+        """The bytes of the inner loop over the images of a block, and of the outer loss within `batch_bytes`."""
         return dataset_distillation.footprint(self, source, size, device)
 
     def attacked(self, source: Source) -> tuple[int, int] | None:
@@ -192,7 +200,7 @@ class DatasetDistillationConfig(PixelsConfig):
                 raise unknown_name("class", name, source.classes)
         victim, target = map(source.classes.index, self.attack)
         if victim == target:
-            raise UserError(f"attack: '{self.attack[0]}' is not to be taken for itself; name two classes")
+            raise UserError(f"attack: '{self.attack[0]}' is named twice; name two different classes")
         return victim, target
 
     def build(self, context: Context) -> DatasetDistillationDistiller:

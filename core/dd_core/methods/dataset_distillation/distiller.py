@@ -28,13 +28,13 @@ NETWORKS_KEPT = 64  # networks of a pool that are kept in memory
 
 
 class DatasetDistillationDistiller:
-    """Images and rates under way."""
+    """Synthetic images and inner learning rates while they are learned."""
 
     def __init__(self, config: DatasetDistillationConfig, context: Context) -> None:
         source, streams, device = context.source, context.streams, context.device
         self.config, self.source, self.streams, self.device = config, source, streams, device
         self.pool = context.artefacts.get(POOL)
-        self.goals = require_labels(source)  # what networks are to make of the real images
+        self.goals = require_labels(source)  # the label that a network should give each real image
         if (attacked := config.attacked(source)) is not None:
             self.goals = self.goals.where(self.goals != attacked[0], attacked[1])
         self.form = InputForm.of(source)
@@ -52,7 +52,7 @@ class DatasetDistillationDistiller:
         self._of_pool = lru_cache(maxsize=NETWORKS_KEPT)(self._from_pool)
 
     def step(self, index: int) -> dict[str, float]:
-        """New networks, one unrolled inner loop each, one Adam step of images and rates."""
+        """One outer iteration: an unrolled inner loop of each network, then one Adam step of images and rates."""
         results = [self._unrolled(index, position) for position in range(self.config.networks)]
         for position, leaf in enumerate((self.pixels, self.raw_rates)):
             leaf.grad = torch.stack([result.learned[position] for result in results]).mean(0)
@@ -90,7 +90,7 @@ class DatasetDistillationDistiller:
         )
 
     def _network(self, draw: int) -> torch.nn.Module:
-        """The network of one draw (theta_0): a new one, or one of the pool, which is not to be changed."""
+        """The network of one draw (theta_0): a new one, or one of the pool, which callers must not change."""
         streams = self.streams.child("network", draw)
         if self.pool is not None:
             if len(self.pool) == 1:
@@ -120,7 +120,7 @@ class DatasetDistillationDistiller:
         return torch.randperm(len(self.source), generator=generator)[: self.config.batch_real]
 
     def _real_loss(self, network: torch.nn.Module, rows: Tensor, final: Tensors) -> Tensor:
-        """The mean loss on real images; of several parts, each is computed again when its gradient is due."""
+        """The mean loss on the real images `rows`; with several parts, each is computed again in the backward pass."""
         parts = rows.split(self.real_at_once)
         if len(parts) == 1:
             return self._part_loss(network, rows, *final)
@@ -132,7 +132,7 @@ class DatasetDistillationDistiller:
         return torch.stack([share * loss for share, loss in zip(shares, losses, strict=True)]).sum()
 
     def _part_loss(self, network: torch.nn.Module, rows: Tensor, *final: Tensor) -> Tensor:
-        """The mean loss on some real images, of what networks are to make of these."""
+        """The mean cross-entropy on the real images `rows`, with `goals` as labels."""
         images = self.form(self.source.take(rows).to(self.device))
         return F.cross_entropy(unroll.apply(network, final, images), self.goals[rows].to(self.device))
 
@@ -149,7 +149,7 @@ class DatasetDistillationDistiller:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state."""
+        """Go on from a state of `state_dict`."""
         self.images.load_state_dict(state)
         with torch.no_grad():
             self.raw_rates.copy_(state["raw_rates"])
@@ -157,7 +157,7 @@ class DatasetDistillationDistiller:
         self.mode = state["mode"]
 
     def export(self) -> DistilledSet:
-        """The images, float32 in normalised space, with the order and the rates in the recipe."""
+        """The images, float32 in normalised space, with the order and rates of the inner steps in the recipe."""
         blocks = self.config.blocks
         order = tuple(
             ScheduledStep(epoch=t // blocks, step=t % blocks, learning_rate=rate)
@@ -169,7 +169,7 @@ class DatasetDistillationDistiller:
         )
 
     def _start(self) -> dict[str, Any]:
-        """Where networks start that train on the set, as fields of its recipe."""
+        """The fields of the set's recipe that say where networks start that train on the set."""
         if self.pool is None:
             return {}
         where = "pretrained" if self.config.start == "random-pretrained" else identity_of(self.pool)

@@ -30,12 +30,12 @@ def check_steps(config: DatasetDistillationConfig, source: Source, size: Size) -
 
 
 def pool_spec(config: DatasetDistillationConfig, source: Source, weights: StartingPool) -> starts.StartingWeightsSpec:
-    """What names the networks of the pool `weights`, for the images of `source`."""
+    """The spec of the pool of networks `weights`, for images shaped like those of `source`."""
     return starts.spec_of(config.recipe, source.image_shape, len(source.classes), weights)
 
 
 def footprint(config: DatasetDistillationConfig, source: Source, size: Size, device: torch.device) -> Footprint:
-    """The inner loop over the synthetic images of a block, and the outer loss on real ones within its budget.
+    """The inner loop over the synthetic images of a block, and the outer loss on real ones within `batch_bytes`.
 
     Both are held together: the outer loss is computed from the inner loop's last weights, whose graph waits for it.
     """
@@ -57,7 +57,7 @@ def footprint(config: DatasetDistillationConfig, source: Source, size: Size, dev
 
 
 def real_at_once(config: DatasetDistillationConfig, source: Source, device: torch.device) -> int:
-    """Real images that go through the network together in the outer loss."""
+    """The number of real images that go through the network together in the outer loss."""
     most = min(config.batch_real, len(source))
     return images_at_once(_image_bytes(config, source, device), budget=config.batch_bytes, most=most)
 

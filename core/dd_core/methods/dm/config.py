@@ -5,9 +5,9 @@ augmentation A, and the pixels move so that the class means meet (equation 7):
 
     sum_c || mean_i psi(A(x_ci)) - mean_j psi(A(s_cj)) ||^2
 
-The sum falls apart into classes, so a buffer that sees two classes at a time loses nothing. Classes are embedded a
-few at a time, and a class in parts, within a budget of bytes. A network with batch norm sees one whole class at a time,
-whatever the budget: its features of an image depend on the images beside it.
+The loss is a sum over classes, so a replay buffer that distils two classes at a time loses nothing. Classes are
+embedded a few at a time, and a large class in parts, within a budget of bytes. A network with batch norm sees one whole
+class at a time, whatever the budget: the features of an image depend on the other images of the batch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class DMConfig(PixelsConfig):
-    """Hyper-parameters of distribution matching; the recipe's network is the one that embeds (psi)."""
+    """Hyper-parameters of distribution matching; the recipe's network embeds the images (psi)."""
 
     name: ClassVar[str] = "dm"
     summary: ClassVar[str] = "learned images whose features have the mean of the real ones (Zhao and Bilen 2023)"
@@ -59,15 +59,15 @@ class DMConfig(PixelsConfig):
     )
 
     def check(self, source: Source, size: Size) -> None:
-        """Raise `UserError` for a network with batch norm that cannot take the single image of a class.
+        """Raise `UserError` for images that the formation cannot cut into tiles, and for a class with too few images.
 
-        Raise it also for images that the formation cannot cut into tiles.
+        Also for a network with batch norm that cannot embed the single image of a class.
         """
         super().check(source, size)
         dm.check_network(self, source, size)
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """The bytes of one batch of the larger kind, and of four copies of the set."""
+        """The bytes of one batch, of real or synthetic images, whichever is larger, and of four copies of the set."""
         return dm.footprint(self, source, size, device)
 
     def build(self, context: Context) -> DMDistiller:

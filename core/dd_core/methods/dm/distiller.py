@@ -1,4 +1,4 @@
-"""The loop of distribution matching: equation 7 of `config`, a class or a part of one at a time."""
+"""The loop of distribution matching (equation 7, see `config`), over a few classes or a part of one at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dd_core.synthetic import Synthetic, initial_real
 
 
 class DMDistiller:
-    """Pixels under way."""
+    """Synthetic images while they are learned."""
 
     def __init__(self, config: DMConfig, context: Context) -> None:
         source, streams, device = context.source, context.streams, context.device
@@ -38,7 +38,7 @@ class DMDistiller:
         self.optimiser = torch.optim.SGD([self.pixels], lr=config.lr_img, momentum=config.momentum)
 
     def step(self, index: int) -> dict[str, float]:
-        """One network, one augmentation, one step of all pixels."""
+        """One outer iteration: a new network, one augmentation, and one SGD step of all pixels."""
         network = networks.for_source(
             self.config.recipe.network, self.source, seed=self.streams.seed, stream="network", step=index
         )
@@ -83,7 +83,7 @@ class DMDistiller:
         return self.form(self.source.take(rows).to(self.device))
 
     def _embed_synthetic(self, network: torch.nn.Module, images: Tensor, index: int) -> Tensor:
-        """psi(A(images)) with its gradient; of several parts, each is embedded again when its gradient is due."""
+        """psi(A(images)) with its gradient; with several parts, each is embedded again in the backward pass."""
         parts = images.split(self.plan.at_once.synthetic)
         if len(parts) == 1:
             return self._embed(network, images, index)
@@ -105,7 +105,7 @@ class DMDistiller:
         return {**self.images.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up pixels and momentum."""
+        """Go on from a state of `state_dict`."""
         self.images.load_state_dict(state)
         self.optimiser.load_state_dict(state["optimiser"])
 

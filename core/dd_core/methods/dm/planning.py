@@ -1,4 +1,4 @@
-"""What a step of distribution matching takes: how many images go through the network together, and their bytes."""
+"""How many images go through the network together in a step of distribution matching, and the bytes that they take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dd_core.streams import generator
 from dd_core.system.budget import Footprint
 from dd_core.system.footprint import bytes_an_image, images_at_once
 
-IMAGES_AT_ONCE = 1024  # of the classes that are embedded together: more is no faster
+IMAGES_AT_ONCE = 1024  # most images of the classes that are embedded together: more is no faster
 
 
 class Images(NamedTuple):
@@ -30,21 +30,21 @@ class Images(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The images of the largest class, the bytes that one takes in the network, and how many go through it at once."""
+    """How real and synthetic images go through the network."""
 
-    largest: Images
-    costs: Images
-    at_once: Images
+    largest: Images  # images of the largest class
+    costs: Images  # bytes that one image takes
+    at_once: Images  # images that go through the network together
 
     @property
     def classes(self) -> int:
-        """How many whole classes go through the network at once; 1 where not even one does."""
+        """How many whole classes go through the network at once; 1 also where a class goes through in parts."""
         fit = (most // images for most, images in zip(self.at_once, self.largest, strict=True))
         return max(1, min(IMAGES_AT_ONCE // max(self.largest), *fit))
 
 
 def plan(config: DMConfig, source: Source, size: Size, device: torch.device) -> Plan:
-    """How many images may go through the network together: as `batch_bytes` says, or a whole class."""
+    """How many images go through the network together: as `batch_bytes` allows, or a whole class with batch norm."""
     classes = len(source.classes)
     real = max(len(members) for members in selection.members_of(source, size.per_class(classes)))
     largest = Images(min(config.batch_real, real), max(config.seen(size, classes)))
@@ -57,7 +57,7 @@ def plan(config: DMConfig, source: Source, size: Size, device: torch.device) -> 
 
 
 def footprint(config: DMConfig, source: Source, size: Size, device: torch.device) -> Footprint:
-    """One batch of the larger kind, and four copies of the set: pixels, gradient, momentum and update."""
+    """The larger batch, real or synthetic, and four copies of the set: pixels, gradient, momentum and update."""
     counts = size.per_class(len(source.classes))
     largest, costs, at_once = sizes = plan(config, source, size, device)
     classes = min(sizes.classes, len(counts))
@@ -68,7 +68,7 @@ def footprint(config: DMConfig, source: Source, size: Size, device: torch.device
 
 
 def check_network(config: DMConfig, source: Source, size: Size) -> None:
-    """Raise `UserError` for a network with batch norm that cannot take the single image of a class."""
+    """Raise `UserError` for a class with too few images, and for a batch norm that would see a single value."""
     counts = size.per_class(len(source.classes))
     seen = config.seen(size, len(source.classes))
     fewest = min(config.batch_real, *seen, *(len(members) for members in selection.members_of(source, counts)))
@@ -80,9 +80,9 @@ def check_network(config: DMConfig, source: Source, size: Size) -> None:
             networks.embed(network, torch.zeros(1, *source.image_shape))
     except ValueError:
         raise UserError(
-            f"recipe.network: '{config.recipe.network}' has a batch norm, and sees one image of a class alone, of "
-            "which it leaves a single pixel to normalise; ask for 2 images of each class, or take a network "
-            "without batch norm"
+            f"recipe.network: '{config.recipe.network}' has a batch norm that cannot normalise one image of a class "
+            "alone, as a single pixel of it is left there; ask for 2 or more images of each class (and a batch_real "
+            "of 2 or more), or take a network without batch norm"
         ) from None
 
 

@@ -1,19 +1,19 @@
 """Gradient matching: `dc` (Zhao, Mopuri and Bilen, Dataset Condensation with Gradient Matching, ICLR 2021) and `dsa`
 (Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021).
 
-At each of `steps` outer iterations a fresh network theta learns from the synthetic images S, and the pixels move
-`outer` times on its way, between which it takes `inner` epochs on S (algorithm 1 of DC):
+At each of `steps` outer iterations a fresh network theta is drawn. The pixels of the synthetic images S are updated
+`outer` times, and between two updates theta learns from S for `inner` epochs (algorithm 1 of DC):
 
     min_S  sum_c D( grad_theta L(A(S_c), theta), grad_theta L(A(T_c), theta) )
 
 S_c are the synthetic images of class c, and T_c real ones; L is the cross-entropy; A is the identity in `dc`, and in
-`dsa` one transform that is drawn for both sides (siamese). D is summed over the weights of layers and the rows of each
-(an output unit's weights), 1 - cosine (DC, equation 10); biases and the weights of norms, which have one dimension, are
-left out. Batch norms are frozen at the statistics of `STATISTICS_IMAGES` real images of each class while gradients are
-compared, so that the gradient of a class does not depend on how its images are batched.
+`dsa` one transform that is drawn for both sides (siamese). D is 1 - cosine of the gradients of an output unit's
+weights, summed over the units of all layers (DC, equation 10); biases and the weights of norms, which have one
+dimension, are left out. While gradients are compared, batch norms are frozen at the statistics of `STATISTICS_IMAGES`
+real images of each class, so that the gradient of a class does not depend on how its images are batched.
 
-Options go on to IDC (Kim et al., ICML 2022): a formation, clamped pixels, other distances, convolutions alone, and a
-network that learns from real images.
+Options add what IDC (Kim et al., ICML 2022) changed: `formation`, `clamp`, other distances (`distance`), convolutions
+alone (`matched`), and a network that learns from real images (`learns`).
 """
 
 from __future__ import annotations
@@ -35,28 +35,30 @@ if TYPE_CHECKING:
     from dd_core.images import Source
     from dd_core.methods.gradient_matching.distiller import GradientMatchingDistiller
 
-STATISTICS_IMAGES = 16  # real images of each class that batch norms are frozen at
+STATISTICS_IMAGES = 16  # real images of each class whose statistics batch norms are frozen at
 EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}  # inner epochs by images per class, as published
 
-_INITIAL = "what pixels start from: normal noise, or random real images of their class (reduced ones, in a formation)"
+_INITIAL = (
+    "what pixels start from: normal noise, or random real images of their class (each reduced to a formation's tile)"
+)
 _AUGMENTATION = (
-    "DSA strategy (A): one transform for real and synthetic images of a class alike, and in the network's own batches "
-    "one for each image; auto: all transforms, without flip for digits"
+    "DSA strategy (A): one transform for real and synthetic images of a class when gradients are matched, and one for "
+    "each image when the network learns; none: no transform; auto: all transforms, without flip for digits"
 )
 
 
 def loops(ipc: int) -> tuple[int, int]:
     """(outer, inner) for `ipc` images of a class: the published ones for 1, 10, 20, 30, 40 and 50.
 
-    For other numbers, the pixels move `ipc` times for each network, at most 50 times, and the network takes as many
-    epochs in between as published for the next smaller number of images; 50 from 2 images on.
+    For other numbers, `outer` is `ipc`, at most 50, and `inner` is what was published for the next smaller number of
+    images; from 2 to 9 images it is 50, as for 10.
     """
     outer = min(ipc, max(EPOCHS))
     return outer, EPOCHS[1] if outer == 1 else EPOCHS[max(10, outer // 10 * 10)]
 
 
 class GradientMatchingConfig(PixelsConfig):
-    """What `dc` and `dsa` share."""
+    """Hyper-parameters that `dc` and `dsa` share."""
 
     steps: int = Field(default=1000, ge=0, description="outer iterations, a new network each (K)")
     outer: int | None = Field(
@@ -83,8 +85,8 @@ class GradientMatchingConfig(PixelsConfig):
     )
     distance: Literal["cosine", "l1", "mse"] = Field(
         default="cosine",
-        description="distance of two gradients (D), summed over the weights of layers: 1 - cosine of each row, or, "
-        "as in IDC, absolute differences (l1) or squared differences (mse)",
+        description="distance of two gradients (D), summed over layers: cosine: 1 - cosine for each output unit's "
+        "weights; as in IDC, l1: absolute differences; mse: squared differences",
     )
     matched: Literal["layers", "convolutions"] = Field(
         default="layers",
@@ -95,7 +97,7 @@ class GradientMatchingConfig(PixelsConfig):
         description="images that the network learns from between two updates of the pixels; real ones in IDC",
     )
     real_images: int = Field(
-        default=2000, ge=1, description="random real images of an inner epoch, where the network learns from real ones"
+        default=2000, ge=1, description="number of random real images in an inner epoch, where `learns` is real"
     )
     augmentation: Strategy = Field(
         default="none",
@@ -110,24 +112,28 @@ class GradientMatchingConfig(PixelsConfig):
     @model_validator(mode="after")
     def _networks_are_drawn(self) -> GradientMatchingConfig:
         if self.recipe.initialisation not in DISTRIBUTIONS:
-            raise ValueError(f"recipe.initialisation: {' or '.join(map(repr, DISTRIBUTIONS))}")
+            raise ValueError(
+                f"recipe.initialisation: give {' or '.join(map(repr, DISTRIBUTIONS))}, "
+                f"not '{self.recipe.initialisation[:20]}'"
+            )
         return self
 
     def loops_for(self, size: Size, classes: int) -> tuple[int, int]:
-        """(outer, inner) for the largest class of a set of that size."""
+        """(outer, inner) for the largest class of a set of `size`, where the config does not give them."""
         outer, inner = loops(max(size.per_class(classes)))
         return self.outer or outer, inner if self.inner is None else self.inner
 
     def check(self, source: Source, size: Size) -> None:
-        """Raise `UserError` for a network with batch norm that would have to learn from a single image.
+        """Raise `UserError` for a class with too few images, and for images that the formation cannot cut into tiles.
 
-        Raise it also for images that the formation cannot cut into tiles, and for a class with too few images.
+        Also for a network with no weights of the `matched` kind, and for one with batch norm whose last mini-batch
+        would be a single image that the batch norm cannot normalise.
         """
         super().check(source, size)
         gradient_matching.check_network(self, source, size)
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """The bytes of one batch of the larger kind, beside gradients and four copies of the set."""
+        """The bytes of the largest batch (real, synthetic or the network's), gradients and four copies of the set."""
         return gradient_matching.footprint(self, source, size, device)
 
     def build(self, context: Context) -> GradientMatchingDistiller:
@@ -139,7 +145,7 @@ class GradientMatchingConfig(PixelsConfig):
 class DCConfig(GradientMatchingConfig):
     """Hyper-parameters of dataset condensation; the recipe's network is the one whose gradients are matched (theta).
 
-    The paper's sets of MNIST are trained on for 1000 epochs under crop_scale_rotate, which is for the recipe to say.
+    The paper trains on its sets of MNIST for 1000 epochs under crop_scale_rotate; the default recipe does not.
     """
 
     name: ClassVar[str] = "dc"

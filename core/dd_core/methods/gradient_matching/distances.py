@@ -1,4 +1,4 @@
-"""Gradients of a network on some images, and how far two of them are apart."""
+"""The weights whose gradients are matched, and the distance of two gradients."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-SMALL = 1e-6  # added to the product of two norms
+SMALL = 1e-6  # added to the product of two norms, so that no cosine divides by zero
 
 
 def weights_of(network: nn.Module, matched: str) -> list[nn.Parameter]:
-    """The weights whose gradients are matched: of all layers, or of convolutions; none that has one dimension."""
+    """The weights whose gradients are matched: all with 2 or more dimensions, or those with 4 (convolutions)."""
     least = 4 if matched == "convolutions" else 2
     return [parameter for parameter in network.parameters() if parameter.ndim >= least]
 
 
 def distance(gradients: Sequence[Tensor], others: Sequence[Tensor], kind: str) -> Tensor:
-    """D: the sum over weights of 1 - cosine of each row, of absolute (l1) or of squared differences (mse)."""
+    """D, a scalar: the sum over weights of 1 - cosine of each row, of absolute (l1) or of squared differences (mse)."""
     measure = {"cosine": _cosine, "l1": _absolute, "mse": _squared}[kind]
     return torch.stack([measure(one, other) for one, other in zip(gradients, others, strict=True)]).sum()
 

@@ -1,4 +1,4 @@
-"""The loop of gradient matching: algorithm 1 of `config`, a class or a part of one at a time."""
+"""The loop of gradient matching (algorithm 1, see `config`), over a class or a part of one at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Gradients = list[Tensor]
 
 
 class GradientMatchingDistiller:
-    """Pixels under way."""
+    """Synthetic images while they are learned."""
 
     def __init__(self, config: GradientMatchingConfig, context: Context) -> None:
         source, streams, device = context.source, context.streams, context.device
@@ -48,7 +48,7 @@ class GradientMatchingDistiller:
         self.optimiser = torch.optim.SGD([self.pixels], lr=config.lr_img, momentum=config.momentum)
 
     def step(self, index: int) -> dict[str, float]:
-        """One network: the pixels are updated `outer` times, and between two updates it learns for `inner` epochs."""
+        """One network: `outer` updates of the pixels; between two updates the network learns for `inner` epochs."""
         streams = self.streams.child("iteration", index)
         network = training.initialised(
             self.config.recipe, self.source.image_shape, len(self.counts), streams=streams
@@ -63,7 +63,7 @@ class GradientMatchingDistiller:
     # --- the network ------------------------------------------------------------------------------------------------
 
     def _teach(self, network: nn.Module, streams: Streams) -> None:
-        """`inner` epochs of the network on the synthetic images as they are now, or each on other real ones."""
+        """Train the network for `inner` epochs, on the present synthetic images or each epoch on other real images."""
         if self.config.learns == "synthetic":
             inputs, labels = self.images.decode(self.pixels.detach()), self.images.seen_labels
             self._learn(network, inputs, labels, epochs=self.inner, streams=streams)
@@ -79,7 +79,7 @@ class GradientMatchingDistiller:
         training.Loop(network, lessons, settings, streams=streams, device=self.device).run()
 
     def _freeze_norms(self, network: nn.Module, streams: Streams) -> None:
-        """Set the statistics of batch norms to those of real images of every class, and keep them there."""
+        """Freeze batch norms at the statistics of real images of every class."""
         network.train()
         norms = list(networks.batch_norms(network).values())
         if not norms:
@@ -100,7 +100,7 @@ class GradientMatchingDistiller:
     # --- the pixels -------------------------------------------------------------------------------------------------
 
     def _update(self, network: nn.Module, streams: Streams) -> float:
-        """One step of the pixels of all classes; returns the sum of the distances before it."""
+        """One SGD step of the pixels of all classes; returns the sum of the classes' distances before the step."""
         self._freeze_norms(network, streams)
         weights = weights_of(network, self.config.matched)
         loss, gradients = 0.0, list[Tensor]()
@@ -136,10 +136,10 @@ class GradientMatchingDistiller:
         label: int,
         streams: Streams,
     ) -> tuple[float, Tensor]:
-        """The distance of a class, and its gradient by the stored pixels of the class.
+        """The distance of a class, and the gradient of that distance with respect to the stored pixels of the class.
 
-        Of several parts, the distance's gradient by the weights' gradient v comes first; then each part adds the
-        gradient of its own <v, weights' gradient>, so that one part's graph is held at a time.
+        With several parts, v, the gradient of the distance with respect to the weights' gradient g, is computed first.
+        Then each part adds the gradient of <v, its share of g>, so that only one part's graph is held at a time.
         """
         pixels = pixels.clone().requires_grad_()
         seen = self.images.decode(pixels)
@@ -165,14 +165,14 @@ class GradientMatchingDistiller:
         return apart.item(), torch.autograd.grad(seen, pixels, torch.cat(by_part))[0]
 
     def _loss(self, network: nn.Module, images: Tensor, label: int, streams: Streams, part: int = 0) -> Tensor:
-        """Mean cross-entropy of images of a class under its transform: the generator is made anew for every batch."""
+        """Mean cross-entropy of images of a class; a new generator gives each batch of the class the same transform."""
         generator = streams.generator("augmentation", label)
         shown = augment.dsa(images, self.strategy, generator=generator, siamese=True)
         with streams.seeded(f"dropout-{label}", part):
             return F.cross_entropy(network(shown), torch.full((len(shown),), label, device=self.device))
 
     def _real(self, rows: Tensor) -> Tensor:
-        """Real images as networks are fed them."""
+        """Real images as network inputs."""
         return self.form(self.source.take(rows).to(self.device))
 
     # --- state and result -------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class GradientMatchingDistiller:
         return {**self.images.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up pixels and momentum."""
+        """Go on from a state of `state_dict`."""
         self.images.load_state_dict(state)
         self.optimiser.load_state_dict(state["optimiser"])
 

@@ -1,4 +1,4 @@
-"""What a step of gradient matching takes: how many images go through the network together, and their bytes."""
+"""How many images go through the network together in a step of gradient matching, and the bytes that they take."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dd_core.system.budget import Footprint
 from dd_core.system.footprint import bytes_an_image, images_at_once
 from dd_core.training import Settings, estimates
 
-_COPIES = 8  # of the weights: themselves, real and synthetic gradients, v, and what differentiating twice makes
+_COPIES = 8  # of the weights in memory: weights, real and synthetic gradients, v, and those of differentiating twice
 
 
 class Images(NamedTuple):
@@ -33,15 +33,15 @@ class Images(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The images of the largest class, the bytes that one takes in the network, and how many go through it at once."""
+    """How real and synthetic images of a class go through the network."""
 
-    largest: Images
-    costs: Images
-    at_once: Images
+    largest: Images  # images of the largest class
+    costs: Images  # bytes that one image takes
+    at_once: Images  # images that go through the network together
 
 
 def plan(config: GradientMatchingConfig, source: Source, size: Size, device: torch.device) -> Plan:
-    """How many images of a class may go through the network together, as `batch_bytes` says."""
+    """How many images of a class go through the network together, as `batch_bytes` allows."""
     classes = len(source.classes)
     real = max(len(members) for members in selection.members_of(source, [1] * classes))
     largest = Images(min(config.batch_real, real), max(config.seen(size, classes)))
@@ -54,7 +54,7 @@ def plan(config: GradientMatchingConfig, source: Source, size: Size, device: tor
 
 
 def footprint(config: GradientMatchingConfig, source: Source, size: Size, device: torch.device) -> Footprint:
-    """One batch of the larger kind, or a step of the network; the gradients, and four copies of the set."""
+    """The largest batch, real, synthetic or of the network's own; the gradients, and four copies of the set."""
     classes = len(source.classes)
     largest, costs, at_once = plan(config, source, size, device)
     batches = [most * cost for cost, most in zip(costs, at_once, strict=True)]
@@ -93,16 +93,19 @@ def settings_of(config: GradientMatchingConfig, strategy: str, *, epochs: int) -
 
 
 def check_network(config: GradientMatchingConfig, source: Source, size: Size) -> None:
-    """Raise `UserError` for a class with too few images, and for a network that cannot learn from the images it gets.
+    """Raise `UserError` for a class with too few images, and for a network with no weights of the `matched` kind.
 
-    That is one with batch norm whose last mini-batch would be a single image of which a single pixel is left.
+    Also for a network with batch norm whose last mini-batch would be one image, with one pixel left to normalise.
     """
     classes = len(source.classes)
     counts = size.per_class(classes)
     selection.members_of(source, counts if config.initial == "real" else [1] * classes)
     network = networks.for_source(config.recipe.network, source, seed=0)
     if not weights_of(network, config.matched):
-        raise UserError(f"matched: '{config.recipe.network}' has no {config.matched} whose gradients could be matched")
+        raise UserError(
+            f"matched: '{config.recipe.network}' has no {config.matched} whose gradients could be matched; take "
+            "another network"
+        )
     learned = min(config.real_images, len(source)) if config.learns == "real" else sum(config.seen(size, classes))
     if learned % config.batch_net != 1 or not networks.mixes_images(network):
         return
@@ -111,8 +114,8 @@ def check_network(config: GradientMatchingConfig, source: Source, size: Size) ->
             network.train()(torch.zeros(1, *source.image_shape))
     except ValueError:
         raise UserError(
-            f"batch_net: '{config.recipe.network}' has a batch norm, and of {learned} images in mini-batches of "
-            f"{config.batch_net} the last one is alone; take another batch_net"
+            f"batch_net: '{config.recipe.network}' has a batch norm that cannot normalise one image alone, and "
+            f"{learned} images in mini-batches of {config.batch_net} leave one; take another batch_net"
         ) from None
 
 
@@ -125,7 +128,7 @@ def _bytes_an_image(
     classes: int,
     device: torch.device,
 ) -> Images:
-    """Bytes that a real image takes for the gradient of the weights, and a synthetic one whose own gradient follows."""
+    """Bytes of a real image in the weights' gradient, and of a synthetic one, which is differentiated twice."""
     channels, height, width = image_shape
     model = networks.build(network, in_channels=channels, classes=classes, image_size=(height, width), seed=0)
     model.to(device).train()

@@ -1,4 +1,4 @@
-"""The loop of KRR-ST: the problem of `config`, one batch of real images and one network at a time."""
+"""The loop of KRR-ST (see `config`): each iteration takes one batch of real images and one network."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dd_core.synthetic import STREAM, Synthetic, initial_noise, mean_norm, total
 from dd_core.system.footprint import prediction_batch
 from dd_core.training.feature_teachers import features_in, form_of_teacher
 
-FALL = 1e-3  # of the learning rate, over all steps
+FALL = 1e-3  # the part of the learning rate that is left after all steps
 
 
 class KRRSTDistiller:
-    """Images (N, C, H, W) as network inputs, with targets (N, K), under way."""
+    """Synthetic images (N, C, H, W), as network inputs, and targets (N, K) while they are learned."""
 
     def __init__(self, config: KRRSTConfig, context: Context) -> None:
         source, streams, device = context.source, context.streams, context.device
@@ -50,7 +50,7 @@ class KRRSTDistiller:
         self.at_once = 0  # real images that go through a network together; measured at the first step
 
     def _chosen(self, context: Context, count: int) -> Tensor:
-        """Real images that the synthetic ones start from, if they do; those of the labelled bound are class-major."""
+        """Indices of the real images that synthetic ones start from, none for noise; class-major for labels."""
         if self.config.initial == "noise":
             return torch.arange(0)
         if self.config.objective == "labels":
@@ -110,7 +110,7 @@ class KRRSTDistiller:
         return {"loss": loss.item(), "age": float(age)}
 
     def loss(self, network: nn.Module, rows: Tensor) -> Tensor:
-        """How far the regression on `network`'s features is from the answers of the real images `rows`."""
+        """The loss of the ridge regression on `network`'s features, over the real images `rows` and their answers."""
         support = with_one(networks.embed(network, self.pixels))
         with torch.no_grad():
             parts = [networks.embed(network, self._real(part)) for part in rows.split(self.at_once)]
@@ -118,7 +118,7 @@ class KRRSTDistiller:
         return self._distance(predictions(support, self.targets, queries, ridge=self.config.ridge), rows)
 
     def _unrolled(self, index: int, rows: Tensor) -> tuple[Tensor, unroll.Tensors]:
-        """The loss of a network that has learned images and targets from the start, and its gradient."""
+        """The loss of a fresh network that was trained on images and targets, and the gradient with respect to both."""
         config = self.config
         streams = self.streams.child("unrolled", index)
         outputs = self.answers.shape[1]
@@ -183,7 +183,7 @@ class KRRSTDistiller:
         return state if self.pool is None else {**state, "pool": self.pool.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of `state_dict`."""
+        """Go on from a state of `state_dict`."""
         self.images.load_state_dict(state)
         with torch.no_grad():
             self.targets.copy_(state["targets"])
@@ -192,7 +192,7 @@ class KRRSTDistiller:
             self.pool.load_state_dict(state["pool"])
 
     def export(self) -> DistilledSet:
-        """The images, float32 as networks take them, with their targets; those of the labelled bound with labels."""
+        """The images, float32 network inputs, with their targets; with labels too where `objective` is labels."""
         supervised = self.config.objective == "labels"
         return self.images.export(
             self.recipe,
@@ -203,5 +203,5 @@ class KRRSTDistiller:
 
 
 def _around_zero(labels: Tensor, classes: int) -> Tensor:
-    """(n, K) labels as numbers around zero, which a linear regression predicts."""
+    """(n, K) one-hot labels less 1 / K, which a linear regression predicts."""
     return F.one_hot(labels, classes).float() - 1 / classes

@@ -1,4 +1,4 @@
-"""What a run of KRR-ST needs, and what it cannot be run with."""
+"""The artefacts, checks and bytes of a run of KRR-ST."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dd_core.system.budget import Footprint
 from dd_core.training.estimates import training_bytes
 from dd_core.training.feature_teachers import FeaturesSpec
 
-_WIDTH = 512  # features of the literature's teachers: those of a teacher are known once it is made
+_WIDTH = 512  # features of the literature's teachers; a teacher's own number is known only once it is made
 
 
 def needed(config: KRRSTConfig, source: Source) -> dict[str, ArtefactSpec]:
-    """The teacher, and its features of all real images; nothing for the labelled bound."""
+    """The teacher, and its features of all real images; nothing with `objective` labels."""
     if config.objective == "labels":
         return {}
     network = config.teacher.network or config.recipe.network
@@ -36,8 +36,8 @@ def check_source(config: KRRSTConfig, source: Source, size: Size) -> None:
         require_labels(source)
     if config.initial == "real" and count > len(source):
         raise UserError(
-            f"{called(source)} has {len(source):,} images, and {count:,} are asked for; images that start from noise "
-            "can be more"
+            f"{called(source)} has {len(source):,} images, and {count:,} are asked for; ask for fewer, or set initial "
+            "'noise', which needs no real images to start from"
         )
     if config.inner == "unrolled":
         training.require_pure(config.recipe, source.image_shape, _WIDTH, method="inner 'unrolled'")

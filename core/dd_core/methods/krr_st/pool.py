@@ -1,4 +1,4 @@
-"""The networks that KRR-ST distils for: each of another age, and learning the synthetic images as these change."""
+"""The pool of networks that KRR-ST distils for: of different ages, they learn the synthetic images as these change."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PoolRule = Literal["paper", "as-shipped"]
 class Pool:
     """`count` networks for images (C, H, W) with as many outputs as `targets` has columns.
 
-    A network takes full-batch steps of `recipe` on (pixels, targets), which are looked at as they are at each step. At
-    the start network i has taken 1 to `oldest` steps. A network that has taken `oldest` steps is replaced by a fresh
-    one: by the rule `paper` the fresh one grows old in turn; `as-shipped`, as the published code has it, its age is not
-    forgotten, so that every further step replaces it again.
+    Networks take full-batch steps of `recipe` on the present pixels and targets. At the start each network has taken
+    a random number of steps, from 1 to `oldest`. A network that has taken `oldest` steps is replaced by a fresh one. By
+    the rule `paper` the fresh network takes `oldest` steps in turn; by `as-shipped`, as in the published code, the
+    count of steps is not reset, so that every further step replaces the network again.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Pool:
         self.streams, self.device = streams, device
         self.lessons = RegressionData(pixels.detach(), targets.detach())  # not copies: they change with the pixels
         self.rows = torch.arange(len(pixels))
-        self.drawn = [0] * count  # fresh networks so far, in the place of each
+        self.drawn = [0] * count  # how often each network was replaced
         self.ages = [0] * count
         self.loops = [self._fresh(index) for index in range(count)]
 
     def grow_up(self) -> None:
-        """Take the steps that each network has taken at the start."""
+        """Train each network for its random number of initial steps."""
         first = torch.randint(1, self.oldest + 1, (len(self.ages),), generator=self.streams.generator("ages"))
         for index, age in enumerate(first.tolist()):
             for _ in range(age):
@@ -60,11 +60,11 @@ class Pool:
         return self.loops[index].model.eval()
 
     def age(self, index: int) -> int:
-        """How many steps network `index` has taken; a fresh one none, whatever the rule counts."""
+        """How many steps network `index` has taken; 0 for a fresh network, whatever `ages` counts for the rule."""
         return self.loops[index].done
 
     def advance(self, index: int) -> None:
-        """One step of network `index`, or a fresh one in its place."""
+        """Train network `index` for one step, or replace it by a fresh one."""
         if self.ages[index] < self.oldest:
             self._learn(index)
             return
@@ -74,7 +74,7 @@ class Pool:
             self.ages[index] = 0
 
     def _learn(self, index: int) -> None:
-        """One step; raises `Diverged` with the network as it was before."""
+        """One step of network `index`; where it raises `Diverged`, the network is as before the step."""
         loop = self.loops[index]
         buffers = [(buffer, buffer.clone()) for buffer in loop.model.train().buffers()]
         try:
@@ -109,7 +109,7 @@ class Pool:
         return {"ages": list(self.ages), "drawn": list(self.drawn), "loops": loops}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of `state_dict`."""
+        """Go on from a state of `state_dict`."""
         self.ages, self.drawn = list(state["ages"]), list(state["drawn"])
         self.loops = [self._fresh(index) for index in range(len(self.ages))]
         for loop, one in zip(self.loops, state["loops"], strict=True):

@@ -11,21 +11,21 @@ from torch import Tensor
 
 
 def with_one(features: Float[Tensor, "n D"]) -> Float[Tensor, "n D+1"]:
-    """The features with a constant 1 beside them, by which a linear regression has an offset."""
+    """The features with a column of ones, which gives a linear regression its offset."""
     return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
 
 
 def predictions(
     support: Float[Tensor, "N D"], targets: Float[Tensor, "N K"], queries: Float[Tensor, "B D"], *, ridge: float
 ) -> Float[Tensor, "B K"]:
-    """What ridge regression from `support` to `targets` makes of `queries`; all of them have a gradient.
+    """The predictions for `queries` of a ridge regression from `support` to `targets`; differentiable in all three.
 
         K_qs (K_ss + lambda I)^-1 Y,   K_ab = F_a F_b^T,   lambda = ridge trace(K_ss), taken as a constant
 
-    It is computed in float64, whatever the features are: the smallest eigenvalue is a millionth of the largest one, and
-    float32 would leave an error of a percent in values and gradients. Of more images than features the same is solved
-    for the weights, F_q (F_s^T F_s + lambda I)^-1 F_s^T Y, whose matrix is smaller. The result is in the features' own
-    precision, in float32 at least. (Lee et al. 2024)
+    All is computed in float64, whatever the features are: the smallest eigenvalue is a millionth of the largest one,
+    and float32 would leave an error of a percent in values and gradients. With more images than features the smaller,
+    equivalent system F_q (F_s^T F_s + lambda I)^-1 F_s^T Y is solved. The result is float64 for float64 features, else
+    float32. (Lee et al. 2024)
     """
     f_s, f_q, values = (tensor.double() for tensor in (support, queries, targets))
     penalty = ridge * f_s.square().sum().detach()

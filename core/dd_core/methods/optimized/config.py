@@ -1,8 +1,8 @@
-"""`optimized`: the best of many random draws of real images, by their accuracy on *training* images.
+"""`optimized`: one of the best of many random sets of real images, by the accuracy of networks on *training* images.
 
 A baseline of Wang, Zhu, Torralba and Efros, Dataset Distillation (2018): draw many random sets, train a few networks on
-each, and keep the best 20 %. The paper reports the mean over those that are kept; here one of them, drawn by the
-seed, is the set, so that its expected score is the paper's figure.
+each, and keep the best 20 %. The paper reports the mean over the kept sets; here the result is one kept set, drawn by
+the seed, so that its expected score is the paper's figure.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ POOL = "starting weights"  # role of the networks that score a set, where the re
 
 
 class OptimizedConfig(MethodConfig):
-    """Random real images whose networks do best on training images; uint8, as they are."""
+    """Hyper-parameters of `optimized`, whose images are real ones; unchanged, uint8."""
 
     name: ClassVar[str] = "optimized"
     summary: ClassVar[str] = (
-        "of many random draws of real images, those on which networks learn best (Wang et al. 2018)"
+        "of many random sets of real images, one of those on which networks learn best (Wang et al. 2018)"
     )
 
     steps: int = Field(default=50, ge=0, description="random sets that are drawn and scored, one in an outer iteration")
@@ -43,12 +43,12 @@ class OptimizedConfig(MethodConfig):
         default=0.2,
         gt=0,
         le=1,
-        description="share of the sets, the best ones, among which the seed draws the result; at least one set",
+        description="share of the scored sets, best first, among which the seed draws the result; at least one set",
     )
     batch_real: int = Field(default=1024, ge=1, description="training images that every set is scored on")
     recipe: Recipe = Field(
         default=Recipe(network="convnet-1-w64-nonorm", initialisation="xavier"),
-        description="how networks train on a set, while sets are scored and afterwards",
+        description="how networks train on a set, both to score it and later, when the result is used",
     )
 
     def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:
@@ -59,7 +59,7 @@ class OptimizedConfig(MethodConfig):
         return {POOL: optimized.pool_spec(self, source, self.recipe.weights.model_copy(update={"count": count}))}
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """The bytes of one network that trains on a draw or is scored, and of the images of both."""
+        """The bytes of one network in training or in testing, of a drawn set, and of the images that score it."""
         return optimized.footprint(self, source, size, device)
 
     def build(self, context: Context) -> OptimizedDistiller:

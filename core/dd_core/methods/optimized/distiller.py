@@ -21,12 +21,12 @@ from dd_core.training import TrainingData, accuracy, estimates, fit, starts
 
 
 def pool_spec(config: OptimizedConfig, source: Source, weights: StartingPool) -> starts.StartingWeightsSpec:
-    """What names the networks of the pool `weights`, for the images of `source`."""
+    """The spec of the pool of networks `weights`, for images shaped like those of `source`."""
     return starts.spec_of(config.recipe, source.image_shape, len(source.classes), weights)
 
 
 def footprint(config: OptimizedConfig, source: Source, size: Size, device: torch.device) -> Footprint:
-    """A network that trains on a draw, or is scored, beside the draw and the real images that score it."""
+    """A network in training or in testing, beside the drawn set and the real images that score it."""
     real = min(config.batch_real, len(source))
     need = estimates.evaluation(
         config.recipe.for_source(source.name),
@@ -42,7 +42,7 @@ def footprint(config: OptimizedConfig, source: Source, size: Size, device: torch
 
 
 class OptimizedDistiller:
-    """Scores so far; a draw is named by its number and never stored."""
+    """Scores of the sets drawn so far. A set is not stored: its number determines its images."""
 
     def __init__(self, config: OptimizedConfig, context: Context) -> None:
         source, streams = context.source, context.streams
@@ -98,7 +98,7 @@ class OptimizedDistiller:
         return selection.real_set(self.source, images, self.counts, self.recipe)
 
     def _chosen(self) -> int:
-        """The number of the draw that the set is."""
+        """The number of the draw that becomes the set."""
         if not self.scores:
             return 0
         best = sorted(range(len(self.scores)), key=lambda draw: -self.scores[draw])

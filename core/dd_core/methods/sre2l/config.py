@@ -1,16 +1,16 @@
 """`sre2l`: squeeze, recover, relabel (Yin, Xing and Shen 2023).
 
-Squeeze: a teacher is trained on the real images. Each of its batch norms then knows the mean and the variance of its
-inputs over all of them. Recover: pixels are optimised until the teacher labels them as it should, and until every batch
-norm meets in them what it met in real images (equation 8 of the paper):
+Squeeze: a teacher is trained on the real images. Each of its batch norms then has the running mean and variance of its
+inputs for real images. Recover: pixels are optimised so that the teacher gives them their label, and so that the inputs
+of every batch norm have the statistics that they have for real images (equation 8 of the paper):
 
     minimise over x:   CE(teacher(v(x)), y) + r_bn sum_l s_l (|| mu_l(v(x)) - mean_l || + || sigma_l^2(v(x)) - var_l ||)
 
-v is a crop, mirrored and rolled, one for all images of a batch; s_l is 10 for the first batch norm and 1 for others.
-Relabel: the teacher labels every view that a network is trained on, which is the protocols' work (`sre2l-fkd`).
+v is a view: one crop, mirrored and rolled, for all images of a batch; s_l is 10 for the first batch norm and 1 for
+others. Relabel: the teacher labels every view that a network is trained on; a protocol does that (`sre2l-fkd`).
 
-Nothing is unrolled: an image costs a forward and a backward pass of one network, at any resolution. This file says what
-can be set; `recovery` is the loop.
+Nothing is unrolled: an iteration costs one forward and one backward pass of the teacher, at any resolution. This file
+has the options; `recovery` is the loop.
 """
 
 from __future__ import annotations
@@ -39,48 +39,54 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class RecoverConfig(Config):
-    """How images are recovered from a teacher: Adam on their pixels, its rate going to zero along a cosine."""
+    """How images are recovered from a teacher: by Adam on their pixels, its learning rate falling to 0 by a cosine."""
 
     iterations: int = Field(default=1000, ge=1, description="steps of Adam on each image (SRe2L: 1000 to 4000)")
     batch_size: int = Field(
-        default=100, ge=1, description="images recovered together, whose statistics are matched together"
+        default=100, ge=1, description="images recovered together, whose joint statistics match the batch norms'"
     )
     learning_rate: float = Field(default=0.25, gt=0, description="initial learning rate of Adam on normalised pixels")
     betas: tuple[Beta, Beta] = Field(
         default=(0.5, 0.9), description="decay rates of Adam's two moving averages (beta_1, beta_2)"
     )
-    r_bn: float = Field(default=0.01, ge=0, description="weight of the batch norms' statistics (alpha_BN)")
-    first_bn: float = Field(default=10.0, ge=0, description="factor of the first batch norm's statistics")
+    r_bn: float = Field(
+        default=0.01, ge=0, description="weight of the distance from the batch norms' statistics in the loss (alpha_BN)"
+    )
+    first_bn: float = Field(
+        default=10.0, ge=0, description="factor of the first batch norm in the distance of statistics; others have 1"
+    )
     initial: Literal["noise", "real", "mosaics"] = Field(
         default="noise",
-        description="what the pixels start from: normal noise, random real images of their class, or mosaics of real "
-        "crops that the teacher knows best, as method rded makes them",
+        description="what the pixels start from: normal noise, random real images of their class, or mosaics of the "
+        "real crops that the teacher classifies best, as in method rded",
     )
     crop: tuple[Fraction, Fraction] | None = Field(
         default=None,
-        description="smallest and largest part of the images' area that the crop of an iteration shows; none: the "
-        "whole images, as SRe2L has it at 32 px",
+        description="smallest and largest fraction of the images' area that the crop of an iteration shows; none: the "
+        "whole images, as in SRe2L at 32 px",
     )
     curriculum: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="part of the iterations in which the smallest crop shrinks from the whole image to its size along "
-        "a cosine (CDA's milestone); 0: it has its size from the beginning",
+        description="fraction of the iterations in which the smallest crop shrinks, along a cosine, from the whole "
+        "image to the first value of `crop` (CDA's milestone); 0: `crop` holds from the beginning",
     )
-    flip: bool = Field(default=False, description="whether half of the iterations see the images mirrored")
+    flip: bool = Field(default=False, description="whether images are mirrored in a random half of the iterations")
     jitter: tuple[int, int] = Field(
         default=(0, 4), description="least and largest number of pixels by which an iteration rolls the images"
     )
-    tv: float = Field(default=0.0, ge=0, description="weight of the total variation of the pixels")
-    l2: float = Field(default=0.0, ge=0, description="weight of the mean L2 norm of the images")
-    amp: bool = Field(default=False, description="whether the teacher computes in bfloat16 where torch deems it safe")
+    tv: float = Field(default=0.0, ge=0, description="weight of the images' total variation in the loss; 0: none")
+    l2: float = Field(default=0.0, ge=0, description="weight of the images' mean L2 norm in the loss; 0: none")
+    amp: bool = Field(
+        default=False, description="whether the teacher computes in mixed precision (bfloat16, torch's autocast)"
+    )
     snapshots: int = Field(
         default=0,
         ge=0,
         le=1000,
         exclude_if=lambda count: count == 0,
-        description="states of the pixels on their way that are kept in the cache, for `inspect --animate`",
+        description="intermediate states of the pixels to keep in the cache, for `inspect --animate`; 0: none",
     )
     log_every: int = Field(default=50, ge=1, description="iterations between two records of the losses")
 
@@ -88,37 +94,40 @@ class RecoverConfig(Config):
     def _fits_together(self) -> RecoverConfig:
         for name, (low, high) in {"crop": self.crop or (1, 1), "jitter": self.jitter}.items():
             if low > high:
-                raise ValueError(f"{name}: from {low:g} to {high:g} is no range")
+                raise ValueError(f"{name}: from {low:g} to {high:g} is no range; give the smaller number first")
         if self.curriculum and self.crop is None:
-            raise ValueError("curriculum: it shrinks the crop, and there is none")
+            raise ValueError(f"curriculum: {self.curriculum:g} shrinks the crop, and crop is none; give a crop")
         return self
 
 
 class SRe2LConfig(MethodConfig):
-    """Hyper-parameters of SRe2L; the teacher is the recipe's network unless it has one of its own."""
+    """Hyper-parameters of SRe2L; the teacher is the recipe's network, unless `teacher.network` names another."""
 
     name: ClassVar[str] = "sre2l"
     summary: ClassVar[str] = (
-        "images recovered from a trained network, which labels them: any size, many classes (Yin et al. 2023)"
+        "images recovered from a trained network, which also labels them; for any image size (Yin et al. 2023)"
     )
 
     steps: int = Field(
-        default=0, ge=0, le=0, description="outer iterations; none: recover.iterations counts those of each image"
+        default=0, ge=0, le=0, description="outer iterations: always 0; recover.iterations counts those of each image"
     )
     teacher: TeacherConfig = Field(default=TeacherConfig(), description="how the teacher is trained (squeeze)")
     recover: RecoverConfig = Field(default=RecoverConfig(), description="how images are recovered from the teacher")
     mosaic: MosaicConfig = Field(
-        default=MosaicConfig(), description="how the mosaics are made that recover.initial 'mosaics' starts from"
+        default=MosaicConfig(), description="how the mosaics of real crops are made, where recover.initial is mosaics"
     )
     recipe: Recipe = Field(
         default=TAUGHT,
-        description="how networks train on the set; protocol sre2l-fkd has the teacher label what they see",
+        description="how networks train on the set; in protocol sre2l-fkd the teacher labels every view of an image",
     )
 
     @model_validator(mode="after")
     def _starts_anywhere(self) -> SRe2LConfig:
         if self.recipe.initialisation not in DISTRIBUTIONS:
-            raise ValueError(f"recipe.initialisation: {' or '.join(map(repr, DISTRIBUTIONS))}")
+            raise ValueError(
+                f"recipe.initialisation: give {' or '.join(map(repr, DISTRIBUTIONS))}, "
+                f"not '{self.recipe.initialisation[:20]}'"
+            )
         return self
 
     def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:
@@ -127,11 +136,14 @@ class SRe2LConfig(MethodConfig):
         return {TEACHER: recovery.teacher, RECOVERY: recovery}
 
     def check(self, source: Source, size: Size) -> None:
-        """Raise `UserError` for a teacher without batch norms, and where a class has too few images to start from."""
+        """Raise `UserError` for images without labels, for a teacher without batch norms, and for too few images.
+
+        Too few: where `recover.initial` is real or mosaics, and a class has fewer than its images start from.
+        """
         sre2l.check_source(self, source, size)
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """The teacher's step of training, or an iteration on a batch of images."""
+        """The bytes of a step of the teacher's training, or of an iteration on a batch, whichever is larger."""
         return sre2l.footprint(self, source, size, device)
 
     def build(self, context: Context) -> FinishedDistiller:

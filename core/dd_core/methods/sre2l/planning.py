@@ -1,4 +1,4 @@
-"""What a run of SRe2L is made of, and the set that comes of it."""
+"""The artefacts, checks and bytes of a run of SRe2L, and the set that it makes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dd_core.training.teachers import TeacherSpec, form_in, teacher_for
 
 
 def recovery_spec(config: SRe2LConfig, source: Source, size: Size, seed: int) -> RecoverySpec:
-    """The images that are to be recovered, and by that their teacher."""
+    """The spec of the recovered images, which has the spec of their teacher within."""
     teacher, counts = TeacherSpec.of(source, teacher_for(config.recipe, config.teacher)), _counts(source, size)
     mosaics = None
     if config.recover.initial == "mosaics":
@@ -38,7 +38,7 @@ def _counts(source: Source, size: Size) -> tuple[int, ...]:
 
 
 def check_source(config: SRe2LConfig, source: Source, size: Size) -> None:
-    """Raise `UserError` for a teacher without batch norms, and where a class has too few images to start from."""
+    """Raise `UserError` for what `config.check` names."""
     require_labels(source)
     name = str(teacher_for(config.recipe, config.teacher).network)
     networks.require_batch_norms(networks.for_source(name, source, seed=0), name)
@@ -49,7 +49,7 @@ def check_source(config: SRe2LConfig, source: Source, size: Size) -> None:
 
 
 def footprint(config: SRe2LConfig, source: Source, size: Size, device: torch.device) -> Footprint:
-    """The teacher's step of training, or an iteration on a batch of images."""
+    """The larger of a step of the teacher's training and an iteration on a batch of images."""
     shape, classes, teacher = source.image_shape, len(source.classes), teacher_for(config.recipe, config.teacher)
     name = str(teacher.network)
     recipe = Recipe(network=name, batch_size=teacher.batch_size)
@@ -69,7 +69,7 @@ def footprint(config: SRe2LConfig, source: Source, size: Size, device: torch.dev
 
 
 def recovered_set(config: SRe2LConfig, context: Context) -> DistilledSet:
-    """The recovered images of a run, as raw pixels of 8 bits, normalised as the teacher's inputs are."""
+    """The set of recovered images: uint8 raw pixels, which networks see normalised as the teacher's inputs are."""
     form = form_in(context.artefacts[TEACHER])
     manifest = Manifest(
         classes=context.source.classes,
@@ -81,17 +81,22 @@ def recovered_set(config: SRe2LConfig, context: Context) -> DistilledSet:
 
 
 def way_of(ds: DistilledSet) -> UInt8[np.ndarray, "S N C H W"]:
-    """The raw pixels of a set of SRe2L on their way from their start, the last ones as they are in the set.
+    """The raw pixels of an SRe2L set at S moments of their recovery, from the start to the finished set.
 
-    Raises `UserError` for another method's set, for one made without snapshots, and where the cache has none of them.
+    Raises `UserError` for another method's set, for a set made without snapshots, and where the cache lacks them.
     """
     provenance = ds.manifest.provenance
     if provenance is None or provenance.method != SRe2LConfig.name:
-        raise UserError("only images that were recovered from a teacher (method sre2l) can be shown on their way")
+        raise UserError("only a set of method sre2l can be animated: it alone keeps intermediate states of its images")
     config = decode(SRe2LConfig, provenance.config, where="the set's manifest", key="config")
     if not config.recover.snapshots:
-        raise UserError("the images' way was not kept; distil with --set recover.snapshots=20 to have it in the cache")
+        raise UserError(
+            "no intermediate states of the images were kept; distil with --set recover.snapshots=20 to keep them"
+        )
     for content in provenance.artefacts:
         if (artefact := artefacts.by_content(content, RecoverySpec)) is not None:
             return snapshots(artefact).numpy()
-    raise UserError("the images' way is not in this cache; it is where the set was made, or it was pruned")
+    raise UserError(
+        "the intermediate states of the images are not in this cache: the set was made with another cache, or they "
+        "were pruned; use that cache, or distil again"
+    )

@@ -1,4 +1,4 @@
-"""Recovered images as an artefact: batches of images, each recovered from the teacher by a job of its own."""
+"""Recovered images as an artefact; each batch of images is recovered from the teacher by a job of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dd_core.system import device as devices
 from dd_core.training.mosaics import MosaicSpec, mosaics_in
 from dd_core.training.teachers import TeacherSpec, form_in, network_of
 
-SAVE_SECONDS = 30.0  # between two records of a batch under way, at least
+SAVE_SECONDS = 30.0  # least time between two saved states of an unfinished batch
 
 
 class RecoverySpec(ArtefactSpec):
@@ -39,16 +39,16 @@ class RecoverySpec(ArtefactSpec):
 
     teacher: TeacherSpec = Field(description="the teacher")
     recover: RecoverConfig = Field(description="how images are recovered")
-    mosaics: MosaicSpec | None = Field(default=None, description="what the pixels start from, where it is mosaics")
+    mosaics: MosaicSpec | None = Field(default=None, description="mosaics that the pixels start from; none: no mosaics")
     counts: tuple[int, ...] = Field(description="images of each class")
-    seed: int = Field(default=0, ge=0, description="seed of first pixels and views")
+    seed: int = Field(default=0, ge=0, description="seed of initial pixels and views")
 
     def needs(self) -> dict[str, ArtefactSpec]:
-        """The teacher, and the mosaics that the pixels start from."""
+        """The teacher, and the mosaics that the pixels start from, if they do."""
         return {TEACHER: self.teacher, **({} if self.mosaics is None else {MOSAICS: self.mosaics})}
 
     def sources(self) -> dict[str, str]:
-        """The real images, where pixels start from them."""
+        """The real images, where the pixels start from real images."""
         return self.teacher.sources() if self.recover.initial == "real" else {}
 
     def parts(self) -> int:
@@ -56,19 +56,19 @@ class RecoverySpec(ArtefactSpec):
         return math.ceil(sum(self.counts) / self.recover.batch_size)
 
     def rows(self, part: int) -> Int64[Tensor, " B"]:
-        """Rows of the class-major set that a batch has: the first images of all classes, then the second ones, ..."""
+        """Rows of a batch in the class-major set: batches take the first image of each class, then the second, ..."""
         ranks = torch.cat([torch.arange(count) for count in self.counts])
         order = torch.argsort(ranks, stable=True)
         return order[part * self.recover.batch_size :][: self.recover.batch_size]
 
     def cost(self, resources: Any, parts: int) -> str:
-        """How much recovering it is."""
+        """The number of images and iterations, as text."""
         del resources
         images = min(sum(self.counts), parts * self.recover.batch_size)
         return f"{images:,} images, {self.recover.iterations:,} iterations each: {images * self.recover.iterations:,}"
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Recover a batch, with its state kept every half minute; raises `Diverged`."""
+        """Recover a batch, and save its state every `SAVE_SECONDS`; raises `Diverged`."""
         device = devices.resolve(resources.device)
         teacher: Artefact = resources.artefacts[TEACHER]
         form = form_in(teacher)
@@ -82,7 +82,7 @@ class RecoverySpec(ArtefactSpec):
         while batch.done < self.recover.iterations:
             batch.step()
             if time.monotonic() - saved >= SAVE_SECONDS:
-                require_finite(loss=batch.latest.item())  # a state that has diverged is not taken up again
+                require_finite(loss=batch.latest.item())  # a diverged state is not saved
                 progress.save(batch.state_dict())
                 saved = time.monotonic()
         tensors = {"images": batch.quantised().numpy()}
@@ -118,7 +118,7 @@ class RecoveryBatch:
         self.teacher = teacher.to(device).eval().requires_grad_(False)
         self.form, self.settings, self.streams = form, settings, streams
         self.labels = labels.to(device)
-        # one for each channel: what black and white are as inputs
+        # the network inputs of black and of white pixels, for each channel
         self.black, self.white = (
             torch.tensor(values, device=device).view(1, -1, 1, 1)
             for values in zip(
@@ -154,7 +154,7 @@ class RecoveryBatch:
         self.done += 1
 
     def view(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """The images as the teacher sees them in this iteration: one crop, mirrored and rolled, for all of them."""
+        """The images as the teacher sees them in this iteration: all with the same crop, mirroring and roll."""
         settings, generator = self.settings, self.streams.generator("view", self.done)
         if settings.crop is not None:
             size = torch.tensor([pixels.shape[2:]])
@@ -170,7 +170,7 @@ class RecoveryBatch:
         return torch.roll(pixels, (down, right), dims=(2, 3)) if down or right else pixels
 
     def smallest_crop(self) -> float:
-        """The least part of the area that this iteration's crop may show: CDA's curriculum (Yin and Shen 2023)."""
+        """The least fraction of the area that this iteration's crop may show: CDA's curriculum (Yin and Shen 2023)."""
         assert self.settings.crop is not None
         smallest, until = self.settings.crop[0], self.settings.curriculum * self.settings.iterations
         if self.done >= until:
@@ -178,7 +178,7 @@ class RecoveryBatch:
         return smallest + (1 - smallest) * 0.5 * (1 + math.cos(math.pi * self.done / until))
 
     def loss(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """What is minimised, and its parts before they are weighted."""
+        """The loss, a scalar, and its terms by name before they are weighted."""
         settings = self.settings
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=settings.amp), self.matching:
             logits = self.teacher(images)
@@ -200,7 +200,7 @@ class RecoveryBatch:
         return ((self.pixels.detach().cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to go on from."""
+        """All that `load_state_dict` goes on from."""
         return {
             "done": self.done,
             "pixels": self.pixels.detach().clone(),
@@ -210,7 +210,7 @@ class RecoveryBatch:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of `state_dict`."""
+        """Go on from a state of `state_dict`."""
         self.done, self.losses = state["done"], list(state["losses"])
         self.snapshots = list(state["snapshots"])
         with torch.no_grad():
@@ -229,7 +229,7 @@ def recovered(artefact: Artefact) -> Tensor:
 
 
 def snapshots(artefact: Artefact) -> Tensor:
-    """(S, N, C, H, W) uint8: the pixels on their way, and as they came out; class-major."""
+    """(S, N, C, H, W) uint8: the kept intermediate states of the images, and the finished images last; class-major."""
     spec = artefact.spec
     assert isinstance(spec, RecoverySpec)
     frames = torch.empty(0, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The statistics that a network's batch norms meet, and how far they are from those that they learned.
+"""The distance between the statistics of batch norms' inputs and their running statistics.
 
 Shapes: B images, C channels of a batch norm's input.
 """
@@ -16,7 +16,7 @@ from dd_core import networks
 
 
 class StatisticsMatching:
-    """While it is entered, every forward pass of `network` leaves in `distance` how far its inputs' statistics are.
+    """A context in which a forward pass of `network` measures its batch norms' inputs; `distance()` gives the result.
 
     distance = sum_l s_l (|| mu_l - mean_l ||_2 + || sigma_l^2 - var_l ||_2), with mu_l and sigma_l^2 the mean and the
     biased variance of each channel of batch norm l's input, and mean_l and var_l its running statistics. s_l is `first`
@@ -46,14 +46,14 @@ class StatisticsMatching:
         self._distances.append(factor * distance(values, mean, variance))
 
     def distance(self) -> Float[Tensor, ""]:
-        """Of the forward pass since the last call."""
+        """The distance of the forward pass since the last call, a scalar."""
         total = torch.stack(self._distances).sum()
         self._distances.clear()
         return total
 
 
 def distance(inputs: Float[Tensor, "B C *rest"], mean: Float[Tensor, " C"], variance: Float[Tensor, " C"]) -> Tensor:
-    """|| mu - mean ||_2 + || sigma^2 - variance ||_2 of each channel of `inputs`, in float32 at least."""
+    """A scalar: || mu - mean ||_2 + || sigma^2 - variance ||_2, with mu and sigma^2 by channel, in float32 at least."""
     values = inputs if inputs.dtype == torch.float64 else inputs.float()
     across = [axis for axis in range(values.ndim) if axis != 1]
     variances, means = torch.var_mean(values, dim=across, correction=0)

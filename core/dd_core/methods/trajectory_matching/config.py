@@ -1,23 +1,24 @@
 """`mtt`, `ftd`, `datm`, `m-datm`, `tesla`: matching training trajectories (Cazenavette et al. 2022).
 
-Experts were trained on the real images, and their weights are known after every epoch. A student starts where an expert
-was, learns from the synthetic images for N steps, and should come to where the expert was M epochs later (equation 2):
+Experts are trained on the real images, and their weights are kept after every epoch. A student starts from an expert's
+weights, learns from the synthetic images for N steps, and should reach the expert's weights of M epochs later
+(equation 2):
 
     theta_0 = expert_t,   theta_{i+1} = theta_i - alpha grad l(A(x), theta_i),   i = 0 .. N-1
 
     minimise over x and alpha:   || theta_N - expert_{t+M} ||^2 / || expert_t - expert_{t+M} ||^2
 
 The start t is uniform in [T-, T+), A is the augmentation (DSA), drawn anew at every inner step, and alpha, the
-student's learning rate, is what networks are to be trained with on the set. The other methods are other defaults:
+student's learning rate, becomes the learning rate of the set's recipe. The other methods are other defaults:
 
-- `ftd` (Du et al. 2023): flat experts, and an average of the pixels over the outer iterations;
-- `datm` (Guo et al. 2024): flat experts; t from [T-, T), where T grows from T_0 to T+; images that an expert gets right
-  to start from; soft labels, the experts' mean logits at first, that are learned too; no step where the loss is high;
-- `m-datm` (the ECCV-2024 challenge's winner, arXiv 2410.13311): `datm` for an evaluator that makes up the labels itself
-  and has a rate of its own: hard labels, alpha as it is, and a narrow range of easy epochs;
-- `tesla` (Cui et al. 2023): an approximate gradient, in memory that does not grow with N.
+- `ftd` (Du et al. 2023): experts in flat minima, and an average of the pixels over the outer iterations;
+- `datm` (Guo et al. 2024): experts in flat minima; t from [T-, T), where T grows from T_0 to T+; initial images that an
+  expert classifies rightly; learned soft labels, at first the experts' mean logits; no update where the loss is high;
+- `m-datm` (the ECCV-2024 challenge's winner, arXiv 2410.13311): `datm` for an evaluator that ignores the set's labels
+  and learning rate: hard labels, a fixed alpha, and a narrow range of easy epochs;
+- `tesla` (Cui et al. 2023): an approximate gradient, which holds the graph of one inner step at a time.
 
-This file says what can be set; `distiller` is the loop.
+This file has the options; `distiller` is the loop.
 """
 
 from __future__ import annotations
@@ -53,11 +54,15 @@ class MTTConfig(PixelsConfig):
     steps: int = Field(default=300, ge=0, description="outer iterations (paper: 5000; DATM: 10000)")
     syn_steps: int = Field(default=20, ge=1, description="steps of a student on the synthetic images (N)")
     expert_epochs: int = Field(
-        default=2, ge=1, description="epochs of an expert that a student's steps are to make up for (M)"
+        default=2, ge=1, description="epochs of the expert that the student's syn_steps steps should match (M)"
     )
-    first_epoch: int = Field(default=0, ge=0, description="first epoch of an expert that a student may start from (T-)")
+    first_epoch: int = Field(
+        default=0,
+        ge=0,
+        description="first epoch of an expert whose weights a student may start from (T-); 0: the initial weights",
+    )
     last_epoch: int = Field(
-        default=10, ge=1, description="end, not included, of the epochs of an expert that a student may start from (T+)"
+        default=10, ge=1, description="end (exclusive) of an expert's epochs that a student may start from (T+)"
     )
     range_start: int | None = Field(
         default=None,
@@ -74,13 +79,13 @@ class MTTConfig(PixelsConfig):
         default=None,
         gt=0,
         lt=1,
-        description="running mean of the loss below which the start-epoch range grows by an epoch, whereupon the "
-        "mean begins at 1 again; none: the range grows with the outer iterations, see range_growth",
+        description="running mean of the loss below which the start-epoch range grows by one epoch, and the mean is "
+        "reset to 1; none: the range grows with the outer iterations, by range_growth",
     )
     threshold: float | None = Field(
         default=None,
         gt=0,
-        description="loss above which an outer iteration takes no step (DATM: 1); none: all iterations take one",
+        description="loss above which an outer iteration updates nothing (DATM: 1); none: all iterations update",
     )
     initial: Literal["random", "right"] = Field(
         default="random",
@@ -122,28 +127,29 @@ class MTTConfig(PixelsConfig):
     )
     statistics: Literal["data", "imagenet"] = Field(
         default="data",
-        description="mean and std that images are normalised with: of the real images, or ImageNet's; whitened "
-        "images are not normalised",
+        description="mean and std that images are normalised with: data: of the real images; imagenet: ImageNet's; "
+        "with zca images are whitened instead",
     )
     augmentation: Strategy = Field(
         default="auto",
-        description="DSA strategy that a student's mini-batches are augmented with (A); auto: all transforms, "
-        "without flip for digits",
+        description="DSA strategy that a student's mini-batches are augmented with (A); none: no augmentation; auto: "
+        "all transforms, without flip for digits",
     )
     gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
         default="auto",
         description="how the distance is differentiated through a student's steps: full keeps every step's graph, "
-        "adjoint computes the steps again, truncated looks at the last `window` steps only, tesla approximates the "
-        "gradient in constant memory; auto: full while it fits into memory, else adjoint",
+        "adjoint computes each step again and holds one step's graph, truncated differentiates through the last "
+        "`window` steps only, tesla approximates the gradient and holds one step's graph; auto: full if the graphs fit "
+        "into half of the free memory, else adjoint",
     )
     window: int | None = Field(
-        default=None, ge=1, description="last steps of a student that gradient 'truncated' differentiates through"
+        default=None, ge=1, description="number of last student steps that gradient 'truncated' differentiates through"
     )
     cosine_every: int = Field(
         default=0,
         ge=0,
-        description="outer iterations between two logs of the cosine between the pixels' gradient and the exact one; "
-        "0: no such log",
+        description="outer iterations between two logs of the cosine between the pixels' gradient, as `gradient` "
+        "computes it, and the exact gradient; 0: no such log",
     )
     also: Literal["features", "gradients"] | None = Field(
         default=None,
@@ -156,44 +162,54 @@ class MTTConfig(PixelsConfig):
     )
     experts: int = Field(default=10, ge=1, description="number of experts (paper: 100)")
     experts_seed: int = Field(
-        default=0, ge=0, description="seed of the experts: of their first weights, orders and augmentations"
+        default=0, ge=0, description="seed of the experts' initial weights, orders of images and augmentations"
     )
     keep: Literal["matched", "all"] = Field(
         default="matched",
-        description="epochs of an expert whose weights are kept in the cache: those that are matched, or all, so "
-        "that runs with other start-epoch ranges find them",
+        description="epochs of an expert whose weights are kept in the cache: matched: those of the start-epoch range "
+        "and its targets; all: all epochs, so that runs with other ranges use the same experts",
     )
     training: Training = Field(default=Training(augmentation="auto"), description="how experts are trained")
     recipe: Recipe = Field(
         default=Recipe(epochs=1001, augmentation="auto"),
-        description="how networks train on the set, and the network of experts and students; the learned rate is "
-        "filled in",
+        description="how networks train on the set, and the network of experts and students; the student's final "
+        "learning rate is filled in",
     )
 
     @model_validator(mode="after")
     def _fits_together(self) -> MTTConfig:
         if self.recipe.initialisation not in DISTRIBUTIONS:
-            raise ValueError(f"recipe.initialisation: {' or '.join(map(repr, DISTRIBUTIONS))}")
+            raise ValueError(
+                f"recipe.initialisation: give {' or '.join(map(repr, DISTRIBUTIONS))}, "
+                f"not '{self.recipe.initialisation[:20]}'"
+            )
         start = self.last_epoch if self.range_start is None else self.range_start
         if not self.first_epoch < start <= self.last_epoch:
             what = "" if self.range_start is None else f", range_start {start}"
             raise ValueError(
-                f"students start from no epoch: first_epoch {self.first_epoch}{what}, last_epoch {self.last_epoch}"
+                f"students can start from no epoch: first_epoch {self.first_epoch}{what}, last_epoch "
+                f"{self.last_epoch}; give first_epoch < range_start <= last_epoch"
             )
         if self.zca and self.statistics != "data":
-            raise ValueError(f"statistics '{self.statistics}' normalise pixels, and zca whitens them instead")
+            raise ValueError(
+                f"statistics '{self.statistics}' normalise pixels, and zca whitens them instead; leave out one"
+            )
         if self.zca and (self.formation != 1 or self.clamp):
-            raise ValueError("formation and clamp are for pixels as they are shown, and zca whitens them")
+            raise ValueError("formation and clamp need pixels that are not whitened; leave them out, or leave out zca")
         if self.lr_img == 0 and not (self.soft_labels and self.lr_label):
-            raise ValueError("lr_img 0 leaves the images as they are, and needs soft_labels with an lr_label to learn")
+            raise ValueError(
+                "lr_img 0 learns no pixels, so set soft_labels and an lr_label above 0, or a larger lr_img"
+            )
         if self.soft_labels and self.formation != 1:
-            raise ValueError("formation puts several images into one, and soft_labels are learned for one image each")
+            raise ValueError(
+                "formation stores several images in one, and soft_labels are learned for one image each; leave out one"
+            )
         if self.range_below is not None and self.range_start is None:
             raise ValueError("range_below says when the range grows, and needs a range_start to grow from")
         if self.matched > self.training.epochs:
             raise ValueError(
                 f"last_epoch {self.last_epoch} and expert_epochs {self.expert_epochs} need experts of "
-                f"{self.matched} epochs; training.epochs is {self.training.epochs}"
+                f"{self.matched} epochs; training.epochs is {self.training.epochs}, raise it"
             )
         if self.gradient == "truncated" and (self.window is None or self.window > self.syn_steps):
             raise ValueError(f"gradient 'truncated' needs a window from 1 to {self.syn_steps} steps, not {self.window}")
@@ -201,27 +217,28 @@ class MTTConfig(PixelsConfig):
 
     @property
     def matched(self) -> int:
-        """The last epoch of an expert that a student is compared with."""
+        """The last epoch of an expert that students are compared with."""
         return self.last_epoch - 1 + self.expert_epochs
 
     def needs(self, source: Source, *, size: Size, seed: int) -> dict[str, ArtefactSpec]:
-        """The experts, and the whitening that they see images through."""
+        """The experts, and with `zca` the whitening of their images."""
         experts = trajectory_matching.experts_spec(self, source)
         return {EXPERTS: experts, **experts.needs()}
 
     def rehearsal(self, source: Source, size: Size) -> tuple[MethodConfig, Source]:
-        """The same steps, with an expert of one epoch on a few images."""
+        """The same student steps, with one expert that learns from a few images for one epoch."""
         return trajectory_matching.rehearsal(self, source, size)
 
     def footprint(self, source: Source, size: Size, device: torch.device) -> Footprint:
-        """The bytes of an expert's step of training, or of a student's steps with their gradient."""
+        """The bytes of a step of an expert, or of a student's steps with their gradient, whichever is larger."""
         return trajectory_matching.footprint(self, source, size, device)
 
     def check(self, source: Source, size: Size) -> None:
-        """Raise `UserError` before experts are trained for nothing.
+        """Raise `UserError` for what would fail after experts have been trained.
 
-        Where a class has too few images to start from, for images that are no grid of tiles or too large to be
-        whitened, and for a network whose outputs depend on more than its arguments.
+        That is: a class with too few images to start from, images that the formation cannot cut into tiles or that are
+        too large to be whitened, ImageNet's statistics for images without 3 channels, and a network whose outputs
+        depend on more than weights and images (batch norm, dropout).
         """
         super().check(source, size)
         trajectory_matching.check_source(self, source, size)
@@ -236,7 +253,7 @@ FLAT = Training(augmentation="auto", sharpness=Sharpness())
 
 
 class FTDConfig(MTTConfig):
-    """Hyper-parameters of FTD: trajectory matching along flat experts, with averaged pixels."""
+    """Hyper-parameters of FTD: trajectory matching with experts in flat minima, and averaged pixels."""
 
     name: ClassVar[str] = "ftd"
     summary: ClassVar[str] = "mtt along flatter paths, with averaged images (Du et al. 2023)"
@@ -252,7 +269,7 @@ class FTDConfig(MTTConfig):
 
 
 class DATMConfig(MTTConfig):
-    """Hyper-parameters of DATM: epochs as difficult as the size of the set wants, and soft labels."""
+    """Hyper-parameters of DATM: start epochs whose difficulty suits the size of the set, and soft labels."""
 
     name: ClassVar[str] = "datm"
     summary: ClassVar[str] = (
@@ -268,7 +285,7 @@ class DATMConfig(MTTConfig):
     threshold: float | None = Field(
         default=1.0,
         gt=0,
-        description="loss above which an outer iteration takes no step; none: all iterations take one",
+        description="loss above which an outer iteration updates nothing; none: all iterations update",
     )
     initial: Literal["random", "right"] = Field(
         default="right",
@@ -282,13 +299,13 @@ class DATMConfig(MTTConfig):
     )
     training: Training = Field(
         default=FLAT.model_copy(update={"epochs": 20}),
-        description="how experts are trained: towards flat minima, by GSAM; the weights of the last epoch choose the "
-        "images that the set starts from, and make the soft labels",
+        description="how experts are trained: towards flat minima, by GSAM; the experts of the last epoch choose the "
+        "images that the set starts from, and give the initial soft labels",
     )
 
 
 class MDATMConfig(DATMConfig):
-    """Hyper-parameters of M-DATM: DATM for an evaluator with hard labels, class by class, and a rate of its own."""
+    """Hyper-parameters of M-DATM: DATM for an evaluator that sets the hard labels and the learning rate itself."""
 
     name: ClassVar[str] = "m-datm"
     summary: ClassVar[str] = "datm for networks that are trained with hard labels (ECCV 2024 challenge)"
@@ -297,8 +314,8 @@ class MDATMConfig(DATMConfig):
     last_epoch: int = Field(
         default=5,
         ge=1,
-        description="end, not included, of the epochs of an expert that a student may start from (T+); a narrow "
-        "range of easy epochs",
+        description="end (exclusive) of an expert's epochs that a student may start from (T+); early epochs are easy "
+        "to match",
     )
     range_start: int | None = Field(
         default=None,
@@ -308,16 +325,16 @@ class MDATMConfig(DATMConfig):
     )
     soft_labels: bool = Field(
         default=False,
-        description="learn soft labels beside the pixels, which the challenge's evaluator, who labels images by "
-        "their place, does not see",
+        description="learn soft labels beside the pixels; the challenge's evaluator ignores them, as it labels images "
+        "by their place in the set",
     )
     lr_lr: float = Field(
         default=0.0,
         ge=0,
-        description="learning rate of SGD on the student's learning rate; 0 leaves it at the challenge evaluator's",
+        description="learning rate of SGD on the student's learning rate; 0 leaves the student's rate at lr_student",
     )
     lr_student: float = Field(
-        default=0.01, gt=0, description="learning rate of a student (alpha); the challenge's evaluator has 0.01 too"
+        default=0.01, gt=0, description="learning rate of a student (alpha); 0.01 is that of the challenge's evaluator"
     )
 
 
@@ -325,11 +342,12 @@ class TESLAConfig(MTTConfig):
     """Hyper-parameters of TESLA: trajectory matching by its approximate gradient (see `unroll`)."""
 
     name: ClassVar[str] = "tesla"
-    summary: ClassVar[str] = "mtt in memory that does not grow with its steps, with soft labels (Cui et al. 2023)"
+    summary: ClassVar[str] = "mtt by an approximate gradient, with one inner step's graph in memory (Cui et al. 2023)"
 
     gradient: Literal["auto", "full", "adjoint", "truncated", "tesla"] = Field(
         default="tesla",
         description="how the distance is differentiated through a student's steps: full keeps every step's graph, "
-        "adjoint computes the steps again, truncated looks at the last `window` steps only, tesla approximates the "
-        "gradient in constant memory; auto: full while it fits into memory, else adjoint",
+        "adjoint computes each step again and holds one step's graph, truncated differentiates through the last "
+        "`window` steps only, tesla approximates the gradient and holds one step's graph; auto: full if the graphs fit "
+        "into half of the free memory, else adjoint",
     )

@@ -1,7 +1,7 @@
 """The loop of matching training trajectories, for every method of `config`.
 
-The docstring of `config` has the mathematics, and its configs the words; `unroll` differentiates, `experts` has the
-trajectories, and `opinions` what experts say of real images.
+`config` has the equations and the options, `unroll` the gradient, `experts` the trajectories, and `opinions` the
+experts' predictions for real images.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dd_core.synthetic import Synthetic, initial_real, mosaic
 from dd_core.unroll import Mode, Step, Tensors, Unrolled
 
 LABEL_MOMENTUM = 0.9  # of the soft labels' SGD (DATM's code)
-AVERAGED = 0.95  # decay of the mean loss that `range_below` looks at
-UNMATCHED = 1.0  # what that mean begins with: the loss of a student that goes nowhere
+AVERAGED = 0.95  # decay of the running mean of the loss that is compared with `range_below`
+UNMATCHED = 1.0  # first value of the running mean: the loss of a student that stays at its start
 
 
 class Pair(NamedTuple):
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
 
 def relative_distance(pair: Pair) -> Callable[[Tensors], Tensor]:
-    """Equation 2: the squared distance of a student's last weights to the target, in units of the start's."""
+    """Equation 2: a student's squared distance to the target, divided by the start's squared distance to the target."""
     whole = squared_distance(pair.start, pair.target)
     return lambda final: squared_distance(final, pair.target) / whole
 
@@ -48,7 +48,7 @@ def squared_distance(weights: Tensors, others: Tensors) -> Tensor:
 
 
 class TrajectoryMatchingDistiller:
-    """Pixels, the student's learning rate and soft labels under way."""
+    """Synthetic images, the student's learning rate and soft labels while they are learned."""
 
     def __init__(self, config: MTTConfig, context: Context) -> None:
         source, streams, device = context.source, context.streams, context.device
@@ -59,7 +59,7 @@ class TrajectoryMatchingDistiller:
         self.labels = selection.labels_of(self.counts)
         self.members = selection.members_of(source, self.counts)
         self.strategy = resolve_strategy(config.augmentation, source.name)
-        # its weights come from the experts: it says how an image becomes logits
+        # only the architecture is used: all weights come from the experts
         model = training.initialised(config.recipe, source.image_shape, len(self.counts), streams=streams)
         self.network = model.to(device).eval()
         self._trajectory = trajectories_in_memory(self.experts)
@@ -78,16 +78,16 @@ class TrajectoryMatchingDistiller:
             groups += [{"params": [self.soft], "lr": config.lr_label, "momentum": LABEL_MOMENTUM}]
         self.optimiser = torch.optim.SGD(groups, momentum=config.momentum)
         self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
-        self.reach = config.range_start or config.last_epoch  # T, as far as `range_below` has moved it
+        self.reach = config.range_start or config.last_epoch  # T, which `range_below` moves
         self.mean_loss = UNMATCHED
 
     @property
     def learned(self) -> Tensors:
-        """Pixels, rate, and the logits of soft labels where they are learned."""
+        """The learned tensors: pixels, the student's learning rate, and, with `soft_labels`, their logits."""
         return (self.pixels, self.rate) if self.soft is None else (self.pixels, self.rate, self.soft)
 
     def step(self, index: int) -> dict[str, float]:
-        """One student beside one expert, one step of all that is learned (none where the loss is too high)."""
+        """One student against one expert, then one SGD step of `learned` (none where the loss exceeds `threshold`)."""
         pair = self._pair(index)
         result, report = self._unrolled(index, pair)
         for leaf, gradient in zip(self.learned, result.learned, strict=True):
@@ -104,7 +104,7 @@ class TrajectoryMatchingDistiller:
         return report
 
     def _unrolled(self, index: int, pair: Pair) -> tuple[Unrolled, dict[str, float]]:
-        """Loss and gradients of a student's inner steps, and what to log of them."""
+        """Loss and gradients of a student's inner steps, and the numbers to log."""
         config, inner, distance = self.config, self._inner(index), relative_distance(pair)
         learned = tuple(leaf.detach() for leaf in self.learned)
         if self.mode is None:
@@ -119,13 +119,13 @@ class TrajectoryMatchingDistiller:
         return result, report
 
     def _require_finite(self, loss: float) -> None:
-        """Raise `Diverged` before a loss or a gradient that is not finite is used."""
+        """Raise `Diverged` for a loss or a gradient that is not finite."""
         names = ("gradient", "gradient of the rate", "gradient of the labels")  # in the order of `learned`
         norms = [0.0 if leaf.grad is None else leaf.grad.norm().item() for leaf in self.learned]
         require_finite(loss=loss, **dict(zip(names, norms, strict=False)))
 
     def _update(self, loss: float) -> bool:
-        """One step of SGD, unless the loss is above the threshold; returns whether it was taken."""
+        """One step of SGD, unless the loss is above the threshold; returns whether the step was taken."""
         taken = self.config.threshold is None or loss <= self.config.threshold
         if taken:
             self.optimiser.step()
@@ -137,7 +137,7 @@ class TrajectoryMatchingDistiller:
     # --- where students start and arrive ------------------------------------------------------------------------
 
     def _range_end(self, index: int) -> int:
-        """T: the end of the epochs that a student starts from, at outer iteration `index`."""
+        """T: the end (exclusive) of the start-epoch range at outer iteration `index`."""
         config = self.config
         if config.range_start is None or config.range_below is not None:
             return self.reach
@@ -145,7 +145,7 @@ class TrajectoryMatchingDistiller:
         return min(config.last_epoch, config.range_start + grown)
 
     def _move_range(self, loss: float) -> None:
-        """Let the range grow by an epoch when what it has is matched, where it goes by the loss."""
+        """With `range_below`: let the range grow by an epoch when the running mean of the loss falls below it."""
         if self.config.range_below is None:
             return
         self.mean_loss = AVERAGED * self.mean_loss + (1 - AVERAGED) * loss
@@ -180,7 +180,7 @@ class TrajectoryMatchingDistiller:
         return unroll.sgd_step(loss, lambda t, learned: learned[1])
 
     def _batches(self, index: int) -> list[Tensor]:
-        """Rows of each inner step: shuffled passes over the synthetic images as networks see them."""
+        """Rows of the mini-batch of each inner step: shuffled passes over the synthetic images that networks see."""
         count = len(self.images.seen_labels)
         size = min(self.config.batch_syn or count, count)
         generator = self.streams.generator("batches", index)
@@ -190,7 +190,7 @@ class TrajectoryMatchingDistiller:
         return [rows.to(self.device) for rows in batches[: self.config.syn_steps]]
 
     def _add_distance(self, index: int, start: Tensors) -> float:
-        """Add the weighted gradient of another distance, at the weights `start`; returns the distance."""
+        """Add the weighted gradient of the distance `also`, at the weights `start`; returns that distance."""
         config = self.config
         with torch.no_grad():
             for parameter, value in zip(self.network.parameters(), start, strict=True):
@@ -217,7 +217,7 @@ class TrajectoryMatchingDistiller:
         return total
 
     def _real_batch(self, index: int, label: int) -> Tensor:
-        """Real images of a class."""
+        """Random real images of a class, as network inputs."""
         members = self.members[label]
         order = torch.randperm(len(members), generator=self.streams.generator(f"real-{label}", index))
         return self.form(self.source.take(members[order[: self.config.batch_real]]).to(self.device))
@@ -225,7 +225,7 @@ class TrajectoryMatchingDistiller:
     # --- what experts say of real images ----------------------------------------------------------------------------
 
     def _initial_pixels(self) -> Tensor:
-        """Real images to start from, as networks are fed them."""
+        """The real images that the set starts from, as network inputs."""
         if self.config.initial == "random":
             return initial_real(
                 self.source,
@@ -244,7 +244,7 @@ class TrajectoryMatchingDistiller:
         return mosaic(self.form(self.source.take(rows).to(self.device)), self.config.formation)
 
     def _mean_logits(self) -> Tensor:
-        """(N, K) mean logits of the experts that are right about an initial image, at their last epoch."""
+        """(N, K) mean logits of the last-epoch experts that classify an initial image rightly."""
         pixels = self.pixels.detach()
         each = [
             opinions.logits_of(self.network, self._trajectory(expert)[-1], pixels)
@@ -255,7 +255,7 @@ class TrajectoryMatchingDistiller:
     # --- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is learned, momentum, the gradient mode that `auto` chose, and how far the range has grown."""
+        """Learned tensors, momentum, the gradient mode that `auto` chose, and the end of the start-epoch range."""
         return {
             "learned": [leaf.detach().clone() for leaf in self.learned],
             "average": None if self.images.average is None else self.images.average.clone(),
@@ -266,7 +266,7 @@ class TrajectoryMatchingDistiller:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state."""
+        """Go on from a state of `state_dict`."""
         with torch.no_grad():
             for leaf, value in zip(self.learned, state["learned"], strict=True):
                 leaf.copy_(value)
@@ -276,7 +276,7 @@ class TrajectoryMatchingDistiller:
         self.mode, self.reach, self.mean_loss = state["mode"], state["reach"], state["mean_loss"]
 
     def export(self) -> DistilledSet:
-        """The (averaged) pixels, float32 as networks see them, the learned rate in the recipe, soft labels' logits."""
+        """The pixels or their average, float32 network inputs, with the learned rate and the soft labels' logits."""
         recipe = self.config.recipe.model_copy(update={"learning_rate": self.rate.item()})
         return self.images.export(
             recipe.for_source(self.source.name),

@@ -1,4 +1,4 @@
-"""One expert under way: a network that learns from real images, and whose weights are kept after its epochs."""
+"""One expert in training: a network that learns from real images, and whose weights are kept after epochs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dd_core.methods.trajectory_matching.gsam import flat_gradient
 from dd_core.streams import Streams
 from dd_core.training import Loop, RealLessons, Settings
 
-SLOW_SECONDS = 4.0  # of steps that are timed, after which none is added
+SLOW_SECONDS = 4.0  # where timed steps took this long, no further one is timed
 
 
 class Expert:
-    """`model` trained as `training` says; `keeps` says after how many epochs its weights are kept."""
+    """`model` in training as `training` says; `keeps(n)` tells whether the weights after n epochs are kept."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Expert:
         self.loop.epoch()
 
     def seconds_a_step(self) -> float:
-        """How long a step takes, by three of them after one more, or by one where they are slow; the weights move."""
+        """Seconds of a step: the mean of 1 to 3 steps after a first, uncounted one. The weights change."""
         rows, times = self.loop.mini_batches()[0], list[float]()
         while len(times) < 2 or (len(times) < 4 and sum(times) < SLOW_SECONDS):
             begun = time.monotonic()
@@ -74,18 +74,18 @@ class Expert:
             self.kept.append(packed(flat, self.training.dtype))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on."""
+        """All that `load_state_dict` goes on from."""
         return {**self.loop.state_dict(), "losses": self.losses, "kept": self.kept}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Go on from `state`; from the beginning without one."""
+        """Go on from `state`; None: begin at epoch 0."""
         if state is not None:
             self.losses, self.kept = list(state["losses"]), list(state["kept"])
             self.loop.load_state_dict(state)
 
 
 def settings_of(training: Training) -> Settings:
-    """How a loop trains an expert: SGD, at a rate that falls past the middle epoch where `decay` says so."""
+    """How a loop trains an expert: SGD, at a constant rate or, with `decay`, at a lower one past the middle epoch."""
     return Settings(
         learning_rate=training.learning_rate,
         epochs=training.epochs,
@@ -99,11 +99,11 @@ def settings_of(training: Training) -> Settings:
 
 
 def packed(flat: Tensor, dtype: str) -> np.ndarray:
-    """Weights as numpy holds them: numpy has no bfloat16, so its bits are kept as int16."""
+    """Weights as a numpy array: float32, or the bits of bfloat16 as int16, as numpy has no bfloat16."""
     return flat.numpy().copy() if dtype == "float32" else flat.bfloat16().view(torch.int16).numpy().copy()
 
 
 def unpacked(kept: np.ndarray, dtype: str) -> Tensor:
-    """float32 weights of what `packed` made."""
+    """The float32 weights of an array that `packed` made."""
     stored = torch.tensor(kept)
     return stored if dtype == "float32" else stored.view(torch.bfloat16).float()

@@ -11,7 +11,7 @@ from dd_core.config import Config
 
 
 class Sharpness(Config):
-    """A step that seeks flat minima: the gradient at the worst point nearby (GSAM with ASAM's neighbourhood)."""
+    """A step towards flat minima: by the gradient at the worst point nearby (GSAM, in ASAM's neighbourhood)."""
 
     rho: float = Field(
         default=0.01, gt=0, description="radius of the neighbourhood in which the worst point is sought (rho)"
@@ -20,7 +20,7 @@ class Sharpness(Config):
 
 
 class Training(Config):
-    """How an expert is trained: SGD at a constant rate, mini-batches under DSA."""
+    """How an expert is trained: by SGD, or GSAM where `sharpness` is given, on mini-batches under DSA."""
 
     epochs: int = Field(default=50, ge=1, description="epochs that an expert is trained for; DATM has 100")
     learning_rate: float = Field(default=0.01, gt=0, description="learning rate of the experts' SGD")

@@ -2,9 +2,9 @@
 
     theta_{t+1} = an epoch of SGD on the real images under DSA, from theta_t       t = 0 .. epochs-1
 
-Plain SGD makes the experts of MTT (Cazenavette et al. 2022, section 3.1). With `sharpness` every step is that of
-GSAM (Zhuang et al. 2022) with the adaptive neighbourhood of ASAM (Kwon et al. 2021), as FTD (Du et al. 2023) and DATM
-(Guo et al. 2024) train theirs: flat trajectories, along which errors accumulate less.
+Plain SGD makes the experts of MTT (Cazenavette et al. 2022, section 3.1). With `sharpness` every step is a step of
+GSAM (Zhuang et al. 2022) with the adaptive neighbourhood of ASAM (Kwon et al. 2021), as in FTD (Du et al. 2023) and
+DATM (Guo et al. 2024): students accumulate fewer errors along such flat trajectories.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from dd_core.system import device as devices
 from dd_core.system.threads import computing
 
 WHITENING = "whitening"  # role of the whitening among the artefacts of experts and students
-SAVE_SECONDS = 30.0  # between two records of an expert under way
-MEMORY_SHARE = 0.25  # of the memory that is free, for trajectories that are kept there while they are matched
-SAVING_SHARE = 0.05  # of the time, at most, for records of an expert under way
+SAVE_SECONDS = 30.0  # least time between two saved states of an unfinished expert
+MEMORY_SHARE = 0.25  # part of the free memory for trajectories that are being matched
+SAVING_SHARE = 0.05  # most part of the time that saving an unfinished expert may take
 
 
 class ExpertsSpec(ArtefactSpec):
-    """`count` experts for images (C, H, W); expert i is the same among any number of them."""
+    """`count` experts for images (C, H, W); expert i does not depend on `count`."""
 
     kind: ClassVar[str] = "experts"
     verb: ClassVar[str] = "training"
@@ -51,11 +51,11 @@ class ExpertsSpec(ArtefactSpec):
 
     source: str = Field(description="fingerprint of the real images")
     network: str = Field(description="name of the experts' network")
-    initialisation: str = Field(default="default", description="distribution that the first weights are drawn from")
+    initialisation: str = Field(default="default", description="distribution that the initial weights are drawn from")
     image_shape: tuple[int, int, int] = Field(description="channels, height and width of the real images")
     classes: int = Field(description="number of classes of the real images")
     count: int = Field(ge=1, description="number of experts")
-    seed: int = Field(default=0, ge=0, description="seed of first weights, orders and augmentations")
+    seed: int = Field(default=0, ge=0, description="seed of initial weights, orders of images and augmentations")
     zca: bool = Field(default=False, description="whether images are whitened (ZCA)")
     statistics: Literal["data", "imagenet"] = Field(
         default="data", description="mean and std that images are normalised with, where they are not whitened"
@@ -63,7 +63,7 @@ class ExpertsSpec(ArtefactSpec):
     training: Training = Field(description="how an expert is trained")
     first: int = Field(default=0, ge=0, description="first epoch whose weights are kept; 0: the initial weights")
     last: int | None = Field(
-        default=None, ge=0, description="last epoch of the range whose weights are kept; none: that of the training"
+        default=None, ge=0, description="last epoch of the range whose weights are kept; none: training.epochs"
     )
     final: bool = Field(
         default=False, description="whether training goes on to its last epoch, whose weights are then kept too"
@@ -92,11 +92,11 @@ class ExpertsSpec(ArtefactSpec):
         return self.first <= epoch <= self.kept_to or epoch == self.end
 
     def determining(self) -> dict[str, Any]:
-        """All that determines expert i, which their number does not."""
+        """The fields that determine an expert: all but `count`."""
         return {**super().determining(), "count": None}
 
     def needs(self) -> dict[str, ArtefactSpec]:
-        """The whitening that experts see images through, where they see them whitened."""
+        """The whitening of the experts' images, where `zca` is true."""
         if not self.zca:
             return {}
         return {WHITENING: zca.WhiteningSpec(source=self.source, image_shape=self.image_shape)}
@@ -115,7 +115,7 @@ class ExpertsSpec(ArtefactSpec):
         return self.count * kept * self.weights() * (4 if self.training.dtype == "float32" else 2)
 
     def cost(self, resources: Any, parts: int) -> str:
-        """What so many experts take on disk, and of time, going by a few steps of one."""
+        """The disk space and the time that `parts` experts take, as text; the time is estimated from a few steps."""
         minutes = max(1, round(self.seconds(resources, parts) / 60))
         return (
             f"{self.end} epochs each, {parts * self.nbytes() / self.count / 1e6:,.0f} MB on disk, about {minutes:,} "
@@ -123,7 +123,7 @@ class ExpertsSpec(ArtefactSpec):
         )
 
     def seconds(self, resources: Resources, parts: int) -> float:
-        """How long so many experts take in one process of one thread, by a few steps of one."""
+        """Seconds that `parts` experts take in one process of one thread, estimated from a few steps."""
         source, device = resources.sources[self.source], devices.resolve(resources.device)
         with computing(1):
             form = form_of(source, self.statistics, resources.artefacts.get(WHITENING))
@@ -132,11 +132,11 @@ class ExpertsSpec(ArtefactSpec):
         return parts * self.end * math.ceil(len(source) / self.training.batch_size) * each
 
     def outcome(self, made: Artefact) -> str:
-        """How far the first expert learned by the end of the range: students can learn no more from it."""
+        """The mean loss of the first expert by the end of the range, beyond which students learn nothing from it."""
         losses = made.part(0)[1]["losses"][: self.kept_to]
         return (
-            f"the first one's mean loss: {losses[0]:.2f} in epoch 1, {losses[-1]:.2f} in epoch {len(losses)}, the last "
-            f"of the range (chance: {math.log(self.classes):.2f})"
+            f"mean loss of the first expert: {losses[0]:.2f} in epoch 1, {losses[-1]:.2f} in epoch {len(losses)}, the "
+            f"last that students match (chance: {math.log(self.classes):.2f})"
         )
 
     def weights(self) -> int:
@@ -146,7 +146,7 @@ class ExpertsSpec(ArtefactSpec):
         return sum(parameter.numel() for parameter in model.parameters())
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Train expert `index` in one thread, and keep its flat weights (epochs, P); goes on after a kill."""
+        """Train expert `index` in one thread, and keep its flat weights (epochs, P); resumes after a kill."""
         device = devices.resolve(resources.device)
         with computing(1):
             source, streams = resources.sources[self.source], Streams(self.seed).child("expert", index)
@@ -163,9 +163,12 @@ class ExpertsSpec(ArtefactSpec):
         return {"t0": np.stack(expert.kept)}, {"losses": expert.losses, "dtype": self.training.dtype}
 
     def expert(self, source: Source, form: InputForm, *, streams: Streams, device: torch.device) -> Expert:
-        """An expert before its first epoch, fed as `form` says; raises `UserError` for images of another shape."""
+        """An expert at epoch 0, with inputs in `form`; raises `UserError` for another image shape or class count."""
         if source.image_shape != self.image_shape or len(source.classes) != self.classes:
-            raise UserError(f"experts are for other images than those of {source.name}")
+            raise UserError(
+                f"experts are for {self.classes} classes of images {self.image_shape}, and {source.name} has "
+                f"{len(source.classes)} classes of {source.image_shape}"
+            )
         recipe = Recipe(network=self.network, initialisation=self.initialisation)
         model = training.initialised(recipe, self.image_shape, self.classes, streams=streams)
         lessons = training.RealLessons(source, form)
@@ -173,19 +176,19 @@ class ExpertsSpec(ArtefactSpec):
 
 
 def trajectory(experts: Artefact, index: int) -> Float[Tensor, "epochs P"]:
-    """The kept weights of expert `index`, flat, in the order of `network.parameters()`; the last epoch's at the end."""
+    """The kept weights of expert `index`, the last epoch's at the end; flat, in the order of `network.parameters()`."""
     tensors, facts = experts.part(index)
     return unpacked(tensors["t0"], facts["dtype"])
 
 
 def trajectories_in_memory(experts: Artefact) -> Callable[[int], Float[Tensor, "epochs P"]]:
-    """`trajectory` of these experts, of which as many are kept in memory as fit into a share of it."""
+    """`trajectory` of these experts, with a cache of as many as fit into `MEMORY_SHARE` of the free memory."""
     fit = int(MEMORY_SHARE * devices.free_memory_bytes(torch.device("cpu"))) // trajectory(experts, 0).nbytes
     return lru_cache(maxsize=max(1, fit))(lambda index: trajectory(experts, index))
 
 
 def form_of(source: Source, statistics: str, whitening: Artefact | None = None) -> InputForm:
-    """How experts, students and their set see images: whitened, else normalised with `statistics`."""
+    """The input form of experts, students and the set: whitened, else normalised with `statistics`."""
     if whitening is not None:
         return InputForm.of(source, zca.whitening_in(whitening))
     return InputForm(*IMAGENET) if statistics == "imagenet" else InputForm.of(source)

@@ -15,11 +15,11 @@ Gradients = tuple[Tensor, ...]
 def flat_gradient(
     loss_at: Callable[[Gradients], Tensor], theta: Gradients, *, sharpness: Sharpness
 ) -> tuple[Tensor, Gradients]:
-    """(loss at `theta`, the gradient that a step towards flatness takes there).
+    """(loss at `theta`, gradient of a step from there towards a flat minimum).
 
-    g is the gradient at theta, e = rho theta^2 g / || |theta| g || the worst step nearby (ASAM, equation 9), g_p the
-    gradient at theta + e, and alpha times the part of g that is orthogonal to g_p is taken away from g_p (GSAM,
-    equation 8; the norms are over all parameters).
+    g is the gradient at theta, e = rho theta^2 g / || |theta| g || the worst step nearby (ASAM, equation 9), and g_p
+    the gradient at theta + e. The result is g_p less alpha times the part of g that is orthogonal to g_p (GSAM,
+    equation 8); norms are over all parameters.
     """
     loss = loss_at(theta)
     g = torch.autograd.grad(loss, theta)

@@ -1,8 +1,8 @@
-"""What trajectory matching asks of its experts beside their path, and the other distances that it can be mixed with.
+"""The experts' predictions for real images, and the second distances (`also`) of trajectory matching.
 
-The experts' opinion of real images (Guo et al. 2024, DATM, section 4): which of them an expert gets right, and the
-mean logits of the experts that get an image right. The distances between real and synthetic images of a class at the
-weights of an expert: of mean features (Zhao and Bilen 2023, DM) and of gradients (Zhao, Mopuri and Bilen 2021, DC).
+DATM (Guo et al. 2024, section 4) uses two predictions: which images an expert classifies rightly, and the mean logits
+of the experts that classify an image rightly. The distances between real and synthetic images of a class at an expert's
+weights are of mean features (Zhao and Bilen 2023, DM) or of gradients (Zhao, Mopuri and Bilen 2021, DC).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dd_core.system.footprint import prediction_batch
 
 
 def parameters_of(network: nn.Module, flat: Float[Tensor, " P"]) -> tuple[Tensor, ...]:
-    """Flat weights as the parameters of `network`, in their shapes and order; views of `flat`."""
+    """Views of the weights `flat` in the shapes and order of the parameters of `network`."""
     shapes = [parameter.shape for parameter in network.parameters()]
     parts = flat.split([shape.numel() for shape in shapes])
     return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
@@ -30,7 +30,7 @@ def parameters_of(network: nn.Module, flat: Float[Tensor, " P"]) -> tuple[Tensor
 
 @torch.no_grad()
 def logits_of(network: nn.Module, weights: Float[Tensor, " P"], inputs: Float[Tensor, "n C H W"]) -> Tensor:
-    """(n, K) logits of `network` with flat `weights` in place of its own."""
+    """(n, K) logits of `network` with the flat `weights` instead of its own."""
     logits = _classifier(network, weights, inputs.device)
     shape = (inputs.shape[1], inputs.shape[2], inputs.shape[3])
     size = prediction_batch(lambda images: logits(images.float()), shape, inputs.device)
@@ -49,7 +49,7 @@ def right_of(
 
 
 def _classifier(network: nn.Module, weights: Float[Tensor, " P"], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The function from inputs (n, C, H, W) to logits (n, K) that `network` is with flat `weights`, on `device`."""
+    """`network` with the flat `weights`, on `device`, as a function from inputs (n, C, H, W) to logits (n, K)."""
     theta = parameters_of(network, weights.to(device))
     return lambda inputs: unroll.apply(network, theta, inputs)
 
@@ -57,9 +57,10 @@ def _classifier(network: nn.Module, weights: Float[Tensor, " P"], device: torch.
 def right_indices(
     source: Source, counts: Sequence[int], right: Callable[[int], Bool[Tensor, " N"]], experts: int, *, streams: Streams
 ) -> Int64[Tensor, " n"]:
-    """Class-major indices of `counts[c]` random images of each class that expert 0 gets right.
+    """Class-major indices of `counts[c]` random images of each class c that expert 0 classifies rightly.
 
-    Where those are too few, images that expert 1 gets right, and so on; last of all any. `right(e)` is asked only then.
+    Where expert 0 gives too few, images that expert 1 classifies rightly follow, and so on, and any images at the end.
+    right: for an expert, whether it classifies each image rightly; called only for the experts that are needed.
     """
     members = members_of(source, counts)
     rank = torch.full((len(source),), experts)  # the first expert that is right
@@ -75,7 +76,7 @@ def right_indices(
 
 
 def mean_logits(logits: Float[Tensor, "E n K"], labels: Int64[Tensor, " n"]) -> Float[Tensor, "n K"]:
-    """The mean over the experts that are right about an image, or over all where none is."""
+    """For each image the mean logits of the E experts that classify it rightly, or of all experts where none does."""
     right = (logits.argmax(2) == labels).float()
     weight = torch.where(right.sum(0) > 0, right, torch.ones_like(right))
     return (logits * weight[:, :, None]).sum(0) / weight.sum(0)[:, None]
@@ -95,7 +96,7 @@ def feature_distance(network: nn.Module, real: Tensor, syn: Tensor, label: int) 
 def gradient_distance(network: nn.Module, real: Tensor, syn: Tensor, label: int) -> Tensor:
     """Distance of the gradients of the images of one class (DC, equation 9); a scalar.
 
-    1 - cosine over each output's weights, summed over outputs and layers; biases and norms do not count.
+    D = 1 - cosine of each output unit's weights, summed over units and layers; biases and norms do not count.
     """
     target, gradients = _gradients(network, real, label, create_graph=False), _gradients(network, syn, label)
     pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(target, gradients, strict=True) if a.ndim > 1]

@@ -1,4 +1,4 @@
-"""What trajectory matching needs before it begins: its experts, checks, and the bytes that a run takes."""
+"""The experts, checks and bytes of a run of trajectory matching."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dd_core.training.estimates import training_bytes, unrolled_bytes
 
 
 def experts_spec(config: MTTConfig, source: Source) -> ExpertsSpec:
-    """The experts of which the matched epochs are kept, and the last one where it is asked about images."""
+    """The spec of the experts: matched epochs are kept, and the last one if it chooses images or labels them."""
     if config.zca:
         zca.check_source(source)
     asked, whole = config.soft_labels or config.initial == "right", config.keep == "all"
-    # experts whose last epochs nobody looks at are the same for any number of them
+    # training ends where nobody needs later epochs, so that training.epochs does not change the experts' digest
     epochs = config.training.epochs if asked or whole or config.training.decay else config.matched
     strategy = resolve_strategy(config.training.augmentation, source.name)
     return ExpertsSpec(
@@ -43,7 +43,7 @@ def experts_spec(config: MTTConfig, source: Source) -> ExpertsSpec:
 
 
 def footprint(config: MTTConfig, source: Source, size: Size, device: torch.device) -> Footprint:
-    """An expert's step of training, or a student's steps with their gradient."""
+    """The larger of a step of an expert and a student's steps with their gradient, and four copies of the set."""
     shape, classes = source.image_shape, len(source.classes)
     images, seen = sum(size.per_class(classes)), sum(config.seen(size, classes))
     strategy = resolve_strategy(config.training.augmentation, source.name)
@@ -65,17 +65,20 @@ def footprint(config: MTTConfig, source: Source, size: Size, device: torch.devic
 def check_source(config: MTTConfig, source: Source, size: Size) -> None:
     """Raise `UserError` for what `config.check` names."""
     classes = len(source.classes)
-    # of images that experts get right, a formation starts from other ones in each tile
+    # with `initial` right, every tile of a formation starts from an image of its own
     selection.members_of(source, config.seen(size, classes) if config.initial == "right" else size.per_class(classes))
     training.require_pure(config.recipe, source.image_shape, classes, method=config.name)
     if config.zca:
         zca.check_source(source)
     elif config.statistics == "imagenet" and source.image_shape[0] != 3:
-        raise UserError(f"statistics 'imagenet' are of 3 channels, and {source.name} has {source.image_shape[0]}")
+        raise UserError(
+            f"statistics 'imagenet' are of 3 channels, and {source.name} has {source.image_shape[0]}; take statistics "
+            "'data'"
+        )
 
 
 def rehearsal(config: MTTConfig, source: Source, size: Size) -> tuple[MTTConfig, Source]:
-    """The same student's steps, beside one expert of one epoch on as few images of each class as they look at."""
+    """The same student steps, with one expert of one epoch, on only the images of each class that a step can use."""
     each = max(*config.seen(size, len(source.classes)), config.batch_real if config.also else 1)
     few = torch.cat([members[:each] for members in indices_by_class(source)])
     changes = {

@@ -1,4 +1,4 @@
-"""Training a network on a set or on real images: what it learns from, where it starts, the loop, its memory."""
+"""Training networks on a set or on real images: the data, the initial weights, the loop, estimates of memory."""
 
 from __future__ import annotations
 

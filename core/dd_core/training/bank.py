@@ -1,10 +1,10 @@
-"""A bank: a set's views of every epoch with what a teacher makes of each (SRe2L's relabel; FKD: Shen and Xing 2022).
+"""A bank: the views of a set in every epoch, with a teacher's logits (relabel of SRe2L; FKD: Shen and Xing 2022).
 
-There is one record for each (epoch, row), and it says everything: the view's box and whether it is mirrored, which
-other row is mixed in, with which share and where, and the teacher's logits. So any list of rows is a batch: the size
-and the order of mini-batches and the number of workers are free.
+There is one complete record for each (epoch, row): the view's box and whether it is mirrored, which other row is mixed
+in, with which share and where, and the teacher's logits. So any list of rows is a batch: the size and the order of
+mini-batches and the number of workers are free.
 
-A bank is an artefact; its parts are epochs that follow one another. It is for the set of one digest.
+A bank is an artefact, whose parts are ranges of epochs. It belongs to the one set whose digest it names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from dd_core.training.teachers import TeacherSpec, asked
 from dd_core.training.viewing import AskedTeacher, TaughtLessons, ViewedLessons
 
 Side = Annotated[int, Field(ge=1, lt=2**15)]  # of an image, in pixels
-PART_BYTES = 64 << 20  # of a part, at most; a part has one epoch at least
+PART_BYTES = 64 << 20  # most bytes of a part, though a part has at least one epoch
 
 
 class BankSpec(ArtefactSpec):
@@ -56,11 +56,11 @@ class BankSpec(ArtefactSpec):
     image_size: tuple[Side, Side] = Field(description="height and width of the set's images, in pixels")
     classes: int = Field(ge=1, description="number of classes")
     teacher: TeacherSpec = Field(description="the teacher")
-    mode: Labelling = Field(description="how the teacher's batch norms normalise")
-    views: Views = Field(description="what views are drawn from")
+    mode: Labelling = Field(description="statistics of the teacher's batch norms: eval or batch-stats")
+    views: Views = Field(description="how views are drawn")
     epochs: int = Field(ge=1, description="number of epochs")
-    batch_size: int = Field(default=256, ge=1, description="views that the teacher is shown together")
-    encoding: str = Field(default="fp16", description="how logits are kept: fp16, uint8, or top-K such as top-10")
+    batch_size: int = Field(default=256, ge=1, description="views that the teacher labels together")
+    encoding: str = Field(default="fp16", description="how logits are stored: fp16, uint8, or top-K such as top-10")
     seed: int = Field(default=0, ge=0, description="seed of views, and of mini-batches")
 
     @field_validator("encoding")
@@ -75,19 +75,19 @@ class BankSpec(ArtefactSpec):
 
     @property
     def epochs_a_part(self) -> int:
-        """As many as fit into `PART_BYTES`."""
+        """How many epochs a part has: as many as fit into `PART_BYTES`, at least 1."""
         return max(1, min(self.epochs, PART_BYTES // (self.images * self.record_bytes)))
 
     def part_bytes(self) -> int:
-        """Of records; beside them a file has a header."""
+        """Bytes of a full part's records, without the file's header."""
         return self.epochs_a_part * self.images * self.record_bytes
 
     def parts(self) -> int:
-        """Some epochs a part."""
+        """The number of parts, of `epochs_a_part` epochs each."""
         return math.ceil(self.epochs / self.epochs_a_part)
 
     def cost(self, resources: Any, parts: int) -> str:
-        """What a bank takes on the disk."""
+        """The number of views and their bytes on disk, as text."""
         del resources
         labelled = min(self.epochs, parts * self.epochs_a_part) * self.images
         whole = self.epochs * self.images * self.record_bytes
@@ -95,7 +95,7 @@ class BankSpec(ArtefactSpec):
         return f"{labelled:,} views, {each}; the whole bank takes {whole / 1e6:,.1f} MB"
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Draw the views of some epochs, and ask the teacher of all of them. `resources` is a `BankInputs`."""
+        """Draw the views of a part's epochs, and let the teacher label them. `resources` is a `BankInputs`."""
         del progress
         inputs: BankInputs = resources
         device = devices.resolve(inputs.device)
@@ -120,14 +120,14 @@ class BankSpec(ArtefactSpec):
         return logits.numpy()
 
     def _batches(self, epoch: int) -> Iterator[Int64[Tensor, " n"]]:
-        """The rows that the teacher is shown together: by chance, since a teacher may normalise by its mini-batch."""
+        """Rows that the teacher labels together, in random order, as a teacher may normalise by the mini-batch."""
         order = torch.randperm(self.images, generator=Streams(self.seed).child("bank").generator("order", epoch))
         yield from order.split(self.batch_size)
 
 
 @dataclass(frozen=True)
 class BankInputs:
-    """What a bank is made from."""
+    """The inputs of making a bank: a set, its teacher, and a device."""
 
     data: TrainingData
     teacher: Artefact
@@ -136,13 +136,13 @@ class BankInputs:
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """A bank on disk, and a `Teacher` that has answered before."""
+    """A bank on disk: views of a set with the logits of a teacher."""
 
     artefact: Artefact
 
     @property
     def spec(self) -> BankSpec:
-        """What the bank is of."""
+        """The spec of the bank."""
         spec = self.artefact.spec
         assert isinstance(spec, BankSpec)
         return spec
@@ -152,19 +152,19 @@ class Bank:
         if ds.digest() != self.spec.set_digest:
             raise UserError(
                 f"{self.artefact.folder}: is the bank of the set with the digest {self.spec.set_digest[:12]}..., and "
-                f"this set's is {ds.digest()[:12]}..."
+                f"this set has the digest {ds.digest()[:12]}...; give the bank of this set"
             )
         spec, shape = self.spec, ds.images.shape
         if (spec.images, spec.image_size, spec.classes) != (ds.decoded_count, shape[2:], len(ds.classes)):
             raise UserError(f"{self.artefact.folder}: has another number or size of images than the set that it names")
 
     def lessons(self, data: Lessons, *, temperature: float) -> TaughtLessons:
-        """The set's images by the views of the bank, with the teacher's probabilities for each."""
+        """Lessons of the bank's views of the set's images `data`, with the teacher's probabilities as targets."""
         shown = ViewedLessons(data, self.records, mixes=self.spec.views.mix != "none")
         return TaughtLessons(shown, _Answers(self, torch.device("cpu")), temperature=temperature)
 
     def records(self, epoch: int) -> Records:
-        """The views of all images in an epoch; raises `UserError` for one that the bank does not have."""
+        """The views of all images in an epoch; raises `UserError` for an epoch that the bank does not have."""
         tensors, row = self._part(epoch)
         return Records(
             boxes=_tensor(tensors["boxes"][row]).long(),
@@ -175,14 +175,17 @@ class Bank:
         )
 
     def logits(self, epoch: int) -> Float[Tensor, "N K"]:
-        """What the teacher made of all views of an epoch."""
+        """The teacher's logits for all views of an epoch."""
         tensors, row = self._part(epoch)
         arrays = {name: array[row] for name, array in tensors.items() if name.startswith("logits")}
         return torch.from_numpy(encoding(self.spec.encoding).decode(arrays, self.spec.classes))
 
     def _part(self, epoch: int) -> tuple[Tensors, int]:
         if epoch >= self.spec.epochs:
-            raise UserError(f"{self.artefact.folder}: has the views of {self.spec.epochs} epochs, and no more")
+            raise UserError(
+                f"{self.artefact.folder}: has views for {self.spec.epochs} epochs, and training needs more; set epochs "
+                "accordingly, or make a longer bank"
+            )
         index, row = divmod(epoch, self.spec.epochs_a_part)
         if self._latest.get("index") != index:
             tensors, _ = self.artefact.part(index)
@@ -192,12 +195,12 @@ class Bank:
 
     @cached_property
     def _latest(self) -> dict[str, Any]:
-        """The part that was read last: epochs follow one another."""
+        """The part that was read last, as epochs are read in order."""
         return {}
 
 
 class _Answers:
-    """A bank as the teacher that labelled it."""
+    """A bank in the role of its teacher: a `Teacher` that gives the stored logits."""
 
     def __init__(self, bank: Bank, device: torch.device) -> None:
         self._bank, self._device = bank, device
@@ -208,7 +211,7 @@ class _Answers:
         return _Answers(self._bank, device)
 
     def logits(self, views: Tensor, rows: Int64[Tensor, " n"], *, epoch: int) -> Float[Tensor, "n K"]:
-        """The answers for `rows`."""
+        """The stored logits of `rows` in an epoch."""
         del views
         if self._latest is None or self._latest[0] != epoch:
             self._latest = (epoch, self._bank.logits(epoch))
@@ -227,11 +230,11 @@ def stacked(records: Sequence[Records]) -> dict[str, np.ndarray]:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array.copy())  # what is read from disk is read-only
+    return torch.from_numpy(array.copy())  # arrays from disk are read-only
 
 
 def _check_part(tensors: Tensors, spec: BankSpec, index: int, *, folder: Path) -> None:
-    """Raise `UserError` for arrays that are not the records of a part: a bank may come from anybody."""
+    """Raise `UserError` for arrays that are not the records of a part, as a bank may come from elsewhere."""
     epochs = min(spec.epochs_a_part, spec.epochs - index * spec.epochs_a_part)
     rows, (height, width) = (epochs, spec.images), spec.image_size
     blank = encoding(spec.encoding).encode(np.zeros((1, spec.classes), dtype=np.float32))
@@ -241,7 +244,7 @@ def _check_part(tensors: Tensors, spec: BankSpec, index: int, *, folder: Path) -
     dtypes |= {name: array.dtype.name for name, array in blank.items()}
     given = {name: (array.shape, array.dtype.name) for name, array in tensors.items()}
     if given != {name: (shape, dtypes[name]) for name, shape in expected.items()}:
-        raise UserError(f"{folder}: part {index} has not the records of {spec.images} images in {epochs} epochs")
+        raise UserError(f"{folder}: part {index} lacks the records of {spec.images} images in {epochs} epochs")
     sides = tensors["boxes"][..., 2:]
     partners = tensors["partners"]
     fits = (
@@ -257,7 +260,7 @@ def _check_part(tensors: Tensors, spec: BankSpec, index: int, *, folder: Path) -
     if "logits_class" in tensors:
         fits = fits and (tensors["logits_class"] >= 0).all() and (tensors["logits_class"] < spec.classes).all()
     if not fits or not all(np.isfinite(array).all() for array in tensors.values() if array.dtype.kind == "f"):
-        raise UserError(f"{folder}: part {index} has records of views that cannot be shown")
+        raise UserError(f"{folder}: part {index} has records with values out of range; make the bank again")
 
 
 def bank_of(
@@ -275,7 +278,7 @@ def bank_of(
     workers: Workers | None = None,
     reporter: Reporter | None = None,
 ) -> Bank:
-    """The bank of a set, found or made; raises `UserError` for an unknown encoding."""
+    """The bank of a set, from the cache or made now; raises `UserError` for an unknown encoding."""
     spec = teacher.spec
     assert isinstance(spec, TeacherSpec)
     wanted = BankSpec(
@@ -296,5 +299,5 @@ def bank_of(
 
 
 def opened_bank(folder: Path) -> Bank:
-    """The bank in a folder, wherever it comes from; raises `UserError` where there is none."""
+    """The bank in a folder, which may come from elsewhere; raises `UserError` where there is none."""
     return Bank(artefacts.opened(folder, BankSpec))

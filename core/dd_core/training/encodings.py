@@ -1,4 +1,4 @@
-"""How a bank keeps logits: in half precision, the largest ones only, or in eight bits. numpy arrays in and out.
+"""How a bank stores logits: in half precision, the largest alone, or in eight bits. numpy arrays in and out.
 
 Shapes: K classes; any shape (..., K) of logits.
 """
@@ -16,11 +16,11 @@ from jaxtyping import Float
 from dd_core.errors import UserError
 
 Arrays = dict[str, np.ndarray]
-LEVELS = 255  # of eight bits
+LEVELS = 255  # steps between the smallest and the largest logit in eight bits
 
 
 class Encoding:
-    """A way to keep logits."""
+    """A way to store logits."""
 
     name: ClassVar[str]
 
@@ -39,7 +39,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Half(Encoding):
-    """float16; what a teacher says within half precision comes back bit for bit."""
+    """float16; logits that a teacher computed in half precision come back bit for bit."""
 
     name: ClassVar[str] = "fp16"
 
@@ -49,24 +49,24 @@ class Half(Encoding):
         return {"logits": np.clip(logits, -largest, largest).astype(np.float16)}
 
     def decode(self, arrays: Arrays, classes: int) -> Float[np.ndarray, "*rows K"]:
-        """As they are."""
+        """The stored logits as float32."""
         del classes
         return arrays["logits"].astype(np.float32)
 
     def nbytes(self, classes: int) -> int:
-        """Two for each class."""
+        """Two bytes for each class."""
         return 2 * classes
 
 
 @dataclass(frozen=True)
 class Top(Encoding):
-    """The `count` largest logits in float16, and the mean of the others, which all others get back."""
+    """The `count` largest logits in float16, and the mean of the others, which stands for each of them."""
 
     count: int
     name: ClassVar[str] = "top"
 
     def encode(self, logits: Float[np.ndarray, "*rows K"]) -> Arrays:
-        """Largest first; of equal ones the first."""
+        """The largest logits first; of equal logits the one of the first class."""
         count = min(self.count, logits.shape[-1])
         order = np.argsort(-logits, axis=-1, kind="stable")
         top, rest = order[..., :count], order[..., count:]
@@ -76,38 +76,38 @@ class Top(Encoding):
         return {"logits": half, "logits_class": top.astype(np.int32), "logits_rest": mean.astype(np.float16)}
 
     def decode(self, arrays: Arrays, classes: int) -> Float[np.ndarray, "*rows K"]:
-        """The kept ones in their places, the mean everywhere else."""
+        """The stored logits in their classes' places, and the mean everywhere else."""
         values, where, rest = arrays["logits"], arrays["logits_class"], arrays["logits_rest"]
         logits = np.repeat(rest.astype(np.float32)[..., None], classes, axis=-1)
         np.put_along_axis(logits, where.astype(np.int64), values.astype(np.float32), axis=-1)
         return logits
 
     def nbytes(self, classes: int) -> int:
-        """Six for each that is kept, and two."""
+        """Six bytes for each stored logit, and two for the mean."""
         return 6 * min(self.count, classes) + 2
 
 
 @dataclass(frozen=True)
 class Bytes(Encoding):
-    """Eight bits between the smallest and the largest logit of a view, which are kept in float32."""
+    """Eight bits a logit, on a scale from the smallest to the largest logit of a view, whose ends float32 stores."""
 
     name: ClassVar[str] = "uint8"
 
     def encode(self, logits: Float[np.ndarray, "*rows K"]) -> Arrays:
-        """Rounded to the nearest of 256 levels."""
+        """The nearest of 256 levels."""
         low = logits.min(axis=-1, keepdims=True).astype(np.float32)
         step = (logits.max(axis=-1, keepdims=True).astype(np.float32) - low) / LEVELS
         levels = np.rint((logits - low) / np.where(step > 0, step, 1)).astype(np.uint8)
         return {"logits": levels, "logits_range": np.concatenate([low, step], axis=-1)}
 
     def decode(self, arrays: Arrays, classes: int) -> Float[np.ndarray, "*rows K"]:
-        """Levels on their range."""
+        """The logits at the stored levels."""
         del classes
         low, step = np.split(arrays["logits_range"], 2, axis=-1)
         return low + arrays["logits"].astype(np.float32) * step
 
     def nbytes(self, classes: int) -> int:
-        """One for each class, and eight."""
+        """One byte for each class, and eight for the scale."""
         return classes + 8
 
 

@@ -1,7 +1,7 @@
-"""What training, and what is built on it, will take: estimates before anything of it is begun.
+"""Estimates of the bytes that training, evaluation and unrolled gradients will take, before they begin.
 
-A mini-batch has the size that the protocol says, since another size would be another protocol. So the memory of
-training is not bounded by a budget; it is told.
+A mini-batch has the size that the protocol says, as another size would be another protocol. So no budget bounds the
+memory of training; it is estimated, and the user is told.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dd_core.system.budget import Footprint
 from dd_core.system.footprint import bytes_an_image, images_at_once
 from dd_core.unroll import Mode, Tensors
 
-_COPIES = 4  # of the weights: themselves, gradients, and what an optimiser keeps of each and makes at a step
+_COPIES = 4  # of the weights in memory: weights, gradients, an optimiser's state, and its temporaries in a step
 
 Shape = tuple[int, int, int]
 
@@ -34,7 +34,7 @@ def image_bytes(recipe: Recipe, image_shape: Shape, classes: int, device: torch.
 
 
 def training_bytes(recipe: Recipe, image_shape: Shape, classes: int, images: int, device: torch.device) -> int:
-    """Bytes that a step of training by `recipe` takes, beside the `images` images (C, H, W) that it learns from."""
+    """Bytes that a step of training by `recipe` takes, beside the set of `images` images (C, H, W)."""
     return _training_bytes(_Network(recipe.network, image_shape, classes, device), recipe, images)
 
 
@@ -55,9 +55,9 @@ def evaluation(
     device: torch.device,
     own: Network | None = None,
 ) -> Footprint:
-    """`jobs` networks at a time that train on a set of `images` and are tested on `tested`, and `sets` such sets.
+    """Bytes of `jobs` networks that train at a time, each on a set of `images` images, and of `sets` such sets.
 
-    The networks are the recipe's, or `own`, of a caller's.
+    tested: the number of test images; own: a caller's network instead of the recipe's.
     """
     network = _Network(recipe.network if own is None else own, image_shape, classes, device)
     cost = _test_bytes(network)
@@ -71,7 +71,7 @@ def evaluation(
 def unrolled_bytes(
     recipe: Recipe, image_shape: Shape, classes: int, *, images: int, steps: int, mode: Mode, device: torch.device
 ) -> int:
-    """Bytes of the gradient through `steps` steps on `images` images each; `truncated`: through the `steps` last."""
+    """Bytes of the gradient through `steps` steps on `images` images each; for `truncated`, `steps` is the window."""
     network = _Network(recipe.network, image_shape, classes, device)
     weights = _weight_bytes(network)
     if mode in ("adjoint", "tesla"):
@@ -85,7 +85,7 @@ def unrolled_bytes(
 
 
 class _Network(NamedTuple):
-    """What determines the bytes of a network's step, wherever its weights come from."""
+    """What determines the bytes of a network's step, whatever its weights are."""
 
     network: Network
     image_shape: Shape
@@ -109,7 +109,7 @@ def _weight_bytes(network: _Network) -> int:
 @_measured_once
 @torch.no_grad()
 def _test_bytes(network: _Network) -> int:
-    """Bytes of an image on its way through a network that is not trained."""
+    """Bytes of an image in a forward pass without gradient."""
     model = network.built().eval()
     return bytes_an_image(lambda pixels: model(pixels.float()), network.image_shape, network.device)
 
@@ -154,7 +154,7 @@ def _unrolled(
 
 
 def _augmented(inputs: Tensor, strategy: str) -> Tensor:
-    """Each kind of the strategy in turn, so that the largest is among them; the last one's result."""
+    """`inputs` under the last kind of the strategy; all kinds run, so that the most memory is measured."""
     views = inputs
     for kind in parse_strategy(strategy) or ("none",):
         views = augment.dsa(inputs, kind, generator=generator(0, "footprint"))

@@ -1,4 +1,4 @@
-"""Networks before their first step: drawn as a recipe says, or with the weights of a pool."""
+"""Networks before their first step: freshly drawn as a recipe says, or with the weights of a pool."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def initialised(
     start: Artefact | None = None,
     index: int = 0,
 ) -> nn.Module:
-    """The recipe's network on the CPU: network `index` of `start` if that is given, else drawn as the recipe says.
+    """The recipe's network on the CPU: network `index` of the pool `start`, or drawn as the recipe says.
 
-    Raises `UserError` where the recipe is for weights that are not given.
+    Raises `UserError` where the recipe needs a pool and `start` is None.
     """
     channels, height, width = image_shape
     model = networks.build(
@@ -40,7 +40,9 @@ def initialised(
     if recipe.initialisation == "xavier":
         networks.initialise_xavier(model, generator=streams.generator("xavier"))
     elif recipe.initialisation != "default":
-        raise UserError(f"this set is for networks that start from weights '{recipe.initialisation[:19]}', not given")
+        raise UserError(
+            f"this set is for networks that start from the weights '{recipe.initialisation[:19]}', and none are given"
+        )
     return model
 
 
@@ -53,7 +55,7 @@ def load_weights(model: nn.Module, pool: Artefact, index: int) -> nn.Module:
 
 
 def for_network(recipe: Recipe, network: Network | None) -> Recipe:
-    """The recipe for another network; one of the caller's own keeps the first weights that it has.
+    """The recipe for another network; a network of the caller's own keeps its own initial weights.
 
     Raises `UserError` where the recipe holds for one particular network only.
     """
@@ -69,19 +71,19 @@ def _require_any_network(recipe: Recipe, network: str) -> None:
     if recipe.for_one_network:
         raise UserError(
             f"this set is for one network, a {recipe.network} that starts from the weights "
-            f"{recipe.initialisation[:19]}..., and for no {network}"
+            f"{recipe.initialisation[:19]}..., and not for {network}; leave out the network"
         )
 
 
 def require_startable(ds: DistilledSet, recipe: Recipe) -> None:
-    """Raise `UserError` where networks cannot start as `recipe` says and be trained on `ds`: it may be whitened."""
+    """Raise `UserError` where `recipe` starts from pre-trained networks, and `ds` is whitened."""
     if ds.whitening is not None:
         for problem in pretraining_problems(recipe):
             raise UserError(f"the set is whitened: {problem}")
 
 
 def require_pure(recipe: Recipe, image_shape: tuple[int, int, int], classes: int, *, method: str) -> None:
-    """Raise `UserError` for a network whose outputs depend on more than images and weights: it cannot be unrolled."""
+    """Raise `UserError` for a network with dropout or batch norm: only functions of image and weights are unrolled."""
     model = initialised(recipe, image_shape, classes, streams=Streams(0))
     for module in model.modules():
         kind = type(module).__name__

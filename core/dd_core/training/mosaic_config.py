@@ -12,21 +12,19 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class MosaicConfig(Config):
-    """Crops of real images that a teacher scores, put together to images."""
+    """How mosaics are made of the crops of real images that a teacher scores best."""
 
     factor: int = Field(
-        default=2, ge=1, description="crops along each side of a mosaic: it has factor x factor of them"
+        default=2, ge=1, description="crops along each side of a mosaic, which has factor x factor crops"
     )
-    images: int = Field(
-        default=300, ge=1, description="real images of each class, drawn by seed, whose crops are scored (mipc)"
-    )
-    crops: int = Field(default=5, ge=1, description="crops of each image of which the best one is kept (num_crop)")
+    images: int = Field(default=300, ge=1, description="random real images of each class whose crops are scored (mipc)")
+    crops: int = Field(default=5, ge=1, description="random crops of each image, of which the best is kept (num_crop)")
     crop: tuple[Fraction, Fraction] = Field(
-        default=(0.08, 1.0), description="smallest and largest part of an image's area that a square crop shows"
+        default=(0.08, 1.0), description="smallest and largest fraction of an image's area that a square crop shows"
     )
 
     @model_validator(mode="after")
     def _crop_is_a_range(self) -> MosaicConfig:
         if self.crop[0] > self.crop[1]:
-            raise ValueError(f"crop: from {self.crop[0]:g} to {self.crop[1]:g} of the area is no range")
+            raise ValueError(f"crop: from {self.crop[0]:g} to {self.crop[1]:g} of the area is no range; smaller first")
         return self

@@ -1,7 +1,7 @@
-"""Mosaics of the crops of real images that a teacher knows best (RDED: Sun, Shi, Liu and Lin 2024).
+"""Mosaics of the crops of real images that a teacher classifies best (RDED: Sun, Shi, Liu and Lin 2024).
 
-Of each image some crops are drawn, and the one that the teacher labels with the least loss is kept; of the images of a
-class those with the least loss. Each kept crop is made smaller, and factor x factor of them are an image.
+Some crops of each real image are drawn, and the crop with the teacher's smallest loss is kept. Of the kept crops of a
+class, those with the smallest losses are reduced in size, and factor x factor of them make an image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dd_core.training.teacher_config import TeacherConfig
 from dd_core.training.teachers import TeacherSpec, form_in, network_of, teacher_for
 
 TEACHER = "teacher"  # role among the artefacts
-IMAGES_AT_ONCE = 50  # whose crops go through the teacher together; no result depends on it but for the last bits
+IMAGES_AT_ONCE = 50  # images whose crops go through the teacher together; it changes at most the last bits of losses
 
 
 class MosaicSpec(ArtefactSpec):
@@ -56,7 +56,7 @@ class MosaicSpec(ArtefactSpec):
         return len(self.counts)
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """The mosaics of a class, with the mean loss of their crops."""
+        """The mosaics of class `index`, with the teacher's mean loss on their crops."""
         del progress
         teacher: Artefact = resources.artefacts[TEACHER]
         source: Source = resources.sources[self.teacher.source]
@@ -69,7 +69,7 @@ class MosaicSpec(ArtefactSpec):
     def _best_crops(
         self, label: int, source: Source, teacher: nn.Module, form: InputForm, device: torch.device
     ) -> tuple[UInt8[Tensor, "n C H W"], Float[Tensor, " n"]]:
-        """Of each image that is looked at, the crop with the least loss, in its own size, and that loss."""
+        """For `mosaic.images` random images of a class, the resized crop with the least loss of each, and that loss."""
         mosaic, streams = self.mosaic, Streams(self.seed).child("mosaics", label)
         members = (require_labels(source) == label).nonzero().flatten()
         chosen = members[torch.randperm(len(members), generator=streams.generator("images"))[: mosaic.images]]
@@ -89,7 +89,7 @@ class MosaicSpec(ArtefactSpec):
 
 
 def tiled(crops: UInt8[Tensor, "n C H W"], factor: int) -> UInt8[Tensor, "m C H W"]:
-    """factor x factor crops, made smaller, to an image; the first ones are the first image, row by row."""
+    """Images of factor x factor reduced crops; the first crops make the first image, row by row."""
     count, (channels, height, width) = len(crops) // factor**2, crops.shape[1:]
     small = F.interpolate(
         crops.float(), size=(height // factor, width // factor), mode="bilinear", antialias=True, align_corners=False
@@ -103,7 +103,7 @@ def tiled(crops: UInt8[Tensor, "n C H W"], factor: int) -> UInt8[Tensor, "m C H 
 def mosaics_of(
     source: Source, recipe: Recipe, teacher: TeacherConfig, mosaic: MosaicConfig, *, counts: tuple[int, ...], seed: int
 ) -> MosaicSpec:
-    """The mosaics of a source, by a teacher that is the recipe's network unless it has one of its own."""
+    """The spec of the mosaics of a source; the teacher is the recipe's network, unless `teacher` names another."""
     return MosaicSpec(
         teacher=TeacherSpec.of(source, teacher_for(recipe, teacher)), mosaic=mosaic, counts=counts, seed=seed
     )
@@ -115,18 +115,20 @@ def mosaics_in(artefact: Artefact) -> UInt8[Tensor, "N C H W"]:
 
 
 def check_mosaics(mosaic: MosaicConfig, source: Source, counts: Sequence[int]) -> None:
-    """Raise `UserError` where a class has fewer images than its mosaics have crops, and for too small images."""
+    """Raise `UserError` where a class has fewer images than its mosaics have crops, and for images too small."""
     each = mosaic.factor**2
     selection.members_of(source, counts)
     try:
         selection.members_of(source, [count * each for count in counts])
     except UserError as error:
-        raise UserError(f"{error.text}: {each} crops for each mosaic, of as many images") from None
+        raise UserError(f"{error.text}, as a mosaic has crops of {each} different images") from None
     if max(counts) * each > mosaic.images:
         raise UserError(
             f"mosaic.images: crops of {mosaic.images} images of a class are scored, and {max(counts)} mosaics "
-            f"have {max(counts) * each}; score at least as many"
+            f"have {max(counts) * each} crops; set mosaic.images to at least {max(counts) * each}"
         )
     if min(source.image_shape[1:]) < mosaic.factor:
         sides = "x".join(map(str, source.image_shape[1:]))
-        raise UserError(f"mosaic.factor: {mosaic.factor} crops do not fit along each side of {sides} pixels")
+        raise UserError(
+            f"mosaic.factor: {mosaic.factor} crops do not fit along each side of {sides} pixels; take a smaller factor"
+        )

@@ -1,8 +1,8 @@
 """Starting weights as artefacts: fresh draws, and networks pre-trained on real images (Wang et al. 2018, section 3.3).
 
-A set may be made for networks that start from pre-trained weights, or from one particular network's. The first is
-scored on *held-out* pre-trained networks, the second on that very network: its digest is in the recipe, and the
-weights are found in the cache, or made again and compared with the digest.
+A set may be made for networks that start from pre-trained weights, or from the weights of one particular network. A set
+of the first kind is scored on *held-out* pre-trained networks, and a set of the second kind on that network: its digest
+is in the recipe, and its weights are found in the cache, or made again and compared with the digest.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class StartingWeightsSpec(ArtefactSpec):
     noun: ClassVar[str] = "network to start from"
 
     network: str = Field(description="name of the network")
-    image_shape: tuple[int, int, int] = Field(description="channels, height and width of the images that it takes")
-    classes: int = Field(description="number of classes that it tells apart")
+    image_shape: tuple[int, int, int] = Field(description="channels, height and width of the network's images")
+    classes: int = Field(description="number of the network's classes")
     weights: StartingPool = Field(description="the pool of networks: how many, from which draws, how pre-trained")
 
     def determining(self) -> dict[str, Any]:
-        """All that determines network i, which the size of the pool does not."""
+        """The fields that determine a network: all but the size of the pool."""
         fields = super().determining()
         return {**fields, "weights": {**fields["weights"], "count": None}}
 
     def needs(self) -> dict[str, ArtefactSpec]:
-        """The weights that pre-training begins with, where somebody gave them."""
+        """The weights that pre-training begins with, where they came in a file."""
         pretraining = self.weights.pretraining
         return {} if pretraining is None else kept_spec(pretraining.weights)
 
@@ -61,10 +61,10 @@ class StartingWeightsSpec(ArtefactSpec):
         return self.weights.count
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Draw network `index` from its own stream, and pre-train it, in one thread, if the pool is of such.
+        """Draw network `index` from its own stream; in a pool of pre-trained networks, train it, in one thread.
 
-        Raises `UserError` where the images to pre-train on are of another form, and for given weights of another
-        network.
+        Raises `UserError` where the images to pre-train on have another shape or number of classes, and for given
+        weights of another network.
         """
         weights = self.weights
         streams = Streams(weights.seed).child("held-out" if weights.held_out else "starting-weights", index)
@@ -84,7 +84,7 @@ class StartingWeightsSpec(ArtefactSpec):
         return tensors, {"names": list(state), "sha256": weights_digest(state), **facts}
 
     def _begun(self, drawn: nn.Module, pretraining: Pretraining, resources: Any, streams: Streams) -> nn.Module:
-        """The network with the weights that pre-training begins with; its last linear layer is as it was drawn."""
+        """The network with the weights that pre-training begins with; the last linear layer stays as drawn."""
         if pretraining.weights == FRESH:
             return drawn
         if pretraining.weights != PUBLISHED:
@@ -107,7 +107,7 @@ class StartingWeightsSpec(ArtefactSpec):
     def _images(self, source: Source) -> Source:
         if source.image_shape != self.image_shape or len(source.classes) != self.classes:
             theirs, ours = _form(source.image_shape, len(source.classes)), _form(self.image_shape, self.classes)
-            raise UserError(f"networks are to be pre-trained on {source.name} ({theirs}), and are for {ours}")
+            raise UserError(f"networks for {ours} cannot be pre-trained on {source.name} ({theirs})")
         return source
 
 
@@ -116,14 +116,14 @@ def _form(image_shape: tuple[int, int, int], classes: int) -> str:
 
 
 def identity_of(pool: Artefact) -> str:
-    """`sha256:...` of the first network of a pool, as a recipe for that network alone names it."""
+    """`sha256:...` of the first network of a pool, by which a recipe names that network."""
     return f"sha256:{pool.part(0)[1]['sha256']}"
 
 
 def spec_of(
     recipe: Recipe, image_shape: tuple[int, int, int], classes: int, weights: StartingPool
 ) -> StartingWeightsSpec:
-    """The pool `weights` of the recipe's network, for images (C, H, W); raises `UserError` for weights in a file."""
+    """The spec of the pool `weights` of the recipe's network; raises `UserError` for a file that is not yet kept."""
     if weights.pretraining is not None:
         require_kept(weights.pretraining.weights_file, option="pretraining.weights")
     return StartingWeightsSpec(network=recipe.network, image_shape=image_shape, classes=classes, weights=weights)
@@ -141,12 +141,12 @@ def of_recipe(
     workers: Workers | None = None,
     reporter: Reporter | None = None,
 ) -> Artefact | None:
-    """Where networks start that a set is scored on; None where they are drawn from a distribution.
+    """The pool that networks start from which learn a set; None where they are drawn from a distribution.
 
-    For `pretrained` a pool of `count` held-out networks, for particular weights a pool of that one network; the images
-    of `pretrain_on` are needed unless the pool is in the cache. Raises `UserError` where they are not those that the
-    recipe means, and where the weights made here are not the ones that it names: another version of torch, or another
-    device, may make others.
+    For `pretrained` a pool of `count` held-out networks, for particular weights a pool of that one network. The images
+    `pretrain_on` are needed unless the pool is in the cache. Raises `UserError` for other images than the recipe names,
+    and where the weights that were made here have another digest than the recipe names, as another version of torch, or
+    another device, may give other weights.
     """
     if pretrain_on is not None:
         _check_meant(recipe.weights, pretrain_on)
@@ -169,11 +169,11 @@ def of_recipe(
 def _check_meant(weights: StartingPool | None, given: Source) -> None:
     pretraining = None if weights is None else weights.pretraining
     if pretraining is None:
-        raise UserError(f"no network is pre-trained here; leave out the images of '{given.name}' to pre-train on")
+        raise UserError(f"no network is pre-trained for this; leave out the images of '{given.name}' to pre-train on")
     if pretraining.source != given.fingerprint():
         raise UserError(
             f"the set is for networks pre-trained on '{pretraining.name}' (fingerprint {pretraining.source[:12]}...), "
-            f"and not on '{given.name}' ({given.fingerprint()[:12]}...)"
+            f"and not on '{given.name}' ({given.fingerprint()[:12]}...); give the former"
         )
 
 

@@ -121,9 +121,7 @@ def test_only_the_epochs_that_are_matched_are_kept():
         method("mtt", last_epoch=4, expert_epochs=2, training={"epochs": 4})
     with pytest.raises(UserError, match=r"first_epoch 2, range_start 2, last_epoch 4"):
         method("mtt", first_epoch=2, range_start=2, last_epoch=4)
-    with pytest.raises(
-        UserError, match="statistics 'imagenet' normalise pixels, and zca whitens them instead"
-    ):
+    with pytest.raises(UserError, match="statistics 'imagenet' normalise pixels, and zca whitens them instead"):
         method("mtt", zca=True, statistics="imagenet")
     with pytest.raises(UserError, match=r"training.augmentation: unknown kind of augmentation in 'colour'"):
         method("mtt", training={"augmentation": "colour"})
@@ -543,9 +541,7 @@ def test_whitened_experts_students_and_sets_see_the_same_pixels():
 
 
 def test_the_statistics_of_imagenet_are_for_colours():
-    with pytest.raises(
-        UserError, match="statistics 'imagenet' are of 3 channels, and blobs has 1; take"
-    ):
+    with pytest.raises(UserError, match="statistics 'imagenet' are of 3 channels, and blobs has 1; take"):
         method("m-datm", statistics="imagenet").check(BLOBS, Size(ipc=1))
     colour = LabelledImages(BLOBS.images.expand(-1, 3, -1, -1).contiguous(), BLOBS.labels, BLOBS.classes, "colour")
     config = method(

@@ -189,8 +189,8 @@ def test_the_published_conventions_are_named():
         (normal(4, 2), None, "have no labels"),
         (normal(4, 2), torch.tensor([1, 1, 1, 1]), "are of the one class 1; two classes are needed"),
         (normal(0, 2), torch.zeros(0, dtype=torch.int64), "0 labelled images are of no class"),
-        (normal(4, 2), torch.tensor([0, 1, 0]), "each of the 4 images with features needs a label, and there are 3"),
-        (normal(4, 2), torch.tensor([0, 1, -1, 1]), "there is a -1"),
+        (normal(4, 2), torch.tensor([0, 1, 0]), "there are 4 images with features, and 3 labels; give one for each"),
+        (normal(4, 2), torch.tensor([0, 1, -1, 1]), "one label is -1"),
         (normal(4, 2) / 0, torch.tensor([0, 1, 0, 1]), "not finite, or too large"),
         (normal(4, 2).float() * 1e25, torch.tensor([0, 1, 0, 1]), "not finite, or too large"),
     ],
@@ -205,9 +205,9 @@ def test_what_teaches_no_classes_is_refused_in_one_line(features, labels, messag
 def test_other_widths_and_settings_out_of_range_are_refused():
     features, labels = clouds(8)
     ask = partial(nearest_neighbours, features, labels)
-    with pytest.raises(UserError, match="have 5 features each, and 6 are needed"):
+    with pytest.raises(UserError, match="have 5 features each, and must have 6"):
         ask(normal(3, 5), k=1, temperature=0.1)
-    with pytest.raises(UserError, match="have 5 features each, and 6 are needed"):
+    with pytest.raises(UserError, match="have 5 features each, and must have 6"):
         LinearProbe(normal(2, 6), normal(2)).labels_of(normal(3, 5))
     with pytest.raises(UserError, match="not finite"):
         ask(features * math.nan, k=1, temperature=0.1)

@@ -205,7 +205,7 @@ def test_what_cannot_be_learned_is_refused(tmp_path: Path):
     with pytest.raises(Diverged, match="teacher's training loss"):
         made(tmp_path, learning_rate=1e30)
     one = source().subset(torch.tensor([3]))
-    with pytest.raises(UserError, match="blobs has one image; a teacher learns without labels from two at least"):
+    with pytest.raises(UserError, match="blobs has one image; a teacher needs at least two"):
         FeatureTeacherSpec.of(one, config())
     assert FeatureTeacherSpec.of(one, config(weights="published", epochs=0)).image_shape == (3, 8, 8)
 

@@ -188,7 +188,7 @@ def test_networks_from_a_file_may_be_trained_on(tmp_path: Path):
 def test_networks_of_others_and_files_that_were_not_kept_are_refused(tmp_path: Path):
     elsewhere(7, tmp_path / "elsewhere.pth")
     config = adapting(tmp_path / "elsewhere.pth")
-    with pytest.raises(UserError, match=r"pretraining\.weights: .*elsewhere\.pth has a name only once it is kept"):
+    with pytest.raises(UserError, match=r"pretraining\.weights: .*elsewhere\.pth are not in the cache yet"):
         config.needs(blobs(), size=Size(ipc=1), seed=0)
     kept = exchange.with_weights_kept(config)
     other = kept.model_copy(update={"recipe": kept.recipe.model_copy(update={"network": "convnet-1-w4-nonorm"})})

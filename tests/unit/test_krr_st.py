@@ -440,9 +440,7 @@ def test_sizes_and_sources_that_do_not_fit_are_refused():
     bare, options = blobs().without_labels(), RunOptions(device="cpu")
     with pytest.raises(UserError, match="without labels there are no classes; say how many images in all: images=100"):
         distill(krr(), bare, Size(ipc=2), options=options)
-    with pytest.raises(
-        UserError, match="blobs has 36 images, and 37 are asked for; ask for fewer, or set initial"
-    ):
+    with pytest.raises(UserError, match="blobs has 36 images, and 37 are asked for; ask for fewer, or set initial"):
         distill(krr(), bare, Size(images=37), options=options)
     with pytest.raises(UserError, match="has no labels"):
         distill(krr(objective="labels"), bare, Size(images=3), options=options)

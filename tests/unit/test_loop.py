@@ -342,7 +342,7 @@ def test_features_in_a_learned_order_are_dealt_to_blocks_as_they_lie():
 
 
 def test_a_loss_that_does_not_fit_the_set_is_refused_before_anything_is_trained():
-    with pytest.raises(UserError, match="a set with features is learned by loss 'mse'"):
+    with pytest.raises(UserError, match="a set with features needs loss 'mse'"):
         train(features(loss="cross-entropy"))
     with pytest.raises(UserError, match=r"outputs \(6, 3\) with targets \(6, 4\)"):
         train(features(), network=network())

@@ -74,8 +74,8 @@ def test_squared_error_takes_a_target_for_each_output(targets: Tensor):
     [
         ("mse", "none", "compares outputs with logits or features, and the set has labels alone"),
         ("mse", "probabilities", "compares outputs with logits or features, and the set has probabilities"),
-        ("cross-entropy", "features", "a set with features is learned by loss 'mse', and .* is 'cross-entropy'"),
-        ("kl", "features", "a set with features is learned by loss 'mse', and the recipe's loss is 'kl'"),
+        ("cross-entropy", "features", "a set with features needs loss 'mse', and .* is 'cross-entropy'"),
+        ("kl", "features", "a set with features needs loss 'mse', and the recipe's loss is 'kl'"),
     ],
 )
 def test_a_loss_that_cannot_learn_a_set_is_refused(name: losses.LossName, targets: str, message: str):

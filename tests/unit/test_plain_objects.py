@@ -504,7 +504,7 @@ def test_an_augmentation_that_is_none_is_refused(augmentation, message):
 def test_an_augmentation_is_refused_where_it_would_do_nothing():
     ds, run = average(plain_blobs()), {"train": plain_blobs(), "test": plain_blobs(), "nets": 1, "device": "cpu"}
     steps = Recipe(steps=({"epoch": 0, "step": 0, "learning_rate": 0.1},))
-    with pytest.raises(UserError, match="learned steps, which see images as they are"):
+    with pytest.raises(UserError, match="learned steps, which take images without augmentation"):
         dd_core.train(ds, recipe=steps, augmentation=lambda x: x)
     with pytest.raises(UserError, match="a teacher label what networks see"):
         dd_core.train(ds, recipe=Recipe(teacher="eval"), augmentation=lambda x: x)

@@ -207,7 +207,7 @@ class _Answers:
         self._latest: tuple[int, Tensor] | None = None
 
     def to(self, device: torch.device) -> _Answers:
-        """The same with logits on `device`."""
+        """The same answers with logits on `device`."""
         return _Answers(self._bank, device)
 
     def logits(self, views: Tensor, rows: Int64[Tensor, " n"], *, epoch: int) -> Float[Tensor, "n K"]:

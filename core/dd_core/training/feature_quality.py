@@ -1,7 +1,7 @@
-"""How well features tell classes apart: what nearest neighbours and a linear probe make of them.
+"""How well features tell classes apart: classification by nearest neighbours and by a linear probe.
 
-Shapes: N images with D features each, and L labels; n images that are classified, with W features; K classes (the
-largest label + 1). Where L is not N, or W not D, that is refused.
+Shapes: N images with D features each, and L labels; n images to classify, with W features; K classes (the largest
+label + 1). L must be N, and W must be D, else `UserError`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dd_core.errors import UserError, require_finite
 from dd_core.system import surroundings
 from dd_core.system.footprint import images_at_once
 
-# (k, T) of the weighted nearest neighbours that are published; figures of two conventions do not compare
+# published (k, T) of weighted nearest neighbours; accuracies under two conventions are not comparable
 WU_2018 = (200, 0.07)  # Wu et al. 2018, "Unsupervised feature learning via non-parametric instance discrimination"
 LIGHTLY = (200, 0.1)  # lightly's default until it became 0.07, after MoCo's notebook for CIFAR-10
 SOLO_LEARN = (20, 0.07)  # solo-learn's default, and usual on ImageNet
 
 PROBE_ITERATIONS, PROBE_L2 = 20, 1e-3  # of MKDT's linear probe
-_TOGETHER = 1 << 16  # tested images, at most
-_EVALUATIONS = 25  # of the loss in a line search, at most
+_TOGETHER = 1 << 16  # most tested images in a block
+_EVALUATIONS = 25  # most evaluations of the loss in a line search
 
 
 class LinearProbe(NamedTuple):
@@ -35,7 +35,7 @@ class LinearProbe(NamedTuple):
 
     @surroundings.own()
     def labels_of(self, features: Float[Tensor, "n W"]) -> Int64[Tensor, " n"]:
-        """The class with the largest logit, the first of equals. Raises `UserError` for another number of features."""
+        """The class with the largest logit, of equals the first. Raises `UserError` for another number of features."""
         _require_width(features, self.weights.shape[1])
         return (features.to(self.weights) @ self.weights.T + self.bias).argmax(1)
 
@@ -52,17 +52,17 @@ def nearest_neighbours(
 ) -> Int64[Tensor, " n"]:
     """The class of each of `tested` images by its k nearest neighbours under the cosine (Wu et al. 2018, section 3.4).
 
-    Neighbour i votes with the weight exp(cos_i / T); of classes with equal votes it is the first. All N images vote
-    where there are fewer than k. Features of zeros have the cosine 0 with all others. Raises `UserError` for labels
-    that are missing or all the same, for features that are not finite or of another width than the tested ones, for
-    k < 1, and for a temperature that is not positive.
+    Neighbour i votes with the weight exp(cos_i / T); of classes with equal votes the first wins. Where N < k, all N
+    images vote. Features that are all 0 have the cosine 0 with all others. Raises `UserError` for labels that are
+    missing or all the same, for features that are not finite or differ in width from the tested ones, for k < 1, and
+    for a temperature that is not positive.
     """
     if k < 1 or not temperature > 0:
         raise UserError(f"nearest neighbours need k from 1 and a temperature above 0, not {k} and {temperature:g}")
     known, labels = _checked(features, labels)
     _require_width(tested, features.shape[1])
     known, count, classes = F.normalize(known), min(k, len(known)), int(labels.max()) + 1
-    # cosines; of the nearest their values, weights, places and labels; votes
+    # bytes of one tested image: cosines; values, weights, places and labels of the nearest; votes
     each = known.element_size() * (len(known) + 3 * count + classes) + 16 * count
     blocks = _finite(tested).to(known).split(images_at_once(each, most=_TOGETHER))
     return torch.cat([_vote(F.normalize(block), known, labels, count, temperature) for block in blocks])
@@ -83,13 +83,12 @@ def linear_probe(
     l2: float = PROBE_L2,
     iterations: int = PROBE_ITERATIONS,
 ) -> LinearProbe:
-    """The linear classifier that L-BFGS comes to from zero: mean cross-entropy plus `l2` times the squared weights.
+    """A linear classifier by L-BFGS from zero: it minimises mean cross-entropy plus `l2` times the squared weights.
 
-    The bias is not regularised, as in MKDT and in scikit-learn, whose C is 1 / (2 l2 N). `iterations` bounds the
-    iterations, each with a line search for the strong Wolfe conditions; few of them stop short of the optimum, and are
-    a regulariser of their own. Features are taken as they are, neither centred nor scaled. Raises `UserError` for
-    labels that are missing or all the same, for features that are not finite, and for settings out of range;
-    `Diverged` where the loss stops being finite.
+    The bias is not regularised, as in MKDT and in scikit-learn, whose C is 1 / (2 l2 N). There are at most `iterations`
+    iterations, each with a line search for the strong Wolfe conditions; few iterations stop short of the optimum, which
+    also regularises. Features are neither centred nor scaled. Raises `UserError` for labels that are missing or all the
+    same, for features that are not finite, and for settings out of range; `Diverged` where the loss stops being finite.
     """
     if not 0 <= l2 < float("inf") or iterations < 1:
         raise UserError(f"a linear probe needs l2 from 0 and iterations from 1, not {l2:g} and {iterations}")
@@ -114,7 +113,7 @@ def linear_probe(
 
 
 def _of_all_classes(weights: Tensor, bias: Tensor, present: Tensor) -> LinearProbe:
-    """The probe with rows for the classes without images too, where the optimum is: the loss has no other minimum."""
+    """The probe with rows for classes without images too: weights 0 and bias -inf, where the loss is smallest."""
     classes = int(present.max()) + 1
     return LinearProbe(
         weights.new_zeros(classes, weights.shape[1]).index_copy(0, present, weights),
@@ -123,27 +122,29 @@ def _of_all_classes(weights: Tensor, bias: Tensor, present: Tensor) -> LinearPro
 
 
 def _checked(features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Features and labels on one device, as autograd takes them; raises `UserError` where no class can be learned."""
+    """Features and labels on one device, fit for autograd; raises `UserError` where no classes can be learned."""
     if labels is None:
-        raise UserError("the images have no labels, and classes cannot be told apart without; give labelled images")
+        raise UserError("the images have no labels, and a classifier of features needs labels; give labelled images")
     if len(labels) != len(features):
-        raise UserError(f"each of the {len(features)} images with features needs a label, and there are {len(labels)}")
+        raise UserError(f"there are {len(features)} images with features, and {len(labels)} labels; give one for each")
     if len(labels.unique()) < 2:
         classes = f"the one class {int(labels[0])}" if len(labels) else "no class"
         raise UserError(f"the {len(labels)} labelled images are of {classes}; two classes are needed at least")
     if (lowest := int(labels.min())) < 0:
-        raise UserError(f"labels count classes from 0, and there is a {lowest}")
+        raise UserError(f"labels count classes from 0, and one label is {lowest}")
     return _finite(features), labels.to(features.device)
 
 
 def _finite(features: Tensor) -> Tensor:
     values = features.detach()
     values = values if values.dtype == torch.float64 else values.float()
-    if not torch.isfinite(values.norm(dim=1)).all():  # of values too large to be squared it is infinite too
+    if not torch.isfinite(values.norm(dim=1)).all():  # infinite too where values are too large to be squared
         raise UserError("the features have a value that is not finite, or too large; their network may have diverged")
     return values.clone() if values.is_inference() else values
 
 
 def _require_width(features: Tensor, width: int) -> None:
     if features.shape[1] != width:
-        raise UserError(f"the tested images have {features.shape[1]} features each, and {width} are needed")
+        raise UserError(
+            f"the tested images have {features.shape[1]} features each, and must have {width}, as the known"
+        )

@@ -1,4 +1,4 @@
-"""Teachers that learned without labels, and what they make of images: features, which distillation can aim at."""
+"""Teachers that are trained without labels, and their features of images, which distillation uses as targets."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from dd_core.training.kept_weights import classes_in, kept_spec, load_kept, requ
 from dd_core.training.teachers import SAVE_SECONDS, form_of
 from dd_core.training.two_views import Learner
 
-CLASSES, PUBLISHED_CLASSES = 2, 1000  # of the last layer, which nobody reads
-PART_IMAGES = 1 << 14  # whose features are one part of an artefact
+CLASSES, PUBLISHED_CLASSES = 2, 1000  # outputs of the last layer, which is not used
+PART_IMAGES = 1 << 14  # images whose features are one part of an artefact
 
 
 class Backbone(nn.Module):
@@ -38,38 +38,38 @@ class Backbone(nn.Module):
         self.network = network
 
     def forward(self, images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n D"]:
-        """The features that the last linear layer would read."""
+        """The inputs of the network's last linear layer."""
         return networks.embed(self.network, images)
 
 
 class FeatureTeacherSpec(ArtefactSpec):
-    """A teacher of images (C, H, W) that has seen no label."""
+    """A teacher of images (C, H, W) that is trained without labels."""
 
     kind: ClassVar[str] = "feature-teacher"
     verb: ClassVar[str] = "training"
     noun: ClassVar[str] = "teacher without labels"
 
     source: str = Field(description="fingerprint of the real images")
-    source_name: str = Field(description="name of the real images: those of digits are not mirrored")
+    source_name: str = Field(description="name of the real images; images of digits are not mirrored")
     image_shape: tuple[int, int, int] = Field(description="channels, height and width of the real images")
     teacher: FeatureTeacherConfig = Field(description="how the teacher is trained")
 
     @staticmethod
     def of(source: Source, teacher: FeatureTeacherConfig) -> FeatureTeacherSpec:
-        """The teacher of a source; `teacher` names its network.
+        """The spec of a source's teacher; `teacher` names its network.
 
-        Raises `UserError` for weights that are in a file, and for a single image to train on: objectives need two.
+        Raises `UserError` for weights in a file that is not yet kept, and for a single image to train on.
         """
         assert teacher.network is not None
         require_kept(teacher.weights_file, option="teacher.weights")
         if teacher.epochs and len(source) < 2:
-            raise UserError(f"{called(source)} has one image; a teacher learns without labels from two at least")
+            raise UserError(f"{called(source)} has one image; a teacher needs at least two to learn without labels")
         fingerprint, name, shape = source.fingerprint(), source.name, source.image_shape
         return FeatureTeacherSpec(source=fingerprint, source_name=name, image_shape=shape, teacher=teacher)
 
     @property
     def network(self) -> str:
-        """Its name."""
+        """The name of the teacher's network."""
         assert self.teacher.network is not None
         return self.teacher.network
 
@@ -78,17 +78,17 @@ class FeatureTeacherSpec(ArtefactSpec):
         return {self.source: self.source_name}
 
     def needs(self) -> dict[str, ArtefactSpec]:
-        """The weights that training begins with, where somebody gave them."""
+        """The weights that training begins with, where they came in a file."""
         return kept_spec(self.teacher.weights)
 
     def cost(self, resources: Any, parts: int) -> str:
-        """How much training it is."""
+        """The network, the objective and the amount of training, as text."""
         del parts
         passes = 2 * self.teacher.epochs * len(resources.sources[self.source])
         return f"{self.network} by {self.teacher.objective}, {self.teacher.epochs} epochs: {passes:,} image-passes"
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Train it, with its state kept every half minute; raises `Diverged`."""
+        """Train the teacher, and save its state every `SAVE_SECONDS`; raises `Diverged`."""
         del index
         source, device = resources.sources[self.source], devices.resolve(resources.device)
         backbone = Backbone(self.fresh(resources.artefacts.get("weights")))
@@ -104,14 +104,14 @@ class FeatureTeacherSpec(ArtefactSpec):
         return tensors, {**facts, "classes": self._classes(resources.artefacts.get("weights"))}
 
     def fresh(self, kept: Artefact | None = None) -> nn.Module:
-        """The network before its first epoch, with the weights that were `kept`, if any; raises `UserError`."""
+        """The network before its first epoch, with `kept` weights if given; raises `UserError` for unfit weights."""
         network = self._built(self._classes(kept), pretrained=self.teacher.weights == PUBLISHED)
         if kept is not None:
             load_kept(network, kept)
         return network
 
     def _classes(self, kept: Artefact | None) -> int:
-        """Of the last layer: as many as the weights that are given are for."""
+        """The outputs of the last layer: as many as in the given weights."""
         if kept is not None:
             return classes_in(kept, self._built(CLASSES)) or CLASSES
         return PUBLISHED_CLASSES if self.teacher.weights == PUBLISHED else CLASSES
@@ -129,7 +129,7 @@ class FeatureTeacherSpec(ArtefactSpec):
 
 
 class FeaturesSpec(ArtefactSpec):
-    """The features (N, D) of all images of a teacher's source, in order; a part is a block of rows."""
+    """A teacher's features (N, D) of all images of its source, in order; a part is a block of rows."""
 
     kind: ClassVar[str] = "features"
     verb: ClassVar[str] = "computing"
@@ -140,7 +140,7 @@ class FeaturesSpec(ArtefactSpec):
 
     @staticmethod
     def of(source: Source, teacher: FeatureTeacherConfig) -> FeaturesSpec:
-        """The features of a source by the teacher that is trained on it."""
+        """The spec of the features of a source, by the teacher that is trained on it."""
         return FeaturesSpec(teacher=FeatureTeacherSpec.of(source, teacher), images=len(source))
 
     def sources(self) -> dict[str, str]:
@@ -152,7 +152,7 @@ class FeaturesSpec(ArtefactSpec):
         return {"teacher": self.teacher}
 
     def parts(self) -> int:
-        """Blocks of rows."""
+        """The number of blocks of `PART_IMAGES` rows."""
         return math.ceil(self.images / PART_IMAGES)
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
@@ -170,7 +170,7 @@ class FeaturesSpec(ArtefactSpec):
 def features_of(
     backbone: nn.Module, source: Source, form: InputForm, *, rows: Tensor, device: torch.device
 ) -> Float[Tensor, "n D"]:
-    """float32 features of the images `rows`, on the CPU; `backbone` is used as it is, in its own mode."""
+    """float32 features of the images `rows`, on the CPU; `backbone` stays in its mode, training or evaluation."""
     backbone = backbone.to(device)
     at_once = prediction_batch(lambda images: backbone(form(images)), source.image_shape, device, most=512)
     parts = [backbone(form(source.take(part).to(device))).float().cpu() for part in rows.split(at_once)]
@@ -194,24 +194,24 @@ def backbone_of(teacher: Artefact) -> Backbone:
 
 
 def form_of_teacher(teacher: Artefact) -> InputForm:
-    """How a `FeatureTeacherSpec` sees images: as it was trained."""
+    """The input form of a `FeatureTeacherSpec`'s teacher: the one that it was trained with."""
     facts = teacher.part(0)[1]
     return InputForm(tuple(facts["mean"]), tuple(facts["std"]))
 
 
 @torch.no_grad()
 def width_of(backbone: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """How many features it gives; raises `UserError` for one that gives none."""
+    """How many features (D) `backbone` gives for an image; raises `UserError` for outputs that are not (n, D)."""
     mode = backbone.training
     features = backbone.eval()(torch.zeros(2, *image_shape))
     backbone.train(mode)
     if features.ndim != 2:
-        raise UserError(f"a backbone gives features (n, D), and this one gives {tuple(features.shape)}")
+        raise UserError(f"a backbone must give features (n, D), and this one gives {tuple(features.shape)}")
     return features.shape[1]
 
 
 def _trained(learner: Learner, epochs: int, progress: Progress) -> float:
-    """All epochs, from where they stopped; the mean loss of the last one."""
+    """Train for all epochs, going on from a saved state; returns the mean loss of the last epoch."""
     if (state := progress.load()) is not None:
         learner.load_state_dict(state)
     saved = time.monotonic()

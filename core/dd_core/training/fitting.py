@@ -1,6 +1,6 @@
 """Train networks on a set, by the set's own recipe or another one.
 
-Sets and their real-image twins go through the same function; nothing here knows which is which.
+Distilled sets and their random-real twins go through the same function, which does not know which of both it gets.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ def train(
 ) -> nn.Module:
     """A network trained on a set, or on real images, in evaluation mode.
 
-    Real images are what `as_source` takes. They have no recipe of their own, so one is to be given. Feed their network
-    what `InputForm.of(as_source(images))` makes of uint8 images.
+    Real images are whatever `as_source` takes. They have no recipe of their own, so `recipe` is required. Inputs of the
+    trained network are then what `InputForm.of(as_source(images))` makes of uint8 images; after training on a set they
+    are what `ds.as_dataset()` gives, or what `ds.input_form()` makes of real images.
 
-    `recipe` is the set's own unless another is given. `network` is the recipe's, another one by its name, a module
-    of the caller's, which is trained in place and keeps its own first weights, or a function that makes one, such as
-    its class, called with (in_channels, outputs, image_size); `module:Class` imports such a function. A set for
-    pre-trained networks gets a held-out one, trained on `pretrain_on`; a set for one particular network gets that one,
-    and any other `network` is a `UserError`. Feed the network what `ds.as_dataset()` gives, or real images through
-    `ds.input_form()`.
+    `recipe` is the set's own unless another is given. `network` is the recipe's; or another network's name; or a module
+    of the caller's, which is trained in place from its own weights; or a function that makes a network, such as a
+    class, called with (in_channels, outputs, image_size), which `module:Class` imports. A set for pre-trained networks
+    gets a held-out network, trained on `pretrain_on`; a set for one particular network gets that network, and any other
+    `network` raises `UserError`.
 
-    A set with features trains a network with as many outputs as an image has features. `teacher` labels what the
-    network sees, where the recipe asks a teacher, and is left as it is. `augmentation` is a function of network inputs
-    (n, C, H, W) that takes the place of the recipe's; what it draws from the global generators follows from `seed`.
+    A set with features trains a network with as many outputs as an image has features. `teacher` labels the network's
+    inputs, where the recipe has a teacher, and is not changed. `augmentation` is a function of network inputs
+    (n, C, H, W) that replaces the recipe's; `seed` determines what the function draws from the global generators.
     `progress` shows a bar of the epochs, or in a log a line every so often.
     """
     require_network(network)
@@ -106,12 +106,14 @@ def _of_set(ds: DistilledSet, recipe: Recipe | None, network: Network | None) ->
 
 def _of_real_images(images: Images, recipe: Recipe | None, network: Network | None) -> tuple[Recipe, Lessons]:
     if isinstance(images, (str, Path)):
-        raise UserError(f"a set in a file is read by read_set({str(images)!r}), and a data set by load_data")
+        raise UserError(f"{str(images)!r} is a path; read a set by read_set(path), or real images by load_data(name)")
     source = plain.given(images, what="what is trained on")
     if recipe is None:
         raise UserError("real images have no recipe of their own; give recipe=Recipe(epochs=30, ...)")
     if losses.needs_values(recipe.loss):
-        raise UserError(f"loss '{recipe.loss}' learns targets of a set, and real images have labels; take another loss")
+        raise UserError(
+            f"loss '{recipe.loss}' learns the targets of a set, and real images have labels alone; take another loss"
+        )
     recipe = for_network(recipe.for_source(source.name), network)
     return recipe, RealLessons(source, InputForm.of(source))
 
@@ -131,18 +133,18 @@ def fit(
 ) -> nn.Module:
     """`network` trained on `lessons` by `recipe`, in evaluation mode.
 
-    A name is initialised first, as the recipe says, or as network `index` of `start` if that is given. A module is
-    trained in place, from the weights that it has. `teacher` labels what the network sees, where the recipe asks one.
-    `augmentation` takes the place of the recipe's, and leaves its views. `reporter` hears of epochs. Raises
-    `UserError` where the recipe is for weights or for a teacher that are not given, or a module is given together with
-    a start.
+    A network that is given by its name is initialised first, as the recipe says, or as network `index` of the pool
+    `start`. A module is trained in place, from its own weights. `teacher` labels the network's inputs, where the recipe
+    has a teacher. `augmentation` replaces the recipe's augmentation, but not its views. `reporter` reports epochs.
+    Raises `UserError` where the recipe needs a pool or a teacher that is not given, and for a module together with a
+    pool.
     """
     if isinstance(network, str):
         recipe = recipe.model_copy(update={"network": network})
         shape, outputs = lessons.image_shape, lessons.outputs
         network = initialised(recipe, shape, outputs, streams=streams, start=start, index=index)
     elif start is not None:
-        raise UserError(f"a {type(network).__name__} that is given has its own weights, and starts from no others")
+        raise UserError(f"the given {type(network).__name__} has its own weights; leave out `start`")
     lessons = _as_recipe_shows(lessons, recipe, streams=streams, teacher=teacher)
     settings = Settings.of(recipe)
     with (reporter or Silent()).stage("epochs", total=settings.epochs) as stage:
@@ -159,11 +161,13 @@ def fit(
 
 
 def _as_recipe_shows(lessons: Lessons, recipe: Recipe, *, streams: Streams, teacher: Teacher | None) -> Lessons:
-    """The lessons by the views of the recipe, and labelled by its teacher."""
+    """The lessons under the recipe's views, with labels of the recipe's teacher."""
     if recipe.views is not None:
         lessons = viewed(lessons, recipe.views, streams)
     if recipe.teacher == "none":
         return lessons
     if teacher is None:
-        raise UserError("the recipe has a teacher label what a network sees, and no teacher is given")
+        raise UserError(
+            "the recipe needs a teacher that labels the network's inputs, and none is given; give `teacher`"
+        )
     return TaughtLessons(lessons, teacher, temperature=recipe.temperature)

@@ -1,4 +1,4 @@
-"""Weights of a network that came in somebody's file, kept in the cache under the digest of their values."""
+"""A network's weights from a user's file, kept in the cache under the digest of their values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dd_core.networks.origins import KEPT, kept_digest
 
 
 class KeptWeightsSpec(ArtefactSpec):
-    """Weights by name, of any network."""
+    """The spec of kept weights, of any network."""
 
     kind: ClassVar[str] = "weights"
     verb: ClassVar[str] = "keeping"
@@ -28,18 +28,18 @@ class KeptWeightsSpec(ArtefactSpec):
     sha256: str = Field(description="sha256 of the weights' names, types, shapes and values")
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Keep the weights that are given as `resources`; raises `UserError` where none are."""
+        """Keep the weights `resources`, arrays by name; raises `UserError` where they are not given."""
         del index, progress
         if not isinstance(resources, Mapping):
             raise UserError(
-                f"the weights {KEPT}{self.sha256[:12]}... are not in this cache; name the file that they came in, as "
-                "weights=FILE, and they are kept there"
+                f"the weights {KEPT}{self.sha256[:12]}... are not in this cache; give the file that they came in, as "
+                "weights=FILE, and the cache keeps them"
             )
         return {f"t{position}": value for position, value in enumerate(resources.values())}, {"names": list(resources)}
 
 
 def weights_digest(state: Mapping[str, np.ndarray]) -> str:
-    """sha256 of the names, types, shapes and values of weights, however they are stored."""
+    """sha256 of the names, types, shapes and values of weights, whatever file they came in."""
     whole = hashlib.sha256()
     for name, value in state.items():
         whole.update(canonical([name, value.dtype.str, list(value.shape)]).encode())
@@ -48,24 +48,24 @@ def weights_digest(state: Mapping[str, np.ndarray]) -> str:
 
 
 def require_kept(file: str | None, *, option: str) -> None:
-    """Raise `UserError` for weights that are in a `file`."""
+    """Raise `UserError` for weights in a `file`, which have no digest before they are kept."""
     if file is not None:
         raise UserError(
-            f"{option}: {file} has a name only once it is kept; exchange.keep_weights(FILE) keeps it, and returns its "
-            "name"
+            f"{option}: the weights of {file} are not in the cache yet; give what exchange.keep_weights(FILE) returns, "
+            "which keeps them"
         )
 
 
 def kept_spec(weights: str) -> dict[str, ArtefactSpec]:
-    """What an artefact needs that begins with `weights`: those that are kept under a digest, by the role `weights`."""
+    """The needs of an artefact that begins with `weights`: kept weights, by the role "weights", or nothing."""
     digest = kept_digest(weights)
     return {} if digest is None else {"weights": KeptWeightsSpec(sha256=digest)}
 
 
 def keep_weights(state: Mapping[str, Tensor]) -> str:
-    """Keep weights in the cache; returns the name by which a `TeacherConfig` takes them, `sha256:...`.
+    """Keep weights in the cache; returns their name `sha256:...`, which `TeacherConfig.weights` takes.
 
-    The order of the names has no say in it.
+    The name does not depend on the order of `state`.
     """
     arrays = {name: state[name].numpy() for name in sorted(state)}
     sha256 = weights_digest(arrays)
@@ -74,16 +74,16 @@ def keep_weights(state: Mapping[str, Tensor]) -> str:
 
 
 def classes_in(kept: Artefact, model: nn.Module) -> int | None:
-    """How many outputs the last linear layer of `model` has among the weights that were kept; None without it."""
+    """How many outputs the last linear layer of `model` has in the kept weights; None where they lack that layer."""
     tensors, facts = kept.part(0)
     weight = f"{last_linear(model)}.weight"
     return len(tensors[f"t{facts['names'].index(weight)}"]) if weight in facts["names"] else None
 
 
 def load_kept(model: nn.Module, kept: Artefact, *, origin: str = "teacher.weights", head: bool = True) -> None:
-    """Give `model` the weights of a `KeptWeightsSpec`; without `head` its last linear layer stays as it is.
+    """Give `model` the kept weights; head: False leaves the last linear layer of `model` as it is.
 
-    Raises `UserError`, in a line that begins with `origin`, where they are another network's.
+    Raises `UserError`, with a line that begins with `origin`, for weights of another network.
     """
     tensors, facts = kept.part(0)
     state = {name: torch.tensor(tensors[f"t{position}"]) for position, name in enumerate(facts["names"])}
@@ -95,6 +95,6 @@ def load_kept(model: nn.Module, kept: Artefact, *, origin: str = "teacher.weight
 
 
 def last_linear(model: nn.Module) -> str | None:
-    """The path of the last linear layer, which gives a value for each class."""
+    """The path of the last linear layer of `model`, which gives a value for each class; None without one."""
     paths = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     return paths[-1] if paths else None

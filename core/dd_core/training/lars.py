@@ -1,4 +1,4 @@
-"""LARS (You, Gitman and Ginsburg 2017), by which self-supervised networks are usually trained; torch has none."""
+"""LARS (You, Gitman and Ginsburg 2017), the usual optimiser of self-supervised networks, which torch lacks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _EPSILON = 1e-8
 
 
 class LARS(torch.optim.Optimizer):
-    """Stochastic gradient descent whose steps are in proportion to the weights that they change, layer by layer.
+    """Stochastic gradient descent whose step in each layer is proportional to the norm of the layer's weights.
 
     For weights w of a layer, with their gradient g, decay b, learning rate r and momentum m:
 
         trust = eta |w| / (|g| + b |w| + 1e-8)          equation 6 of the paper
         v <- m v + trust (g + b w);  w <- w - r v
 
-    clip: trust / r is used instead, and at most 1, so that no step is larger than one of plain descent at rate r.
-    Biases and the scales and shifts of norms (parameters of fewer than two axes) take plain steps, without trust and
-    decay; so does a layer whose weights or gradient are all zero. This is the form of solo-learn: the rate multiplies
-    the momentum as in torch's SGD, while the paper has it inside, which differs where the rate changes.
+    clip: trust is replaced by min(trust / r, 1), so that no step is larger than one of plain descent at rate r. Biases
+    and the scales and shifts of norms (parameters of fewer than two axes) take plain steps, without trust and decay; so
+    does a layer whose weights or gradient are all zero. This is solo-learn's form: the rate multiplies the momentum, as
+    in torch's SGD. In the paper the momentum accumulates the rate too, which differs where the rate changes.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step along the gradients that the parameters hold; returns what `closure` does, called before it."""
+        """One step along the parameters' gradients; `closure`, if given, is called before, and its result returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -70,7 +70,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def _adapted(weights: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-    """trust (g + b w), or g where one of both is zero. No number leaves the device: a GPU is not waited for."""
+    """trust (g + b w), or g where w or g is zero. No number leaves the device, so that nothing waits for a GPU."""
     size, slope, decay = weights.norm(), gradient.norm(), group["weight_decay"]
     trust = group["eta"] * size / (slope + decay * size + _EPSILON)
     if group["clip"]:

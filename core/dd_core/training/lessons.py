@@ -1,10 +1,9 @@
-"""What a network learns from: mini-batches of inputs and targets, out of a set or out of real images.
+"""Lessons: the mini-batches of inputs and targets that a network learns from, out of a set or of real images.
 
-`Lessons` is the contract, and reading it is enough to write one: a teacher that is asked as training goes, or a bank of
-labels for views that were recorded. `epoch` and `index` say which mini-batch is asked for, so lessons with a
-record for each of them find it; those that answer by the row alone leave them unused. Lessons that change as they are
-used are `Stateful` too, and the loop keeps their state with its own; those that prepare mini-batches while the network
-trains on earlier ones are `Foreseeing`.
+`Lessons` is the contract; reading it is enough to write lessons of another kind, such as views that a teacher labels
+during training, or labels that were recorded in a bank. `epoch` and `index` name a mini-batch, for lessons that have a
+record for each; other lessons ignore them. Lessons that change in use are `Stateful` too, and the loop keeps their
+state with its own; lessons that prepare later mini-batches while the network trains on earlier ones are `Foreseeing`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Shape = tuple[int, int, int]
 
 @runtime_checkable
 class Lessons(Protocol):
-    """N images (C, H, W) with what a network should make of each."""
+    """N images (C, H, W) with the target of a network's outputs for each."""
 
     @property
     def labels(self) -> Int64[Tensor, " N"] | None:
@@ -44,7 +43,7 @@ class Lessons(Protocol):
 
     @property
     def outputs(self) -> int:
-        """How many numbers a network gives for an image: K classes, or D features."""
+        """How many outputs a network needs for an image: K classes, or D features."""
         ...
 
     def __len__(self) -> int: ...
@@ -60,23 +59,23 @@ class Lessons(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Lessons that change as they are used, by PyTorch's own conventions."""
+    """Lessons that change in use, and keep their state by PyTorch's conventions."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values from which `load_state_dict` goes on exactly here."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of `state_dict`."""
+        """Go on from a state of `state_dict`."""
         ...
 
 
 @runtime_checkable
 class Foreseeing(Protocol):
-    """Lessons that prepare mini-batches before they are asked for, where they are told which ones will be."""
+    """Lessons that prepare announced mini-batches before the loop asks for them."""
 
     def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
-        """Within the block, the images of each of `batches` are asked for, in this order; at its end nothing waits."""
+        """Announce that the loop asks for the rows `batches`, in this order, within the block; its end cancels them."""
         ...
 
 
@@ -87,7 +86,7 @@ class Foreseeing(Protocol):
 class TrainingData:
     """A classification set as tensors: inputs (N, C, H, W), labels (N,), class probabilities (N, K) or None.
 
-    black: what a black pixel is as an input (C,), which views show beyond an image's edge; None: 0.
+    black: the network input of a black pixel (C,), which views show beyond an image's edge; None: 0.
     """
 
     inputs: Float[Tensor, "N C H W"]
@@ -110,12 +109,12 @@ class TrainingData:
         return len(self.inputs)
 
     def to(self, device: torch.device) -> TrainingData:
-        """The same on another device."""
+        """The same data on `device`."""
         soft = None if self.probabilities is None else self.probabilities.to(device)
         return TrainingData(self.inputs.to(device), self.labels.to(device), soft, self.classes, self.black)
 
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """Images with their probabilities, or with their labels where there are none."""
+        """Images with their class probabilities, or with their labels where `probabilities` is None."""
         del epoch, index
         targets = self.labels if self.probabilities is None else self.probabilities
         return self.inputs[rows], targets[rows]
@@ -123,7 +122,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class RegressionData:
-    """A set as tensors whose targets (N, D) are learned as they are: features, or logits."""
+    """A set as tensors, whose targets (N, D), features or logits, are learned by regression."""
 
     inputs: Float[Tensor, "N C H W"]
     targets: Float[Tensor, "N D"]
@@ -143,7 +142,7 @@ class RegressionData:
         return len(self.inputs)
 
     def to(self, device: torch.device) -> RegressionData:
-        """The same on another device."""
+        """The same data on `device`."""
         labels = None if self.labels is None else self.labels.to(device)
         return RegressionData(self.inputs.to(device), self.targets.to(device), labels)
 
@@ -154,9 +153,10 @@ class RegressionData:
 
 
 def lessons_of(ds: DistilledSet, recipe: Recipe) -> TrainingData | RegressionData:
-    """A set as a network learns it under `recipe`, whose loss says whether targets are learned as they are.
+    """The lessons of a set under `recipe`: regression for loss mse, else classification.
 
-    Raises `UserError` where the loss cannot learn what the set has, and for a set without anything to learn.
+    Raises `UserError` where the loss cannot learn the kind of the set's targets, and for a set without targets or
+    labels.
     """
     losses.require_learnable(recipe.loss, ds.manifest.targets)
     if not losses.needs_values(recipe.loss):
@@ -167,12 +167,14 @@ def lessons_of(ds: DistilledSet, recipe: Recipe) -> TrainingData | RegressionDat
 
 
 def training_data(ds: DistilledSet, recipe: Recipe) -> TrainingData:
-    """A classification set as a network sees it under `recipe`, whose temperature softens logits.
+    """The lessons of a classification set under `recipe`, whose temperature softens the set's logits.
 
-    Raises `UserError` for a set without labels or with features, and for a loss that learns targets as they are.
+    Raises `UserError` for a set without labels or with features, and for loss mse, which learns by regression.
     """
     if losses.needs_values(recipe.loss):
-        raise UserError(f"loss '{recipe.loss}' learns logits or features as they are, and no class probabilities")
+        raise UserError(
+            f"loss '{recipe.loss}' compares outputs with logits or features, and no class probabilities; take another"
+        )
     if ds.labels is None or ds.manifest.targets == "features":
         raise UserError(f"a {ds.manifest.task} set with targets '{ds.manifest.targets}' does not train a classifier")
     ds = ds.decoded()
@@ -183,9 +185,9 @@ def training_data(ds: DistilledSet, recipe: Recipe) -> TrainingData:
 
 
 def block_rows(labels: Int64[Tensor, " N"], blocks: int) -> list[Int64[Tensor, " n"]]:
-    """Rows of each block: the images of every class are dealt to the blocks in order, equally many to each.
+    """Rows of each block: the images of every class are divided in order into `blocks` equal parts, one for each block.
 
-    Raises `UserError` where they cannot be.
+    Raises `UserError` where `blocks` does not divide the number of images of a class.
     """
     counts = torch.bincount(labels)
     for label, count in enumerate(counts.tolist()):
@@ -205,9 +207,9 @@ def _shape_of(inputs: Tensor) -> Shape:
 
 
 class RealLessons:
-    """Real images with their labels, taken out of a source as they are asked for, and fed as `form` says.
+    """Real images with their labels, read from a source on demand, as network inputs of `form`.
 
-    decoders: processes that decode them ahead; 0: none, as where several networks train at the same time.
+    decoders: processes that decode images ahead; 0: none, as where several networks train at the same time.
     """
 
     def __init__(
@@ -233,32 +235,32 @@ class RealLessons:
         return len(self.source)
 
     def to(self, device: torch.device) -> RealLessons:
-        """The same with batches on another device; the images stay where they are."""
+        """The same lessons with batches on `device`; the images stay where they are."""
         return RealLessons(self.source, self.form, device=device, decoders=self._reader.workers)
 
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """Images, normalised or whitened on the device, with their labels."""
+        """Network inputs, normalised or whitened on the device, with labels."""
         del epoch, index
         return self._fed(self._reader.images(Wanted(rows)), rows)
 
     def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
-        """See `Foreseeing`: images are decoded ahead where there are processes for it."""
+        """See `Foreseeing`: with `decoders`, images are decoded ahead."""
         del epoch
         return self._reader.ahead(map(Wanted, batches))
 
     def views(
         self, rows: Int64[Tensor, " n"], boxes: Int64[Tensor, "n 4"], flips: Bool[Tensor, " n"]
     ) -> tuple[Tensor, Tensor]:
-        """What each box shows of its image before that was brought to `image_shape`, fed as `batch`; with labels."""
+        """(inputs, labels) as in `batch`, of crops that boxes cut from images before these are resized."""
         return self._fed(self._reader.images(Wanted(rows, boxes, flips), size=self.image_shape[1:]), rows)
 
     def views_ahead(self, wanted: Iterable[Wanted]) -> AbstractContextManager[object]:
-        """See `Foreseeing`; within the block, it is `views` that are asked for."""
+        """See `Foreseeing`, for calls of `views` instead of `batch`."""
         return self._reader.ahead(wanted, size=self.image_shape[1:])
 
     def _fed(self, images: UInt8[Tensor, "n C H W"], rows: Int64[Tensor, " n"]) -> tuple[Tensor, Tensor]:
         images = images.to(self.device)
-        # a form sets its surroundings aside at every call, which a small network's step would notice
+        # calling `form` costs a change of torch's settings, which is much beside a small network's step
         whitened = self.form.whitening is not None
         inputs = self.form(images) if whitened else normalise(images, self.form.mean, self.form.std)
         return inputs, self.labels[rows.to(self.device)]

@@ -1,11 +1,11 @@
-"""The training loop: the only place where a network takes steps of an optimiser on real images or on a finished set.
+"""The training loop: all training of networks on real images, or on a finished set, is done by `Loop`.
 
     loop = Loop(model, lessons, settings, streams=streams, device=device)
     loop.run()
 
-An epoch takes the images in an order of its own, in mini-batches, each under views (DSA) of its own. Epoch and step
-name all draws, so a loop that takes up the state of another one goes on to the same bits, from the end of an epoch or
-from between two steps.
+Every epoch shuffles the images anew and takes them in mini-batches, each with its own random augmentation (DSA). Epoch
+and step name all draws, so a loop that loads a state, saved after an epoch or between two steps, goes on to the same
+bits.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ GradientHook = Callable[[LossAt, Gradients], tuple[Tensor, Gradients]]
 
 
 class Loop:
-    """A network under training: `model` learns `lessons` as `settings` say, in place and on `device`.
+    """A network in training: `model` learns `lessons` as `settings` say, in place and on `device`.
 
-    gradient: `(loss_at, theta) -> (loss, gradients)` at the parameters theta, in place of the plain gradient; it may
-    ask for the mini-batch's loss at other weights too. after_epoch: called with the number of epochs that are done.
-    rank: which of the processes this is that train the network together, each by a loop of its own; such loops take the
-    plain gradient, of images without DSA. augmentation: a function of a program's own, in place of the settings'.
+    gradient: `(loss_at, theta) -> (loss, gradients)` at the parameters theta, instead of the plain gradient; it may
+    call `loss_at` for the mini-batch's loss at other weights. after_epoch: called with the number of finished epochs.
+    rank: this process among several that train the network together, each by a loop of its own; such loops take the
+    plain gradient, without DSA. augmentation: a program's own function, instead of the settings' DSA.
     """
 
     def __init__(
@@ -64,22 +64,22 @@ class Loop:
         self._network = self.model if rank is None else rank.together(self.model)
         self.loss = losses.named(settings.loss, temperature=settings.temperature)
         self.optimiser = settings.optimiser_of(self.model.parameters(), rate=settings.rate(0))
-        self.done = 0  # epochs
+        self.done = 0  # finished epochs
         self._draws = draws_numbers(self.model)
         self._blocks = _blocks(settings, self.lessons)
         self._begun = False
-        self._sizes: list[int] = []  # of the mini-batches of the epoch so far
+        self._sizes: list[int] = []  # sizes of the present epoch's mini-batches so far
         self._total = torch.zeros((), device=device)
         self._transforms = streams.generator("augmentation")
 
     # --- epochs -----------------------------------------------------------------------------------------------------
 
     def run(self, until: int | None = None) -> None:
-        """Train to the end of epoch `until`, by default the last one of the settings.
+        """Train until `until` epochs are finished; None: `settings.epochs`.
 
         Raises `Diverged` where the loss stops being finite.
         """
-        # a layer that draws unseen by `draws_numbers` leaves the caller's generator alone too
+        # so that a layer whose draws `draws_numbers` misses does not use the caller's generator
         with self.streams.seeded("training", self.done):
             while self.done < (self.settings.epochs if until is None else until):
                 batches = self.mini_batches()
@@ -93,7 +93,7 @@ class Loop:
         self.run(self.done + 1)
 
     def mini_batches(self) -> Sequence[Int64[Tensor, " n"]]:
-        """Rows of the mini-batches that the present epoch has yet to take; the last one may be smaller."""
+        """Rows of the present epoch's mini-batches that are still to come; the last one may be smaller."""
         if self._blocks:
             batches: Sequence[Tensor] = [self._blocks[self.settings.steps[self.done].step]]
         else:
@@ -110,7 +110,7 @@ class Loop:
         return rows if self.rank is None else self.rank.part(rows)
 
     def end_epoch(self) -> None:
-        """Count the present epoch as done. Whoever calls `step` for rows of their own decides when that is."""
+        """Count the present epoch as finished; to be called by programs that call `step` with rows of their own."""
         self.done, self._begun = self.done + 1, False
         every = self.settings.check_every
         if every and (self.done % every == 0 or self.done == self.settings.epochs):
@@ -120,13 +120,13 @@ class Loop:
 
     @property
     def mean_loss(self) -> float:
-        """Mean loss over the images of the present epoch so far, or of the last one; NaN before the first step."""
+        """Mean loss over the images of the present epoch so far, or of the last epoch; NaN before the first step."""
         return self._total.item() / sum(self._sizes) if self._sizes else math.nan
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
     def step(self, rows: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-        """One step of the optimiser on the images `rows`; returns the loss before it."""
+        """One step of the optimiser on the images `rows`; returns the loss before the step, a scalar."""
         if not self._begun:
             self._begin_epoch()
         part = self._part(rows)
@@ -160,9 +160,9 @@ class Loop:
         )
 
     def _backward(self, inputs: Tensor, targets: Tensor, *, share: float) -> Tensor:
-        """Leave in each parameter the gradient of the step; the loss, detached.
+        """Set each parameter's gradient for the step; returns the loss, detached.
 
-        share: of the mini-batch, what the inputs are; what other processes have comes in its own share.
+        share: the part of the mini-batch that `inputs` are; other processes have the rest.
         """
         if self.gradient is None:
             with self._precision():
@@ -191,8 +191,8 @@ class Loop:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _named_draws(self) -> AbstractContextManager[Any]:
-        # Dropout draws from torch's global generator. With an accelerator, to seed it takes as long as a small
-        # network's step, so only networks that draw are seeded; at every step, to go on from between any two.
+        # Dropout draws from torch's global generator. With an accelerator, seeding it takes as long as a small
+        # network's step, so it is seeded only for networks that draw; at every step, so that any step can be resumed.
         if not self._draws:
             return nullcontext()
         streams = self.streams.child("training", self.done)
@@ -215,7 +215,7 @@ class Loop:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of `state_dict`, of a loop with the same lessons, settings and streams."""
+        """Go on from a state of `state_dict`, of a loop with the same lessons, settings and streams."""
         self.done, self._begun = state["epoch"], False
         self.model.load_state_dict(state["model"])
         if isinstance(self.lessons, Stateful):
@@ -229,7 +229,7 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _skip_view(self, rows: int) -> None:
-        """Draw what a mini-batch's view has drawn."""
+        """Repeat the augmentation's draws for an earlier mini-batch of `rows` images."""
         if self.settings.augmentation != "none" and self._own_augmentation is None:
             _, height, width = self.lessons.image_shape
             augment.draw_parameters(
@@ -246,7 +246,7 @@ def draws_numbers(model: nn.Module) -> bool:
 
 
 def _blocks(settings: Settings, lessons: Lessons) -> list[Tensor]:
-    """Rows of each block of a learned order; raises `UserError` where the images do not fall into blocks."""
+    """Rows of each block of a learned order; raises `UserError` where images do not divide into equal blocks."""
     if not settings.steps:
         return []
     labels = torch.zeros(len(lessons), dtype=torch.int64) if lessons.labels is None else lessons.labels.cpu()

@@ -1,7 +1,7 @@
-"""Losses: how far a network's outputs are from what they should be, each one formula of tensors alone.
+"""Losses of a network's outputs and their targets, each a formula of tensors.
 
 N images, K classes, D outputs. z are a network's logits (N, K), y labels (N,), p class probabilities (N, K), T the
-temperature of soft targets; q = softmax(z / T). Whoever makes p from logits softens them by the same T.
+temperature of soft targets; q = softmax(z / T). The caller makes p from logits with the same T.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def named(name: LossName, *, temperature: float = 1.0) -> Loss:
 def cross_entropy(
     logits: Float[Tensor, "N K"], targets: Float[Tensor, "N K"] | Int64[Tensor, " N"], *, temperature: float = 1.0
 ) -> Float[Tensor, ""]:
-    """Mean over images of - sum_k p_k log q_k, or of - log softmax(z)_y for labels, which no temperature softens."""
+    """Mean over images of - sum_k p_k log q_k; for labels of - log softmax(z)_y, without the temperature."""
     if targets.ndim == 1:
         return F.cross_entropy(logits, targets)
     return F.cross_entropy(logits / temperature, targets)
@@ -46,8 +46,8 @@ def divergence(
 ) -> Float[Tensor, ""]:
     """Mean over images of KL(p || q) = sum_k p_k (log p_k - log q_k); times T^2 where `squared` (Hinton et al. 2015).
 
-    The factor keeps gradients equally large at every temperature, as these shrink with 1 / T^2. Labels are learned by
-    cross-entropy: it is the divergence from probabilities that are sure of one class.
+    As gradients shrink with 1 / T^2, the factor keeps them equally large at every temperature. Labels are learned by
+    cross-entropy, which is the divergence from one-hot probabilities.
     """
     if targets.ndim == 1:
         return cross_entropy(logits, targets)
@@ -56,27 +56,29 @@ def divergence(
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-    """Mean of (outputs - targets)^2 over images and outputs; both are (N, D): features, or logits as they are.
+    """Mean of (outputs - targets)^2 over images and outputs; both are (N, D), targets being features or logits.
 
-    Raises `UserError` where they are not of one shape, such as labels, or features of another width.
+    Raises `UserError` where the shapes differ, as with labels, or features of another width.
     """
     if outputs.shape != targets.shape:
         raise UserError(
-            f"loss 'mse' compares outputs {tuple(outputs.shape)} with targets {tuple(targets.shape)}; it needs one "
-            "target for each output of the network"
+            f"loss 'mse' compares outputs {tuple(outputs.shape)} with targets {tuple(targets.shape)}; both need the "
+            "same shape, one target for each output of the network"
         )
     return F.mse_loss(outputs, targets)
 
 
 def needs_values(name: LossName) -> bool:
-    """Whether a loss takes targets as they are, logits or features, and no labels or probabilities."""
+    """Whether a loss takes logits or features as targets, and no labels or probabilities."""
     return name == "mse"
 
 
 def require_learnable(name: LossName, targets: str) -> None:
-    """Raise `UserError` for a loss that cannot learn a set whose manifest calls its targets `targets`."""
+    """Raise `UserError` for a loss that cannot learn a set with targets of the kind `targets` (see `Manifest`)."""
     if needs_values(name) and targets not in ("logits", "features"):
         kind = "labels alone" if targets == "none" else targets
-        raise UserError(f"loss 'mse' compares outputs with logits or features, and the set has {kind}")
+        raise UserError(
+            f"loss 'mse' compares outputs with logits or features, and the set has {kind}; take another loss"
+        )
     if targets == "features" and not needs_values(name):
-        raise UserError(f"a set with features is learned by loss 'mse', and the recipe's loss is '{name}'")
+        raise UserError(f"a set with features needs loss 'mse', and the recipe's loss is '{name}'")

@@ -1,8 +1,8 @@
-"""What self-supervised learning minimises over two views of each image.
+"""The objectives that self-supervised learning minimises over two views of each image.
 
-It is computed in float32 at least, whatever surrounds the call.
+They are computed in float32 or float64, even where autocast is on around the call.
 
-Shapes: n images, D numbers of a view.
+Shapes: n images, D outputs of the projector for a view.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-EPSILON = 1e-5  # added to variances, as batch norm has it
+EPSILON = 1e-5  # added to variances, as in batch norm
 
 
 def barlow_twins(
     first: Float[Tensor, "n D"], second: Float[Tensor, "n D"], *, off_diagonal: float = 5e-3
 ) -> Float[Tensor, ""]:
-    """sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2, with C the correlation of the views' numbers over images.
+    """sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2, with C (D, D) the correlation over images of both views' outputs.
 
     Zbontar et al. 2021, equations 1 and 2; lambda is `off_diagonal`.
     """
@@ -31,9 +31,9 @@ def barlow_twins(
 
 
 def nt_xent(first: Float[Tensor, "n D"], second: Float[Tensor, "n D"], *, temperature: float) -> Float[Tensor, ""]:
-    """Mean over the 2n views of -log of the softmax of cosine / T at the other view, among all views but itself.
+    """Mean over the 2n views of -log softmax(cosine / T) at the same image's other view.
 
-    Chen et al. 2020 (SimCLR), equation 1.
+    The softmax is over all 2n views but the view itself: Chen et al. 2020 (SimCLR), equation 1.
     """
     with torch.autocast(first.device.type, enabled=False):
         views = F.normalize(_precise(torch.cat([first, second])), dim=1)
@@ -53,6 +53,6 @@ def _precise(values: Tensor) -> Tensor:
 
 
 def _standardised(values: Tensor) -> Tensor:
-    """Each number with mean 0 and variance 1 over images, as a batch norm without weights gives it in training."""
+    """Each output with mean 0 and variance 1 over images, as from a batch norm without weights in training."""
     variance, mean = torch.var_mean(values, dim=0, correction=0)
     return (values - mean) / (variance + EPSILON).sqrt()

@@ -1,6 +1,6 @@
-"""An augmentation of a program's own: a function of network inputs, in place of the recipe's.
+"""An augmentation of a program's own: a function of network inputs that replaces the recipe's augmentation.
 
-A function cannot be written into a file, so it is given where a network is trained and never enters a recipe.
+A function cannot be written into a file, so it is an argument of training, and never enters a recipe.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system.surroundings.generators import generators_seeded
 
-Augmentation = Callable[[Tensor], Tensor]  # network inputs (n, C, H, W) -> as many of the same shape
+Augmentation = Callable[[Tensor], Tensor]  # network inputs (n, C, H, W) -> the same shape
 
 
 def name_of(augmentation: Augmentation) -> str:
-    """What a table calls the function."""
+    """The name of the function for tables and errors."""
     return getattr(augmentation, "__name__", type(augmentation).__name__)
 
 
 def check_augmentation(augmentation: Any, recipe: Recipe) -> None:
-    """Raise `UserError` for what is no function, and for a recipe under which it would not do what it says."""
+    """Raise `UserError` for an augmentation that is not a function, and for a recipe that excludes augmentation."""
     if not callable(augmentation) or isinstance(augmentation, type):
         kind = f"the class {augmentation.__name__}" if isinstance(augmentation, type) else repr(augmentation)[:40]
         raise UserError(
-            f"augmentation is {kind}; give a function of network inputs (n, C, H, W) that returns as many of the same "
-            "shape, or put a strategy by its name into the recipe: Recipe(augmentation='color_crop')"
+            f"augmentation is {kind}; give a function of network inputs (n, C, H, W) that returns the same shape, or "
+            "put the name of a strategy into the recipe: Recipe(augmentation='color_crop')"
         )
     if recipe.steps:
-        raise UserError("the recipe has learned steps, which see images as they are; leave out augmentation")
+        raise UserError("the recipe has learned steps, which take images without augmentation; leave out augmentation")
     if recipe.teacher != "none":
         raise UserError(
-            "the recipe has a teacher label what networks see, and an augmentation would change that after it is "
-            "labelled; leave out augmentation"
+            "the recipe's teacher labels the networks' inputs, and an augmentation would change the inputs after that; "
+            "leave out augmentation"
         )
 
 
 def augmented(augmentation: Augmentation, inputs: Tensor, *, streams: Streams, step: int) -> Tensor:
-    """`inputs` as the function gives them back, its draws from the global CPU generators named by stream and step.
+    """The function's result for `inputs`; streams and step seed the global CPU generators that it draws from.
 
-    Raises `UserError` where the function fails, or returns something else than as many inputs of the same shape.
+    Raises `UserError` where the function fails, or returns another shape or type than that of `inputs`.
     """
     try:
         with generators_seeded(streams.seed, "own-augmentation", step):
@@ -59,6 +59,6 @@ def augmented(augmentation: Augmentation, inputs: Tensor, *, streams: Streams, s
             found = f"{outputs.dtype} {tuple(outputs.shape)}"
         raise UserError(
             f"augmentation '{name_of(augmentation)}' gives {found} for inputs {inputs.dtype} {tuple(inputs.shape)}; it "
-            "is to return the same shape and type"
+            "must return the same shape and type"
         )
     return outputs

@@ -1,4 +1,4 @@
-"""What a trained network says of real images."""
+"""Predictions and accuracy of a trained network on real images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dd_core.system.footprint import prediction_batch
 
 
 def accuracy(model: nn.Module, source: Source, form: InputForm, *, device: torch.device) -> float:
-    """The fraction of real images, fed as `form` says, that `model` labels rightly; in evaluation mode."""
+    """The fraction of real images, as inputs of `form`, that `model` classifies rightly in evaluation mode."""
     labels = require_labels(source)
     return int((predictions(model, source, form, device=device) == labels).sum()) / len(source)
 
 
 @torch.no_grad()
 def predictions(model: nn.Module, source: Source, form: InputForm, *, device: torch.device) -> Int64[Tensor, " N"]:
-    """The class that `model` gives to each real image, fed as `form` says; in evaluation mode."""
+    """The class that `model`, in evaluation mode, gives to each real image, as inputs of `form`."""
     model = model.to(device).eval()
 
     def logits(images: Tensor) -> Tensor:

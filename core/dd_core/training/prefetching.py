@@ -1,7 +1,7 @@
-"""Images of a source, decoded ahead by processes while a network trains on those before.
+"""Images of a source, decoded ahead by processes while a network trains on earlier images.
 
-torch's `DataLoader` owns the processes, the order, and how many batches wait. What is asked for is named in full, rows
-and views, so that neither the number of processes nor their haste changes anything.
+torch's `DataLoader` owns the processes, the order, and the number of waiting batches. A request names rows and views in
+full, so neither the number of processes nor their timing changes any result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dd_core.system import surroundings
 
 
 class Wanted(NamedTuple):
-    """A batch of a source's images: by their rows alone as `Source.take` gives them, with boxes as `Source.views`."""
+    """A request for a batch of a source's images: without boxes for `Source.take`, with boxes for `Source.views`."""
 
     rows: Int64[Tensor, " n"]
     boxes: Int64[Tensor, "n 4"] | None = None
@@ -32,9 +32,9 @@ class Wanted(NamedTuple):
 
 
 class Reader:
-    """Batches of a source; where it is known which ones come next, `workers` processes decode them ahead.
+    """Batches of a source, which `workers` processes decode ahead where the next batches are announced.
 
-    workers: as of `prefetched`; 0: batches are read as they are asked for.
+    workers: see `prefetched`; 0: batches are read on demand.
     """
 
     def __init__(self, source: Source, *, workers: int = 0) -> None:
@@ -44,7 +44,7 @@ class Reader:
 
     @contextmanager
     def ahead(self, batches: Iterable[Wanted], *, size: tuple[int, int] | None = None) -> Iterator[None]:
-        """Within the block, `batches` are asked for, in this order and at this `size`; its end ends the processes."""
+        """Announce calls of `images` for `batches`, in this order and at `size`, within the block; then end processes."""
         if not self.workers:
             yield
             return
@@ -57,7 +57,7 @@ class Reader:
             self._expected.clear()
 
     def images(self, wanted: Wanted, *, size: tuple[int, int] | None = None) -> UInt8[Tensor, "n C H W"]:
-        """A batch; raises what `prefetched` raises."""
+        """The images of a batch; raises what `prefetched` raises."""
         if self._loaded is None:
             return _images(self.source, wanted, size)
         images = next(self._loaded)
@@ -78,12 +78,12 @@ def prefetched(
     workers: int = 0,
     ahead: int = 2,
 ) -> Generator[UInt8[Tensor, "n C H W"]]:
-    """The images of each batch, in order; a batch is drawn when its decoding begins. size: (H, W) of views.
+    """The images of each batch, in order; `batches` is advanced when the decoding of a batch begins.
 
-    workers: processes of this machine, no more than it has cores. Each is at most `ahead` batches ahead, which bounds
-    the memory. 0: images are decoded here as they are asked for; images in memory always are, unless views of them are
-    wanted. Closing the iterator ends the processes. Raises what `take` and `views` raise, and `OutOfResources` where a
-    process is lost.
+    size: (H, W) of views; None: whole images. workers: the number of processes, at most the number of cores; each is at
+    most `ahead` batches ahead, which bounds the memory; 0: this process decodes images on demand, as it always does for
+    images in memory, unless views of them are wanted. Closing the iterator ends the processes. Raises what `take` and
+    `views` raise, and `OutOfResources` where a process is lost.
     """
     if workers == 0 or (size is None and isinstance(source, LabelledImages)):
         yield from (_images(source, wanted, size) for wanted in batches)
@@ -99,15 +99,15 @@ def prefetched(
         if "DataLoader worker" not in str(error):
             raise
         raise OutOfResources(
-            f"one of {count} processes that decode images ended, most likely for lack of memory; fewer need less"
+            f"one of {count} processes that decode images ended, most likely for lack of memory; use fewer processes"
         ) from error
     finally:
-        # torch ends the processes when the last reference goes, and a failure that somebody keeps may have one
+        # torch ends the processes with the last reference to the loader, which a kept exception may hold
         getattr(loaded, "_shutdown_workers", lambda: None)()
 
 
 class _Decoding(Dataset[Any]):
-    """The batches of a source, by what is wanted of them."""
+    """A torch `Dataset` whose index is a `Wanted`, as numpy arrays, and whose item is that batch of the source."""
 
     def __init__(self, source: Source, size: tuple[int, int] | None) -> None:
         self.source, self.size = source, size
@@ -118,7 +118,7 @@ class _Decoding(Dataset[Any]):
         try:
             return _images(self.source, Wanted(rows, boxes, flips), self.size).numpy()
         except DDError as error:
-            return error  # raised, it would come back with a traceback in its line
+            return error  # if it were raised, torch would add a traceback to its line
 
 
 def _images(source: Source, wanted: Wanted, size: tuple[int, int] | None) -> Tensor:
@@ -142,7 +142,7 @@ def _loading(
         num_workers=workers,
         prefetch_factor=ahead,
         collate_fn=_as_it_is,
-        generator=torch.Generator(),  # the processes draw nothing; without one, the caller's would be drawn from
+        generator=torch.Generator(),  # without one, torch would draw from the caller's generator
     )
     return iter(loader)
 

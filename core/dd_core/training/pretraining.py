@@ -18,7 +18,7 @@ def pretrain(
 ) -> float:
     """Train `model` in place on normalised real images; returns the mean loss of the last epoch.
 
-    Adam with betas (0.5, 0.999), as Wang et al.'s code has it. Raises `UserError` for a source without labels, and
+    Adam with betas (0.5, 0.999), as in Wang et al.'s code. Raises `UserError` for a source without labels, and
     `Diverged` where the loss stops being finite.
     """
     settings = Settings(

@@ -1,6 +1,6 @@
-"""How a loop trains: optimiser, course of the learning rate, order, views and loss.
+"""How a loop trains: optimiser, schedule of the learning rate, order of steps, augmentation and loss.
 
-A recipe says it for a set; experts and pre-training have forms of their own. All of them become `Settings`.
+Recipes of sets, and the configs of experts, teachers and pre-training, all become `Settings`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Schedule = Literal["constant", "step", "cosine", "halving", "decay"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a loop needs to know beside model, lessons and streams.
+    """The settings of a training loop.
 
     schedule: `step` and `decay` multiply the rate by 0.1 in the second half, `step` with a new optimiser; `halving`
-    multiplies it by 0.5 every `halve_every` epochs; `cosine` takes it to zero. warmup: epochs of linear warm-up.
+    multiplies the rate by 0.5 every `halve_every` epochs; `cosine` takes it to zero. warmup: epochs of linear warm-up.
     steps: a learned order, which replaces epochs, rates and mini-batches; every step then counts as an epoch.
-    autocast: whether forward passes compute in bfloat16 where torch deems it safe. loss_called: what an error calls
-    the loss; check_every: epochs between two looks at whether it is finite (0: never), each of which waits for a GPU.
+    autocast: whether forward passes are in mixed precision (bfloat16). loss_called: the name of the loss in errors.
+    check_every: epochs between two checks that the loss is finite, each of which waits for a GPU; 0: no checks.
     """
 
     learning_rate: float
@@ -52,7 +52,7 @@ class Settings:
 
     @staticmethod
     def of(recipe: Recipe) -> Settings:
-        """The settings of a recipe; by a learned order it is plain gradient descent without augmentation."""
+        """The settings of a recipe; with learned steps, plain gradient descent without augmentation."""
         if recipe.steps:
             return Settings(
                 learning_rate=recipe.steps[0].learning_rate,
@@ -97,7 +97,7 @@ class Settings:
         return self.learning_rate * (0.1 if late.get(self.schedule, False) else 1.0)
 
     def restarts(self, epoch: int) -> bool:
-        """Whether an epoch begins with a new optimiser, as the MTT family's evaluation has it: momentum starts over."""
+        """Whether an epoch begins with a new optimiser, without momentum yet, as in the MTT family's evaluation."""
         return self.schedule == "step" and epoch == self._drop
 
     @property
@@ -105,7 +105,7 @@ class Settings:
         return (self.epochs - 1) // 2 + 2
 
     def optimiser_of(self, parameters: Iterable[Tensor], *, rate: float) -> torch.optim.Optimizer:
-        """A new optimiser of the parameters."""
+        """A new optimiser of `parameters` at the learning rate `rate`."""
         if self.optimiser == "descent":
             return PlainDescent(parameters, rate=rate)
         if self.optimiser == "lars":
@@ -117,7 +117,7 @@ class Settings:
         return kind(groups, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
 
     def _groups(self, parameters: Iterable[Tensor]) -> Iterable[Any]:
-        """The parameters as an optimiser takes them: apart, where some do not decay."""
+        """The parameters for an optimiser: two groups where some do not decay."""
         if self.decayed == "all":
             return parameters
         parameters = list(parameters)
@@ -127,14 +127,14 @@ class Settings:
 
 
 class PlainDescent(torch.optim.Optimizer):
-    """w <- w - rate g, as the inner step of distillation computes it: torch's SGD may fuse the two operations."""
+    """w <- w - rate g, in the same operations as the inner step of distillation, which torch's SGD may fuse."""
 
     def __init__(self, parameters: Iterable[Tensor], *, rate: float) -> None:
         super().__init__(parameters, {"lr": rate})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step along the gradients that the parameters hold."""
+        """One step along the parameters' gradients; `closure` is ignored."""
         del closure
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -1,7 +1,7 @@
-"""Teachers as artefacts: a network trained on the real images, which knows what distilled images are to look like.
+"""Teachers as artefacts: networks trained on the real images, from which images are recovered, or which label views.
 
-SRe2L (Yin et al. 2023) calls this stage *squeeze*: what the images have in common goes into weights, and into the mean
-and variance that each batch norm keeps of its inputs.
+SRe2L (Yin et al. 2023) calls this stage *squeeze*: information about the images goes into the weights, and into the
+running mean and variance of each batch norm's inputs.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from dd_core.training.settings import Settings
 from dd_core.training.teacher_config import IMAGES_OF_A_PROCESS, TeacherConfig
 from dd_core.training.viewing import AskedTeacher, viewed, viewed_in_files
 
-SAVE_SECONDS = 30.0  # between two records of a teacher under way, at least
+SAVE_SECONDS = 30.0  # least time between two saved states of an unfinished teacher
 
 
 class TeacherSpec(ArtefactSpec):
     """A teacher of images (C, H, W).
 
-    Where its views are crops, it learns them from the pixels that its source keeps: of images in memory from the stored
-    ones, which have `image_shape` already; of a folder that streams from those of each file at the file's own size
-    (`native`). So a folder has one teacher in memory and another streamed, though its fingerprint is the same.
+    If the teacher's views are crops, they are cut from the source's stored pixels: for images in memory from images of
+    `image_shape`, for a folder that streams from each file's image at its own size (`native`). So a folder has one
+    teacher when it is in memory and another when it streams, though its fingerprint is the same.
     """
 
     kind: ClassVar[str] = "teacher"
@@ -52,19 +52,19 @@ class TeacherSpec(ArtefactSpec):
     noun: ClassVar[str] = "teacher"
 
     source: str = Field(description="fingerprint of the real images")
-    source_name: str = Field(description="name of the real images: those of digits are not mirrored")
+    source_name: str = Field(description="name of the real images; images of digits are not mirrored")
     image_shape: tuple[int, int, int] = Field(description="channels, height and width of the real images")
     classes: int = Field(description="number of classes of the real images")
     teacher: TeacherConfig = Field(description="how the teacher is trained")
     native: bool = Field(
         default=False,
         exclude_if=lambda native: not native,
-        description="whether crops are cut from images as their files have them, before they get image_shape",
+        description="whether crops are cut from the images of files at their own size, before resizing to image_shape",
     )
 
     @staticmethod
     def of(source: Source, teacher: TeacherConfig) -> TeacherSpec:
-        """The teacher of a source; `teacher` names its network. Raises `UserError` for weights that are in a file."""
+        """The spec of a source's teacher; `teacher` names its network. Raises `UserError` for a file not yet kept."""
         assert teacher.network is not None
         require_kept(teacher.weights_file, option="teacher.weights")
         return TeacherSpec(
@@ -78,7 +78,7 @@ class TeacherSpec(ArtefactSpec):
 
     @property
     def network(self) -> str:
-        """Its name."""
+        """The name of the teacher's network."""
         assert self.teacher.network is not None
         return self.teacher.network
 
@@ -87,25 +87,25 @@ class TeacherSpec(ArtefactSpec):
         return {self.source: self.source_name}
 
     def needs(self) -> dict[str, ArtefactSpec]:
-        """The weights that training begins with, where somebody gave them."""
+        """The weights that training begins with, where they came in a file."""
         return kept_spec(self.teacher.weights)
 
     def cost(self, resources: Any, parts: int) -> str:
-        """How much training it is."""
+        """The network and the amount of training, as text."""
         del parts
         images = len(resources.sources[self.source])
         return f"{self.network}, {self.teacher.epochs} epochs: {self.teacher.epochs * images:,} image-passes"
 
     def outcome(self, made: Artefact) -> str:
-        """How well it knows the images that it learned from."""
+        """The teacher's accuracy on its training images, as text."""
         facts = made.part(0)[1]
         return f"the teacher labels {100 * facts['accuracy']:.1f} % of its training images rightly"
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
-        """Train it, with its state kept every half minute.
+        """Train the teacher, and save its state every `SAVE_SECONDS`.
 
-        Raises `Diverged`, `UserError` where it learns from files and the images are in memory, and where its processes
-        have too few images or GPUs, and `OutOfResources` where a process is lost.
+        Raises `Diverged`; `UserError` where the teacher learns from files and the images are in memory, and where its
+        processes have too few images or GPUs; and `OutOfResources` where a process is lost.
         """
         del index
         source, device = resources.sources[self.source], devices.resolve(resources.device)
@@ -138,9 +138,10 @@ class TeacherSpec(ArtefactSpec):
             )
 
     def fresh(self, kept: Artefact | None = None) -> nn.Module:
-        """The network before its first epoch, with the weights that were `kept`, if any.
+        """The network before its first epoch, with `kept` weights if given.
 
-        Raises `UserError` for published weights that cannot be had, and for kept ones of another network.
+        Raises `UserError` for published weights that cannot be loaded or, without training, have other classes, and for
+        kept weights of another network.
         """
         channels, height, width = self.image_shape
         model = networks.build(
@@ -163,7 +164,7 @@ class TeacherSpec(ArtefactSpec):
     def loop(
         self, model: nn.Module, source: Source, form: InputForm, *, device: torch.device, rank: Rank | None = None
     ) -> Loop:
-        """The teacher's training, before its first epoch; of process `rank` where several train it together."""
+        """The training loop at epoch 0; `rank`: this process, where several train the teacher together."""
         teacher = self.teacher
         streams = Streams(teacher.seed).child("teacher")
         decoders = source.decoders // teacher.processes if isinstance(source, DecodesFiles) else 0
@@ -183,7 +184,7 @@ class TeacherSpec(ArtefactSpec):
 
 
 class _Training(NamedTuple):
-    """What the processes of a teacher are sent, or its only process uses."""
+    """The inputs of a teacher's training, which are sent to each of its processes."""
 
     spec: TeacherSpec
     model: nn.Module
@@ -193,7 +194,7 @@ class _Training(NamedTuple):
     save_seconds: float
 
     def run(self, device: torch.device) -> float:
-        """Train the model in place, from where it stopped; the mean loss of the last epoch."""
+        """Train the model in place, going on from a saved state; returns the mean loss of the last epoch."""
         processes = self.spec.teacher.processes
         if processes == 1:
             return self.trained(device)
@@ -202,7 +203,7 @@ class _Training(NamedTuple):
         return loss
 
     def trained(self, device: torch.device, rank: Rank | None = None) -> float:
-        """Train it by this process alone or with others, the first of which keeps the state; the mean loss."""
+        """Train in this process, alone or as one of several, of which the first saves the state; the mean loss."""
         loop = self.spec.loop(self.model, self.source, self.form, device=device, rank=rank)
         if (state := self.progress.load()) is not None:
             loop.load_state_dict(state)
@@ -218,7 +219,8 @@ class _Training(NamedTuple):
 def _trained_together(rank: Rank, training: _Training) -> tuple[dict[str, np.ndarray], float]:
     """The weights, with the running statistics of the first process, and the mean loss of the last epoch.
 
-    On GPUs batch norms normalise by the whole mini-batch; on the CPU torch has that for no process but its own.
+    On GPUs batch norms normalise by the whole mini-batch; on the CPU, where torch cannot do that, each process by its
+    own part.
     """
     if rank.device.type != "cpu":
         training = training._replace(model=networks.synchronised(training.model))
@@ -227,20 +229,22 @@ def _trained_together(rank: Rank, training: _Training) -> tuple[dict[str, np.nda
 
 
 def _published_classes(network: nn.Module) -> int | None:
-    """How many classes the published weights of a network are for, where the library says so."""
+    """How many classes the published weights of a network have; None where the library does not say."""
     config: Mapping[str, Any] = getattr(network, "pretrained_cfg", {"num_classes": 1000})
     return config.get("num_classes")
 
 
 def teacher_for(recipe: Recipe, teacher: TeacherConfig) -> TeacherConfig:
-    """The teacher with a network: its own, or that of the recipe."""
+    """The teacher with its network filled in: its own, or else the recipe's."""
     return teacher.model_copy(update={"network": teacher.network or recipe.network})
 
 
 def form_of(source: Source, teacher: TeacherConfig | FeatureTeacherConfig, network: nn.Module) -> InputForm:
-    """How a teacher, and a set that is made with it, see the images of a source."""
+    """The input form of a teacher, and of a set that is made with it, for the images of a source."""
     if teacher.weights == PUBLISHED:
-        config: Mapping[str, Any] = getattr(network, "pretrained_cfg", {})  # of timm; torchvision's have ImageNet's
+        config: Mapping[str, Any] = getattr(
+            network, "pretrained_cfg", {}
+        )  # timm's networks have one; torchvision's take ImageNet's statistics
         mean, std = config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1])
         return InputForm(tuple(mean), tuple(std))
     return InputForm(*IMAGENET) if teacher.statistics == "imagenet" else InputForm.of(source)
@@ -256,11 +260,11 @@ def network_of(teacher: Artefact) -> nn.Module:
 
 
 def asked(teacher: Artefact, *, mode: Labelling) -> AskedTeacher:
-    """The teacher, ready to label what a network sees."""
+    """The teacher, ready to label views."""
     return AskedTeacher(network_of(teacher), mode=mode)
 
 
 def form_in(teacher: Artefact) -> InputForm:
-    """How a teacher sees images: as it was trained."""
+    """The input form that a teacher was trained with."""
     facts = teacher.part(0)[1]
     return InputForm(tuple(facts["mean"]), tuple(facts["std"]))

@@ -1,4 +1,4 @@
-"""A backbone that learns from two distorted views of each image, behind a projector that is thrown away afterwards."""
+"""Training a backbone without labels on two distorted views of each image, with a projector that is dropped later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dd_core.training.settings import Settings
 
 
 class Learner:
-    """A backbone that learns from two distorted views of each image; epochs name all draws."""
+    """A backbone in training on two distorted views of each image; epochs name all random draws."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Learner:
         self.done, self.loss = 0, math.nan
 
     def epoch(self) -> None:
-        """All whole mini-batches once; the images left over wait for another epoch. Raises `Diverged`."""
+        """One epoch of full mini-batches; left-over images are skipped in this epoch. Raises `Diverged`."""
         count, size = len(self.source), (self.source.image_shape[1], self.source.image_shape[2])
         order = torch.randperm(count, generator=self.streams.generator("order", self.done))
         batches = order[: max(count - count % self.config.batch_size, min(count, self.config.batch_size))]
@@ -81,7 +81,7 @@ class Learner:
         self.done += 1
 
     def _step(self, rows: Tensor, records: Sequence[distortions.Distorted], *, part: float) -> Tensor:
-        """One step on the views of `rows`; part: how much of the training is done."""
+        """One step on the views of `rows`; part: the fraction of the training that is done."""
         images = self.source.take(rows).to(self.device)
         first, second = (self._normalised(distortions.distorted(images, record.of(rows))) for record in records)
         loss = self._loss(first, second)
@@ -104,7 +104,7 @@ class Learner:
 
     @torch.no_grad()
     def _follow(self, tau: float) -> None:
-        """The target network's weights, moved towards the online ones."""
+        """Move the target network's weights towards the online network's."""
         for slow, fast in zip(self.target.parameters(), self.online.parameters(), strict=True):
             slow.lerp_(fast, 1 - tau)
 
@@ -115,13 +115,13 @@ class Learner:
         return (views - mean) / std
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to go on from, at the end of an epoch."""
+        """All that `load_state_dict` goes on from, at the end of an epoch."""
         modules = {"online": self.online, "predictor": self.predictor, "target": self.target}
         states = {name: module.state_dict() for name, module in modules.items()}
         return {"done": self.done, "loss": self.loss, "optimiser": self.optimiser.state_dict(), **states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of `state_dict`."""
+        """Go on from a state of `state_dict`."""
         self.done, self.loss = state["done"], state["loss"]
         self.optimiser.load_state_dict(state["optimiser"])
         for name in ("online", "predictor", "target"):
@@ -129,7 +129,7 @@ class Learner:
 
 
 def projector(config: FeatureTeacherConfig, width: int) -> nn.Sequential:
-    """What the objective is computed behind, as solo-learn has it: three linear layers, two for SimCLR and BYOL."""
+    """The projector between backbone and objective, as in solo-learn: 3 linear layers, or 2 for SimCLR and BYOL."""
     hidden, last = config.projector
     if config.objective == "simclr":
         return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, last))
@@ -140,7 +140,7 @@ def projector(config: FeatureTeacherConfig, width: int) -> nn.Sequential:
 
 
 def predictor(config: FeatureTeacherConfig) -> nn.Sequential:
-    """BYOL's: from a view of the online network to the same view of the target network; nothing for others."""
+    """BYOL's predictor, from the online projection of a view to the target projection of the other; else nothing."""
     hidden, last = config.projector
     if config.objective != "byol":
         return nn.Sequential()

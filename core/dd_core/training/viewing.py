@@ -1,6 +1,6 @@
-"""Lessons by views: each image of other lessons as a crop, mirrored or mixed, labelled by itself or by a teacher.
+"""Lessons of views: crops of the images of other lessons, mirrored or mixed, with the images' targets or a teacher's.
 
-A teacher that is asked as training goes is `AskedTeacher`; one that has answered before is a bank of its logits.
+`AskedTeacher` labels views during training; a bank has a teacher's logits from before.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ Draw = Callable[[int], Records]  # the records of all images in an epoch
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Who labels views."""
+    """A labeller of views."""
 
     def to(self, device: torch.device) -> Teacher:
-        """The same with logits on `device`."""
+        """The same teacher with logits on `device`."""
         ...
 
     def logits(self, views: Float[Tensor, "n C H W"], rows: Int64[Tensor, " n"], *, epoch: int) -> Float[Tensor, "n K"]:
-        """What it makes of `views` of the images `rows`, shown in an epoch."""
+        """The teacher's logits for `views` of the images `rows` in an epoch."""
         ...
 
 
 class ViewedLessons:
-    """Views of the images of `lessons`, as `records` has one of each image in an epoch.
+    """One view of each image of `lessons` in an epoch; `records` gives the views of an epoch.
 
-    A mix of two images has the mix of their targets, by their shares of the view.
+    The target of a mix of two images is the mix of both targets, by the images' shares of the view.
     """
 
     def __init__(self, lessons: Lessons, records: Draw, *, mixes: bool) -> None:
@@ -57,7 +57,7 @@ class ViewedLessons:
         return len(self._lessons)
 
     def to(self, device: torch.device) -> ViewedLessons:
-        """The same with batches on another device."""
+        """The same lessons with batches on `device`."""
         return ViewedLessons(self._lessons.to(device), self._draw, mixes=self._mixes)
 
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
@@ -72,13 +72,13 @@ class ViewedLessons:
         return views.mix(shown, other, own), torch.lerp(self._soft(other_targets), self._soft(targets), shares)
 
     def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
-        """See `Foreseeing`; a batch of mixed views asks for its images, and then for their partners."""
+        """See `Foreseeing`; for mixed views, each batch's images are announced, then their partners."""
         if not isinstance(self._lessons, Foreseeing):
             return nullcontext()
         return self._lessons.ahead((rows for rows, _ in self._parts(batches, epoch)), epoch=epoch)
 
     def _parts(self, batches: Iterable[Tensor], epoch: int) -> Iterator[tuple[Tensor, Records]]:
-        """The images that each batch shows, with their records, in the order in which they are asked for."""
+        """The rows that each batch reads, with their records, in the order of reading."""
         for rows in batches:
             own = self._records(epoch).of(rows)
             yield rows, own
@@ -99,9 +99,9 @@ class ViewedLessons:
 
 
 class NativeLessons(ViewedLessons):
-    """Views whose crops are cut from the images as their files have them, and only then brought to the images' size.
+    """Views whose crops are cut from files' images at their own size, and then resized to `image_shape`.
 
-    So does torchvision's RandomResizedCrop on a photograph: a small crop of a large one keeps its detail.
+    torchvision's RandomResizedCrop does the same: a small crop of a large photograph keeps its detail.
     """
 
     def __init__(self, lessons: RealLessons, records: Draw, *, mixes: bool) -> None:
@@ -109,11 +109,11 @@ class NativeLessons(ViewedLessons):
         self._real = lessons
 
     def to(self, device: torch.device) -> NativeLessons:
-        """The same with batches on another device."""
+        """The same lessons with batches on `device`."""
         return NativeLessons(self._real.to(device), self._draw, mixes=self._mixes)
 
     def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
-        """See `Foreseeing`; views are decoded ahead where there are processes for it."""
+        """See `Foreseeing`; with decoder processes, views are decoded ahead."""
         parts = self._parts(batches, epoch)
         return self._real.views_ahead(Wanted(rows, records.boxes, records.flips) for rows, records in parts)
 
@@ -122,7 +122,7 @@ class NativeLessons(ViewedLessons):
 
 
 class TaughtLessons:
-    """The images of `lessons` with what a teacher makes of each: softmax(logits / T)."""
+    """The images of `lessons` with a teacher's class probabilities as targets: softmax(logits / T)."""
 
     def __init__(self, lessons: Lessons, teacher: Teacher, *, temperature: float) -> None:
         self._lessons, self._teacher, self._temperature = lessons, teacher, temperature
@@ -134,21 +134,21 @@ class TaughtLessons:
         return len(self._lessons)
 
     def to(self, device: torch.device) -> TaughtLessons:
-        """The same with batches on another device."""
+        """The same lessons with batches on `device`."""
         return TaughtLessons(self._lessons.to(device), self._teacher.to(device), temperature=self._temperature)
 
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """Images with class probabilities."""
+        """Images with the teacher's class probabilities."""
         images, _ = self._lessons.batch(rows, epoch=epoch, index=index)
         logits = self._teacher.logits(images, rows, epoch=epoch)
         return images, (logits / self._temperature).softmax(1)
 
 
 class AskedTeacher:
-    """A copy of a trained network, which labels as training goes.
+    """A teacher that labels during training: a copy of a trained network.
 
-    mode: `eval`, or `batch-stats`: its batch norms then normalise by the mini-batch that they are shown, and their
-    running statistics stay what they were.
+    mode: `eval`, or `batch-stats`, in which batch norms normalise by the mini-batch, and leave their running statistics
+    unchanged.
     """
 
     def __init__(self, network: nn.Module, *, mode: Labelling) -> None:
@@ -157,27 +157,27 @@ class AskedTeacher:
         if mode == "batch-stats":
             for norm in batch_norms(self.network).values():
                 norm.train()
-                norm.momentum = 0.0  # of the running statistics: they take nothing of the batch
+                norm.momentum = 0.0  # leaves the running statistics unchanged
 
     def to(self, device: torch.device) -> AskedTeacher:
-        """The same network, moved."""
+        """Move the network to `device`; returns this teacher."""
         self.network.to(device)
         return self
 
     @torch.no_grad()
     def logits(self, views: Float[Tensor, "n C H W"], rows: Int64[Tensor, " n"], *, epoch: int) -> Float[Tensor, "n K"]:
-        """Its logits; raises `UserError` where it is to normalise by the statistics of a single image."""
+        """The network's logits; raises `UserError` for a single image in mode `batch-stats`."""
         del rows, epoch
         if self.mode == "batch-stats" and len(views) == 1:
             raise UserError(
-                "a teacher that normalises by mini-batches (batch-stats) is shown a single image; choose a batch size "
-                "that leaves none alone"
+                "a teacher in mode batch-stats normalises by the mini-batch, and one has a single image; choose a "
+                "batch size that leaves no image alone"
             )
         return self.network(views)
 
 
 def viewed(lessons: Lessons, settings: Views, streams: Streams) -> ViewedLessons:
-    """`lessons` by views that are drawn anew in every epoch."""
+    """Lessons of views of `lessons` that are drawn anew in every epoch."""
     count, (_, height, width) = len(lessons), lessons.image_shape
 
     def draw(epoch: int) -> Records:
@@ -188,7 +188,7 @@ def viewed(lessons: Lessons, settings: Views, streams: Streams) -> ViewedLessons
 
 
 def viewed_in_files(lessons: RealLessons, settings: Views, streams: Streams) -> NativeLessons:
-    """`lessons` by crops of their files' own pixels, drawn anew in every epoch."""
+    """Lessons of crops, drawn anew in every epoch, of the files of `lessons` at the files' own size."""
     count, (_, height, width) = len(lessons), lessons.image_shape
     native_sizes = lessons.source.sizes(torch.arange(count))
 

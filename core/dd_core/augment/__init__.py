@@ -1,4 +1,4 @@
-"""Differentiable siamese augmentation: the names of strategies (no torch), and the transforms."""
+"""Differentiable siamese augmentation: the names of strategies (without torch), and the transforms."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Operations on the colours of images, each image by its own factor: torchvision's, for a whole batch at once.
+"""torchvision's colour operations for a whole batch at once, each image by its own factor.
 
-Images are float (n, C, H, W) in [0, 1]. Grey ones (C = 1) have neither saturation nor hue, and are left as they are.
+Images are float (n, C, H, W) in [0, 1]. Only images with C = 3 have saturation and hue; others are left unchanged.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue
+LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in the brightness
 
 
 def grey(images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n 1 H W"]:
-    """The brightness of each pixel."""
+    """The brightness of each pixel: `LUMA` of 3 channels, or the mean of any other number of channels."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
     weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
@@ -21,22 +21,22 @@ def grey(images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n 1 H W"]:
 
 
 def brightened(images: Float[Tensor, "n C H W"], factors: Float[Tensor, " n"]) -> Float[Tensor, "n C H W"]:
-    """Every pixel times the factor of its image."""
+    """Every pixel is multiplied by the factor of its image, and clamped to [0, 1]."""
     return (images * _column(factors)).clamp(0, 1)
 
 
 def contrasted(images: Float[Tensor, "n C H W"], factors: Float[Tensor, " n"]) -> Float[Tensor, "n C H W"]:
-    """Differences from the mean brightness of the image times its factor."""
+    """Every pixel's difference from its image's mean brightness is multiplied by the image's factor."""
     return _blended(images, grey(images).mean((1, 2, 3), keepdim=True), factors)
 
 
 def saturated(images: Float[Tensor, "n C H W"], factors: Float[Tensor, " n"]) -> Float[Tensor, "n C H W"]:
-    """Differences from the brightness of the pixel times the factor of its image."""
+    """Every pixel's difference from the pixel's own brightness is multiplied by the factor of its image."""
     return images if images.shape[1] != 3 else _blended(images, grey(images), factors)
 
 
 def hued(images: Float[Tensor, "n C H W"], shifts: Float[Tensor, " n"]) -> Float[Tensor, "n C H W"]:
-    """Colours turned by a part of the colour circle, from -0.5 to 0.5."""
+    """The hue of every pixel is turned by the shift of its image, from -0.5 to 0.5 of the colour circle."""
     if images.shape[1] != 3:
         return images
     hue, saturation, value = _hsv(images)
@@ -44,12 +44,12 @@ def hued(images: Float[Tensor, "n C H W"], shifts: Float[Tensor, " n"]) -> Float
 
 
 def solarised(images: Float[Tensor, "n C H W"], *, threshold: float = 0.5) -> Float[Tensor, "n C H W"]:
-    """Values from the threshold on turned over, x to 1 - x."""
+    """Values x from the threshold on become 1 - x."""
     return torch.where(images >= threshold, 1 - images, images)
 
 
 def where(rows: Bool[Tensor, " n"], yes: Float[Tensor, "n C H W"], no: Float[Tensor, "n C H W"]) -> Tensor:
-    """`yes` for the images of `rows`, else `no`."""
+    """The image of `yes` where `rows` is true, else the image of `no`."""
     return torch.where(rows.view(-1, 1, 1, 1), yes, no)
 
 
@@ -63,7 +63,7 @@ def _blended(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
 
 
 def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue in turns, saturation and value, (n, H, W) each."""
+    """Hue (in turns of the colour circle), saturation and value, (n, H, W) each."""
     red, green, blue = images.unbind(1)
     high, low = images.amax(1), images.amin(1)
     spread = high - low

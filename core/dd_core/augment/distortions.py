@@ -1,6 +1,6 @@
-"""Two distorted views of each image, which self-supervised learning holds together.
+"""Two distorted views of each image, for self-supervised learning.
 
-What is drawn for an image has its place in the records of an epoch, so that any rows are a batch.
+Draws are recorded for all images of an epoch, so that any rows can be shown as a batch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from dd_core.augment.view_config import Distortions, Views
 class Distorted:
     """One view of each of N images.
 
-    factors: of brightness, contrast and saturation, and the shift of hue; order: in which these four come; jittered,
-    greyed, solarised: whether they come at all.
+    boxes, flips: see `views.Records`; factors: those of brightness, contrast and saturation, and the shift of hue;
+    order: the order in which these four are applied; jittered: whether they are applied at all; greyed, solarised:
+    whether the view loses its colours, and is solarised.
     """
 
     boxes: Int64[Tensor, "N 4"]
@@ -53,14 +54,14 @@ def draw(
 
 
 def distorted(images: UInt8[Tensor, "n C H W"], records: Distorted) -> Float[Tensor, "n C H W"]:
-    """The views that n records say, in [0, 1], on the images' device."""
+    """The views of n images that `records` describe, in [0, 1], on the images' device."""
     shown = views.crops(images.float() / 255, records.boxes, records.flips).clamp(0, 1)
     factors = records.factors.to(shown.device)
     operations = (colour.brightened, colour.contrasted, colour.saturated, colour.hued)
     for place in range(len(operations)):
         for number, operation in enumerate(operations):
             chosen = records.jittered & (records.order[:, place] == number)
-            rows = chosen.nonzero().flatten().to(shown.device)  # found on the CPU: a GPU is not waited for
+            rows = chosen.nonzero().flatten().to(shown.device)  # found on the CPU, so that nothing waits for a GPU
             if len(rows):
                 shown = shown.index_copy(0, rows, operation(shown[rows], factors[rows, number]))
     shown = colour.where(records.greyed.to(shown.device), colour.grey(shown).expand_as(shown), shown)

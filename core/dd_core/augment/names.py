@@ -1,4 +1,4 @@
-"""The names of augmentations that a user can type; imports no torch. `augment` does what they say."""
+"""The names of augmentations that a user can type; imports no torch. `transforms` implements the augmentations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIRRORED = ("digits", "mnist", "kmnist", "usps", "svhn")  # sources whose classe
 def parse_strategy(strategy: str) -> tuple[str, ...]:
     """The kinds that a text such as `color_crop_cutout_flip_scale_rotate` lists; `none` lists nothing.
 
-    Raises `UserError` for a word that is no kind.
+    Raises `UserError` for an unknown kind.
     """
     if strategy == "none":
         return ()
@@ -29,7 +29,7 @@ def parse_strategy(strategy: str) -> tuple[str, ...]:
 
 
 def resolve_strategy(strategy: str, source_name: str) -> str:
-    """`auto` as a strategy: every kind, but no flip for sources of digits and letters; others as they are."""
+    """`strategy`, with `auto` resolved to all kinds, but without flip for sources of digits and letters."""
     if strategy == "auto":
         return "_".join(kind for kind in KINDS if kind != "flip" or source_name not in MIRRORED)
     return strategy

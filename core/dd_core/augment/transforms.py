@@ -1,11 +1,11 @@
 """Differentiable siamese augmentation (DSA), for any batch on any device.
 
 Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, with the ranges of
-their code. A strategy is a list of kinds of transform, of which each call draws *one* for the whole batch.
+their code. A strategy is a list of kinds of transform; each call draws *one* kind for the whole batch.
 "Siamese" means that the real and the synthetic batch get the same transform.
 
-Drawing is apart from transforming: `draw_parameters` makes a few numbers on the CPU, whatever the device of
-the images, and `apply` and the functions it calls are plain mathematics, twice differentiable in the images.
+Drawing is separate from transforming: `draw_parameters` draws a few numbers on the CPU, whatever the device of
+the images, and `apply` transforms without any draw, twice differentiable in the images.
 
 Shapes: N images, C channels, H rows, W columns; R is 1 (one transform for all) or N (one for each).
 """
@@ -34,7 +34,7 @@ CONTRAST = 0.5  # largest departure of the factor from 1
 
 @dataclass(frozen=True)
 class Parameters:
-    """One drawn transform: its kind (none: the identity) and its numbers, one row for each image or for all.
+    """One drawn transform: its kind (None: the identity) and its numbers, in one row for each image or one for all.
 
     The columns: color = amount added, saturation factor, contrast factor; crop = rows, columns shifted;
     cutout = row, column of the centre; flip = 1 or 0; scale = factors of y, x; rotate = radians.
@@ -52,7 +52,7 @@ def dsa(
     siamese: bool = False,
     align_corners: bool = True,
 ) -> Float[Tensor, "N C H W"]:
-    """Draw one kind of the strategy and apply it: to each image its own way, or to all the same (`siamese`).
+    """Draw one kind of the strategy and apply it, with other numbers for each image, or with the same (`siamese`).
 
     `generator` is a CPU generator. Equal generators give equal kinds whatever the batch size, and with
     `siamese` equal transforms. Raises `UserError` for an unknown kind. Zhao and Bilen 2021, equation 8.
@@ -63,7 +63,7 @@ def dsa(
 
 
 def draw_parameters(strategy: str, *, rows: int, image_size: tuple[int, int], generator: torch.Generator) -> Parameters:
-    """Draw a kind, then `rows` rows of its numbers (1 serves a batch of any size), on the CPU.
+    """Draw a kind, then `rows` rows of its numbers (1 row serves a batch of any size), on the CPU.
 
     `image_size` is (H, W) in pixels. Raises `UserError` for an unknown kind.
     """
@@ -77,7 +77,7 @@ def draw_parameters(strategy: str, *, rows: int, image_size: tuple[int, int], ge
 
 
 def _spread(kind: str, uniform: Tensor, *, image_size: tuple[int, int]) -> Tensor:
-    """Turn numbers uniform in [0, 1) into the numbers of `kind`, uniform in their own ranges."""
+    """The numbers of `kind`, uniform in their ranges, from numbers that are uniform in [0, 1)."""
     if kind == "color":
         low = torch.tensor([-BRIGHTNESS, 0.0, 1 - CONTRAST])
         return low + uniform * torch.tensor([2 * BRIGHTNESS, SATURATION, 2 * CONTRAST])
@@ -99,11 +99,11 @@ def apply(
 ) -> Float[Tensor, "N C H W"]:
     """Transform the images as drawn; color is brightness, saturation and contrast in any order.
 
-    `align_corners` is that of `grid_sample`, for scale and rotate alone: True in MTT and its successors,
-    False in the ECCV-2024 challenge's evaluator.
+    align_corners: as in `grid_sample`, for scale and rotate alone: True in MTT and its successors, False in the
+    ECCV-2024 challenge's evaluator.
     """
     kind, x = parameters.kind, images_NCHW
-    # Not waiting for the copy is safe: these few numbers are not written to again.
+    # a non-blocking copy is safe, as these numbers are not written to again
     values = parameters.values.to(x.device, non_blocking=True)
     if kind == "color":
         added, saturated, contrasted = values.to(x.dtype).unbind(1)
@@ -127,21 +127,21 @@ def brightness(x: Float[Tensor, "N C H W"], amount: Float[Tensor, " R"]) -> Floa
 
 
 def saturation(x: Float[Tensor, "N C H W"], factor: Float[Tensor, " R"]) -> Float[Tensor, "N C H W"]:
-    """Multiply each pixel's departure from its own mean over the channels; the identity on grey images."""
+    """Multiply each pixel's difference from its mean over channels by `factor`; grey images stay as they are."""
     if x.shape[1] == 1:
         return x
     return _away_from(x.mean(dim=1, keepdim=True), x, factor)
 
 
 def contrast(x: Float[Tensor, "N C H W"], factor: Float[Tensor, " R"]) -> Float[Tensor, "N C H W"]:
-    """Multiply each pixel's departure from its image's mean over pixels and channels."""
+    """Multiply each pixel's difference from its image's mean over pixels and channels by `factor`."""
     return _away_from(x.mean(dim=(1, 2, 3), keepdim=True), x, factor)
 
 
 def crop(x: Float[Tensor, "N C H W"], shift: Int[Tensor, "R 2"]) -> Float[Tensor, "N C H W"]:
     """Pixel (i, j) becomes pixel (i + shift_y, j + shift_x), or 0 where that is outside the image."""
-    # Reading round the edge and blanking afterwards uses each source pixel once, so that the backward pass
-    # adds nothing up and is the same in every run, on a GPU too.
+    # Reading with wrap-around, then blanking, uses each source pixel once. So the backward pass adds nothing up,
+    # and is the same in every run, on a GPU too.
     for dim, step in ((2, shift[:, 0]), (3, shift[:, 1])):
         side, shape = x.shape[dim], (-1, 1, x.shape[2], 1) if dim == 2 else (-1, 1, 1, x.shape[3])
         source = torch.arange(side, device=x.device) + step[:, None]
@@ -151,8 +151,8 @@ def crop(x: Float[Tensor, "N C H W"], shift: Int[Tensor, "R 2"]) -> Float[Tensor
 
 
 def cutout(x: Float[Tensor, "N C H W"], centre: Int[Tensor, "R 2"]) -> Float[Tensor, "N C H W"]:
-    """Set a window of half of each side to 0, as far as it is inside; `centre` is (row, column)."""
-    # a product is faster than a masked fill: it is a loop over floats in both directions
+    """Set a window of half of each side around `centre` (row, column) to 0; the image's edge cuts the window."""
+    # a product is faster than a masked fill, forward and backward
     rows, columns = (
         _window(side, middle).to(x.dtype) for side, middle in zip(x.shape[2:], centre.unbind(1), strict=True)
     )
@@ -161,15 +161,17 @@ def cutout(x: Float[Tensor, "N C H W"], centre: Int[Tensor, "R 2"]) -> Float[Ten
 
 def flip(x: Float[Tensor, "N C H W"], flipped: Tensor) -> Float[Tensor, "N C H W"]:
     """Mirror left and right the images for which the boolean `flipped` (R,) is true."""
-    # exact at weights 0 and 1, and faster than a choice pixel by pixel
+    # exact at weights 0 and 1, and faster than torch.where
     return torch.lerp(x, x.flip(3), flipped.to(x.dtype).view(-1, 1, 1, 1))
 
 
 def scale(
     x: Float[Tensor, "N C H W"], factor: Float[Tensor, "R 2"], *, align_corners: bool = True
 ) -> Float[Tensor, "N C H W"]:
-    """Sample each image, bilinear and 0 outside, at its coordinates times (factor_y, factor_x)."""
-    # The coordinates start from the centre, so a factor above 1 shows the image smaller.
+    """Sample each image, bilinear and 0 outside, at its coordinates times (factor_y, factor_x).
+
+    Coordinates are 0 at the centre, so a factor above 1 shows the image smaller.
+    """
     zero = torch.zeros_like(factor[:, 0])
     rows = (factor[:, 1], zero, zero), (zero, factor[:, 0], zero)
     return _affine(x, rows, align_corners=align_corners)
@@ -180,7 +182,7 @@ def rotate(
 ) -> Float[Tensor, "N C H W"]:
     """Sample each image, bilinear and 0 outside, at its coordinates turned by `angle` (radians).
 
-    They run from -1 to 1 on both axes, as in the paper's code, so an oblong image is sheared a little.
+    Coordinates run from -1 to 1 on both axes, as in the paper's code, so an oblong image is sheared a little.
     """
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     return _affine(x, ((cos, -sin, zero), (sin, cos, zero)), align_corners=align_corners)
@@ -194,7 +196,7 @@ def _affine(x: Tensor, rows: tuple[tuple[Tensor, ...], ...], *, align_corners: b
 
 
 def _window(side: int, middle: Tensor) -> Tensor:
-    """(R, side): which rows, or columns, are within the hole around `middle`."""
+    """(R, side): which rows, or columns, are within the window around `middle`."""
     length = _portion(side, CUTOUT_FRACTION)
     from_start = torch.arange(side, device=middle.device) - (middle[:, None] - length // 2)
     return (from_start >= 0) & (from_start < length)

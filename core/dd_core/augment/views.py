@@ -1,7 +1,7 @@
-"""Views of images, each named by a record from which it can be shown again, whoever drew it and whenever.
+"""Views of images. Each view has a record, from which the view can be shown again at any time.
 
-A record says the box that a view shows of its image, whether it is mirrored, which other image is mixed into it, with
-which share and in which box. That image enters by its own view, so that any rows of records can be shown in one batch.
+A record has the box that a view shows of its image, whether the view is mirrored, which other image is mixed into it,
+with which share and in which box. The other image enters by its own view, so any rows of records can be one batch.
 
 Shapes: N images, n of them in a batch; boxes are (top, left, height, width) in pixels.
 """
@@ -18,18 +18,18 @@ from torch import Tensor
 
 from dd_core.augment.view_config import Views
 
-ATTEMPTS = 10  # of torchvision's RandomResizedCrop, before it takes the centre
+ATTEMPTS = 10  # draws of a box, as in torchvision's RandomResizedCrop, before the central box is taken
 FLIP_PROBABILITY = 0.5
-ROWS_AT_ONCE = 1 << 16  # whose boxes are drawn together: a draw takes 1.5 kB of memory a row
+ROWS_AT_ONCE = 1 << 16  # rows whose boxes are drawn together: a draw takes 1.5 kB of memory a row
 
 
 @dataclass(frozen=True)
 class Records:
     """One view of each of N images.
 
-    boxes: what is shown, resized to the whole size; flips: whether it is mirrored then. partners: row of the image that
-    is mixed in by its own view; shares: of the image itself in the mix (lambda), 1 where nothing is mixed in; holes:
-    where CutMix shows the partner instead, of no size elsewhere.
+    boxes: the part of the image that is shown, resized to the whole size; flips: whether it is then mirrored. partners:
+    the row of the image whose view is mixed in; shares: the share of the view itself in the mix (lambda), 1 where
+    nothing is mixed in; holes: the box in which CutMix shows the partner's view, with sides of 0 for other mixes.
     """
 
     boxes: Int64[Tensor, "N 4"]
@@ -56,9 +56,9 @@ def draw(
 ) -> Records:
     """One view of each of `count` images of (H, W) pixels. `generator` is a CPU generator.
 
-    Every image takes equally many draws: the record of a row depends on `count`, and on no other row.
+    Every image takes equally many draws, so the record of a row depends on `count` and on no other row.
 
-    native_sizes: (height, width) of the pixels that each crop is cut from, by default those of the image.
+    native_sizes: (height, width) of the image that each crop is cut from; None: `image_size`.
     """
     size = torch.tensor(image_size).expand(count, 2)
     if views.crop is not None:
@@ -83,10 +83,10 @@ def draw_boxes(
     ratio: tuple[float, float],
     generator: torch.Generator,
 ) -> Int64[Tensor, "n 4"]:
-    """A box within each image of (height, width) `sizes`, as torchvision's RandomResizedCrop draws it.
+    """A random box within each image of (height, width) `sizes`, drawn as in torchvision's RandomResizedCrop.
 
-    Its area is uniform in `scale` of the image's, its width over its height log-uniform in `ratio`; where ten draws
-    fit into no image of that form, it is the largest box in the centre with the nearest ratio.
+    A box's area is uniform in `scale`, as fractions of the image's, and its width over its height is log-uniform in
+    `ratio`. Where none of ten draws fits into the image, the box is the largest central one with the nearest ratio.
     """
     height, width = sizes.double().unbind(1)
     drawn = torch.rand(ATTEMPTS, 4, len(sizes), generator=generator, dtype=torch.float64)
@@ -103,14 +103,14 @@ def draw_boxes(
 
 
 def _central(height: Tensor, width: Tensor, ratio: tuple[float, float]) -> Tensor:
-    """The largest box in the centre whose width over height is within `ratio`."""
+    """The largest central box whose width over height is within `ratio`."""
     widths = torch.minimum(width, (height * ratio[1]).round()).clamp(min=1)
     heights = torch.minimum(height, (width / ratio[0]).round()).clamp(min=1)
     return torch.stack([((height - heights) / 2).floor(), ((width - widths) / 2).floor(), heights, widths], dim=-1)
 
 
 def _mixed(records: Records, views: Views, size: Tensor, generator: torch.Generator) -> Records:
-    """The records with a partner for each, a permutation of the rows, and with shares of Beta(alpha, alpha)."""
+    """The records with partners, a random permutation of the rows, and with shares from Beta(alpha, alpha)."""
     count = len(records)
     partners = torch.randperm(count, generator=generator)
     shares = _beta(views.mix_alpha, count, generator)
@@ -122,13 +122,13 @@ def _mixed(records: Records, views: Views, size: Tensor, generator: torch.Genera
 
 
 def _beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
-    """(count,) draws of Beta(alpha, alpha), for which torch takes no generator."""
+    """(count,) draws of Beta(alpha, alpha); by numpy, because torch's Beta takes no generator."""
     seed = int(torch.randint(2**62, (), generator=generator))
     return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count))
 
 
 def _holes(shares: Tensor, size: Tensor, generator: torch.Generator) -> Tensor:
-    """CutMix's boxes (Yun et al. 2019): sides sqrt(1 - lambda) of the image's, a uniform centre, cut at the edge."""
+    """CutMix's boxes (Yun et al. 2019): sides are sqrt(1 - lambda) of the image's, centres uniform, edges cut them."""
     sides = (size * (1 - shares).sqrt()[:, None]).long()
     centres = (torch.rand(len(shares), 2, generator=generator, dtype=torch.float64) * size).long()
     starts = (centres - sides // 2).clamp(min=0)
@@ -136,7 +136,7 @@ def _holes(shares: Tensor, size: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([starts, ends - starts], dim=1)
 
 
-# --- showing them -----------------------------------------------------------------------------------------------
+# --- showing views ----------------------------------------------------------------------------------------------
 
 
 def crops(
@@ -146,10 +146,10 @@ def crops(
     *,
     black: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, "n C H W"]:
-    """What each box shows of its image, bilinear at the image's own size, mirrored where `flips` is true.
+    """The part of each image in its box, resized bilinearly to the image's size, and mirrored where `flips` is true.
 
-    As cutting out the box and resizing what is left: pixels beyond its edge have no part. Beyond the image's edge is
-    `black`, by default 0. Differentiable in the images.
+    The box is cut out before it is resized, so pixels outside it play no part. Beyond the image's edge, pixels are
+    `black`; None: 0. Differentiable in the images.
     """
     height, width = images.shape[2:]
     boxes, flips = boxes.to(images.device), flips.to(images.device)
@@ -170,14 +170,14 @@ def crops(
 
 
 def _coordinates(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """(n, size): where along one side the pixels of a view lie in the image, pixel centres at whole numbers."""
+    """(n, size): the image coordinates of a view's pixels along one side; pixel centres are at whole numbers."""
     steps = torch.arange(size, dtype=torch.float32, device=start.device)
     within = (steps + 0.5) * (length[:, None] / size) - 0.5
     return start[:, None] + within.clamp(min=0).minimum(length[:, None] - 1.0)
 
 
 def mix(own: Float[Tensor, "n C H W"], other: Float[Tensor, "n C H W"], records: Records) -> Float[Tensor, "n C H W"]:
-    """The views `own` with those of their partners mixed in, as the n `records` say."""
+    """The views `own`, with their partners' views `other` mixed in as the n `records` say."""
     holes, shares = records.holes.to(own.device), records.shares.to(own)
     cut = holes[:, 2:].prod(1) > 0
     blended = torch.lerp(other, own, shares.where(~cut, 1.0).view(-1, 1, 1, 1))

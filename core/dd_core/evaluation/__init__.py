@@ -1,4 +1,4 @@
-"""Scoring a set beside its random-real twin: protocols and results (no torch), twins, tuning, verdicts."""
+"""Scoring a set and its random-real twin: protocols and results (without torch), twins, tuning, verdicts."""
 
 from __future__ import annotations
 

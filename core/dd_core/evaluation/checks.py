@@ -1,4 +1,4 @@
-"""What is looked at before any network is trained: does all that is given fit together, and into memory?"""
+"""Checks before any network is trained: whether set, images and protocol fit together, and fit into memory."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from dd_core.training import estimates
 
 
 def check_match(ds: DistilledSet, train: Source, test: Source) -> None:
-    """Raise `UserError` for a set without classes, and where the real images are of other classes or another shape."""
+    """Raise `UserError` for a set without classes, and for real images with other classes or of another shape."""
     if ds.manifest.task != "classification":
         raise UserError(
             f"a {ds.manifest.task} set with targets '{ds.manifest.targets}' trains no classifier that could be scored; "
-            "pre-train a backbone on it, and probe that"
+            "pre-train a backbone on the set, and score it by a linear probe"
         )
     for source in (train, test):
         if source.classes != ds.classes:
             raise UserError(
-                f"the set has the classes {_some(ds.classes)}, and {source.name} has {_some(source.classes)}"
+                f"the set has the classes {_some(ds.classes)}, and {source.name} has {_some(source.classes)}; give "
+                "images with the set's classes, in the set's order"
             )
         if source.image_shape != ds.images.shape[1:]:
             theirs, ours = "x".join(map(str, source.image_shape)), "x".join(map(str, ds.images.shape[1:]))
-            raise UserError(f"the set has {ours} images (C x H x W), and {source.name} has {theirs}")
+            raise UserError(f"the set has {ours} images (C x H x W), and {source.name} has {theirs}; give images alike")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -39,17 +40,17 @@ def _some(names: Sequence[str]) -> str:
 
 
 def attacked(ds: DistilledSet) -> tuple[int, int] | None:
-    """The classes of an attack as labels: the attacked one, and the one that it is to be taken for."""
+    """The labels of an attack: that of the attacked class, and that which networks should give it; None: no attack."""
     attack = ds.manifest.attack
     return None if attack is None else (ds.classes.index(attack[0]), ds.classes.index(attack[1]))
 
 
 def check_attack(ds: DistilledSet, test: Source, protocol: EvaluationProtocol, *, chooses: bool) -> None:
-    """Raise `UserError` where a set for an attack cannot be scored."""
+    """Raise `UserError` for a set for an attack whose class has no test images, or where the protocol `chooses`."""
     attack = attacked(ds)
     if attack is not None and chooses:
         raise UserError(
-            f"protocol '{protocol.name}' chooses what is right, and the set is for an attack; use another protocol"
+            f"protocol '{protocol.name}' chooses settings by accuracy, which an attack lowers; use another protocol"
         )
     if attack is not None and attack[0] not in require_labels(test):
         raise UserError(f"the set attacks class '{ds.classes[attack[0]]}', of which {test.name} has no test image")
@@ -65,9 +66,9 @@ def memory_shortage(
     device: torch.device,
     own: Network | None = None,
 ) -> str | None:
-    """One line where memory will be short for `nets` networks on the set, and as many on twins of their own; else None.
+    """One line that warns of too little memory for `nets` networks on the set and `nets` on twins; None: enough.
 
-    tested: how many test images each network is tested on; own: a caller's network in place of the recipe's.
+    tested: how many images each network is tested on; own: a caller's network instead of the recipe's.
     """
     channels, height, width = ds.images.shape[1:]
     need = estimates.evaluation(

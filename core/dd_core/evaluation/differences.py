@@ -1,4 +1,4 @@
-"""Paired differences between rows, with intervals: the tests of `dd_core.evaluation.verdicts`, and their intervals."""
+"""Paired differences of scores, with the tests of `dd_core.evaluation.verdicts` and the intervals that match them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from scipy import stats
 from dd_core.config import Config
 from dd_core.evaluation import verdicts
 
-LEVEL = 0.95  # of intervals
+LEVEL = 0.95  # confidence level of intervals
 
 
 class Difference(Config):
     """The mean of ours minus theirs over pairs, its interval by Student's t at 95 %, and the verdict at 5 %.
 
-    low, high, word: None where one pair, or pairs whose differences are all the same, show no noise. new_draw: whether
-    one side is one set in all pairs, and the other side was drawn for each: the interval is then that of another draw.
+    low, high, word: None for one pair, and for pairs whose differences are all the same, which show no noise. new_draw:
+    whether our side is the same set in all pairs, and the other side was drawn anew for each; the interval is then that
+    of one more draw (`verdicts.new_draw`).
     """
 
     mean: float
@@ -31,9 +32,10 @@ class Difference(Config):
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], *, new_draw: bool) -> Difference:
-    """Pair i is of one seed. See `verdicts.paired` and, for `new_draw`, `verdicts.new_draw`, whose t is inverted here.
+    """The difference of paired scores, where pair i has one seed, with the interval of Student's t.
 
-    Raises ValueError where there are not as many of both, or none.
+    The test is `verdicts.paired`, or `verdicts.new_draw` where `new_draw` is true. Raises ValueError where the numbers
+    of scores differ, or are 0.
     """
     verdict = (verdicts.new_draw if new_draw else verdicts.paired)(ours, theirs)
     low = high = None

@@ -1,11 +1,11 @@
-"""Score a distilled set: fresh networks trained on it, and beside them the random-real twin.
+"""Score a distilled set by fresh networks that are trained on it, and beside it the random-real twin.
 
-The twin is the same protocol, the same networks and the same number of images of each class, with real
-images drawn anew for each network. The test images are looked at once, after the last epoch. Where a protocol
-leaves a choice, validation images decide, for the set and for the twin each by itself.
+The twin has the same protocol, the same networks and the same number of images of each class, but real images, drawn
+anew for each network. The test images are used once, after the last epoch. Where a protocol chooses among settings,
+validation images decide, separately for the set and for the twin.
 
-Networks start where the set means them to: drawn afresh, pre-trained and held out from those that the set was made
-with, or one particular network. That they start elsewhere has to be asked for, and the result says so.
+Networks start from the weights that the set is made for: fresh draws, pre-trained networks that the method has not
+used, or one particular network. Other initial weights must be requested, and the result says so.
 """
 
 from __future__ import annotations
@@ -70,38 +70,38 @@ def evaluate(
     keep: Path | None = None,
     fresh: bool = False,
 ) -> Evaluation:
-    """Train `nets` fresh networks on `ds` and as many on random images of `train`; score all on `test`.
+    """Train `nets` fresh networks on `ds`, and `nets` on random images of `train`; score all on `test`.
 
     `train` and `test` are what `load_data` returns, pairs (images, labels) of arrays, or torch `Dataset`s: see
     `as_source`. Labels of arrays are indices into the classes of the set.
 
     Every network is a job of its own: the result is the same for any number of workers. Raises `UserError`
-    where set and data do not belong together, and for another `network` where the set is for one particular network;
+    where set and data do not fit together, and for another `network` where the set is for one particular network;
     such a set has one score.
 
-    `network` is the recipe's, another one by its name, or one of the caller's own: a function that makes one, such as
+    `network` is the recipe's; or another network's name; or the caller's own network: a function that makes it, such as
     its class, called with (in_channels, outputs, image_size) for each of the `nets`; `module:Class`, which imports such
-    a function; or a module, copies of which keep the weights that it has. Scores of such networks are not kept: a
+    a function; or a module, whose copies keep its weights. Scores of a caller's own networks are not kept, because a
     function may change.
 
-    `augmentation` is a function of network inputs (n, C, H, W) that takes the place of the recipe's, for the set and
+    `augmentation` is a function of network inputs (n, C, H, W) that replaces the recipe's augmentation, for the set and
     for the twins; scores are not kept then either.
 
-    `start` has networks start elsewhere than the set means them to: `default` or `xavier` draws, or `pretrained` (as
-    the recipe or a `StartingPool` has it). Those are pre-trained on `pretrain_on`, else on the images that are meant
-    there, else on `train`. `labeller` labelled the set's images and labels the twins'; by default they have the labels
-    of their classes. Where a teacher labels what networks see, on the set and on the twins, it is trained on `train` as
-    the set's own was, or as `teacher` says; `teacher_mode` says how its batch norms normalise. A `bank` has the labels
-    of the set's views already; its teacher labels those of the twins.
+    `start` gives networks other initial weights than the set is made for: `default` or `xavier` draws, or `pretrained`
+    weights, of the recipe's pool or of a given `StartingPool`. Networks are pre-trained on `pretrain_on`, else on the
+    images that the pool names, else on `train`. `labeller` labels the twins' images as the set's were labelled; None:
+    by their classes. Where the recipe's teacher labels views, of the set and of the twins, that teacher is trained on
+    `train`, with the settings of the set's own teacher or with those of `teacher`; `teacher_mode` says how its batch
+    norms normalise. A `bank` has the set's views with their labels; the bank's teacher labels the twins' views.
 
-    A protocol with a choice holds a tenth of `train` back for it, and the twins are drawn from the rest. Networks and
-    twins that choose are others than those that are tested (but for the one network of a set that is for one). A
-    distilled set, and pre-trained networks, may have seen the images held back; that can mislead the choice, and does
-    not touch the test. A set for an attack cannot be scored so: what is best for it is not what is right.
+    A protocol that chooses among settings holds back a tenth of `train` to choose by, and twins are drawn from the
+    rest. The networks and twins that choose are not those that are tested (except where a set is for one network). The
+    method, or pre-training, may have used the held-back images; this can mislead the choice, but not the test. A set
+    for an attack is refused by such protocols, because accuracy is not what an attack aims at.
 
-    `keep` is a folder in which the score of each finished network is kept: the same call again goes on where it
-    stopped, with the same result; with `fresh` it starts over. `reporter` hears of progress, and of memory that will be
-    short; without one, `progress` shows a bar, or in a log a line every so often.
+    `keep` is a folder that keeps the score of each finished network: the same call again goes on where it stopped, with
+    the same result; with `fresh` it starts over. `reporter` reports progress, and warns where memory will be short;
+    without a reporter, `progress` shows a bar, or in a log a line every so often.
     """
     _check_set(ds)
     require_network(network)
@@ -138,19 +138,19 @@ def evaluate(
 def _check_set(ds: Any) -> None:
     if not isinstance(ds, DistilledSet):
         hint = f"; read_set({str(ds)!r}) reads one from a file" if isinstance(ds, (str, Path)) else ""
-        raise UserError(f"what is scored is a DistilledSet, and a {type(ds).__name__} is given{hint}")
+        raise UserError(f"evaluate scores a DistilledSet, and a {type(ds).__name__} is given{hint}")
 
 
 def _own(network: Network | None) -> Network | None:
-    """The network where it is the caller's own, and not one by name."""
+    """`network` if it is the caller's own; None for the name of one of this library's."""
     return network if network is not None and is_own(network) else None
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """A set ready to be scored, as its protocol takes it, and everything that its networks have in common.
+    """A set as its protocol prepares it, and everything that the networks to score it have in common.
 
-    Twins are drawn from `real`: the training images without those of `validation`.
+    real: the images that twins are drawn from, which are `train` without `validation`.
     """
 
     ds: DistilledSet
@@ -173,12 +173,12 @@ class _Bench:
 
     @property
     def learner(self) -> str:
-        """What is trained, in a word."""
+        """The name of what is trained, for messages and results."""
         return self.protocol.learner(self.recipe) if self.own is None else name_of(self.own)
 
     @property
     def one_network(self) -> bool:
-        """Whether all networks start from the very same weights, so that the set has one score."""
+        """Whether all networks start from the same weights, so that the set has one score."""
         return self.recipe.for_one_network and self.pool is not None
 
 
@@ -201,13 +201,13 @@ def _prepare(
     device: str,
     execution: Execution,
 ) -> _Bench:
-    """Refuse what does not fit together; find or make the weights that networks start from."""
+    """Check that all arguments fit together; find or make initial weights and the teacher."""
     check_match(ds, train, test)
     elsewhere = start is not None or pretrain_on is not None
     protocol.check([] if network is None else [name_of(network)], start=elsewhere)
     own = _own(network)
     if own is not None and elsewhere:
-        raise UserError(f"network '{name_of(own)}' has first weights of its own; leave out where networks start")
+        raise UserError(f"network '{name_of(own)}' has initial weights of its own; leave out start and pretrain_on")
     if nets < 1:
         raise UserError(f"{nets} networks; at least one is needed")
     ds = protocol.prepare(ds, train=train)
@@ -232,7 +232,7 @@ def _prepare(
             recipe,
             train.image_shape,
             len(ds.classes),
-            count=2 * nets if chooses else nets,  # those that choose and those that are tested
+            count=2 * nets if chooses else nets,  # networks that choose, and networks that are tested
             seed=seed,
             pretrain_on=pretrain_on or images_to_pretrain_on(recipe, train),
             device=device,
@@ -264,7 +264,7 @@ def _check_augmentation(augmentation: Augmentation, protocol: EvaluationProtocol
 
 
 def _tune(bench: _Bench) -> dict[str, Choice]:
-    """The setting that does best on the validation images, for the set and for its twins; empty without a choice."""
+    """The best setting on the validation images, for the set and for its twins; empty where nothing is chosen."""
     if bench.validation is None:
         return {}
     settings = bench.protocol.settings(images=bench.ds.decoded_count)
@@ -277,7 +277,7 @@ def _tune(bench: _Bench) -> dict[str, Choice]:
 
 
 def _test(bench: _Bench, choices: Mapping[str, Choice]) -> dict[str, list[Outcome]]:
-    """What the test images say of each network, under the setting that was chosen."""
+    """The test scores of each network, under the chosen setting."""
     jobs = _jobs(bench, bench.test, streams=Streams(bench.seed), first=0)
     for kind, choice in choices.items():
         jobs[kind] = [replace(job, settings=(choice.setting,)) for job in jobs[kind]]
@@ -286,7 +286,7 @@ def _test(bench: _Bench, choices: Mapping[str, Choice]) -> dict[str, list[Outcom
 
 
 def _report(bench: _Bench, choices: Mapping[str, Choice], outcomes: Mapping[str, Sequence[Outcome]]) -> Evaluation:
-    """The figures, with all that has to be said beside them."""
+    """The result: scores of the set and its twins, with everything that qualifies them."""
     ds, protocol, recipe, own = bench.ds, bench.protocol, bench.recipe, bench.ds.manifest.recipe
     scores = {kind: _scores(members) for kind, members in outcomes.items()}
     chosen = {kind: {**choice.setting, "validation": choice.validation} for kind, choice in choices.items()}
@@ -317,7 +317,7 @@ def _report(bench: _Bench, choices: Mapping[str, Choice], outcomes: Mapping[str,
 
 
 def _taught(bench: _Bench) -> Taught | None:
-    """Who labelled what networks saw."""
+    """The teacher that labelled views; None without one."""
     if bench.teacher is None or bench.recipe.teacher == "none":
         return None
     spec, accuracy = bench.teacher.spec, bench.teacher.part(0)[1]["accuracy"]
@@ -329,9 +329,9 @@ def _taught(bench: _Bench) -> Taught | None:
 
 
 def _jobs(bench: _Bench, test: Source, *, streams: Streams, first: int) -> dict[str, list[Job]]:
-    """The networks by what they score: on the set, and each on a twin drawn for it.
+    """The jobs: networks on the set (`accuracy`), and each network on a twin drawn for it (`random_real`).
 
-    Without networks to vary, the set has one job. Networks of a pool are those from `first` on.
+    Where all networks would be the same, the set has one job. first: the first network of the pool to use.
     """
     ds, labeller = bench.ds, bench.labeller
     job = Job(
@@ -365,7 +365,7 @@ def _jobs(bench: _Bench, test: Source, *, streams: Streams, first: int) -> dict[
 
 
 def _scores(outcomes: Sequence[Outcome]) -> dict[str, Score]:
-    """What was measured, by name, over networks."""
+    """Each measured quantity over all networks, by name."""
     columns = {name: [getattr(outcome, name) for outcome in outcomes] for name in Outcome.model_fields}
     return {name: Score.of(values) for name, values in columns.items() if None not in values}
 

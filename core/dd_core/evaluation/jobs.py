@@ -1,4 +1,4 @@
-"""The work of an evaluation: one network to train and to test is one job, in whatever process."""
+"""The jobs of an evaluation: training and testing one network is one job, which runs in any process."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ from dd_core.training.own_augmentation import Augmentation
 class Job:
     """A network to train on `data` and to test, under one setting after another.
 
-    The network is drawn by `seed`, unless it is network `index` of the pool `start`. `attack`: labels of an attacked
-    class and of what it is to be taken for. A `trial` helps to choose a setting: its score is 0 where training
-    diverges.
-    `teacher` labels what the network sees, where the recipe asks one; `bank` has these labels already. `own` is the
-    network of a caller's own, in place of the recipe's, and `augmentation` likewise.
+    The network is drawn by `seed`, unless it is network `index` of the pool `start`. attack: labels of the attacked
+    class and of the class that networks should give it. trial: whether the job helps to choose a setting; its score is
+    then 0 where training diverges. teacher: labels views, where the recipe has a teacher; bank: has these labels
+    already. own, augmentation: the caller's, instead of the recipe's.
     """
 
     protocol: EvaluationProtocol
@@ -60,12 +59,12 @@ class Job:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where the job computes; what trains no network does so on the CPU."""
+        """The device of the job: the CPU where the protocol trains no network."""
         return devices.resolve(self.device if self.protocol.trains_networks else "cpu")
 
 
 class Outcome(Config):
-    """What was measured of one network under one setting, as fractions of test images in [0, 1]."""
+    """The scores of one network under one setting, as fractions of test images in [0, 1]."""
 
     accuracy: float
     before: float | None = None
@@ -75,9 +74,9 @@ class Outcome(Config):
 
 @dataclass(frozen=True)
 class Execution:
-    """How jobs are run, as opposed to which: nothing here changes a score, but for the threads of `workers`.
+    """How jobs are run; of these settings only the threads of `workers` can change a score.
 
-    keep: the folder in which each finished network's score is kept; fresh: those of earlier calls are not read.
+    keep: the folder that keeps each finished network's score; fresh: whether scores of earlier calls are ignored.
     """
 
     workers: Workers
@@ -86,7 +85,7 @@ class Execution:
     fresh: bool = False
 
     def run(self, jobs: Mapping[str, Sequence[Job]], *, name: str) -> dict[str, list[list[Outcome]]]:
-        """The outcomes of all jobs, one for each setting, kind by kind; `name` is what the reporter calls the work."""
+        """The outcomes of all jobs by kind, one for each setting of a job; `name` names the work in reports."""
         every = self._with_records(chain(*jobs.values()))
         outcomes = {position: kept for position, job in enumerate(every) if (kept := _kept(job)) is not None}
         missing = [position for position in range(len(every)) if position not in outcomes]
@@ -102,10 +101,10 @@ class Execution:
         return {kind: list(islice(in_order, len(members))) for kind, members in jobs.items()}
 
     def _with_records(self, jobs: Iterable[Job]) -> list[Job]:
-        """The jobs, and where their scores are kept if they are to be."""
+        """The jobs, with the records of their scores where `keep` is given."""
         if self.keep is None:
             return list(jobs)
-        digests: dict[int, str] = {}  # by the object: a set is the same one in all of its jobs
+        digests: dict[int, str] = {}  # by object identity: all jobs of a set share one object
         recorded: list[Job] = []
         for job in jobs:
             for value in (job.data, job.form):
@@ -134,21 +133,21 @@ class Execution:
 
 
 def work(job: Job) -> list[Outcome]:
-    """Train and test the network of a job under each setting; one that is kept is not trained."""
+    """Train and test the network of a job under each setting, except where a record keeps the score."""
     if not job.records:
         return [_outcome(job, setting) for setting in job.settings]
     return [_recorded(job, setting, record) for setting, record in zip(job.settings, job.records, strict=True)]
 
 
 def _kept(job: Job) -> list[Outcome] | None:
-    """The outcomes of all settings, where all are kept."""
+    """The kept outcomes of all settings; None where one is missing."""
     outcomes = [record.read(Outcome) for record in job.records]
     kept = [outcome for outcome in outcomes if outcome is not None]
     return kept if len(kept) == len(job.settings) else None
 
 
 def _recorded(job: Job, setting: Setting, record: Record) -> Outcome:
-    # written here and not by whoever gave the job: it may have been killed meanwhile
+    # written here and not by the parent process, which may have been killed meanwhile
     outcome = record.read(Outcome)
     if outcome is None:
         outcome = _outcome(job, setting)
@@ -187,7 +186,7 @@ def _accuracy(job: Job, model: nn.Module) -> float:
 
 
 def _before(job: Job) -> float | None:
-    """The score of a pre-trained network before it sees the set; None for another start."""
+    """The score of a pre-trained network before it learns from the set; None for a network that is not pre-trained."""
     pool = job.recipe.weights
     if job.start is None or pool is None or pool.pretraining is None:
         return None
@@ -198,7 +197,7 @@ def _before(job: Job) -> float | None:
 
 
 def _under_attack(job: Job, model: nn.Module) -> dict[str, float]:
-    """Of an attack: how often it succeeds, and the accuracy on all other classes."""
+    """The success rate of an attack, and the accuracy on all other classes; empty without an attack."""
     if job.attack is None:
         return {}
     attacked, target = job.attack

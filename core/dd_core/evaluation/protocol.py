@@ -5,15 +5,15 @@ the same protocol.
 
 1. Subclass `EvaluationProtocol`. Give it `name`, `description`, and in `changes` the fields of a set's own `Recipe`
    that the protocol replaces. Most protocols need nothing else.
-2. A protocol that chooses among settings on validation images lists their values in `grid`; one that looks at a set in
-   its own way overrides `prepare`; one that trains something else than the recipe's network overrides `learner`, `fit`
-   and `score`.
+2. A protocol that chooses among settings on validation images lists their values in `grid`; a protocol that uses only
+   a part of a set overrides `prepare`; a protocol that trains something else than the recipe's network overrides
+   `learner`, `fit` and `score`.
 3. Add one line to the table in `dd_core/evaluation/protocols/__init__.py`, or in another package an entry point in the
    group `dd_core.protocols`, and subclass `dd_core.testing.ProtocolConformance` in a test.
 
-A protocol keeps three promises: it has no state, because its class and `version` name it beside the scores that are
-kept; every random draw comes from `streams`; a module of a protocol imports no torch, because the command line lists
-protocols without it (what is heavy is imported inside `fit`, `prepare` or `score`).
+A protocol keeps three promises: it has no state, because kept scores name it by `name` and `version` alone; every
+random draw comes from `streams`; and its module imports no torch, because the command line lists protocols without
+torch (heavy packages are imported inside `fit`, `prepare` or `score`).
 """
 
 from __future__ import annotations
@@ -38,56 +38,57 @@ if TYPE_CHECKING:
     from dd_core.training.bank import Bank
     from dd_core.training.own_augmentation import Augmentation
 
-Setting = dict[str, Any]  # numbers, by the name of what they set
+Setting = dict[str, Any]  # numbers by the name of the field that they replace
 
 
 class EvaluationProtocol:
-    """A named way to train on a set and to score what was trained: here by the set's recipe, with `changes`."""
+    """A named way to train a network on a set and to score the network; by default by the recipe with `changes`."""
 
     name: ClassVar[str]
     description: ClassVar[str]
-    version: ClassVar[int] = 1  # raise it when scores change: those that were kept are not read then
+    version: ClassVar[int] = 1  # raise it when scores change: scores that were kept before are then ignored
     changes: ClassVar[Mapping[str, Any]] = {}
     grid: ClassVar[Mapping[str, Sequence[int | float]]] = {}
-    trains_networks: ClassVar[bool] = True  # False: no weights start anywhere, and a set has one score
+    trains_networks: ClassVar[bool] = True  # False: there are no weights, and a set has one score
 
     def check(self, networks: Sequence[str] = (), *, start: bool = False) -> None:
-        """Raise `UserError` for `networks`, or a `start` of their weights, where the protocol trains no network."""
+        """Raise `UserError` where `networks` or their initial weights (`start`) are given, and none is trained."""
         if self.trains_networks:
             return
         if networks:
-            raise UserError(f"protocol '{self.name}' trains no network, and '{networks[0]}' is given")
+            raise UserError(f"protocol '{self.name}' trains no network, and '{networks[0]}' is given; leave it out")
         if start:
-            raise UserError(f"protocol '{self.name}' trains no network, so none starts anywhere")
+            raise UserError(f"protocol '{self.name}' trains no network; leave out the initial weights")
 
     def prepare(self, ds: DistilledSet, *, train: Source) -> DistilledSet:
-        """The part of `ds` that the protocol takes: all of it. `train` are the real images that it was made from."""
+        """The part of `ds` that the protocol uses; by default all. train: real images, for their statistics."""
         del train
         return ds
 
     def recipe(self, own: Recipe, *, source_name: str) -> Recipe:
-        """The recipe that the protocol makes of a set's own, for images called `source_name` (digits are not mirrored).
+        """The set's recipe `own` with the protocol's changes; source_name: digits' images are not mirrored.
 
-        Raises `UserError` for a set for one network where the protocol has a network of its own.
+        Raises `UserError` for a set for one particular network where the protocol has another initialisation.
         """
         recipe = own.model_copy(update=dict(self.changes)).for_source(source_name)
         if own.for_one_network and not recipe.for_one_network:
             raise UserError(
-                f"protocol '{self.name}' trains a {recipe.network}, and this set is for one {own.network} only"
+                f"protocol '{self.name}' trains a {recipe.network}, and this set is for one {own.network} only; take "
+                "another protocol"
             )
         return recipe
 
     def settings(self, *, images: int) -> list[Setting]:
-        """Every setting that validation images choose from, for a set of so many images; none where nothing is chosen.
+        """All settings that validation images choose among, for a set of `images` images; empty: nothing is chosen.
 
-        A setting is chosen for a set and for its twins, each by itself. Its values replace fields of the recipe.
+        The choice is made separately for a set and for its twins. A setting's values replace fields of the recipe.
         """
         del images
         points = product(*self.grid.values()) if self.grid else ()
         return [dict(zip(self.grid, values, strict=True)) for values in points]
 
     def learner(self, recipe: Recipe) -> str:
-        """The name, for a reader, of what is trained: the network of `recipe`."""
+        """The name of what is trained, for messages and results: by default the network of `recipe`."""
         return recipe.network
 
     def fit(
@@ -105,11 +106,11 @@ class EvaluationProtocol:
         model: nn.Module | None = None,
         augmentation: Augmentation | None = None,
     ) -> nn.Module:
-        """Train a fresh network on `data` by `recipe` with the values of `setting`; in evaluation mode.
+        """A network, in evaluation mode, that was trained on `data` by `recipe` with the values of `setting`.
 
-        It starts as network `index` of the pool `start` where that is given. A `model` is trained in place instead,
-        from the weights that it has. `augmentation` takes the place of the recipe's. `teacher` labels what the network
-        sees, where the recipe asks one; `bank` has the views of `data` and these labels already. Raises `Diverged`.
+        The network is fresh, or network `index` of the pool `start`, or `model`, trained in place from its own weights.
+        augmentation: replaces the recipe's. teacher: labels views, where the recipe has a teacher; bank: has the views
+        of `data` with these labels already. Raises `Diverged`.
         """
         recipe, lessons = recipe.model_copy(update=setting), data
         if bank is not None:
@@ -128,5 +129,5 @@ class EvaluationProtocol:
         )
 
     def score(self, model: nn.Module, test: Source, form: InputForm, *, device: torch.device) -> float:
-        """The fraction in [0, 1] of the images of `test`, fed as `form` says, that `model` labels rightly."""
+        """The fraction in [0, 1] of the images of `test`, as inputs of `form`, that `model` classifies rightly."""
         return training.accuracy(model, test, form, device=device)

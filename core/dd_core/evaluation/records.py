@@ -1,7 +1,7 @@
-"""Scores that are kept, so that an evaluation which was interrupted goes on where it stopped.
+"""Kept scores, by which an interrupted evaluation goes on where it stopped.
 
-A record is a small JSON file whose name is the digest of everything that determines the score. Whatever is asked for
-differently has another name, so that a record is never out of date; a damaged one is as good as none.
+A record is a small JSON file, whose name is the digest of everything that determines the score. Any change of that
+changes the name, so a record is never out of date. A damaged record is ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ C = TypeVar("C", bound=Config)
 
 @dataclass(frozen=True)
 class Record:
-    """One kept score: the file of the `facts` that determine it, in `folder`. `fresh`: an earlier score is not read."""
+    """One kept score, in `folder`. facts: what determines the score; fresh: whether an earlier score is ignored."""
 
     folder: Path
     facts: Mapping[str, Any]
@@ -33,23 +33,23 @@ class Record:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The record's file."""
         return self.folder / f"{digest(dict(self.facts))}.json"
 
     def read(self, model: type[C]) -> C | None:
-        """The score, as `model`; None where none is kept, or a damaged one."""
+        """The score, as `model`; None where there is no record, or a damaged one."""
         if self.fresh:
             return None
         with suppress(UserError, ValueError, AttributeError):
             content = store.read_json(self.path)
             body = {"facts": dict(self.facts), "score": content.get("score")}
-            # of the facts too: a file that was renamed is no record of these
+            # the facts are compared too, as the file may have been renamed
             if content.get("sha256") == digest(body) and canonical(content.get("facts")) == canonical(body["facts"]):
                 return decode(model, content["score"])
         return None
 
     def write(self, score: Config) -> None:
-        """Keep `score`, atomically; where the disk refuses, it is not kept."""
+        """Keep `score`, atomically; a failure of the disk is ignored."""
         body = {"facts": dict(self.facts), "score": plain(score)}
         with suppress(DDError):
             # of a call that was killed while it wrote; another one that writes this moment keeps no score, or the same
@@ -58,7 +58,7 @@ class Record:
 
 
 def digest_of(value: object) -> str:
-    """sha256 over what a tensor, an array, a dataclass of them or a plain value holds."""
+    """sha256 over the content of a tensor, an array, a plain value, or a dataclass of such values."""
     whole = hashlib.sha256()
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
@@ -66,7 +66,7 @@ def digest_of(value: object) -> str:
         whole.update(repr((value.dtype.str, value.shape)).encode())
         whole.update(np.ascontiguousarray(value).data)
     elif is_dataclass(value):
-        # what a value only remembers, such as copies on a device, is no argument of its class
+        # fields that are not arguments of the class are caches, such as copies on a device
         parts = {field.name: digest_of(getattr(value, field.name)) for field in fields(value) if field.init}
         whole.update(canonical(parts).encode())
     else:

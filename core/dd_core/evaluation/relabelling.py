@@ -1,4 +1,4 @@
-"""SRe2L's third stage apart from any evaluation: a bank of views with what a teacher makes of each."""
+"""SRe2L's third stage, relabel, without an evaluation: a bank of views with a teacher's logits for each."""
 
 from __future__ import annotations
 
@@ -34,20 +34,23 @@ def relabel(
     reporter: Reporter | None = None,
     progress: bool = False,
 ) -> Bank:
-    """The bank of `ds` for a protocol, found in the cache or made: views of every epoch, and a teacher's logits.
+    """The bank of `ds` for a protocol, from the cache or made now: views of every epoch, and a teacher's logits.
 
-    epochs: as many as the protocol trains for, by default; encoding: how logits are kept, `fp16`, `uint8` or `top-K`;
-    batch_size: views that the teacher is shown together, which matters in the mode `batch-stats` alone. The teacher is
-    trained on `train` as the set's own was, or as `teacher` says. `reporter` hears of progress; without one,
-    `progress` shows a bar, or in a log a line every so often. Raises `UserError` for a protocol without a teacher
-    or without views, and where set and images do not belong together.
+    epochs: None: as many as the protocol trains for; encoding: how logits are stored, `fp16`, `uint8` or `top-K`;
+    batch_size: views that the teacher labels together, which matters in mode `batch-stats` alone. The teacher is
+    trained on `train`, with the settings of the set's own teacher or with those of `teacher`. `reporter` reports
+    progress; without a reporter, `progress` shows a bar, or in a log a line every so often. Raises `UserError` for a
+    protocol without a teacher or without views, and where set and images do not fit together.
     """
     check_match(ds, train, train)
     protocol = protocols.load(protocol) if isinstance(protocol, str) else protocol
     ds = protocol.prepare(ds, train=train)
     recipe = protocol.recipe(ds.manifest.recipe, source_name=train.name)
     if recipe.teacher == "none" or recipe.views is None:
-        raise UserError(f"protocol '{protocol.name}' has no teacher label views, so there is nothing to keep in a bank")
+        raise UserError(
+            f"protocol '{protocol.name}' has no teacher that labels views, so there is nothing to keep in a bank; take "
+            "a protocol with a teacher, such as sre2l-fkd"
+        )
     recipe = teaching.with_mode(recipe, teacher_mode)
     reporter = reporting(reporter, progress=progress)
     asked = teaching.teacher_of(ds, recipe, train, given=teacher, device=device, workers=workers, reporter=reporter)

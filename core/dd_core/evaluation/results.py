@@ -1,4 +1,4 @@
-"""The figures of an evaluation. Imports no torch: reports are made from them."""
+"""The results of an evaluation; imports no torch, so that reports load fast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dd_core.recipe import StartingPool
 
 
 class Score(Config):
-    """Accuracies in [0, 1] over networks; std is the sample's, None where there is one network: it shows no spread."""
+    """Accuracies in [0, 1] over networks; std: the sample standard deviation, None for a single network."""
 
     mean: float
     std: float | None
@@ -28,10 +28,10 @@ class Score(Config):
 
 
 class Attack(Config):
-    """What networks make of the class under attack, and of all others: of the set and of the twin (`..._real`).
+    """The scores of a set for an attack, and those of its twin (`..._real`).
 
-    `success` is the fraction of its test images that are taken for the class that they are meant to be taken for,
-    `others` the accuracy on the test images of the other classes.
+    classes: the attacked class, and the class that networks should take it for; success: the fraction of the attacked
+    class's test images that are taken for the latter; others: the accuracy on test images of all other classes.
     """
 
     classes: tuple[str, str]
@@ -42,7 +42,7 @@ class Attack(Config):
 
 
 class Taught(Config):
-    """Who labelled what networks saw: its network, how its batch norms normalised, its accuracy on training images."""
+    """A teacher that labelled views: its network, how its batch norms normalised, its accuracy on training images."""
 
     network: str
     mode: Literal["eval", "batch-stats"]
@@ -50,17 +50,17 @@ class Taught(Config):
 
 
 class Evaluation(Config):
-    """One set, one protocol, one kind of network: its score and its twin's, with all that a figure has to say.
+    """The score of one set under one protocol with one kind of network, its twin's score, and what qualifies them.
 
-    `start` is where the networks started and `made_for` where the set means them to, in the words of
-    `Recipe.initialisation`; `weights` describes pre-trained or particular ones. `as_meant` says whether they are what
-    the set is for (held-out ones, where there is a choice). `before` is the accuracy of pre-trained networks before
-    they saw the set. Networks are scored by the true labels, a set for an attack too.
+    `start` names the initial weights that the networks had, and `made_for` those that the set is made for, in the words
+    of `Recipe.initialisation`; `weights` describes a pool of initial weights. `as_meant` says whether both are the same
+    (apart from which networks of a pool). `before` is the accuracy of pre-trained networks before they were trained on
+    the set. Accuracies are by the true labels, for an attack too.
 
-    `chosen` has, for the set (`accuracy`) and for the twin (`random_real`), the setting that did best on validation
-    images, and how well (`validation`); None where the protocol leaves no choice. Where no network is trained (k-nn)
-    the set has one score, and `start` is `none`. `teacher` labelled what all networks saw; None: images have labels.
-    `augmentation` is the name of the caller's own function that took the place of the recipe's; None: the recipe's.
+    `chosen` has, for the set (`accuracy`) and for the twin (`random_real`), the setting that was best on validation
+    images, and its accuracy there (`validation`); None where nothing is chosen. Where no network is trained (k-nn) the
+    set has one score, and `start` is `none`. `teacher` labelled the views of all networks; None: no teacher did.
+    `augmentation` is the name of the caller's own function that replaced the recipe's; None: the recipe's.
     """
 
     accuracy: Score
@@ -88,15 +88,15 @@ class Evaluation(Config):
 
     @property
     def trained_networks(self) -> bool:
-        """Whether networks were trained; else `network` names what was scored instead, on `nets` draws of the twin."""
+        """Whether networks were trained; if not, `network` names what was scored, on `nets` draws of the twin."""
         return self.start != "none"
 
     @property
     def twin_wins(self) -> bool:
-        """Whether the mean accuracy of random real images is at least the set's: no test, which `verdict` is."""
+        """Whether the mean accuracy of random real images is at least the set's; `verdict` is the statistical test."""
         return self.random_real.mean >= self.accuracy.mean
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the set is ahead of sets of random real images: Student's t for one more draw, paired by network."""
+        """The test whether the set is ahead of random sets of real images: see `verdicts.new_draw`."""
         return new_draw(self.accuracy.per_network, self.random_real.per_network)

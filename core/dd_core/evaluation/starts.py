@@ -1,4 +1,4 @@
-"""Where the networks of an evaluation start: where the set means them to, or elsewhere on request."""
+"""The initial weights of an evaluation's networks: those that the set is made for, or others on request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dd_core.training.starts import pretrained_on
 
 
 def starting_at(recipe: Recipe, start: str | StartingPool, *, train: Source, pretrain_on: Source | None) -> Recipe:
-    """`recipe` with its networks starting from a distribution, pre-trained, or from the pool that is described.
+    """`recipe` with networks that start from a distribution, from pre-trained weights, or from the pool `start`.
 
     Networks are pre-trained on `pretrain_on`, else on the images that the pool names, else on `train`. Raises
     `UserError` for an unknown `start`.
@@ -32,7 +32,7 @@ def starting_at(recipe: Recipe, start: str | StartingPool, *, train: Source, pre
 
 
 def same_start(recipe: Recipe, other: Recipe) -> bool:
-    """Whether the networks of both recipes start alike, whichever of the networks of a pool they are."""
+    """Whether the networks of both recipes have the same kind of initial weights, whatever networks of a pool."""
     return _starting_point(recipe) == _starting_point(other)
 
 
@@ -43,6 +43,6 @@ def _starting_point(recipe: Recipe) -> dict[str, Any]:
 
 
 def images_to_pretrain_on(recipe: Recipe, train: Source) -> Source | None:
-    """`train`, where networks are to be pre-trained on these very images; else None: they have to be given."""
+    """`train`, if the recipe's networks are pre-trained on exactly these images; else None."""
     pretraining = None if recipe.weights is None else recipe.weights.pretraining
     return train if pretraining is not None and pretraining.source == train.fingerprint() else None

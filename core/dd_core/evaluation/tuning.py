@@ -21,7 +21,7 @@ class Choice(NamedTuple):
 
 
 def validation_split(train: Source, streams: Streams) -> tuple[Source, Source]:
-    """(rest, validation): a tenth of each class is for validation, drawn by `streams`.
+    """(rest, validation): a random tenth of each class is for validation.
 
     Raises `UserError` for a class of one image.
     """
@@ -30,7 +30,7 @@ def validation_split(train: Source, streams: Streams) -> tuple[Source, Source]:
 
 
 def best(settings: Sequence[Setting], scores: Sequence[Sequence[float]]) -> Choice:
-    """The setting with the highest mean, the first of equals; `scores` has a row for each network."""
+    """The setting with the highest mean score (of equals the first); `scores` has a row for each network."""
     means = [statistics.fmean(column) for column in zip(*scores, strict=True)]
     position = means.index(max(means))
     return Choice(settings[position], means[position])

@@ -1,9 +1,8 @@
-"""The random-real twin of a set: as many real images of each class, fed and labelled as the set's images are.
+"""The random-real twin of a set: as many real images of each class, with the set's input form and kind of labels.
 
 A twin has as many images as the set stores, and so as many bytes at one byte a value: where a set has a formation,
-networks see more images of the set than of its twin. Whoever labelled the set's images labels the twin's. A set with
-hard labels and its twin have the labels of their classes; where a teacher's soft labels made a set, the same teacher as
-`Labeller` gives them to the twin.
+networks see more images of the set than of its twin. The twin is labelled as the set was: by the classes where the set
+has hard labels; where a teacher's soft labels made the set, by the same teacher as `Labeller`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from dd_core.training import TrainingData
 
 
 class Targets(NamedTuple):
-    """What a network is to learn of images: labels (n,) and, where they are soft, class probabilities (n, K)."""
+    """Training targets of n images: labels (n,) and, for soft labels, class probabilities (n, K)."""
 
     labels: Int64[Tensor, " n"]
     probabilities: Float[Tensor, "n K"] | None = None
@@ -32,7 +31,7 @@ class Targets(NamedTuple):
 
 @runtime_checkable
 class Labeller(Protocol):
-    """Gives real images the kind of labels that a set's images have."""
+    """A function that gives real images the kind of labels that a set's images have."""
 
     def __call__(self, source: Source, rows: Int64[Tensor, " n"]) -> Targets:
         """The targets of the images `rows` of `source`; the same rows get the same targets."""
@@ -41,9 +40,9 @@ class Labeller(Protocol):
 
 @dataclass(frozen=True)
 class HardLabels:
-    """The source's own labels; where a class is attacked, its images are labelled as what they are to be taken for.
+    """The source's own labels, except under an attack, where the attacked class has the label of another class.
 
-    attack: labels of the attacked class and of the class that it is to be taken for.
+    attack: the label of the attacked class, and the label that its images get instead.
     """
 
     attack: tuple[int, int] | None = None
@@ -65,7 +64,7 @@ def draw(ds: DistilledSet, train: Source, *, labeller: Labeller, streams: Stream
     assert ds.labels is not None
     counts = np.bincount(ds.labels, minlength=len(ds.classes)).tolist()
     rows = selection.random_indices(train, counts, streams=streams.child("twin", index), stream="random")
-    with computing(1):  # whitening in several differs in the last bits
+    with computing(1):  # whitening in several threads differs in the last bits
         inputs = (form := ds.input_form())(train.take(rows))
     labels, probabilities = labeller(train, rows)
     return TrainingData(inputs, labels, probabilities, len(ds.classes), form.black)

@@ -1,4 +1,4 @@
-"""Networks by name: which names there are (no torch), the modules, and the ConvNet's own kernels."""
+"""Networks by name: the names (without torch), the modules, and the ConvNet's own kernels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A vision transformer with batch norms: BN-ViT (Yao et al., ICCV workshops 2021), on timm's.
+"""A vision transformer with batch norms, made from timm's: BN-ViT (Yao et al., ICCV workshops 2021).
 
-Batch norm takes the place of every layer norm, over images and tokens, and one more stands between the first layer and
-the activation of each feed-forward part, without which training is unstable.
+Batch norms, over images and tokens, replace all layer norms. Each feed-forward part has one more, between its first
+layer and its activation; without it training is unstable.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def _tokens(input: Tensor) -> Tensor:
-    """(B T, C): those of all images as one batch."""
+    """(B T, C): the tokens of all images as one batch."""
     return input.flatten(0, -2)
 
 
@@ -21,7 +21,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
     """Batch norm of the channels of tokens: its statistics are over images and tokens."""
 
     def forward(self, input: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        """Normalised."""
+        """The tokens, normalised by channel."""
         return super().forward(_tokens(input)).view(input.shape)
 
 
@@ -29,12 +29,12 @@ class SyncTokenBatchNorm(nn.SyncBatchNorm):
     """A `TokenBatchNorm` whose statistics are over all processes that train together."""
 
     def forward(self, input: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        """Normalised."""
+        """The tokens, normalised by channel."""
         return super().forward(_tokens(input)).view(input.shape)
 
     @staticmethod
     def of(norm: nn.SyncBatchNorm) -> SyncTokenBatchNorm:
-        """With the parameters and buffers of another one, which it shares."""
+        """A synchronised norm of tokens that shares the parameters and buffers of `norm`."""
         tokens = SyncTokenBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         for name, tensor in [*norm.named_parameters(), *norm.named_buffers()]:
             setattr(tokens, name, tensor)
@@ -42,7 +42,7 @@ class SyncTokenBatchNorm(nn.SyncBatchNorm):
 
 
 def with_batch_norms(transformer: nn.Module) -> nn.Module:
-    """timm's `VisionTransformer` with batch norms, in place; the new ones begin at scale 1 and shift 0."""
+    """Replace the norms of timm's `VisionTransformer`, in place; the batch norms begin at scale 1 and shift 0."""
     for path, module in [*transformer.named_modules()]:
         if isinstance(module, nn.LayerNorm):
             transformer.set_submodule(path, TokenBatchNorm(module.normalized_shape[0]))

@@ -1,4 +1,4 @@
-"""How a network is named: as `names` has the names, or by where a program has it (`module:Class`); imports no torch.
+"""Networks by import path (`module:Class`), beside those by the names of `names`; imports no torch.
 
 `my_package.nets:SmallNet` is the class or function `SmallNet` in the module `my_package.nets`. It is called with
 (in_channels, outputs, image_size) and returns the network.
@@ -12,17 +12,17 @@ from typing import Any
 from dd_core.errors import UserError
 from dd_core.networks.names import family, others_by_name
 
-LIBRARIES = ("timm", "torchvision")  # what stands before the colon in a network's own name
+LIBRARIES = ("timm", "torchvision")  # words before a colon that belong to a network's name
 
 
 def is_import_path(name: str) -> bool:
-    """Whether `name` is `module:attribute`, which names an object of a program and no network of ours."""
+    """Whether `name` is `module:attribute`, an object of a program, and not the name of one of our networks."""
     before, colon, _ = name.partition(":")
     return bool(colon) and before not in LIBRARIES and name not in others_by_name()
 
 
 def check_network(name: str) -> None:
-    """Raise `UserError` for a name that no network can have; nothing is imported."""
+    """Raise `UserError` for an unknown name and for a malformed import path; nothing is imported."""
     if not is_import_path(name):
         family(name)
         return
@@ -40,6 +40,6 @@ def imported(name: str) -> Any:
         for part in attribute.split("."):
             value = getattr(value, part)
     except (ImportError, AttributeError) as error:
-        hint = "a module of the working folder is found with PYTHONPATH=."
+        hint = "for a module in the working folder set PYTHONPATH=."
         raise UserError(f"network '{name}' cannot be imported: {error}; {hint}") from error
     return value

@@ -1,21 +1,21 @@
-"""The ConvNet's layers with first and second derivatives by hand: convolution, average pooling, instance norm.
+"""The ConvNet's layers with hand-written first and second derivatives: convolution, average pooling, instance norm.
 
-Gradients through steps of training are second derivatives all the way. On a CPU PyTorch differentiates its own group
-norm a second time through some thirty operations, pools 2x2 pixels window by window, and convolves back onto three
-channels at a fifth of its usual speed. These layers have PyTorch's state, and PyTorch's numbers but for rounding. Where
-PyTorch's own are faster they are used (`_fits` and `_pays`, at the end).
+Gradients through steps of training need second derivatives. On a CPU PyTorch differentiates its own group norm a second
+time through some thirty operations, pools 2x2 pixels window by window, and convolves back onto three channels at a
+fifth of its usual speed. The layers here have the same state as PyTorch's, and the same numbers except for rounding.
+Where PyTorch's layers are faster, they are used (see `_fits` and `_pays` at the end).
 
-**Convolution** is linear in images x and in weights w: y = x * w + b. With the transposed convolution T, that of g by w
-being the gradient of x, and the correlation C, that of g and x being the gradient of w,
+**Convolution** is linear in images x and in weights w: y = x * w + b. With the transposed convolution T(g, w) and the
+correlation C(g, x), for a cotangent g of y,
 
     dL/dx = T(g, w),   dL/dw = C(g, x),   dL/db = sum g
 
-and for cotangents h, p, q of these three: dQ/dg = h * w + x * p + q,  dQ/dx = T(g, p),  dQ/dw = C(g, h). Onto few
-channels T is a product of matrices whose columns are folded into images.
+and for cotangents h, p, q of these three: dQ/dg = h * w + x * p + q,  dQ/dx = T(g, p),  dQ/dw = C(g, h). For few
+channels, T is computed as a product of matrices, whose columns are folded into images.
 
 **Average pooling** of 2x2 pixels is linear: y = A x. So dL/dx = A^T g, and the derivative of A^T is A again.
 
-**Instance norm** makes one row of each channel of each image, with m pixels, and treats all rows alike. Of a row x with
+**Instance norm** takes each channel of each image as a row of m pixels, and treats all rows alike. For a row x with
 weight w and bias b, where <.> is the mean over pixels:
 
     mu = <x>,   s = 1 / sqrt(<(x - mu)^2> + eps),   z = s (x - mu),   y = w z + b
@@ -24,16 +24,16 @@ A cotangent g of y has the gradients
 
     dL/dx = w s P(g),   dL/dw = sum g z =: alpha,   dL/db = sum g =: beta,   P(g) = g - <g> - z <g z>
 
-P is linear and symmetric. For cotangents h, p, q of these three, Q = sum h w s P(g) + p alpha + q beta is what has to
-be differentiated. With u = w s P(h) and t = sum h s P(g), and since dz_j/dx_i = s (delta_ij - 1/m - z_i z_j / m) and
+P is linear and symmetric. For cotangents h, p, q of these three, Q = sum h w s P(g) + p alpha + q beta must be
+differentiated. With u = w s P(h) and t = sum h s P(g), and since dz_j/dx_i = s (delta_ij - 1/m - z_i z_j / m) and
 ds/dx_i = -s^2 z_i / m,
 
     dQ/dg = u + p z + q
     dQ/dw = t
     dQ/dx = c P(g) - (s alpha / m) u - (w s t / m) z,   c = s (p - w s <h z>)
 
-which takes PyTorch's own kernel of the first derivative once more, for u, and multiples of whole rows. Third
-derivatives go through these lines by autograd, for which alpha, beta and s are computed from g and x again.
+which needs PyTorch's kernel of the first derivative once more, for u, and multiples of whole rows. Third derivatives
+are autograd's through these lines, for which alpha, beta and s are computed again from g and x.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 
-FEW = 4  # channels onto which oneDNN's transposed convolution is slow
-# numbers of an image in a layer from which on these functions are faster than PyTorch's (`make bench-kernels`)
+FEW = 4  # for up to so many channels oneDNN's transposed convolution is slow
+# from so many numbers of an image in a layer on, these functions are faster than PyTorch's (`make bench-kernels`)
 LARGE_POOL, LARGE = 2**13, 2**14
 
 Rows = Float[Tensor, "R m"]
@@ -65,7 +65,7 @@ class Convolution(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, padding=padding)
 
     def forward(self, input: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K I J"]:
-        """The convolution."""
+        """The convolution with stride 1."""
         height, width = input.shape[-2:]
         if self.bias is None or not _pays(input, self.weight, self.out_channels * height * width):
             return super().forward(input)
@@ -100,7 +100,7 @@ class _Convolve(Function):
 
 
 class _Gradients(Function):
-    """T(g, w), C(g, x) and the sum of g, of which those that are wanted."""
+    """T(g, w), C(g, x) and the sum of g; None for those that are not `wanted`."""
 
     generate_vmap_rule = True
 
@@ -141,12 +141,12 @@ def _transposed(g: Tensor, x: Tensor, w: Tensor, padding: int) -> Tensor:
 
 
 def _correlated(g: Tensor, x: Tensor, w: Tensor, padding: int, wanted: tuple[bool, ...]) -> tuple[Any, Any]:
-    """C(g, x), of the size of w, and the sum of g, where they are wanted."""
+    """C(g, x), of the size of w, and the sum of g; None for those that are not `wanted`."""
     return _pytorchs(g, x, w, padding, False, *wanted)[1:] if any(wanted) else (None, None)
 
 
 def _pytorchs(g: Tensor, x: Tensor, w: Tensor, padding: int, *wanted: bool) -> tuple[Any, Any, Any]:
-    """PyTorch's gradients of images, weight and bias, None where they are not wanted."""
+    """PyTorch's gradients of images, weight and bias; None for those that are not `wanted`."""
     border = [padding, padding]
     return torch.ops.aten.convolution_backward(g, x, w, [len(w)], [1, 1], border, [1, 1], False, [0, 0], 1, wanted)
 
@@ -156,9 +156,9 @@ _unsought: list[Tensor] = []
 
 @contextmanager
 def unsought(weights: Iterable[Tensor]) -> Iterator[None]:
-    """Within the block no gradient of `weights`, which are leaves, is asked for.
+    """Tell the layers here that no gradient of `weights`, which are leaves, is needed within the block.
 
-    Autograd does not tell a Python function which gradients are sought, and a weight's gradient costs a convolution.
+    Autograd does not tell a Python function which gradients are needed, and a weight's gradient costs a convolution.
     """
     before = list(_unsought)
     _unsought.extend(weights)
@@ -342,19 +342,19 @@ def _affine(x: Rows, each: Each, plus: Each, eps: float) -> Rows:
 
 
 def _pays(x: Tensor, w: Tensor, numbers: int) -> bool:
-    """Whether second derivatives are to come, of a layer with so many `numbers` an image.
+    """Whether a layer with weights w will be differentiated twice, and has enough `numbers` an image to pay.
 
-    A parameter of a module is trained, by first derivatives, where PyTorch's own layers are as fast; what is
-    differentiated through stands in for parameters by `functional_call`.
+    Weights that are parameters of a module are trained by first derivatives, for which PyTorch's layers are as fast.
+    Weights that are differentiated through are tensors that `functional_call` puts in the parameters' place.
     """
     return torch.is_grad_enabled() and not isinstance(w, nn.Parameter) and numbers >= LARGE and _fits(x, 0, w)
 
 
 def _fits(x: Tensor, large: int, *others: Tensor) -> bool:
-    """Whether these functions are faster than PyTorch's for x, and have all that is asked for.
+    """Whether these functions are faster than PyTorch's for x, and support what is needed.
 
-    PyTorch's are better on a GPU, for small images or a single one, and where autocast or derivatives in forward mode
-    want to look inside.
+    PyTorch's are better on a GPU, and for small images or a single image; autocast and forward-mode derivatives need
+    PyTorch's.
     """
     tensors = (x, *others)
     return (

@@ -1,8 +1,8 @@
-"""Networks by name: the literature's ConvNet, LeNet and AlexCifarNet, any timm or torchvision classifier, and others'.
+"""Networks by name: the literature's ConvNet, LeNet and AlexCifarNet, timm's, torchvision's and other packages'.
 
-The ConvNet is that of Gidaris and Komodakis 2018, as Zhao, Mopuri and Bilen 2021 and everybody after them use
-it; LeNet and AlexCifarNet are those of Wang et al. 2018. `names` holds the spelling. Weights are fresh unless
-`pretrained` asks for those that a library publishes.
+The ConvNet is that of Gidaris and Komodakis 2018, in the form of Zhao, Mopuri and Bilen 2021 and later papers; LeNet
+and AlexCifarNet are those of Wang et al. 2018. `names` defines the spelling. Weights are fresh, unless `pretrained`
+asks for a library's published weights.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from dd_core.networks.names import (
 )
 from dd_core.networks.resnets import STAGES, resnet_layers
 
-SMALL_IMAGE = 64  # pixels; up to here an ImageNet network's strided stem would throw most of the image away
+SMALL_IMAGE = 64  # pixels; up to this side an ImageNet network's strided stem would discard most of the image
 VIT_TINY = "vit_tiny_patch16_224"
-OFFLINE = "; without a network connection, put the library's file where it looks first, below TORCH_HOME or HF_HOME"
-PATCHES = 8  # patches a side that a transformer gets of a small image
+OFFLINE = "; without a network connection, put the file of weights where its library looks: below TORCH_HOME or HF_HOME"
+PATCHES = 8  # patches along each side of a small image for a transformer
 
 
 class FeatureNetwork(nn.Module):
-    """Features and one linear layer on top of them, the form of all our own networks."""
+    """Features, and one linear layer on top of the features: the form of all our own networks."""
 
     def __init__(self, features: nn.Sequential, *, width: int, classes: int) -> None:
         super().__init__()
@@ -64,13 +64,13 @@ def build(
 ) -> nn.Module:
     """A freshly initialised network on the CPU, in training mode; equal arguments give equal weights.
 
-    The weights come from PyTorch's (or the library's) own initialisation under (seed, stream, step); the
-    global generator is left alone. Networks of timm and torchvision get a small-image stem up to 64 px: the
-    first convolution, where it strides, becomes 3x3 with stride 1 and the first max-pooling goes; a vision
-    transformer gets smaller patches instead. `pretrained`: with the weights that the library publishes for the
-    network, downloaded once; for other classes than theirs the last layer alone is fresh. Raises `UserError` for an
-    unknown name, for images (H, W) that the network cannot take, where timm is not installed, and for `pretrained`
-    of a network that nobody publishes, of small images, and where the download fails.
+    The weights come from PyTorch's (or the library's) own initialisation under (seed, stream, step); the global
+    generator is not used. For images up to 64 px, networks of timm and torchvision get a small-image stem: a strided
+    first convolution becomes 3x3 with stride 1, and the first max-pooling is removed; a vision transformer gets smaller
+    patches instead. pretrained: load the library's published weights, which are downloaded once; for another number of
+    classes the last layer is fresh. Raises `UserError` for an unknown name, for images (H, W) that the network cannot
+    take, and where timm is not installed; with `pretrained` also for a network without published weights, for small
+    images, and where the download fails.
     """
     kind = family(name)
     if pretrained:
@@ -103,10 +103,10 @@ def for_source(name: str, source: Source, *, seed: int, stream: str = "network",
 
 
 def embed(network: nn.Module, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
-    """The features that the network's last linear layer reads, with their gradient.
+    """The inputs of the network's last linear layer, differentiable.
 
-    Our own networks and timm's give them directly; of any other module it is the input of its last
-    `nn.Linear`. Raises `UserError` for a network without one.
+    Our own networks and timm's give these features directly; for any other module they are the input of its last
+    `nn.Linear`. Raises `UserError` for a network without a linear layer.
     """
     if isinstance(network, FeatureNetwork):
         return network.features(images)
@@ -115,7 +115,7 @@ def embed(network: nn.Module, images: Float[Tensor, "N C H W"]) -> Float[Tensor,
         return timm_model.forward_head(timm_model.forward_features(images), pre_logits=True).flatten(1)
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linears:
-        raise UserError(f"{type(network).__name__} has no linear layer, so it has no features to compare")
+        raise UserError(f"{type(network).__name__} has no linear layer, so it has no features; take another network")
     seen: list[Tensor] = []
     handle = linears[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
@@ -163,7 +163,7 @@ def _convnet(name: str, *, in_channels: int, classes: int, image_size: tuple[int
 
 
 def _check_depth(name: str, spec: ConvNetSpec, *, depth: int, height: int, width: int) -> None:
-    """Refuse a pooling that leaves no pixel and an instance norm of a single pixel, which is always 0."""
+    """Raise `UserError` where pooling leaves no pixel, and for an instance norm of one pixel, which is always 0."""
     if spec.pool != "none":
         largest = min(height, width).bit_length() - 1
     elif spec.norm == "instance" and height * width == 1:
@@ -199,10 +199,10 @@ def _pool(spec: ConvNetSpec) -> list[nn.Module]:
 
 
 def _lenet(*, in_channels: int, classes: int, image_size: tuple[int, int]) -> FeatureNetwork:
-    """LeNet as Wang et al. 2018 have it at 28 and 32 px, where the second pooling leaves 5x5.
+    """LeNet, at 28 and 32 px as in Wang et al. 2018, where the second pooling leaves 5x5.
 
-    Other sizes change the padding and the first linear layer only: the first convolution is padded by 2 up to
-    28 px, and the second one too below 28 px, so that 8 px images (scikit-learn's digits) leave 2x2.
+    Other sizes change only padding and the first linear layer: the first convolution is padded by 2 up to 28 px, and
+    the second one too below 28 px, so that 8 px images (scikit-learn's digits) leave 2x2.
     """
     smallest = min(image_size)
     if smallest < 4:
@@ -226,7 +226,7 @@ def _lenet(*, in_channels: int, classes: int, image_size: tuple[int, int]) -> Fe
 
 
 def _alexcifarnet(*, in_channels: int, classes: int, image_size: tuple[int, int]) -> FeatureNetwork:
-    """AlexCifarNet of Wang et al. 2018; other sizes than 32 px change the first linear layer only."""
+    """AlexCifarNet of Wang et al. 2018; sizes other than 32 px change only the first linear layer."""
     height, width = ((side + 3) // 4 for side in image_size)
     features = nn.Sequential(
         nn.Conv2d(in_channels, 64, 5, padding=2),
@@ -247,7 +247,7 @@ def _alexcifarnet(*, in_channels: int, classes: int, image_size: tuple[int, int]
 
 
 def _resnet(name: str, *, in_channels: int, classes: int) -> FeatureNetwork:
-    """Any image size from a pixel on: the features are means over what three stages leave of it."""
+    """The small-image ResNet for images of any size; features are means over the pixels of the last stage."""
     blocks, width = parse_resnet(name)
     features = resnet_layers(blocks, width=width, in_channels=in_channels)
     return FeatureNetwork(features, width=width << (STAGES - 1), classes=classes)
@@ -276,7 +276,7 @@ def _from_library(name: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
         _check_forward(network, shape)
     except UserError:
         raise
-    except Exception as error:  # somebody else's constructors and forwards, which raise anything at all
+    except Exception as error:  # another package's code may raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if pretrained:
             advice = OFFLINE if isinstance(error, OSError) else ""
@@ -287,7 +287,7 @@ def _from_library(name: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
 
 
 def _stop_dropout(network: nn.Module) -> None:
-    """Put layers in the place of dropout and stochastic depth that give what they get; no weight has another name."""
+    """Replace dropout and stochastic depth by identities; all weights keep their names."""
     for path, module in list(network.named_modules()):
         if type(module).__name__.startswith(("Drop", "StochasticDepth")):
             network.set_submodule(path, nn.Identity())
@@ -296,11 +296,12 @@ def _stop_dropout(network: nn.Module) -> None:
 def _require_published(name: str, kind: str, image_size: tuple[int, int]) -> None:
     if kind not in ("timm", "torchvision"):
         raise UserError(
-            f"network '{name}' has no published weights; timm and torchvision have some, as of torchvision:resnet18"
+            f"network '{name}' has no published weights; take one of timm or torchvision, such as torchvision:resnet18"
         )
     if max(image_size) <= SMALL_IMAGE:
         raise UserError(
-            f"published weights of '{name}' are for larger images; up to {SMALL_IMAGE} pixels it begins otherwise"
+            f"published weights of '{name}' need images of more than {SMALL_IMAGE} pixels a side; for smaller ones the "
+            "network has another first layer; use larger images, or weights 'fresh'"
         )
 
 
@@ -309,7 +310,7 @@ def _from_timm(model: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
         import timm  # an extra
     except ImportError as error:
         raise UserError(f"network 'timm:{model}' needs timm: pip install 'dd-apps[timm]'") from error
-    _check_known("timm", model.partition(".")[0], timm.list_models())  # what follows a dot names weights
+    _check_known("timm", model.partition(".")[0], timm.list_models())  # the part after a dot names weights
     image_size = shape["image_size"]
     sizes: list[dict[str, Any]] = [{"img_size": image_size}, {}]
     if max(image_size) <= SMALL_IMAGE:
@@ -320,31 +321,33 @@ def _from_timm(model: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
     for size in sizes[:-1]:
         try:
             return timm.create_model(model, **options, **size)
-        except TypeError:  # how timm's models say that they do not know a keyword
+        except TypeError:  # the model does not know a keyword of `size`
             continue
     return timm.create_model(model, **options)
 
 
 def _from_torchvision(model: str, shape: _Shape, *, pretrained: bool) -> nn.Module:
-    from torchvision import models  # takes seconds to import, and our own networks do without
+    from torchvision import models  # late: it takes seconds to import, and our own networks do not need it
 
     _check_known("torchvision", model, models.list_models(module=models))
     image_size = shape["image_size"]
     options: dict[str, Any] = {} if pretrained else {"num_classes": shape["classes"]}
     if model.startswith("vit_") and image_size[0] == image_size[1]:
         options["image_size"] = image_size[0]
-    if model in ("googlenet", "inception_v3"):  # their second heads would make them return tuples
+    if model in ("googlenet", "inception_v3"):  # with auxiliary heads they would return tuples
         if pretrained:
             raise UserError(
-                f"published weights of 'torchvision:{model}' are for images that it normalises anew, which fresh ones "
-                "do not; take timm:inception_v3"
+                f"published weights of 'torchvision:{model}' are for a network that normalises its inputs again; take "
+                "timm:inception_v3"
             )
         options |= {"aux_logits": False, "init_weights": True}
     network = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
     path, first = _first(network, nn.Conv2d)
     if first.in_channels != shape["in_channels"]:
         if pretrained:
-            raise UserError(f"published weights of 'torchvision:{model}' are for images of 3 channels")
+            raise UserError(
+                f"published weights of 'torchvision:{model}' are for images of 3 channels, not {shape['in_channels']}"
+            )
         network.set_submodule(path, _like(first, in_channels=shape["in_channels"]))
     if pretrained:
         _fit_head(network, shape["classes"])
@@ -352,7 +355,7 @@ def _from_torchvision(model: str, shape: _Shape, *, pretrained: bool) -> nn.Modu
 
 
 def _fit_head(network: nn.Module, classes: int) -> None:
-    """A fresh last layer, where the network tells another number of classes apart."""
+    """Replace the last linear layer by a fresh one, where the number of classes differs."""
     linears = {path: module for path, module in network.named_modules() if isinstance(module, nn.Linear)}
     path, head = next(reversed(linears.items()), ("", None))
     if head is not None and head.out_features != classes:
@@ -366,21 +369,21 @@ def _check_known(library: str, model: str, known: list[str]) -> None:
 
 
 def _cuts_patches(network: nn.Module) -> bool:
-    """Whether the first convolution is a transformer's (or mixer's) cut into patches, in either library."""
+    """Whether the first convolution cuts the image into patches, as in transformers and mixers of both libraries."""
     if hasattr(network, "patch_embed") or hasattr(network, "conv_proj"):
         return True
     return any(type(module).__name__ == "PatchEmbed" for module in network.modules())
 
 
 def _patch_size(image_size: tuple[int, int]) -> int:
-    """The divisor of both sides that leaves nearest to 8 patches on the shorter one."""
+    """The divisor of both sides that gives the number of patches on the shorter side nearest to `PATCHES`."""
     side = gcd(*image_size)
     divisors = [size for size in range(1, side + 1) if side % size == 0]
     return min(divisors, key=lambda size: abs(min(image_size) / size - PATCHES))
 
 
 def _shrink_stem(network: nn.Module) -> None:
-    """The small-image stem: 3x3 with stride 1 for a strided first convolution, and no first max-pooling."""
+    """Replace a strided first convolution by one of 3x3 with stride 1, and remove the first max-pooling."""
     path, first = _first(network, nn.Conv2d)
     if max(first.stride) == 1:
         return
@@ -401,7 +404,7 @@ def _like(
     stride: int | None = None,
     padding: int | None = None,
 ) -> nn.Conv2d:
-    """A new convolution like `conv` but for what is given, with PyTorch's default initialisation."""
+    """A new convolution like `conv`, except for given arguments, with PyTorch's default initialisation."""
     return nn.Conv2d(
         conv.in_channels if in_channels is None else in_channels,
         conv.out_channels,
@@ -418,7 +421,7 @@ def _check_forward(network: nn.Module, shape: _Shape) -> None:
         logits = network.eval()(torch.zeros(1, shape["in_channels"], *shape["image_size"]))
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         output = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"it returns {output} for one image instead of (1, {classes})")
+        raise ValueError(f"the network returns {output} for one image instead of (1, {classes})")
 
 
 def _size(image_size: tuple[int, int]) -> str:

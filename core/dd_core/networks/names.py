@@ -18,20 +18,20 @@ from dd_core.lazy import Offer, offers
 NETWORKS = {
     "convnet": "the literature's ConvNet with its depth for the image: 2 below 28 px, 3 to 32, 4 to 64, 5 to 128, ...",
     "convnet-3": "the literature's ConvNet: 3 blocks, 128 wide, instance norm, relu, average pooling (32 px)",
-    "convnet-4": "the same with 4 blocks (64 px); any depth works while the image is large enough",
-    "convnet-3-w32": "the same, 32 wide; w16, w64, ... likewise",
-    "convnet-3-growing": "the same with twice the width in each block: 128, 256, 512 (KRR-ST and MKDT)",
-    "convnet-3-batchnorm": "another norm: instancenorm (default), batchnorm, layernorm, groupnorm, nonorm",
-    "convnet-3-leakyrelu": "another activation: relu (default), leakyrelu, sigmoid",
-    "convnet-3-maxpool": "another pooling: avgpool (default), maxpool, nopool",
+    "convnet-4": "ConvNet with 4 blocks (64 px); any depth works while the image is large enough",
+    "convnet-3-w32": "ConvNet, 32 wide; w16, w64, ... likewise",
+    "convnet-3-growing": "ConvNet whose width doubles in each block: 128, 256, 512 (KRR-ST and MKDT)",
+    "convnet-3-batchnorm": "ConvNet with another norm: instancenorm (default), batchnorm, layernorm, groupnorm, nonorm",
+    "convnet-3-leakyrelu": "ConvNet with another activation: relu (default), leakyrelu, sigmoid",
+    "convnet-3-maxpool": "ConvNet with another pooling: avgpool (default), maxpool, nopool",
     "lenet": "LeNet with relu: 6 and 16 convolutions of 5x5, then 120 and 84 units",
     "alexcifarnet": "AlexNet for CIFAR: two 5x5 convolutions of 64, local response norm, 384 and 192 units",
     "resnet-8": "ResNet for small images (He et al. 2016): 16 wide, batch norm; resnet-14, resnet-20, ... (6n + 2)",
-    "resnet-8-w32": "the same, 32 wide; any width",
-    "bn-vit-tiny": "timm's ViT-Tiny with batch norms over images and tokens for layer norms (Yao et al. 2021)",
+    "resnet-8-w32": "ResNet for small images, 32 wide; any width",
+    "bn-vit-tiny": "timm's ViT-Tiny with batch norms, over images and tokens, instead of layer norms (Yao et al. 2021)",
     "timm:NAME": "any timm image classifier, from scratch: timm:resnet18, timm:vit_tiny_patch16_224",
     "torchvision:NAME": "any torchvision image classifier, from scratch: torchvision:vgg11",
-    "torchvision:alexnet-nodropout": "one of timm's or torchvision's without dropout, so that it can be unrolled",
+    "torchvision:alexnet-nodropout": "a timm or torchvision network without dropout, so that it can be unrolled",
 }
 
 FAMILIES = ("convnet", "lenet", "alexcifarnet", "resnet", "bn-vit-tiny", "timm", "torchvision", "other")
@@ -51,7 +51,7 @@ TOKENS: dict[str, tuple[str, str | int]] = {
     "nopool": ("pool", "none"),
 }
 
-# torchvision's classifiers, and those of them that timm has by the same name
+# names of torchvision's classifiers, and of those classifiers that timm has by the same name
 _TORCHVISION = re.compile(
     r"alexnet|convnext_(tiny|small|base|large)|densenet\d{3}|efficientnet_(b\d|v2_[sml])|googlenet|inception_v3|maxvit_t"
     r"|mnasnet\d_\d+|mobilenet_v(2|3_\w+)|regnet_[xy]_\w+|resnet(18|34|50|101|152)|resnext\d+_\d+x\dd|shufflenet_\w+"
@@ -65,16 +65,16 @@ _TIMM = re.compile(
     r"|resnet|resnext|seresne|swin|tf_|tiny_vit|vgg|vit_|wide_resnet|xception|xcit)\w"
 )
 
-NO_DROPOUT = "-nodropout"  # after a library's name: its dropout is off in training too
+NO_DROPOUT = "-nodropout"  # suffix of a library's network whose dropout is removed
 RESNET_WIDTH = 16  # He et al. 2016
-GROUPS = 4  # of the group norm, as in the literature
+GROUPS = 4  # groups of the group norm, as in the literature
 
 
 @dataclass(frozen=True)
 class ConvNetSpec:
-    """What the name of a ConvNet says."""
+    """The architecture that the name of a ConvNet spells."""
 
-    depth: int | None  # None: what the literature uses for the image size
+    depth: int | None  # None: the literature's depth for the image size
     width: int = 128
     norm: str = "instance"
     activation: str = "relu"
@@ -82,7 +82,7 @@ class ConvNetSpec:
     growth: int = 1  # how many times as wide a block is as the one before it
 
     def width_of(self, block: int) -> int:
-        """Channels that a block gives, counted from 0."""
+        """Output channels of a block, counted from 0."""
         return self.width * self.growth**block
 
 
@@ -93,20 +93,20 @@ def usual_depth(image_size: tuple[int, int]) -> int:
 
 
 def first_size(in_channels: int, image_size: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) that a ConvNet's first block gives: that of the image, but for MNIST's 28 px.
+    """The (height, width) of the first convolution's output: that of the image, but 32 x 32 for grey images of 28 x 28.
 
-    As in the literature, those are padded to 32.
+    As in the literature, MNIST's images are padded to 32 px.
     """
     return (32, 32) if in_channels == 1 and image_size == (28, 28) else image_size
 
 
 def largest_depth(in_channels: int, image_size: tuple[int, int]) -> int:
-    """How many blocks with pooling a ConvNet has at most: as often as the image can be halved."""
+    """The largest number of a ConvNet's blocks with pooling: how often the image can be halved."""
     return min(first_size(in_channels, image_size)).bit_length() - 1
 
 
 def available() -> list[tuple[str, str]]:
-    """Each name, or pattern of names, with its one-line meaning; what `dd-apps list networks` shows."""
+    """Each name, or pattern of names, with its one-line meaning, for `dd-apps list networks`."""
     others = others_by_name().items()
     return [*NETWORKS.items(), *((name, f"a network of {point.module}") for name, point in others)]
 
@@ -119,8 +119,8 @@ def others_by_name() -> dict[str, Offer]:
 def family(name: str) -> str:
     """The family of `name`, one of `FAMILIES`, after checking all that can be checked without torch.
 
-    Raises `UserError` naming the word that is wrong. Whether timm or torchvision has the model is asked
-    when it is built.
+    Raises `UserError` naming the word that is wrong. Whether timm or torchvision has the model is checked
+    when the network is built.
     """
     library, colon, model = name.partition(":")
     if colon and library in ("timm", "torchvision"):
@@ -145,7 +145,7 @@ def family(name: str) -> str:
 
 
 def of_libraries(name: str) -> str:
-    """How a model that a library seems to call `name` is typed, "" for none: `'torchvision:vgg11' or 'timm:vgg11'`."""
+    """Names by which libraries seem to have `name`, such as `'torchvision:vgg11' or 'timm:vgg11'`; "" for none."""
     model = name.lower()
     if _TORCHVISION.fullmatch(model):
         libraries = ["torchvision", "timm"] if _TIMMS_TOO.match(model) else ["torchvision"]

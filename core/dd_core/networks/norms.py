@@ -1,4 +1,4 @@
-"""Batch norms: which ones a network has, and what stands in their place in one that has none."""
+"""The batch norms of a network: listing, reading and synchronising them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def batch_norms(network: nn.Module) -> dict[str, BatchNorm]:
 
 
 def mixes_images(network: nn.Module) -> bool:
-    """Whether what `network` makes of an image in training mode depends on the others of its batch: a batch norm."""
+    """Whether `network`'s outputs in training mode depend on other images of the batch, as with batch norms."""
     return bool(batch_norms(network))
 
 
 def norm_inputs(norm: nn.Module, inputs: Tensor) -> Tensor:
-    """The inputs of a batch norm as (M, C, ...): those of one over tokens (B, T, C) are (B T, C)."""
+    """The inputs of a batch norm as (M, C, ...): tokens (B, T, C) of a `TokenBatchNorm` become (B T, C)."""
     return inputs.flatten(0, -2) if isinstance(norm, TokenBatchNorm) else inputs
 
 
 def synchronised(network: nn.Module) -> nn.Module:
-    """`network` with the statistics of batch norms over all processes that train it, on GPUs; names stay.
+    """`network` with batch norms whose statistics are over all processes that train it, on GPUs; names are unchanged.
 
-    torch's own conversion would take the tokens of a vision transformer for channels.
+    torch's own conversion alone would take the tokens of a vision transformer for channels.
     """
     tokens = [name for name, norm in batch_norms(network).items() if isinstance(norm, TokenBatchNorm)]
     network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -41,7 +41,7 @@ def synchronised(network: nn.Module) -> nn.Module:
 
 
 def require_batch_norms(network: nn.Module, name: str) -> None:
-    """Raise `UserError` unless the network called `name` keeps statistics that images can be recovered from."""
+    """Raise `UserError` unless the network called `name` has batch norms, all with running statistics."""
     norms = batch_norms(network)
     if not norms:
         raise UserError(
@@ -50,11 +50,13 @@ def require_batch_norms(network: nn.Module, name: str) -> None:
         )
     for path, norm in norms.items():
         if norm.running_mean is None or norm.running_var is None:
-            raise UserError(f"network '{name}': its batch norm '{path}' keeps no mean and variance for SRe2L to match")
+            raise UserError(
+                f"network '{name}': its batch norm '{path}' keeps no mean and variance for SRe2L to match; take another"
+            )
 
 
 def _similar(network: nn.Module, name: str) -> str:
-    """Names of networks with batch norms that are like the one called `name`."""
+    """Names, as text, of networks with batch norms that are similar to the network called `name`."""
     if name.partition("-")[0] == "convnet":
         words = [word for word in name.split("-") if TOKENS.get(word, ("",))[0] != "norm"]
         return "-".join([*words, "batchnorm"])

@@ -1,4 +1,4 @@
-"""Where the weights of a network come from, as a user names it; imports no torch."""
+"""The origin of a network's weights, as a user types it: fresh, published, a file or a digest; imports no torch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ WEIGHT_FILES = (".safetensors", ".pth", ".pt")
 
 
 def file_of(weights: str) -> str | None:
-    """The file that weights are in, if they are in one."""
+    """The file that `weights` names; None for other origins."""
     return weights if weights.lower().endswith(WEIGHT_FILES) else None
 
 
 def kept_digest(weights: str) -> str | None:
-    """The digest of weights that are kept in the cache, if they are."""
+    """The digest of weights that the cache keeps; None for other origins."""
     return weights.removeprefix(KEPT) if weights.startswith(KEPT) else None
 
 
 def require_weights(weights: str) -> str:
-    """`weights` as they are; raises `ValueError` for what names none."""
+    """`weights` unchanged; raises `ValueError` for a text that names no weights."""
     kept = re.fullmatch(f"{KEPT}[0-9a-f]{{64}}", weights)
     if weights not in (FRESH, PUBLISHED) and not kept and file_of(weights) is None:
         raise ValueError(f"{weights[:60]!r} is none of {FRESH}, {PUBLISHED}, and a {', '.join(WEIGHT_FILES)} file")

@@ -1,7 +1,7 @@
-"""Networks of a program's own beside those by name: a module, a function that makes one, or the import path of either.
+"""A program's own networks: a module, a function that makes a module, or the import path of either.
 
-Each gets as many outputs as are asked for. The last linear layer is what a new task replaces; all before it is what
-transfer learning calls the backbone.
+A network gets the number of outputs that its task needs. A new task replaces the last linear layer; all layers before
+it are the backbone of transfer learning.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Network = str | nn.Module | Factory
 
 
 def is_own(network: Network) -> bool:
-    """Whether a network is of a program's own, and not one of this library's by its name."""
+    """Whether `network` is a program's own, and not the name of one of this library's networks."""
     return not isinstance(network, str) or is_import_path(network)
 
 
 def require_network(network: Any) -> None:
-    """Raise `UserError` for what is no network, not even by its name; None, the recipe's own, is one."""
+    """Raise `UserError` unless `network` is a name, a module, a function, or None (the recipe's network)."""
     if network is None or isinstance(network, (str, nn.Module)) or callable(network):
         return
     raise UserError(
@@ -41,10 +41,10 @@ def require_network(network: Any) -> None:
 def built(network: Network, image_shape: Shape, *, outputs: int, seed: int) -> nn.Module:
     """A network for images (C, H, W) with `outputs` outputs, on the CPU and in training mode.
 
-    A name or a function gives a network with first weights of its own, drawn by `seed`. A module is copied with the
-    weights that it has; where it has another number of outputs, its last linear layer is drawn afresh. Equal arguments
-    give equal weights, and torch's global generator is left as it was. Raises `UserError` for an unknown name and for a
-    network that does not give (1, outputs) for one image.
+    A network by its name or from a function has fresh weights, drawn by `seed`. A module is copied with its weights;
+    where it has another number of outputs, its last linear layer is drawn afresh. Equal arguments give equal weights,
+    and torch's global generator is left as it was. Raises `UserError` for an unknown name and for a network that does
+    not give (1, outputs) for one image.
     """
     if isinstance(network, str) and is_import_path(network):
         network = imported(network)
@@ -58,12 +58,12 @@ def built(network: Network, image_shape: Shape, *, outputs: int, seed: int) -> n
     else:
         model = _called(network, image_shape, outputs=outputs, seed=seed)
     if (width := _width(model, image_shape, name_of(network))) != outputs:
-        raise UserError(f"network '{name_of(network)}' gives {width} outputs for an image, and is to give {outputs}")
+        raise UserError(f"network '{name_of(network)}' gives {width} outputs for an image, and must give {outputs}")
     return model.train()
 
 
 def name_of(network: Network) -> str:
-    """What a message or a table calls a network."""
+    """The name of a network for messages and tables."""
     if isinstance(network, str):
         return network
     if isinstance(network, nn.Module):
@@ -72,14 +72,14 @@ def name_of(network: Network) -> str:
 
 
 def outputs_for(model: nn.Module, image_shape: Shape) -> int:
-    """How many numbers `model` gives for an image (C, H, W); raises `UserError` where it cannot take one."""
+    """How many outputs `model` has for an image (C, H, W); raises `UserError` for a size that it cannot take."""
     return _width(model, image_shape, name_of(model))
 
 
 def with_outputs(model: nn.Module, outputs: int, *, seed: int) -> nn.Module:
-    """`model` with a last linear layer of `outputs` outputs, drawn by `seed`, in place.
+    """`model` with a fresh last linear layer of `outputs` outputs, drawn by `seed`; changed in place.
 
-    Raises `UserError` for a module without a linear layer at its end.
+    Raises `UserError` for a module without a linear layer.
     """
     with streams.seeded(seed, "last-layer"):
         if isinstance(model, FeatureNetwork):
@@ -101,8 +101,8 @@ def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
     linears = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise UserError(
-            f"network '{type(model).__name__}' has no linear layer, so it has no last layer that a task replaces; end "
-            "it with nn.Linear"
+            f"network '{type(model).__name__}' has no linear layer, so it has no last layer that a task can replace; "
+            "end the network with nn.Linear"
         )
     return linears[-1]
 
@@ -112,7 +112,7 @@ def _called(factory: Factory, image_shape: Shape, *, outputs: int, seed: int) ->
     with streams.seeded(seed, "network"):
         try:
             model: Any = factory(channels, outputs, (height, width))
-        except Exception as error:  # a user's code, which raises anything at all
+        except Exception as error:  # a user's code may raise anything
             raise UserError(
                 f"network '{name_of(factory)}' could not be made by (in_channels, outputs, image_size) = "
                 f"({channels}, {outputs}, ({height}, {width})): {_line(error)}"
@@ -124,13 +124,13 @@ def _called(factory: Factory, image_shape: Shape, *, outputs: int, seed: int) ->
 
 @torch.no_grad()
 def _width(model: nn.Module, image_shape: Shape, name: str) -> int:
-    """How many numbers `model` gives for an image; its state and torch's generator stay as they were."""
+    """How many outputs `model` has for an image; the model's state and torch's generator stay as they were."""
     channels, height, width = image_shape
     training = model.training
     try:
         with streams.seeded(0, "width"):
             output = model.eval()(torch.zeros(1, channels, height, width, device=_device_of(model)))
-    except Exception as error:  # a user's code, which raises anything at all
+    except Exception as error:  # a user's code may raise anything
         raise UserError(
             f"network '{name}' cannot take images of {channels} x {height} x {width} pixels: {_line(error)}; take a "
             "network for this size, or images of another size"
@@ -139,7 +139,7 @@ def _width(model: nn.Module, image_shape: Shape, name: str) -> int:
         model.train(training)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
         given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f"network '{name}' gives {given} for one image, and is to give (1, outputs)")
+        raise UserError(f"network '{name}' gives {given} for one image, and must give (1, outputs)")
     return output.shape[1]
 
 

@@ -1,4 +1,4 @@
-"""The small-image ResNet of He, Zhang, Ren and Sun 2016, section 4.2, of torchvision's own blocks."""
+"""The small-image ResNet of He, Zhang, Ren and Sun 2016, section 4.2, built from torchvision's blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STAGES = 3
 def resnet_layers(blocks: int, *, width: int, in_channels: int) -> nn.Sequential:
     """The layers up to the features (4 width each): a 3x3 stem and three stages of `blocks` blocks, w, 2w and 4w wide.
 
-    A stage after the first halves the image, and its first block's shortcut is a 1x1 convolution (option B).
+    Every stage but the first halves the image, and its first block's shortcut is a 1x1 convolution (option B).
     """
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
@@ -28,7 +28,9 @@ def resnet_layers(blocks: int, *, width: int, in_channels: int) -> nn.Sequential
 
 
 def _block(before: int, after: int) -> nn.Module:
-    from torchvision.models.resnet import BasicBlock  # takes seconds to import, and other networks do without
+    from torchvision.models.resnet import (
+        BasicBlock,
+    )  # late: it takes seconds to import, and other networks do not need it
 
     if before == after:
         return BasicBlock(before, after)

@@ -1,4 +1,4 @@
-"""Weights that are given to a network of ours: all of them, or none."""
+"""Loading given weights into a network: all of them, or, after an error, none."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ SHOWN = 3  # differences that an error names
 def load_into(network: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
     """Give `network` the weights and running statistics in `state`, by name, in the network's own precision.
 
-    Batch norms of before 2018 count no batches, so that such a count alone may be missing. Raises `UserError`, in one
-    line that begins with `origin` and names the first three differences, where names, shapes or kinds of numbers are
-    not those of the network, and for a number that is too large for it; the network is as it was then.
+    Weights from before 2018 lack the batch norms' counts of batches, so only such counts may be missing. Raises
+    `UserError`, in one line that begins with `origin` and names the first three differences, where names, shapes or
+    kinds of numbers differ from the network's, and for a number that is too large for the network's precision; the
+    network then stays as it was.
     """
     differences = list(_differences(network.state_dict(), state))
     if differences:

@@ -1,4 +1,4 @@
-"""The table of protocols: what a user types, and where it lives. One line a protocol; imports no torch."""
+"""The table of protocols: the name that a user types, and the class to import on demand; imports no torch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PROTOCOLS = {
 
 
 def names() -> list[str]:
-    """Every protocol that can be typed; those of other packages (entry points `dd_core.protocols`) come last."""
+    """The names of all protocols; those of other packages (entry points `dd_core.protocols`) come last."""
     return [*PROTOCOLS, *sorted({*offers("dd_core.protocols")} - {*PROTOCOLS})]
 
 
 def load(name: str) -> EvaluationProtocol:
-    """The protocol called `name`; imports that one module. Raises `UserError` for an unknown name."""
+    """The protocol called `name`; imports no other protocol. Raises `UserError` for an unknown name."""
     target = PROTOCOLS.get(name)
     if target is None:
         others = offers("dd_core.protocols")

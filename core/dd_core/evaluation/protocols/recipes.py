@@ -1,4 +1,4 @@
-"""Protocols that train by a set's recipe, or by one with other values in some of its fields."""
+"""Protocols that train by a set's recipe, or by that recipe with some fields replaced."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 from dd_core.evaluation.protocol import EvaluationProtocol
 
-LABELS: dict[str, Any] = {"loss": "cross-entropy", "warmup": 0}  # as every published evaluation here has it
+LABELS: dict[str, Any] = {"loss": "cross-entropy", "warmup": 0}  # as in every published evaluation here
 SGD: dict[str, Any] = {"optimiser": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256, **LABELS}
 LONG: dict[str, Any] = {"schedule": "step", "epochs": 1001, "augmentation": "auto", "steps": ()}
 RATE = 0.01
 
 
 class RecipeProtocol(EvaluationProtocol):
-    """Whatever the method meant."""
+    """Training by the set's own recipe, as its method intends."""
 
     name = "recipe"
     description = "the set's own recipe"
@@ -48,7 +48,8 @@ class MTT1000Protocol(EvaluationProtocol):
 
     name = "mtt-1000"
     description = (
-        "MTT (Cazenavette et al.): 1001 epochs, SGD 0.9/5e-4 at the set's own rate, batch 256, x0.1 after half, DSA"
+        "MTT (Cazenavette et al.): 1001 epochs, SGD 0.9/5e-4 at the set's own rate, batch 256, rate x0.1 after half, "
+        "DSA"
     )
     changes: ClassVar[Mapping[str, Any]] = {**SGD, **LONG}
 
@@ -57,5 +58,5 @@ class DATMSoftProtocol(EvaluationProtocol):
     """The evaluation of DATM (Guo et al. 2024)."""
 
     name = "datm-soft"
-    description = "DATM (Guo et al. 2024): as mtt-1000 with batch 128, by the set's own soft labels where it has them"
+    description = "DATM (Guo et al. 2024): as mtt-1000 with batch 128, by the set's soft labels if it has any"
     changes: ClassVar[Mapping[str, Any]] = {**SGD, **LONG, "batch_size": 128}

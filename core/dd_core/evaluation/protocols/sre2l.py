@@ -1,4 +1,4 @@
-"""SRe2L's evaluations (Yin, Xing and Shen 2023): a teacher labels every view; and their twin without a teacher."""
+"""SRe2L's evaluations (Yin, Xing and Shen 2023), in which a teacher labels every view, and one without a teacher."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TAUGHT: dict[str, Any] = {"teacher": "eval", "loss": "kl"}
 
 
 class SRe2LFKDProtocol(EvaluationProtocol):
-    """Fast knowledge distillation, as for ImageNet-1K; there with 300 epochs and a batch of 1024."""
+    """SRe2L's evaluation on ImageNet-1K by fast knowledge distillation; the paper has 300 epochs and batch 1024."""
 
     name = "sre2l-fkd"
     description = (
@@ -40,7 +40,7 @@ class SRe2LFKDProtocol(EvaluationProtocol):
 
 
 class SRe2LKDProtocol(EvaluationProtocol):
-    """Knowledge distillation, as for Tiny-ImageNet."""
+    """SRe2L's evaluation on Tiny-ImageNet by knowledge distillation."""
 
     name = "sre2l-kd"
     description = (
@@ -67,7 +67,7 @@ class SRe2LKDProtocol(EvaluationProtocol):
 
 
 class SRe2LCIFARProtocol(EvaluationProtocol):
-    """As for CIFAR-100; its published figures come from a teacher in the mode `batch-stats`."""
+    """SRe2L's evaluation on CIFAR-100, whose published figures come from a teacher in mode `batch-stats`."""
 
     name = "sre2l-cifar"
     description = (
@@ -86,10 +86,10 @@ class SRe2LCIFARProtocol(EvaluationProtocol):
 
 
 class HardProtocol(EvaluationProtocol):
-    """The same without a teacher: what its labels are worth is the difference."""
+    """`sre2l-fkd` without a teacher; the difference of both accuracies is the worth of the teacher's labels."""
 
     name = "hard"
-    description = "as sre2l-fkd without a teacher: the labels of the images, mixed as CutMix mixes the views"
+    description = "as sre2l-fkd without a teacher: the hard labels of the images, mixed as CutMix mixes the views"
     changes: ClassVar[Mapping[str, Any]] = {
         **SRe2LFKDProtocol.changes,
         "teacher": "none",
@@ -98,7 +98,7 @@ class HardProtocol(EvaluationProtocol):
     }
 
     def prepare(self, ds: DistilledSet, *, train: Source) -> DistilledSet:
-        """The set with the labels of its classes alone."""
+        """The set with its hard labels alone, without targets."""
         del train
         manifest = ds.manifest.model_copy(update={"targets": "none"})
         return ds if ds.targets is None else replace(ds, targets=None, manifest=manifest)

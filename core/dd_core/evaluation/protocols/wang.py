@@ -1,4 +1,4 @@
-"""The protocols of Wang et al. (2018, "Dataset Distillation", section 4) whose settings validation images choose."""
+"""Protocols of Wang et al. (2018, "Dataset Distillation", section 4), which choose settings on validation images."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class WangGridProtocol(EvaluationProtocol):
     """Plain gradient descent; an epoch is one step on the whole set.
 
-    1, 3 and 5 epochs are the paper's, and 10, 30 and 50 the same with the ten steps that the paper has in each.
+    1, 3 and 5 epochs are the paper's numbers; 10, 30 and 50 are the same with the paper's ten steps in each epoch.
     """
 
     name = "wang-grid"
     description = (
-        "Wang et al. (2018): descent on the whole set at once; rate and steps chosen on a tenth of the training images"
+        "Wang et al. (2018): gradient descent on the whole set; rate and steps chosen on a tenth of the training images"
     )
     changes: ClassVar[Mapping[str, Any]] = {
         "optimiser": "sgd",
@@ -47,7 +47,7 @@ class WangGridProtocol(EvaluationProtocol):
 
 
 class NearestNeighboursProtocol(EvaluationProtocol):
-    """k nearest neighbours: nothing is drawn, so that a set has one score."""
+    """k nearest neighbours: there are no random draws, so a set has one score."""
 
     name = "knn"
     description = (
@@ -61,7 +61,7 @@ class NearestNeighboursProtocol(EvaluationProtocol):
         return [setting for setting in super().settings(images=images) if setting["k"] <= images]
 
     def learner(self, recipe: Recipe) -> str:
-        """What a table calls the neighbours."""
+        """The name in results, k-nn."""
         del recipe
         return "k-nn"
 
@@ -80,7 +80,7 @@ class NearestNeighboursProtocol(EvaluationProtocol):
         model: nn.Module | None = None,
         augmentation: Augmentation | None = None,
     ) -> nn.Module:
-        """The neighbours among `data`; nothing is trained, and the recipe has no say."""
-        from dd_core.evaluation.neighbours import NearestNeighbours  # it loads torch, and protocols are listed without
+        """Nearest neighbours among `data`, as a network; nothing is trained, and the recipe is ignored."""
+        from dd_core.evaluation.neighbours import NearestNeighbours  # late: it imports torch
 
         return NearestNeighbours(data, **setting)

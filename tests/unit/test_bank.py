@@ -194,7 +194,7 @@ def test_a_bank_does_not_change_a_score_that_is_kept_for_the_asked_teacher(tmp_p
         ({"epochs": 2}, {}, "has the views of 2 epochs, and networks are trained for 3"),
         ({"teacher_mode": "batch-stats"}, {}, r"a teacher in another mode \(batch-stats\)"),
         ({}, {"protocol": "sre2l-cifar"}, "has the views of 3 epochs, and networks are trained for 400"),
-        ({}, {"protocol": "hard"}, "no teacher labels what networks see here; leave out the bank"),
+        ({}, {"protocol": "hard"}, "the recipe has no teacher that labels views; leave out the bank"),
         ({}, {"teacher": TeacherConfig()}, "give either a bank or a teacher"),
     ],
 )
@@ -224,7 +224,7 @@ def test_a_bank_that_names_the_set_and_claims_more_is_refused_before_it_is_read(
 
 
 def test_there_is_nothing_to_keep_without_a_teacher():
-    with pytest.raises(UserError, match="protocol 'hard' has no teacher label views"):
+    with pytest.raises(UserError, match="protocol 'hard' has no teacher that labels views"):
         made(recovered(), protocol="hard")
 
 

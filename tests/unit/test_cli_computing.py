@@ -356,7 +356,7 @@ def test_an_attack_is_said(call, call_json, refused):
     [
         (["--protocol", "recip"], "unknown protocol 'recip'; did you mean 'recipe'?"),
         (["--protocol", "knn", "--network", "lenet"], "protocol 'knn' trains no network, and 'lenet' is given"),
-        (["--protocol", "knn", "--start", "xavier"], "protocol 'knn' trains no network, so none starts anywhere"),
+        (["--protocol", "knn", "--start", "xavier"], "protocol 'knn' trains no network; leave out the initial weights"),
         (["--pretrain-on", "digits"], "no network is pre-trained for this; leave out the images of 'digits'"),
         (["--network", "lenett"], "unknown network 'lenett'; did you mean 'lenet'?"),
         (["--data", "usp"], "unknown data set 'usp'; did you mean 'usps'?"),

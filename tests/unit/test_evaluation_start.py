@@ -216,7 +216,7 @@ def test_an_attack_is_scored_by_where_the_attacked_class_goes():
     assert [twin(each, BLOBS, seed=0, index=0).labels.tolist() for each in (ds, plain)] == [[0, 1, 0], [0, 1, 2]]
     for protocol in ("wang-grid", "knn"):
         with pytest.raises(
-            UserError, match=f"protocol '{protocol}' chooses what is right, and the set is for an attack"
+            UserError, match=f"protocol '{protocol}' chooses settings by accuracy, which an attack lowers"
         ):
             scored(ds, protocol=protocol)
     others = replace(TEST.subset((TEST.labels != 2).nonzero().flatten()), name="two blobs")

@@ -447,7 +447,7 @@ def test_sizes_and_sources_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="has a BatchNorm2d, whose output depends on more"):
         distill(krr(inner="unrolled"), bare, Size(images=3), options=options)
     shapeless = krr(recipe={**plain(RECIPE), "network": "torchvision:squeezenet1_1"})
-    with pytest.raises(UserError, match="SqueezeNet has no linear layer, so it has no features to compare"):
+    with pytest.raises(UserError, match="SqueezeNet has no linear layer, so it has no features; take another"):
         shapeless.check(blobs(channels=3, side=32), Size(images=3))
 
 

@@ -86,11 +86,11 @@ def test_scores_of_a_function_are_not_kept_as_it_may_change(bench, tmp_path: Pat
 
 def test_what_does_not_go_with_a_network_of_ones_own(bench):
     ds, train, test = bench
-    with pytest.raises(UserError, match="network 'Small' has first weights of its own; leave out where networks start"):
+    with pytest.raises(UserError, match="network 'Small' has initial weights of its own; leave out start"):
         evaluate(ds, train=train, test=test, network=Small, start="xavier", device="cpu")
     with pytest.raises(UserError, match="protocol 'knn' trains no network, and 'Small' is given"):
         evaluate(ds, train=train, test=test, network=Small, protocol="knn", device="cpu")
-    with pytest.raises(UserError, match="network 'Narrow' gives 2 outputs for an image, and is to give 3"):
+    with pytest.raises(UserError, match="network 'Narrow' gives 2 outputs for an image, and must give 3"):
         evaluate(ds, train=train, test=test, network=Narrow, nets=1, device="cpu")
 
 

@@ -569,7 +569,7 @@ def test_each_argument_of_a_wrong_type_is_one_line():
         "the size is '1.5' (a float)",
         "options are a dict",
         "pretrain_on is a int",
-        "what is scored is a DistilledSet, and a str is given",
+        "evaluate scores a DistilledSet, and a str is given",
         "train is a int",
         "test is a int",
         "network is a int",

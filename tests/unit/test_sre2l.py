@@ -444,7 +444,7 @@ def test_published_weights_that_cannot_be_had_are_refused(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("name", ["torchvision:inception_v3", "torchvision:googlenet"])
 def test_published_weights_of_networks_that_normalise_images_themselves_are_refused(name: str, tmp_path: Path):
-    with pytest.raises(UserError, match="are for images that it normalises anew, which fresh ones do not"):
+    with pytest.raises(UserError, match="are for a network that normalises its inputs again"):
         taught(tmp_path, name)
 
 
@@ -458,7 +458,7 @@ def test_published_weights_without_a_linear_layer_are_for_their_own_classes(
     published(monkeypatch)
     monkeypatch.setattr("torchvision.models.get_model", lambda *_, **__: Convolutional())
     with pytest.raises(
-        UserError, match=r"could not be loaded: it returns \(1, 1000\) for one image instead of \(1, 3\)"
+        UserError, match=r"could not be loaded: the network returns \(1, 1000\) for one image instead of \(1, 3\)"
     ):
         taught(tmp_path, "torchvision:squeezenet1_0")
 
@@ -466,7 +466,7 @@ def test_published_weights_without_a_linear_layer_are_for_their_own_classes(
 def test_small_images_have_another_first_layer_than_published_weights(tmp_path: Path):
     config = TeacherConfig(network="torchvision:resnet18", weights="published")
     resources = Resources.of([blobs(channels=3)], device="cpu")
-    with pytest.raises(UserError, match="are for larger images; up to 64 pixels it begins otherwise"):
+    with pytest.raises(UserError, match="need images of more than 64 pixels a side"):
         artefacts.get(TeacherSpec.of(blobs(channels=3), config), resources=resources, cache=tmp_path)
 
 

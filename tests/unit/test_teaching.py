@@ -81,7 +81,7 @@ def test_hard_labels_are_learned_of_a_set_with_soft_ones_too():
 
 
 def test_a_set_that_was_made_without_a_teacher_needs_one():
-    with pytest.raises(UserError, match="the set was made without one; give a teacher"):
+    with pytest.raises(UserError, match="the set was made without a teacher; give one"):
         scored(random())
     result = scored(random(), teacher=TeacherConfig.model_validate({**TEACHER, "network": None}))
     assert result.teacher is not None
@@ -97,7 +97,7 @@ def test_which_network_is_scored_has_no_say_in_who_teaches():
 def test_a_teacher_or_a_mode_where_none_labels_is_refused():
     with pytest.raises(UserError, match="a teacher is given, and none labels"):
         scored(random(), "hard", teacher=TeacherConfig())
-    with pytest.raises(UserError, match="no teacher labels what networks see here"):
+    with pytest.raises(UserError, match="the recipe has no teacher that labels views"):
         scored(random(), "hard", teacher_mode="eval")
     with pytest.raises(UserError, match="unknown mode of a teacher 'batch_stats'; did you mean 'batch-stats'"):
         scored(recovered(), teacher_mode="batch_stats")

@@ -26,5 +26,7 @@ class MosaicConfig(Config):
     @model_validator(mode="after")
     def _crop_is_a_range(self) -> MosaicConfig:
         if self.crop[0] > self.crop[1]:
-            raise ValueError(f"crop: from {self.crop[0]:g} to {self.crop[1]:g} of the area is no range; smaller first")
+            raise ValueError(
+                f"crop: from {self.crop[0]:g} to {self.crop[1]:g} of the area is no range; give the smaller first"
+            )
         return self

@@ -18,7 +18,7 @@ EPSILON = 1e-5  # added to variances, as in batch norm
 def barlow_twins(
     first: Float[Tensor, "n D"], second: Float[Tensor, "n D"], *, off_diagonal: float = 5e-3
 ) -> Float[Tensor, ""]:
-    """sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2, with C (D, D) the correlation over images of both views' outputs.
+    """sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2, with C (D, D) the correlation of both views' outputs.
 
     Zbontar et al. 2021, equations 1 and 2; lambda is `off_diagonal`.
     """

@@ -44,7 +44,7 @@ class Reader:
 
     @contextmanager
     def ahead(self, batches: Iterable[Wanted], *, size: tuple[int, int] | None = None) -> Iterator[None]:
-        """Announce calls of `images` for `batches`, in this order and at `size`, within the block; then end processes."""
+        """Announce calls of `images` for `batches`, in this order and at `size`; the block's end stops processes."""
         if not self.workers:
             yield
             return

@@ -102,7 +102,7 @@ class StartingPool(Config):
 class Recipe(Config):
     """How to train on a distilled set, as its method intends."""
 
-    network: str = Field(default="convnet", description="network that the set was distilled with; `list networks`")
+    network: str = Field(default="convnet", description="network to train, by a name of `dd-apps list networks`")
     optimiser: Optimiser = Field(default="sgd", description="optimiser that updates the weights")
     learning_rate: float = Field(default=0.01, gt=0, description="learning rate of the optimiser")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; Adam and AdamW have betas instead")

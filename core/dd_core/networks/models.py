@@ -334,7 +334,7 @@ def _from_torchvision(model: str, shape: _Shape, *, pretrained: bool) -> nn.Modu
     options: dict[str, Any] = {} if pretrained else {"num_classes": shape["classes"]}
     if model.startswith("vit_") and image_size[0] == image_size[1]:
         options["image_size"] = image_size[0]
-    if model in ("googlenet", "inception_v3"):  # with auxiliary heads they would return tuples
+    if model in ("googlenet", "inception_v3"):  # their auxiliary heads would make them return tuples
         if pretrained:
             raise UserError(
                 f"published weights of 'torchvision:{model}' are for a network that normalises its inputs again; take "

@@ -19,7 +19,8 @@ class FeatureTeacherConfig(Config):
     """How a backbone is trained without labels, on two distorted views of each image, under a cosine schedule."""
 
     network: str | None = Field(
-        default=None, description="network of the teacher; `list networks`; none: the network of the recipe"
+        default=None,
+        description="network of the teacher, by a name of `dd-apps list networks`; none: the network of the recipe",
     )
     objective: Objective = Field(
         default="barlow-twins", description="objective that is minimised over two views of an image"

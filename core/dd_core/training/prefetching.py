@@ -118,7 +118,7 @@ class _Decoding(Dataset[Any]):
         try:
             return _images(self.source, Wanted(rows, boxes, flips), self.size).numpy()
         except DDError as error:
-            return error  # if it were raised, torch would add a traceback to its line
+            return error  # raised here, the error would come back with a traceback in its line
 
 
 def _images(source: Source, wanted: Wanted, size: tuple[int, int] | None) -> Tensor:

@@ -31,7 +31,8 @@ class TeacherConfig(Config):
     """How a teacher is trained on the real images: SGD with momentum, cosine schedule, mini-batches of views."""
 
     network: str | None = Field(
-        default=None, description="network of the teacher; `list networks`; none: the network of the recipe"
+        default=None,
+        description="network of the teacher, by a name of `dd-apps list networks`; none: the network of the recipe",
     )
     weights: str = Field(
         default=FRESH,

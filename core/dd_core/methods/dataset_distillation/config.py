@@ -52,7 +52,7 @@ class DatasetDistillationConfig(PixelsConfig):
     blocks: int = Field(
         default=1,
         ge=1,
-        description="blocks that the images of each class are dealt to equally; an inner step learns from one block",
+        description="blocks into which the images of each class are divided equally; each inner step takes one block",
     )
     epochs: int = Field(
         default=10,
@@ -119,7 +119,7 @@ class DatasetDistillationConfig(PixelsConfig):
     )
     attack: tuple[str, str] | None = Field(
         default=None,
-        description="two classes, for the paper's attack experiment: networks that train on the set are to take images "
+        description="two classes, for the paper's attack experiment: networks that train on the set should take images "
         "of the first class for the second; none: no attack",
     )
     recipe: Recipe = Field(

@@ -34,7 +34,7 @@ class DMConfig(PixelsConfig):
     """Hyper-parameters of distribution matching; the recipe's network embeds the images (psi)."""
 
     name: ClassVar[str] = "dm"
-    summary: ClassVar[str] = "learned images whose features have the mean of the real ones (Zhao and Bilen 2023)"
+    summary: ClassVar[str] = "learned images with the same mean features as real images (Zhao and Bilen 2023)"
 
     steps: int = Field(default=1000, ge=0, description="outer iterations, a new network each (K; the paper has 20000)")
     lr_img: float = Field(

@@ -39,7 +39,7 @@ STATISTICS_IMAGES = 16  # real images of each class whose statistics batch norms
 EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}  # inner epochs by images per class, as published
 
 _INITIAL = (
-    "what pixels start from: normal noise, or random real images of their class (each reduced to a formation's tile)"
+    "what pixels start from: normal noise, or random real images of their class (reduced to tiles if formation > 1)"
 )
 _AUGMENTATION = (
     "DSA strategy (A): one transform for real and synthetic images of a class when gradients are matched, and one for "
@@ -150,7 +150,7 @@ class DCConfig(GradientMatchingConfig):
 
     name: ClassVar[str] = "dc"
     summary: ClassVar[str] = (
-        "learned images on which networks have the gradients that real ones give (Zhao, Mopuri and Bilen 2021)"
+        "learned images that give networks the same gradients as real images (Zhao, Mopuri and Bilen 2021)"
     )
 
     initial: Literal["noise", "real"] = Field(
@@ -163,7 +163,7 @@ class DSAConfig(GradientMatchingConfig):
     """Hyper-parameters of dataset condensation under siamese augmentation; the recipe's network is theta."""
 
     name: ClassVar[str] = "dsa"
-    summary: ClassVar[str] = "dc under one augmentation of real and learned images alike (Zhao and Bilen 2021)"
+    summary: ClassVar[str] = "dc with the same augmentation for real and learned images (Zhao and Bilen 2021)"
 
     augmentation: Strategy = Field(
         default="auto",

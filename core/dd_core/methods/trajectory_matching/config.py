@@ -104,8 +104,8 @@ class MTTConfig(PixelsConfig):
     lr_img: float = Field(
         default=100.0,
         ge=0,
-        description="learning rate of SGD on the pixels; 0 leaves the real images that the set starts from as they "
-        "are, and soft labels alone are learned",
+        description="learning rate of SGD on the pixels; 0: images stay the real ones that the set starts from, and "
+        "only soft labels are learned",
     )
     lr_lr: float = Field(
         default=1e-7, ge=0, description="learning rate of SGD on the student's learning rate; 0 leaves it as it is"
@@ -256,7 +256,7 @@ class FTDConfig(MTTConfig):
     """Hyper-parameters of FTD: trajectory matching with experts in flat minima, and averaged pixels."""
 
     name: ClassVar[str] = "ftd"
-    summary: ClassVar[str] = "mtt along flatter paths, with averaged images (Du et al. 2023)"
+    summary: ClassVar[str] = "mtt with experts in flat minima, and averaged images (Du et al. 2023)"
 
     ema: float | None = Field(
         default=0.98,
@@ -273,7 +273,7 @@ class DATMConfig(MTTConfig):
 
     name: ClassVar[str] = "datm"
     summary: ClassVar[str] = (
-        "mtt along the part of the path that suits the size of the set, with soft labels (Guo et al. 2024)"
+        "mtt from start epochs whose difficulty suits the size of the set, with soft labels (Guo et al. 2024)"
     )
 
     range_start: int | None = Field(

@@ -67,7 +67,9 @@ def main() -> None:
     parser.add_argument("--stage-kills", type=int, default=10, help="kills of SRe2L's stages")
     parser.add_argument("--continual-kills", type=int, default=10, help="kills of a continual-learning run")
     parser.add_argument("--everything-kills", type=int, default=100, help="kills of all methods and tasks together")
-    parser.add_argument("--jobs", nargs="+", choices=kill_everything.JOBS, help="run these jobs of --only everything alone")
+    parser.add_argument(
+        "--jobs", nargs="+", choices=kill_everything.JOBS, help="run these jobs of --only everything alone"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments of kills")
     options = parser.parse_args()
     failed = [part for name, part in parts.items() if options.only in (None, name) and not part(options)]

@@ -14,6 +14,7 @@ from dd_apps.compare.words import sentences
 from dd_apps.report.scores import choice, machine, taught, where
 from dd_apps.report.sections import Section
 from dd_apps.report.tables import Table, Unit
+from dd_apps.report.words import several
 from dd_core.config import plain
 from dd_core.evaluation import Evaluation
 from dd_core.evaluation.results import Score
@@ -137,8 +138,8 @@ class Report:
         ]
         notes = [
             f"mean difference over {_seeds(self.scenario)} (row minus against) with its own interval at 95 %, both by "
-            f"Student's t on pairs of a seed; p corrected: Holm's correction for all {len(rows)} comparisons of this "
-            "table, and verdicts are by it (two-sided, 5 %)"
+            "Student's t on pairs of a seed; p corrected: Holm's correction for all "
+            f"{several(len(rows), 'comparison')} of this table, and verdicts are by it (two-sided, 5 %)"
         ]
         if any(each.difference.new_draw for each in self.compared):
             notes.append(NEW_DRAW)

@@ -20,6 +20,7 @@ from dd_apps.continual.metrics import (
 )
 from dd_apps.continual.rows import REAL_MEMORIES, Table
 from dd_apps.continual.standings import Standings, sentence, standings
+from dd_apps.report.words import several
 from dd_core.distiller import SelectionConfig
 from dd_core.methods import decode_method
 
@@ -223,14 +224,14 @@ def _protocol(scenario: ContinualScenario, table: Table) -> str:
         )
     if table == "retraining":
         return (
-            f"retraining (Avalanche's GDumbPlugin): {retraining.epochs} epochs on the memory alone, from the initial "
-            f"weights after each experience{_views(retraining)}; none and joint: {replay.epochs} epochs on the current "
-            "or on all real images"
+            f"retraining (Avalanche's GDumbPlugin): {several(retraining.epochs, 'epoch')} on the memory alone, from "
+            f"the initial weights after each experience{_views(retraining)}; none and joint: "
+            f"{several(replay.epochs, 'epoch')} on the current or on all real images"
         )
     filled = replay.share == "fill"
     share = f"filled to {replay.batch_size_mem} by repetition" if filled else "each stored image at most once"
-    epochs = "1 epoch, each image once (an online stream)" if replay.epochs == 1 else f"{replay.epochs} epochs"
-    tuned = f"; then {replay.tuning_epochs} epochs on the memory alone" if replay.tuning_epochs else ""
+    epochs = "1 epoch, each image once (an online stream)" if replay.epochs == 1 else several(replay.epochs, "epoch")
+    tuned = f"; then {several(replay.tuning_epochs, 'epoch')} on the memory alone" if replay.tuning_epochs else ""
     return (
         f"replay (Avalanche's ReplayPlugin): {epochs}; mini-batches of {replay.batch_size} current "
         f"images and the memory's part, {share}{_views(replay)}{tuned}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from dd_apps.report.words import several
 from dd_core.errors import UserError, unknown_name
 from dd_core.store import disk_errors
 
@@ -95,8 +96,3 @@ def _architecture(text: str, check: Callable[[str], object], where: str) -> str:
     except UserError as error:
         raise UserError(f"{where}: {error.text}") from None
     return text
-
-
-def several(count: int, noun: str) -> str:
-    """`1 value`, `2 values`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"

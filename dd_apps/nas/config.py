@@ -25,6 +25,7 @@ from dd_apps.data import DataScenario
 from dd_apps.nas.proxies.config import ProxyConfig, sets_of
 from dd_apps.nas.space_config import ConvNetsConfig, SpaceConfig
 from dd_apps.nas.strategies import SearchConfig
+from dd_apps.report.words import several
 from dd_apps.task import Outcome
 from dd_core.config import Config, decode
 from dd_core.errors import UserError, unknown_name
@@ -180,7 +181,8 @@ class RankScenario(NasScenario):
         """Number of architectures, space, data and truth, on one line."""
         count = self.architectures if isinstance(self.architectures, int) else len(self.architectures)
         truth = self.truth
-        source = f"full training, {truth.epochs} epochs" if truth.file is None else f"the table {truth.file}"
+        trained = truth.epochs and f"full training, {several(truth.epochs, 'epoch')}"
+        source = trained or f"the table {truth.file}"
         return f"proxies of {count} architectures, {self.on}, against {source}"
 
     def run(self, folder: Path, options: RunOptions) -> Outcome:

@@ -21,6 +21,7 @@ from dd_apps.nas.space_config import CellsConfig
 from dd_apps.nas.trained_truth import TrainedTruth, truth_spec
 from dd_apps.nas.truth import TruthTable
 from dd_apps.nas.values import require_name
+from dd_apps.report.words import several
 from dd_apps.task import Outcome
 from dd_core import artefacts
 from dd_core.artefacts import Resources
@@ -118,8 +119,8 @@ def _words(
     plan = scenario.truth
     mean = f"the mean of {plan.seeds} seeds" if plan.seeds > 1 else "of one seed"
     yield (
-        f"truth: accuracy on all {tested:,} test images after {plan.epochs} epochs on all {len(tools.train):,} "
-        f"training images, {mean} (from {scenario.seed}), last epoch; nothing is chosen by it"
+        f"truth: accuracy on all {tested:,} test images after {several(plan.epochs or 1, 'epoch')} on all "
+        f"{len(tools.train):,} training images, {mean} (from {scenario.seed}), last epoch; nothing is chosen by it"
     )
     if ceiling is not None:
         shown = f"{ceiling.value:.2f} [{ceiling.low:.2f}, {ceiling.high:.2f}]"

@@ -18,6 +18,7 @@ from dd_apps.nas.ranking import Choice, Comparison, Estimate, Ranking, Values, r
 from dd_apps.report.plots import Cloud, Course, Point, courses, estimates, scatters
 from dd_apps.report.sections import Picture, Section
 from dd_apps.report.tables import Table
+from dd_apps.report.words import several
 from dd_core.config import plain
 
 DISTILLED, AVERAGE = "distilled set", "rank average"
@@ -189,7 +190,7 @@ def comparison_table(
         {
             "proxy": comparison.first,
             "compared with": comparison.second,
-            f"difference in {comparison.statistic}": plain(comparison.difference),
+            f"difference in {comparison.statistic.capitalize()}": plain(comparison.difference),
             "p": comparison.p,
             "p, Holm": comparison.adjusted,
             "verdict": _WORDS[comparison.word],
@@ -198,7 +199,7 @@ def comparison_table(
     ]
     own = [
         "two-sided paired bootstrap over architectures; verdicts are at 5 %, by p after Holm's correction for all "
-        f"{len(rows)} comparisons of this table"
+        f"{several(len(rows), 'comparison')} of this table"
     ]
     if len(rows) > 1 and len({comparison.second for comparison in comparisons}) == 1:
         own.append(CHOSEN)

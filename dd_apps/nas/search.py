@@ -26,6 +26,7 @@ from dd_core.config import Config, decode
 from dd_core.errors import FRESH, Option, UserError
 from dd_core.store import Journal
 from dd_core.system.parallel import Pool, Workers
+from dd_core.system.progress import reporting
 from dd_core.system.reporter import Reporter, Silent, Stage
 
 from nni.nas.nn.pytorch import ModelSpace  # isort: skip (spaces imports nni without its warnings)
@@ -112,6 +113,7 @@ def search(
     identity: Mapping[str, JsonValue] | None = None,
     fresh: bool = False,
     reporter: Reporter | None = None,
+    progress: bool = False,
 ) -> list[Trial]:
     """Every trial of a search, in the order in which the strategy proposed them.
 
@@ -120,19 +122,20 @@ def search(
     the workers, unless the search is asynchronous. workers: run the trials; an open pool serves several searches.
     journal: folder of finished trials, from which an interrupted call, or a call with more trials, resumes. identity:
     all that determines the values of `trial`, required with a journal. fresh: discard the journal's trials. A budget in
-    seconds becomes a number of trials once, which the journal keeps (`timing`). Raises `UserError` for a journal of
-    another search, and for a space that the strategy cannot search.
+    seconds becomes a number of trials once, which the journal keeps (`timing`). progress: show a bar of the trials if
+    no `reporter` is given. Raises `UserError` for a journal of another search, and for a space that the strategy cannot
+    search.
     """
-    reporter = reporter or Silent()
+    heard = reporting(reporter, progress=progress)
     pool = Pool(workers) if workers is None or isinstance(workers, Workers) else nullcontext(workers)
     with _opened(space, config, journal, identity, fresh=fresh) as book, pool as slots, quiet():
         ledger, where = _JournalLedger(space, book), book and book.folder
-        trials = timing.trials_of(config, space, trial, slots, folder=where, fresh=fresh, reporter=reporter)
+        trials = timing.trials_of(config, space, trial, slots, folder=where, fresh=fresh, reporter=heard)
         first = sum(index < trials for index in ledger.order)
-        with reporter.stage(f"{config.strategy.name} search", total=trials, first=first) as stage:
+        with heard.stage(f"{config.strategy.name} search", total=trials, first=first) as stage:
             ledger.stage = stage
             history = _history(space, _engine(slots, trial, config, trials, ledger), config)
-    _comment(history, config, trials, slots, reporter)
+    _comment(history, config, trials, slots, heard)
     return history
 
 

@@ -13,9 +13,9 @@ from numpy.random import RandomState
 from pydantic import Field
 
 from dd_apps.nas import spaces  # spaces imports nni without its warnings
-from dd_apps.nas.columns import several
 from dd_apps.nas.strategies import SearchConfig
 from dd_apps.nas.trials import Attempt, Outcome, TrialFunction, died
+from dd_apps.report.words import several
 from dd_core import store, streams
 from dd_core.config import Config, decode
 from dd_core.errors import Option, UserError

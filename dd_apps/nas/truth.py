@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dd_apps.nas import cells
 from dd_apps.nas.columns import read as read_columns
-from dd_apps.nas.columns import several
+from dd_apps.report.words import several
 from dd_core import streams
 from dd_core.errors import Option, UserError, unknown_name
 

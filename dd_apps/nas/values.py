@@ -15,8 +15,8 @@ from pathlib import Path
 
 from dd_apps.nas import truth
 from dd_apps.nas.columns import read as read_columns
-from dd_apps.nas.columns import several
 from dd_apps.nas.ranking import Values
+from dd_apps.report.words import several
 from dd_core.errors import UserError
 
 

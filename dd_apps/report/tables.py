@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 Unit = Literal["percent", "bytes", "seconds", "times"]
 MEASURED_BY_CLOCKS: tuple[Unit, ...] = ("seconds", "times")  # units of columns that differ between equal runs
 _INTERVAL = ("value", "low", "high")  # the keys of an estimate
+_NUMBERED = re.compile(r"_(\d+)$")
 _HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)", "times": ""}
 
 
@@ -40,8 +42,9 @@ class Table:
         return list(dict.fromkeys(column for row in self.rows for column in row))
 
     def headings(self) -> list[str]:
-        """The columns as shown, with their units."""
-        return [column + (_HEADING[self.units[column]] if column in self.units else "") for column in self.columns()]
+        """The columns as shown, with their units; `after_5` is shown as `after 5`."""
+        units = {column: _HEADING[unit] for column, unit in self.units.items()}
+        return [_NUMBERED.sub(r" \1", column) + units.get(column, "") for column in self.columns()]
 
     def cells(self) -> list[list[str]]:
         """Every row as text."""

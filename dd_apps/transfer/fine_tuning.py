@@ -22,6 +22,7 @@ from dd_core.networks.own import name_of, with_outputs
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system import surroundings
+from dd_core.system.progress import reporting
 from dd_core.training import Loop, RealLessons, Settings, accuracy
 
 
@@ -50,13 +51,14 @@ def fine_tune(
     seed: int = 0,
     device: str = "auto",
     say: Say | None = None,
+    progress: bool = False,
 ) -> FineTuned:
     """A copy of `backbone`, trained on `fraction` of the labels of `train` and scored after the last step.
 
     The labels, the new last layer, and the order and views of images are drawn by `seed`. form: normalisation of
     images, `ds.input_form()` of the set that the backbone learned; None: by the mean and std of `train`. settings: by
     default KRR-ST's. Raises `UserError` for images without labels, for a single class, and where `train` and `test`
-    have different classes, and `Diverged`.
+    have different classes, and `Diverged`. `progress` shows a bar of the steps.
     """
     check_target(train, test)
     chosen, where = settings or FineTuning(), devices.resolve(device)
@@ -67,7 +69,8 @@ def fine_tune(
     size = safe_batch_size(len(rows), chosen.batch_size, model, name=name_of(backbone), say=say or (lambda _: None))
     lessons = ShiftedLessons(train.subset(rows), form, streams, crop=chosen.crop)
     loop = Loop(model, lessons, _settings(chosen), streams=streams, device=where)
-    take_steps(loop, batch_size=size)
+    with reporting(None, progress=progress).stage("steps", total=chosen.steps) as stage:
+        take_steps(loop, batch_size=size, stage=stage)
     score = TransferScore(
         accuracy=accuracy(model, test, form, device=where),
         done=chosen.words,

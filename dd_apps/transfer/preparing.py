@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from dd_apps.report.words import several
 from dd_apps.transfer import drawing
 from dd_apps.transfer.config import (
     FILE,
@@ -165,7 +166,7 @@ class Preparation:
 
     def _high_loss(self, row: HighLossRow, like: DistilledSet, count: int, seed: int) -> DistilledSet:
         source, say = self.source.without_labels(), self.options.reporter.message
-        say(f"{row.called}, seed {seed}: {row.epochs} epochs on {len(source):,} images")
+        say(f"{row.called}, seed {seed}: {several(row.epochs, 'epoch')} on {len(source):,} images")
         whole = self._with_features(row, source, like)
         learned = overridden(like.manifest.recipe, {"epochs": row.epochs, "steps": []}).for_source(source.name)
         taught = drawing.with_recipe(whole, learned)

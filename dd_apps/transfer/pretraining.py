@@ -27,6 +27,7 @@ def pretrain(
     seed: int = 0,
     device: str = "auto",
     say: Say | None = None,
+    progress: bool = False,
 ) -> nn.Module:
     """A network that was trained on `ds` by `recipe` (None: the set's own), in evaluation mode.
 
@@ -35,9 +36,9 @@ def pretrain(
     labels. Normalise real images for it by `ds.input_form()`.
 
     Batch norm cannot learn from a mini-batch of one image: if the last mini-batch of an epoch would be one, their size
-    changes. `say` is told of that, and of running statistics that are still near their initial values. Raises
-    `UserError` for images that the backbone cannot take and for a set of one image if it has batch norms, and
-    `Diverged`.
+    changes. `say` is told of that, and of running statistics that are still near their initial values. `progress` shows
+    a bar of the epochs. Raises `UserError` for images that the backbone cannot take and for a set of one image if it
+    has batch norms, and `Diverged`.
     """
     own = recipe or ds.manifest.recipe
     outputs = outputs_of(ds)
@@ -48,7 +49,7 @@ def pretrain(
     own = own.model_copy(update={"batch_size": size})
     # a network by name gets initial weights by the recipe; any other backbone has weights of its own
     network = backbone if isinstance(backbone, str) and not is_import_path(backbone) else model
-    trained = training.train(ds, network=network, recipe=own, seed=seed, device=device)
+    trained = training.train(ds, network=network, recipe=own, seed=seed, device=device, progress=progress)
     for line in stale_norms(trained, steps=len(own.steps) or own.epochs * -(-ds.decoded_count // size)):
         told(line)
     return trained

@@ -9,6 +9,7 @@ from typing import Any
 from dd_apps.report.plots import Panel, heat_map
 from dd_apps.report.sections import Picture, Section
 from dd_apps.report.tables import Table
+from dd_apps.report.words import several
 from dd_apps.transfer.config import HighLossRow, RealRow, RowConfig, SetRow, TransferScenario
 from dd_apps.transfer.preparing import Lesson, Prepared
 from dd_apps.transfer.running import Results
@@ -205,7 +206,7 @@ class Report:
             teacher = lesson.whole.teacher
             return (
                 f"{row.called}: all {lesson.images:,} images of {self.prepared.source.name} without labels, by "
-                f"{teacher.objective}, {teacher.epochs} epochs; an upper bound, and no set"
+                f"{teacher.objective}, {several(teacher.epochs, 'epoch')}; an upper bound, and no set"
             )
         if isinstance(row, RealRow):
             which = "high-loss" if isinstance(row, HighLossRow) else "random"
@@ -232,8 +233,9 @@ def _learned(lesson: Lesson) -> str:
         return f"{targets} by {recipe.loss}, {len(recipe.steps)} learned steps"
     decay = f"weight decay {recipe.weight_decay:g}"
     return (
-        f"{targets} by {recipe.loss}, {recipe.epochs} epochs of {recipe.optimiser}, rate {recipe.learning_rate:g} "
-        f"({recipe.schedule}), {decay}, batch {recipe.batch_size}, augmentation {recipe.augmentation}"
+        f"{targets} by {recipe.loss}, {several(recipe.epochs, 'epoch')} of {recipe.optimiser}, rate "
+        f"{recipe.learning_rate:g} ({recipe.schedule}), {decay}, batch {recipe.batch_size}, "
+        f"augmentation {recipe.augmentation}"
     )
 
 

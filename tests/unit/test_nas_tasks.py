@@ -89,7 +89,7 @@ def test_full_training_is_the_truth_and_every_proxy_is_ranked_against_it(tmp_pat
     seen, made = tools.images.train.fingerprint(), outcome.sets["one"].manifest.provenance
     assert made is not None
     assert made.fingerprint == seen != tools.train.fingerprint(), "the images that validate are not distilled"
-    trained = f"on all 359 test images after 1 epochs on all {len(tools.train)} training images, the mean of 2 seeds"
+    trained = f"on all 359 test images after 1 epoch on all {len(tools.train)} training images, the mean of 2 seeds"
     assert len(tools.train) == len(tools.images.train) + len(tools.images.validation)
     assert trained in notes(outcome)
     assert reporting.CHOSEN in notes(outcome)

@@ -130,6 +130,6 @@ def test_backbones_may_learn_the_whole_source_without_labels(tmp_path: Path):
     assert kept[0].form is not None
     assert kept[0].form.mean == source.channel_stats()[0]
     notes = str(outcome.tables[0].notes)
-    assert "all 60 images of digits without labels, by barlow-twins, 1 epochs; an upper bound" in notes
+    assert "all 60 images of digits without labels, by barlow-twins, 1 epoch; an upper bound" in notes
     with pytest.raises(UserError, match=r"pre-trains networks by name, and 'my\.nets:Small' is an import path"):
         decode(TransferScenario, {**table, "backbones": ["my.nets:Small"]})

@@ -34,6 +34,7 @@ from dd_apps.continual.strategies.watching import loggers
 from dd_apps.continual.taught import Taught
 from dd_core import networks
 from dd_core.distilled import DistilledSet, Manifest, Pixels, Provenance, Size
+from dd_core.errors import Diverged
 from dd_core.images import Source, normalise, require_labels
 from dd_core.recipe import Recipe
 from dd_core.streams import counter
@@ -61,7 +62,10 @@ def run_job(job: Job) -> Outcome:
     if (outcome := kept.read()) is not None:
         return outcome
     with _ready(job, train, test, kept) as learner:
-        outcome = learner.outcome()
+        try:
+            outcome = learner.outcome()
+        except Diverged as error:
+            raise Diverged(f"row '{job.row}', class order {job.order + 1}: {error.text}") from None
     kept.write(outcome)
     for table in outcome.trials:
         for number in range(job.scenario.networks):
@@ -116,7 +120,7 @@ def rightly_labelled_within(logits: Tensor, labels: Tensor, classes: Sequence[in
 
 
 def _logits(network: nn.Module, test: Source, stream: Stream, *, device: torch.device) -> Tensor:
-    """(N, K) the network's outputs for the test images, in evaluation mode."""
+    """(N, K) the network's outputs for the test images, in evaluation mode; raises `Diverged` if one is not finite."""
     network.eval()
 
     def logits(images: Tensor) -> Tensor:
@@ -126,7 +130,11 @@ def _logits(network: nn.Module, test: Source, stream: Stream, *, device: torch.d
         size = prediction_batch(logits, test.image_shape, device)
         outputs = [logits(batch.to(device)).cpu() for batch in test.batches(size)]
     network.train()
-    return torch.cat(outputs)
+    if not (whole := torch.cat(outputs)).isfinite().all():
+        raise Diverged(
+            "the network's outputs are not finite, because its training diverged; take a smaller learning_rate"
+        )
+    return whole
 
 
 @dataclass(frozen=True)

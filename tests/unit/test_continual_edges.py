@@ -15,7 +15,7 @@ from dd_apps.continual.job import Job
 from dd_apps.continual.orders import experience_sizes
 from dd_core import datasets
 from dd_core.config import decode
-from dd_core.errors import UserError
+from dd_core.errors import Diverged, UserError
 from dd_core.images import LabelledImages
 
 ROWS = {
@@ -89,3 +89,21 @@ def test_test_images_of_no_class_of_an_experience_are_refused_before_training(ra
     with pytest.raises(UserError, match="digits: class '1' has no test images, so its accuracy cannot be measured"):
         check_scenario(decode(ContinualScenario, SCENARIO), few, partial)
     assert check_scenario(decode(ContinualScenario, SCENARIO), few, replace(seen))
+
+
+@pytest.mark.parametrize("protocol", ["retraining", "replay"])
+def test_a_network_whose_training_diverged_has_no_accuracy(protocol: str):
+    wild = {**SCENARIO, "experiences": 2, "rows": ["real"], "row": {}, "protocols": [protocol]}
+    values = decode(ContinualScenario, {**wild, protocol: {**wild[protocol], "learning_rate": 1e30}})
+    with pytest.raises(Diverged, match="row 'real', class order 1: the network's outputs are not finite") as caught:
+        learner.run_job(Job(values, "real", 0, None, "cpu"))
+    assert caught.value.exit_code == 3
+
+
+def test_what_a_row_is_called_in_the_second_class_order():
+    values = decode(
+        ContinualScenario, {**SCENARIO, "experiences": 2, "rows": ["none"], "row": {}, "protocols": ["replay"]}
+    )
+    values = values.model_copy(update={"replay": values.replay.model_copy(update={"learning_rate": 1e30})})
+    with pytest.raises(Diverged, match="row 'none', class order 2: "):
+        learner.run_job(Job(values, "none", 1, None, "cpu"))

@@ -141,7 +141,7 @@ def test_rows_with_other_banks_have_other_folders_where_bytes_decide_how_many_im
         ({"memory": "hybrid"}, "row.a: labels: a bank is of distilled images, and a hybrid memory has real ones too"),
         ({"memory": "reservoir"}, "row.a: labels: the memory 'reservoir' distils nothing"),
         ({"strategy": "er-ace"}, "row.a: labels: soft labels are replayed by the strategy 'replay', not by 'er-ace'"),
-        ({"adaptive": True, "shrinking": "distil"}, "row.a: shrinking: images that are distilled anew have no teacher"),
+        ({"adaptive": True, "shrinking": "distil"}, "row.a: shrinking: a bank has no teacher for images that"),
         ({"method": {"name": "dm"}}, "row.a.method: dm has no teacher to label views, such as sre2l and rded have"),
         ({"method": {"name": "sre2l"}}, "row.a.method.recipe.views.mix: a memory that shrinks could drop one of two"),
         ({"training": {"augmentation": "crop"}}, "row.a: augmentation = 'crop' would change the views that the bank's"),

@@ -137,7 +137,7 @@ def test_inputs_that_do_not_fit_are_refused():
         assert "give the labels" in refused(name, plain, labels=LABELS.float())
         assert "7 labels for 8 images" in refused(name, plain, labels=LABELS[:7])
         assert "labels are 0 to 3; expected 0 to 2" in refused(name, plain, labels=torch.arange(8) % 4)
-        assert "labels from -1 to 1" in refused(name, plain, labels=LABELS - 1)
+        assert "labels are -1 to 1" in refused(name, plain, labels=LABELS - 1)
     for name in ("jacob_cov", "naswot"):
         assert "there is only one" in refused(name, nn.Sequential(nn.Flatten(), nn.ReLU()), pixels(1))
 

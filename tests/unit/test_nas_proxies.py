@@ -513,7 +513,7 @@ def test_measures_that_cannot_be(rest):
     with pytest.raises(UserError, match=r"^unknown zero-cost measure 'synflo'; did you mean 'synflow'"):
         ZeroCostProxy(measure="synflo", data=rest)
     for count in (0, 163):
-        with pytest.raises(UserError, match=f"^images: {count}, and blobs has 162 images$"):
+        with pytest.raises(UserError, match=f"^images: {count}, but blobs has 162 images$"):
             ZeroCostProxy(measure="snip", data=rest, images=count)
     with pytest.raises(UserError, match=r"^blobs has no labels"):
         ZeroCostProxy(measure="snip", data=blobs(labelled=False))

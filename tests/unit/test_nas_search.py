@@ -541,7 +541,7 @@ def test_an_outcome_that_is_remembered_is_not_computed(kind):
 
 
 def test_a_journal_without_identity_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"^journal needs identity: what the values of a trial follow from$"):
+    with pytest.raises(UserError, match=r"^journal needs identity: all that determines the values of a trial$"):
         search(TinySpace(), value_of, config(), journal=tmp_path / "run")
 
 

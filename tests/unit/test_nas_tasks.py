@@ -134,7 +134,7 @@ def test_a_set_that_has_seen_the_images_that_validate_says_so(tmp_path: Path):
     said = prepared(scenario, scenario.proxies, folder=tmp_path, options=OPTIONS).notes()
     assert said[1:] == [
         "set all: distilled from these training images, with the images that validate, which flatters its accuracies",
-        "set other: it does not say from which images",
+        "set other: does not say from which images it is made",
     ]
     some = rank_scenario(proxies=[{"kind": "distilled", "set": files[0]}])
     said = prepared(some, some.proxies, folder=tmp_path, options=OPTIONS).notes()
@@ -251,7 +251,7 @@ def test_a_search_without_a_value_is_refused_with_the_reason(tmp_path: Path, mon
 
 
 def test_a_proxy_that_cannot_be_made_is_no_failed_trial(tmp_path: Path):
-    with pytest.raises(UserError, match=r"^images: 500, and digits has"):
+    with pytest.raises(UserError, match=r"^images: 500, but digits has"):
         search_scenario(proxy={**SYNFLOW, "images": 500}).run(tmp_path, OPTIONS)
 
 

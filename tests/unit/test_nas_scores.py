@@ -117,7 +117,7 @@ def test_what_cannot_be_scored_is_refused_before_anything_is(monkeypatch: pytest
     cases = [
         (kit_of(SYNFLOW, SYNFLOW), ["width=2"], "two are called 'synflow'"),
         (kit_of(SYNFLOW), ["width=9"], "none of the 9 architectures"),
-        (kit_of(naswot), ["width=2"], "151, and digits"),
+        (kit_of(naswot), ["width=2"], "151, but digits"),
         (kit_of(absent), ["width=2"], "absent.safetensors: "),
         (kit_of(wrong), ["width=2"], "recipe.rate: "),
         (kit_of(SYNFLOW, images=0), ["width=2"], "images"),

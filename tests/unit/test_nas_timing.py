@@ -101,7 +101,7 @@ def test_trials_that_all_fail_have_no_pace(clock: Clock):
     def fails(sample: dict[str, Any]) -> float:
         raise ValueError("no such layer")
 
-    with pytest.raises(UserError, match=r"max_seconds: all 5 trials .* failed, the first one: ValueError: no such lay"):
+    with pytest.raises(UserError, match=r"max_seconds: all 5 trials .* failed, the first: ValueError: no such lay"):
         run(fails, 10)
 
 

@@ -108,9 +108,7 @@ def _require_alike(first: DistilledSet, other: DistilledSet, number: int, pixels
             _require_raw(other, number, pixels)
         elif field not in OWN and values[0] != values[1]:
             what = "normalisation" if field == "pixels" else field
-            advice = (
-                "choose one by join(sets, pixels=...) if both are raw" if field == "pixels" else "distil both alike"
-            )
+            advice = "distil both alike" if field != "pixels" else "choose by join(sets, pixels=...) if both are raw"
             raise _refusal(number, what, values, advice)
     for what, of in FORMS.items():
         values = of(first), of(other)

@@ -145,7 +145,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="3 images of class 0 do not fall into 2 equal blocks"):
         _unrolling(ipc=3)
     weights = {"distribution": "default", "count": 1}
-    with pytest.raises(UserError, match="`start` says what is fixed or pre-trained"):
+    with pytest.raises(UserError, match="for fixed or pre-trained weights set `start`"):
         _unrolling(recipe={"network": "convnet-2-w8", "initialisation": "pretrained", "weights": weights})
     with pytest.raises(UserError, match="needs a window from 1 to 4 steps, not 5"):
         _unrolling(gradient="truncated", window=5)

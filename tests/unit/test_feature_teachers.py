@@ -198,7 +198,7 @@ def test_the_objective_falls(objective: str):
 
 
 def test_what_cannot_be_learned_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="warmup: 10 epochs of 5 leave none"):
+    with pytest.raises(UserError, match="warmup: 10 of 5 epochs leave none"):
         decode(FeatureTeacherConfig, {"epochs": 5, "warmup": 10})
     with pytest.raises(UserError, match="epochs: 0 leaves fresh weights untrained"):
         decode(FeatureTeacherConfig, {"epochs": 0})

@@ -207,7 +207,7 @@ def test_other_projects_get_the_images_that_networks_see_and_are_told_so(tmp_pat
 
 
 def test_the_challenge_takes_no_formation():
-    with pytest.raises(UserError, match="this set's are decoded first"):
+    with pytest.raises(UserError, match="this set stores several in one"):
         protocols.load("challenge-2024").prepare(a_set(), train=blobs(classes=2, channels=2, side=6))
 
 

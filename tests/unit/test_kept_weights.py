@@ -122,7 +122,7 @@ def test_weights_of_another_network_are_refused_before_training(file: Path):
 
 def test_weights_that_a_cache_lacks_are_asked_for(file: Path, tmp_path: Path):
     spec = TeacherSpec.of(blobs(), exchange.with_weights_kept(given(str(file))))
-    with pytest.raises(UserError, match=r"the weights sha256:\w{12}\.\.\. are not in this cache; name the file"):
+    with pytest.raises(UserError, match=r"the weights sha256:\w{12}\.\.\. are not in this cache; give the file"):
         artefacts.get(spec, resources=Resources.of([blobs()], device="cpu"), cache=tmp_path / "empty")
 
 

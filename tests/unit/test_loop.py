@@ -398,7 +398,7 @@ def test_a_module_is_trained_in_place_as_the_network_of_that_name_is():
 def test_a_module_has_a_start_of_its_own():
     ds = labelled("none")
     lessons = lessons_of(ds, ds.manifest.recipe)
-    with pytest.raises(UserError, match="a FeatureNetwork that is given has its own weights"):
+    with pytest.raises(UserError, match="the given FeatureNetwork has its own weights"):
         fit(lessons, network(), ds.manifest.recipe, streams=Streams(0), device=CPU, start=object())
     fixed = {"initialisation": "sha256:" + "0" * 64, "weights": {"distribution": "default", "count": 1}}
     with pytest.raises(UserError, match=r"starts from the weights sha256:0000.*, and not for FeatureNetwork"):

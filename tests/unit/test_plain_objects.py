@@ -506,7 +506,7 @@ def test_an_augmentation_is_refused_where_it_would_do_nothing():
     steps = Recipe(steps=({"epoch": 0, "step": 0, "learning_rate": 0.1},))
     with pytest.raises(UserError, match="learned steps, which take images without augmentation"):
         dd_core.train(ds, recipe=steps, augmentation=lambda x: x)
-    with pytest.raises(UserError, match="a teacher label what networks see"):
+    with pytest.raises(UserError, match="teacher labels the networks' inputs"):
         dd_core.train(ds, recipe=Recipe(teacher="eval"), augmentation=lambda x: x)
     with pytest.raises(UserError, match="protocol 'knn' trains no network, so it augments nothing"):
         dd_core.evaluate(ds, protocol="knn", augmentation=lambda x: x, **run)

@@ -115,7 +115,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (
             {},
             4,
-            r"class 'blob 0' has 12 images, 16 are asked for; ask for fewer, as a mosaic has crops of 4",
+            r"'blob 0' has 12 images, and 16 are asked for; ask for fewer, as a mosaic has crops of 4",
         ),
         (
             {"images": 8},

@@ -434,7 +434,7 @@ def test_published_weights_that_cannot_be_had_are_refused(tmp_path: Path, monkey
     published(monkeypatch, error=OSError("no route to host"))
     without = "the weights of network 'torchvision:resnet18' could not be loaded: no route to host; without a network "
     with pytest.raises(
-        UserError, match=f"{without}connection, put the library's file where it looks first, below TORCH"
+        UserError, match=f"{without}connection, put the file of weights where its library looks: below TORCH"
     ):
         taught(tmp_path, "torchvision:resnet18")
     published(monkeypatch, error=RuntimeError("no weights"))
@@ -547,10 +547,10 @@ def test_a_way_that_cannot_be_shown_is_refused(tmp_path: Path, monkeypatch: pyte
     ):
         sre2l.way_of(store.read_set(tmp_path / "set.safetensors"))
     ds = distill(method("random"), blobs(), Size(ipc=1), options=RunOptions(device="cpu"))
-    with pytest.raises(UserError, match="only images that were recovered from a teacher"):
+    with pytest.raises(UserError, match="only a set of method sre2l can be animated"):
         sre2l.way_of(ds)
     (tmp_path / "other").mkdir()
     kept = store.read_set(kept_way(tmp_path / "other", monkeypatch, snapshots=2))
     artefacts.prune(everything=True)
-    with pytest.raises(UserError, match="is not in this cache"):
+    with pytest.raises(UserError, match="are not in this cache"):
         sre2l.way_of(kept)

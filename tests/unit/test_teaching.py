@@ -95,7 +95,7 @@ def test_which_network_is_scored_has_no_say_in_who_teaches():
 
 
 def test_a_teacher_or_a_mode_where_none_labels_is_refused():
-    with pytest.raises(UserError, match="a teacher is given, and none labels"):
+    with pytest.raises(UserError, match="a teacher is given, and the protocol has none that labels"):
         scored(random(), "hard", teacher=TeacherConfig())
     with pytest.raises(UserError, match="the recipe has no teacher that labels views"):
         scored(random(), "hard", teacher_mode="eval")
@@ -107,7 +107,7 @@ def test_a_set_that_is_normalised_otherwise_than_the_teachers_images_is_refused(
     ds = recovered()
     pixels = ds.manifest.pixels.model_copy(update={"mean": (0.9,)})
     other = replace(ds, manifest=ds.manifest.model_copy(update={"pixels": pixels}))
-    with pytest.raises(UserError, match="not normalised as its teacher's"):
+    with pytest.raises(UserError, match="another normalisation than the teacher's inputs"):
         scored(other)
 
 

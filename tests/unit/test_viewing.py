@@ -117,7 +117,7 @@ def test_the_network_that_is_given_is_left_as_it_is():
 
 def test_batch_statistics_of_a_single_image_are_refused():
     asked = AskedTeacher(teacher(), mode="batch-stats")
-    with pytest.raises(UserError, match="shown a single image"):
+    with pytest.raises(UserError, match="and one has a single image"):
         asked.logits(torch.zeros(1, 1, 8, 8), torch.arange(1), epoch=0)
     AskedTeacher(teacher(), mode="eval").logits(torch.zeros(1, 1, 8, 8), torch.arange(1), epoch=0)
 
@@ -174,16 +174,16 @@ def test_a_recipe_with_views_and_a_teacher_trains_as_by_hand():
 
 def test_a_recipe_that_asks_a_teacher_needs_one():
     recipe = Recipe(network="convnet-1-w4", epochs=1, teacher="eval", loss="kl")
-    with pytest.raises(UserError, match="no teacher is given"):
+    with pytest.raises(UserError, match="and none is given"):
         training.train(small_set(), recipe=recipe, device="cpu")
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"views": Views(mix="mixup"), "loss": "mse"}, "mixup mixes them"),
-        ({"teacher": "eval", "loss": "mse"}, "a teacher gives class probabilities"),
-        ({"views": Views(), "steps": ({"epoch": 0, "step": 0, "learning_rate": 0.1},)}, "learned steps have none"),
+        ({"views": Views(mix="mixup"), "loss": "mse"}, "cannot learn targets that mixup mixes"),
+        ({"teacher": "eval", "loss": "mse"}, "cannot learn a teacher's class probabilities"),
+        ({"views": Views(), "steps": ({"epoch": 0, "step": 0, "learning_rate": 0.1},)}, "learned steps replace epochs"),
     ],
 )
 def test_a_recipe_whose_parts_do_not_fit_is_refused(fields: dict[str, object], message: str):

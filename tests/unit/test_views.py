@@ -158,7 +158,7 @@ def test_digits_are_not_mirrored_unless_it_is_said(name: str, *, mirrored: bool)
     [
         ({"crop": (0.5, 0.1)}, "is no range"),
         ({"ratio": (2.0, 1.0)}, "is no range"),
-        ({"padding": 4}, "either a crop or a padding"),
+        ({"padding": 4}, "padding 4 excludes crop"),
         ({"crop": (0.0, 1.0)}, "greater than 0"),
     ],
 )

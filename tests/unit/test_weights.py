@@ -170,7 +170,10 @@ def test_images_to_pretrain_on_that_are_missing_or_of_another_form_are_refused()
         _pool(pretraining=HOW)
     large = _other_blobs(side=12)
     how = HOW.model_copy(update={"source": large.fingerprint()})
-    with pytest.raises(UserError, match=r"other blobs \(3 classes of 1x12x12 images\), and are for 3 classes of 1x8x8"):
+    with pytest.raises(
+        UserError,
+        match=r"for 3 classes of 1x8x8 images cannot be pre-trained on other blobs \(3 classes of 1x12x12 images\)",
+    ):
         _pool(pretraining=how, resources=Resources.of([large]))
 
 
@@ -334,7 +337,10 @@ def test_an_attack_asks_for_the_other_class_and_leaves_the_rest():
     ds = unrolling.export()
     assert ds.manifest.attack == ("blob 2", "blob 0")
     assert ds.labels.tolist() == [0, 1, 2]
-    for target, message in (("blob 3", "unknown class 'blob 3'; did you mean"), ("blob 0", "name two classes")):
+    for target, message in (
+        ("blob 3", "unknown class 'blob 3'; did you mean"),
+        ("blob 0", "is named twice; name two different classes"),
+    ):
         wrong = method("dataset-distillation", attack=("blob 0", target), **START)
         with pytest.raises(UserError, match=message):
             wrong.build(Context(BLOBS, Size(ipc=1), Streams(0), CPU))

@@ -106,7 +106,7 @@ def _of_set(ds: DistilledSet, recipe: Recipe | None, network: Network | None) ->
 
 def _of_real_images(images: Images, recipe: Recipe | None, network: Network | None) -> tuple[Recipe, Lessons]:
     if isinstance(images, (str, Path)):
-        raise UserError(f"{str(images)!r} is a path; read a set by read_set(path), or real images by load_data(name)")
+        raise UserError(f"a set in a file is read by read_set({str(images)!r}), and a data set by load_data")
     source = plain.given(images, what="what is trained on")
     if recipe is None:
         raise UserError("real images have no recipe of their own; give recipe=Recipe(epochs=30, ...)")

@@ -162,7 +162,7 @@ TWO, THREE = (f"set 1 and set {number} differ in their " for number in (2, 3))
         (
             [PLAIN, changed(PLAIN, pixels=Pixels(space="raw", mean=(0.5,), std=(0.5,)))],
             TWO + "normalisation (space raw, mean 0.5, std 0.25, and space raw, mean 0.5, std 0.5); "
-            "choose one by join(sets, pixels=...) if both are raw",
+            "choose by join(sets, pixels=...) if both are raw",
         ),
         (
             [PLAIN, PLAIN, changed(PLAIN, recipe=Recipe(learning_rate=0.5))],

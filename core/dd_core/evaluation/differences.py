@@ -18,7 +18,7 @@ class Difference(Config):
     """The mean of ours minus theirs over pairs, its interval by Student's t at 95 %, and the verdict at 5 %.
 
     low, high, word: None for one pair, and for pairs whose differences are all the same, which show no noise. new_draw:
-    whether our side is the same set in all pairs, and the other side was drawn anew for each; the interval is then that
+    whether one side is the same set in all pairs, and the other side was drawn anew for each; the interval is then that
     of one more draw (`verdicts.new_draw`).
     """
 

@@ -212,7 +212,10 @@ def test_what_a_user_sets_comes_before_the_preset():
     ("given", "line"),
     [
         (("photo", "dm", 64), "unknown preset 'photo'; did you mean 'photos'?"),
-        (("photos", "sre2l", 64), "no settings for the method 'sre2l'; it has some for average, dataset-distillation"),
+        (
+            ("photos", "sre2l", 64),
+            "no settings for the method 'sre2l'; it has settings for average, dataset-distillation",
+        ),
         (("photos", "dm", 257), "for images of up to 256 pixels a side, and these have 257; make them smaller"),
     ],
 )

@@ -87,7 +87,7 @@ def test_the_table_of_comparisons_has_their_verdicts(proxies: list[RankedProxy])
     words = {"ahead": "better", "behind": "worse", "no difference": "no difference"}
     assert [row["verdict"] for row in table.rows] == [words[each.word] for each in comparisons]
     assert table.rows[0]["verdict"] == "worse"
-    assert table.rows[0]["difference in spearman"] == comparisons[0].difference.model_dump()
+    assert table.rows[0]["difference in Spearman"] == comparisons[0].difference.model_dump()
     assert (table.rows[0]["p"], table.rows[0]["p, Holm"]) == (comparisons[0].p, comparisons[0].adjusted)
     assert "all 3 comparisons" in table.notes[0]
 

@@ -28,9 +28,7 @@ def resnet_layers(blocks: int, *, width: int, in_channels: int) -> nn.Sequential
 
 
 def _block(before: int, after: int) -> nn.Module:
-    from torchvision.models.resnet import (
-        BasicBlock,
-    )  # late: it takes seconds to import, and other networks do not need it
+    from torchvision.models.resnet import BasicBlock  # takes seconds to import, and other networks do without
 
     if before == after:
         return BasicBlock(before, after)

@@ -270,7 +270,7 @@ def test_folders(plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_is_asked_can_be_lost(peers: ModuleType, monkeypatch: pytest.MonkeyPatch):
-    case = peers.PEERS["dm"]
+    case = peers.PEERS["dm-small"]
     assert case.asked == {"cpu": 1.8, "memory": 1.0}
 
     def found(plain_seconds: float, plain_mib: float) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def test_what_is_asked_can_be_lost(peers: ModuleType, monkeypatch: pytest.Monkey
             {"ours": {"step": {"cpu_seconds": ours}}, "plain": {"step": {"cpu_seconds": plain_seconds}}}
             for ours in (1.0, 1.5, 0.5)
         ]
-        return peers._compared("dm", "step", turns, {"ours": 100.0, "plain": plain_mib})
+        return peers._compared("dm-small", "step", turns, {"ours": 100.0, "plain": plain_mib})
 
     won = found(1.9, 100.0)
     assert won["plain_over_ours"] == {"cpu": 1.9, "cpu_min": 3.8, "memory": 1.0}

@@ -385,7 +385,7 @@ def peers() -> dict[str, Peer]:
         "dm-small": Peer(
             _step("dm", 10, 80, batch_real=64, batch_bytes=64 << 20),
             _distribution,
-            "the same with batch_bytes of 64 MiB",
+            "a step of dm, as above, with batch_bytes of 64 MiB",
             {"cpu": 1.8, "memory": 1.0},
         ),
         "dc": Peer(_step("dc", 1, 80, batch_real=64), partial(_gradients, augmented=False), one),

@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--only CURVE ...]      # appends to benchmarks/results/growth.jsonl
 
 unroll      inner steps 10 to 160 of a student on ten images, by both exact gradients
-dm-real     a step of `dm` with 64 real images a class, by the number of real images
+dm-real     twenty steps of `dm` with 64 real images a class, by the number of real images
 dm-classes  the same by the number of classes
 evaluation  networks trained on a set, by their number
 folder      indexing a folder of small files and streaming it once, by the number of files
@@ -86,7 +86,7 @@ def _dm(real: int, classes: int, folder: Path) -> object:
     source = _images(real * classes, classes)
     context = Context.gather(config, source, Size(ipc=1), seed=0, device=torch.device("cpu"), cache=folder)
     distiller = config.build(context)
-    return [distiller.step(index) for index in range(3)]
+    return [distiller.step(index) for index in range(20)]
 
 
 def _evaluation(nets: int, folder: Path) -> object:

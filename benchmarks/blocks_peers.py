@@ -1,9 +1,14 @@
-"""The README's block of `make bench-peers`: the engine beside plain references, on one core."""
+"""Blocks of `make bench-peers` (the engine beside plain references) and of `make bench-growth` (what grows)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cells import Record, bold, bullets, records, table
 from record import RESULTS
+
+MOST = 1.1  # of a ratio, for a curve that is linear, or flat, to a tenth
+_WORDS = {"excess_mib": "MiB", "above_images_mib": "MiB"}
 
 
 def measured() -> list[Record]:
@@ -44,4 +49,37 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
 
 
-BLOCKS = {"peers": peers} if (RESULTS / "peers.jsonl").exists() else {}
+def growth() -> list[str]:
+    """A row for each curve: its points, and how far it is from what is asked of it."""
+    lines = {line["curve"]: line for line in records("growth")}
+    rows = [
+        [
+            f"`{name}`",
+            _through(f"{point['size']:,}" for point in line["points"]),
+            _through(f"{point['seconds']:.2g}" for point in line["points"]),
+            _through(f"{point.get('above_images_mib', point['excess_mib']):.0f}" for point in line["points"]),
+            "; ".join(
+                bold(f"{_named(what)}: {ratio:.2f}", when=ratio > MOST) for what, ratio in line["ratios"].items()
+            ),
+        ]
+        for name, line in lines.items()
+    ]
+    last = [*lines.values()][-1]
+    told = f"Seconds of the process on the CPU, one thread, {last['hardware']['cpu']}. Bold: more than {MOST:g}."
+    return [*table(["curve", "sizes", "seconds", "MiB", "ratio"], rows), "", *bullets(told)]
+
+
+def _named(ratio: str) -> str:
+    """`excess_mib, the last over the first` with the measure's unit for its name."""
+    measure, comma, rest = ratio.partition(",")
+    return _WORDS.get(measure, measure) + comma + rest
+
+
+def _through(values: Iterable[str]) -> str:
+    return ", ".join(values)
+
+
+BLOCKS = {
+    **({"peers": peers} if (RESULTS / "peers.jsonl").exists() else {}),
+    **({"growth": growth} if (RESULTS / "growth.jsonl").exists() else {}),
+}

@@ -115,7 +115,7 @@ def test_sizes():
 def test_a_size_can_differ_from_class_to_class():
     size = Size(counts=(2, 5, 1))
     assert size.per_class(3) == (2, 5, 1)
-    with pytest.raises(UserError, match="counts say how many images 3 classes get, and there are 2"):
+    with pytest.raises(UserError, match="counts give the images of 3 classes, and there are 2"):
         size.per_class(2)
     with pytest.raises(UserError, match="greater than or equal to 1"):
         Size(counts=(2, 0))

@@ -87,9 +87,9 @@ def test_a_forecast_says_what_it_knows_and_what_not():
     assert str(both) == "mtt takes about 15 min on this machine (10 experts 5 min, 300 steps 10 min)"
     assert (both.seconds, both.untold) == (900.0, ())
     half = Forecast("sre2l", 0, 0.0, {"1 teacher": None})
-    assert str(half) == "no forecast for sre2l; it does not tell how long 1 teacher will take"
+    assert str(half) == "no forecast for sre2l; the time of 1 teacher cannot be forecast"
     steps = Forecast("dataset-distillation", 20, 30.0, {"1 teacher": None, "2 banks": None})
-    assert str(steps).endswith("(20 steps 30 s); it does not tell how long 1 teacher and 2 banks will take")
+    assert str(steps).endswith("(20 steps 30 s); the time of 1 teacher and 2 banks cannot be forecast")
 
 
 def test_it_is_as_many_steps_as_the_run_has(monkeypatch: pytest.MonkeyPatch):

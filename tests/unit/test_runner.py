@@ -213,5 +213,5 @@ def test_a_set_that_no_run_made_is_not_overwritten(tmp_path):
     from dataclasses import replace
 
     store.write_set(out, replace(ds, manifest=ds.manifest.model_copy(update={"provenance": None})))
-    with pytest.raises(UserError, match="a set that no run made is there"):
+    with pytest.raises(UserError, match="holds a set without provenance"):
         _run(out)

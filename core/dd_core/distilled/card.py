@@ -1,4 +1,4 @@
-"""What a set says of itself: one line, tables of facts, and for a notebook a page with its images. No torch."""
+"""Descriptions of a distilled set: one line, tables of facts, and HTML with images for notebooks. No torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dd_core.distilled.sets import DistilledSet
 
 _NAMED = 12  # classes named in the overview
-_LETTERS = 40  # of a name in the line
-_ROWS, _CHARACTERS = 40, 200  # of a table of a page, and of a value in it
+_LETTERS = 40  # longest name in the one-line description
+_ROWS, _CHARACTERS = 40, 200  # most rows of an HTML table, and most characters of a value
 _SHEET = {"columns": 10, "lines": 1, "rows": 12, "side": 48, "largest": 64}  # at most 120 tiles of 64 pixels a side
 
 
@@ -30,7 +30,7 @@ def human_bytes(count: int) -> str:
 
 
 def line_of(ds: DistilledSet) -> str:
-    """One line: how many images of which form, of how many classes, made how out of what."""
+    """One line: number, shape and dtype of images, number of classes, targets, method and source, bytes."""
     manifest = ds.manifest
     form = f"{' x '.join(map(str, ds.images.shape[1:]))} {ds.images.dtype.name}"
     facts = [f"{len(ds)} images {form}", f"{len(ds.classes)} classes" if ds.classes else "no classes"]
@@ -42,7 +42,7 @@ def line_of(ds: DistilledSet) -> str:
 
 
 def overview(ds: DistilledSet) -> dict[str, str]:
-    """The facts of the images, by name."""
+    """Facts about the set's images, by name; a fact without a value is left out."""
     manifest, whitening = ds.manifest, ds.whitening
     factor = manifest.formation
     tiles = f"{factor}: an image is {factor} x {factor} tiles, and networks see {ds.decoded_count} images"
@@ -74,7 +74,7 @@ def provenance_of(ds: DistilledSet) -> dict[str, str]:
 
 
 def html_of(ds: DistilledSet) -> str:
-    """The first images of the first classes and the set's card, as one piece of HTML that needs nothing else.
+    """The first images of the first classes and the set's card, as self-contained HTML.
 
     Text is escaped, long values and tables are cut, and images are reduced, so that a set of any size gives less than
     3 MiB.
@@ -119,7 +119,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _flat(value: object, name: str = "") -> dict[str, str]:
-    """Nested values as `a.b` keys; what is not given is left out."""
+    """Nested values by keys such as `a.b`; None and empty lists are left out."""
     if isinstance(value, dict):
         pairs = [(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()]
     elif isinstance(value, list) and value and isinstance(value[0], dict):

@@ -1,4 +1,4 @@
-"""What arrays a set may have: their types and shapes, beside its manifest. No array is looked at."""
+"""Which dtypes and shapes the arrays of a distilled set may have. No value of an array is read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ IMAGE_DTYPES = ("uint8", "float16", "float32")
 
 
 class Layout(NamedTuple):
-    """An array without its values: all that the header of a file says of it."""
+    """The dtype and shape of an array, as the header of a file states them."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def layout_problems(manifest: Manifest, layouts: Mapping[str, Layout]) -> list[str]:
-    """Why arrays of these layouts, by the names that they have in a file, are no set of this manifest, in words."""
+    """Why arrays of these layouts (by name, as in a file) are no distilled set of this manifest; empty if they are."""
     if "images" not in layouts:
         return ["it has no images"]
     images = layouts["images"]

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from dd_core.distilled.sets import DistilledSet
 
 _GAP = 2
-_STACKED = 5  # grids that stand on each other before others stand beside them
+_STACKED = 5  # grids below each other before further grids are placed beside them
 _FONT = 14
-_NAME = 24  # letters of a class name
+_NAME = 24  # longest class name on a sheet, in characters
 
 
 @dataclass(frozen=True)
 class _Block:
-    """The images of a class, which fill lines of `columns`, and the name that stands before them."""
+    """The grid of a class: its images in lines of `columns`, and the class name to the left of them."""
 
     name: str
     tiles: list[Image.Image]
@@ -35,13 +35,13 @@ class _Block:
 def contact_sheet(
     ds: DistilledSet, *, columns: int = 20, lines: int = 5, rows: int = 100, side: int = 64, largest: int = 128
 ) -> Image.Image:
-    """A grid for each of the first `rows` classes, of its first images; a last line says what was left out.
+    """A grid for each of the first `rows` classes, of the class's first images; a last line counts the images drawn.
 
-    A grid has at most `columns` and `lines`. Small grids stand beside each other, as far as `columns` images are wide.
-    Images are drawn as they are stored: of a set with a formation, the grids of tiles. Images smaller than `side`
-    pixels are enlarged towards it, by a whole factor, and larger ones than `largest` reduced to it. Pixels outside
-    [0, 1] are clipped. A set without labels is one grid, in plain order, and images of neither 1 nor 3 channels are
-    drawn as the mean over their channels.
+    A grid has at most `columns` columns and `lines` lines. Small grids are placed side by side, `columns` images wide
+    at most. Images are drawn as they are stored, those of a set with a formation as grids of tiles. Images smaller than
+    `side` pixels are enlarged by a whole factor to about `side`, larger ones than `largest` are reduced to `largest`.
+    The last line is left out where all images are drawn. Pixels outside [0, 1] are clipped. A set without labels is one
+    grid, in stored order, and images of neither 1 nor 3 channels are drawn as the mean over their channels.
     """
     groups = _groups(ds, columns * lines, columns * rows)[:rows]
     across = min(columns, max(len(indices) for _, indices in groups))
@@ -60,7 +60,7 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def gif_bytes(sheets: Sequence[Image.Image], *, milliseconds: int = 100, last: int = 2000) -> bytes:
-    """Sheets as an animation that repeats; the last one stays for `last` ms. Equal sheets give equal bytes."""
+    """Sheets as a repeating GIF, `milliseconds` each, the last one `last` ms. Equal sheets give equal bytes."""
     buffer, (first, *others) = io.BytesIO(), sheets
     durations = [milliseconds] * len(others) + [last]
     first.save(buffer, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
@@ -68,7 +68,7 @@ def gif_bytes(sheets: Sequence[Image.Image], *, milliseconds: int = 100, last: i
 
 
 def _groups(ds: DistilledSet, of_class: int, of_all: int) -> list[tuple[str, np.ndarray]]:
-    """(name, indices of its images) of each grid; a class without images has none."""
+    """(class name, indices of the images) of each grid; a class without images has no grid."""
     if ds.labels is None:
         return [("", np.arange(min(len(ds), of_all)))]
     members = [(name, np.flatnonzero(ds.labels == label)[:of_class]) for label, name in enumerate(ds.classes)]

@@ -60,7 +60,7 @@ class Size(Config):
         return Size(ipc=counts[0]) if len(set(counts)) == 1 else Size(counts=tuple(counts))
 
     def total(self, classes: int) -> int:
-        """Images in all; raises `UserError` where those of a class are counted, and there are no classes, or others."""
+        """Images in all; raises `UserError` for `ipc` or `counts` without classes, and what `per_class` raises."""
         if self.images is not None:
             return self.images
         if not classes:
@@ -68,12 +68,12 @@ class Size(Config):
         return sum(self.per_class(classes))
 
     def per_class(self, classes: int) -> tuple[int, ...]:
-        """Images of each class; raises `UserError` where a class would get none, or `counts` are of other classes."""
+        """Images of each class; raises `UserError` if a class would get none, or `counts` has another length."""
         if self.ipc is not None:
             return (self.ipc,) * classes
         if self.counts is not None:
             if len(self.counts) != classes:
-                raise UserError(f"counts say how many images {len(self.counts)} classes get, and there are {classes}")
+                raise UserError(f"counts give the images of {len(self.counts)} classes, and there are {classes}")
             return self.counts
         assert self.images is not None
         if self.images < classes:
@@ -83,14 +83,14 @@ class Size(Config):
 
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel, pixels in [0, 1]
-IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's weights, and so everybody
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # as torchvision's pre-trained weights expect
 
 
 class Pixels(Config):
     """What the stored numbers are. The network's input is `(raw - mean) / std` with raw in [0, 1].
 
-    `raw`: uint8 stands for value / 255, a float for itself. `normalised`: the stored float *is* the input. `whitened`:
-    it is, too. A set with a whitening has mean 0 and std 1, and its network's input is raw, whitened.
+    space "raw": a stored float is raw, and a stored uint8 is 255 times raw. "normalised" or "whitened": the stored
+    float *is* the input. A set with a whitening has mean 0 and std 1, and the network's input is raw, whitened.
     """
 
     space: Literal["raw", "normalised", "whitened"]
@@ -114,7 +114,7 @@ class Pixels(Config):
 
 
 class Provenance(Config):
-    """Where a set came from: everything that determines it, and no time, host or path."""
+    """Where a set came from: everything that determines the set, and no time, host or path."""
 
     source: str
     fingerprint: str
@@ -123,9 +123,9 @@ class Provenance(Config):
     config: dict[str, JsonValue]
     size: Size
     seed: int
-    artefacts: tuple[str, ...] = Field(default=(), description="digests of the contents of those that were used")
+    artefacts: tuple[str, ...] = Field(default=(), description="digests of the contents of the artefacts used")
     environments: tuple[Environment, ...] = Field(
-        min_length=1, description="of each part of the run, in order; more than one where it was resumed elsewhere"
+        min_length=1, description="environment of each part of the run, in order; a resumption elsewhere adds one"
     )
 
 
@@ -138,14 +138,14 @@ class Manifest(Config):
     targets: Literal["none", "probabilities", "logits", "features"] = "none"
     formation: Factor = Field(
         default=1,
-        description="a stored image is a grid of so many rows and columns of tiles, and networks see each tile "
-        "enlarged to a whole image; 1: networks see the stored images",
+        description="rows, and columns, of tiles in a stored image; networks see each tile enlarged to a whole image; "
+        "1: networks see the stored images",
     )
     recipe: Recipe
     attack: tuple[str, str] | None = Field(
         default=None,
-        description="of a set that is Wang et al.'s attack experiment, and of no other: networks trained on it take "
-        "the first class for the second",
+        description="(class, class) of a set from Wang et al.'s attack experiment: networks trained on the set take "
+        "the first class for the second; null in other sets",
     )
     provenance: Provenance | None = Field(
         default=None, description="filled in by the runner; absent from a set that a program put together"
@@ -157,12 +157,12 @@ class DistilledSet(FrozenArrays):
     """Synthetic images with what is needed to use them.
 
     images: (N, C, H, W) uint8, float16 or float32; labels: (N,) int64 or None; targets: (N, K) class
-    probabilities or logits, (N, D) features, or None; whitening: what raw pixels go through on their way to a network,
-    or None. Whitened pixels need one, raw ones may have one. The arrays are read-only. Raises `UserError` where the
-    parts do not fit together.
+    probabilities or logits, (N, D) features, or None; whitening: the ZCA whitening that turns raw pixels into a
+    network's input, or None. Whitened pixels need a whitening, raw pixels may have one. The arrays are read-only.
+    Raises `UserError` where the parts do not fit together.
 
     The arrays, `len`, `nbytes`, `raw` and `quantised` are of the images as they are stored. `inputs` and `as_dataset`
-    are of the images that networks see: in a set with a formation, `decoded_count` of them, and `decoded` has them.
+    are of the images that networks see: in a set with a formation, the `decoded_count` images of `decoded()`.
     """
 
     images: np.ndarray
@@ -196,7 +196,7 @@ class DistilledSet(FrozenArrays):
     def show(self) -> Image:
         """A sheet of the images, a grid for each class, which a notebook shows; `show().save("FILE.png")` keeps it.
 
-        Pixels are clipped to [0, 1]; of a large set the first images of each class are there, and a line says so.
+        Pixels are clipped to [0, 1]; of a large set only the first images of each class are shown, and a line says so.
         """
         return pictures.contact_sheet(self)
 
@@ -215,16 +215,16 @@ class DistilledSet(FrozenArrays):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of images and targets as stored (a hard label is counted as nothing, for everybody).
+        """Bytes of images and targets as stored; hard labels are not counted, whatever the method.
 
         A whitening is counted apart, as `whitening.nbytes`: the real images determine it, not what was distilled.
         """
         return self.images.nbytes + (0 if self.targets is None else self.targets.nbytes)
 
     def digest(self) -> str:
-        """sha256 over all that a network meets: arrays, classes, pixels, kind of targets; no recipe, no provenance.
+        """sha256 over arrays, task, classes, pixels, kind of targets and formation, not over recipe and provenance.
 
-        A relabel bank is for the set of one digest.
+        A relabel bank belongs to the set of one digest.
         """
         return self._digest
 
@@ -295,7 +295,7 @@ class DistilledSet(FrozenArrays):
         return torch.from_numpy((self.raw() - mean) / std)
 
     def input_form(self) -> InputForm:
-        """What makes of real images (uint8, on any device) the inputs of a network that is trained on the set."""
+        """The normalisation or whitening that turns real uint8 images into inputs of a network trained on the set."""
         from dd_core.images import InputForm  # loads torch, without which a set is read and verified
 
         return InputForm(self.manifest.pixels.mean, self.manifest.pixels.std, self.whitening)
@@ -313,8 +313,8 @@ class DistilledSet(FrozenArrays):
     def take(self, rows: Sequence[int] | np.ndarray) -> DistilledSet:
         """The set of the stored images `rows`, in that order, with labels and targets; a row may be named twice.
 
-        All rows in their own order are the set itself. Another set has no provenance, as no run made it, and its recipe
-        has no learned steps, as these are for the blocks of the whole set. Raises `UserError` for no rows at all, and
+        All rows in order give the set itself. Any other set has no provenance, as no run made it, and its recipe has
+        no learned steps, as these are for the blocks of the whole set. Raises `UserError` for no rows at all, and
         for what is no index from 0 to the number of images.
         """
         places = np.asarray(rows)
@@ -337,7 +337,7 @@ class DistilledSet(FrozenArrays):
     def quantised(self) -> DistilledSet:
         """The same set with uint8 raw pixels: one byte a value, as a replay buffer stores it.
 
-        Its networks get the same inputs but for rounding and clipping: it keeps its normalisation or its whitening.
+        Networks get the same inputs but for rounding and clipping: the set keeps its normalisation or its whitening.
         """
         if self.images.dtype == np.uint8:
             return self

@@ -28,7 +28,7 @@ KEPT = 2
 
 
 class _Facts(Config):
-    """What a checkpoint says beside the state."""
+    """What a checkpoint records beside the distiller's state."""
 
     step: int = Field(ge=0)
     seconds: float = Field(ge=0)
@@ -38,7 +38,7 @@ class _Facts(Config):
 
 
 class Identity(Config):
-    """What a run is. Two runs with equal identities make the same set."""
+    """Everything that determines a run's set: runs with equal identities make the same set."""
 
     source: str
     fingerprint: str
@@ -48,13 +48,13 @@ class Identity(Config):
     seed: int
 
     def fields(self) -> dict[str, Any]:
-        """As keyword arguments of `Provenance`."""
+        """The fields of the identity, as keyword arguments of `Provenance`."""
         return {name: getattr(self, name) for name in Identity.model_fields}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state after `step` steps; without a state, the beginning."""
+    """The distiller's state after `step` steps, and the `seconds` that they took; at step 0 the state is None."""
 
     step: int = 0
     state: dict[str, Any] | None = None
@@ -78,9 +78,9 @@ class RunFolder:
     @staticmethod
     @contextmanager
     def locked(out: Path) -> Iterator[RunFolder]:
-        """The folder for `out`, for this process alone, without what a killed writer left.
+        """Lock the folder for `out`, and remove the temporary files that killed writers left.
 
-        Raises `UserError` for an `out` that cannot be written and where another process is at work.
+        Raises `UserError` for an `out` that cannot be written, and where another process holds the lock.
         """
         check_out(out)
         journal = store.Journal(folder=out.with_suffix(".run"), lines="metrics.jsonl")
@@ -90,7 +90,7 @@ class RunFolder:
             yield RunFolder(out, journal)
 
     def discard(self) -> None:
-        """Remove the set and the run that made it, all but the lock."""
+        """Remove the set and all files of its run but the lock."""
         with store.disk_errors(self.path):
             store.target_of(self.out).unlink(missing_ok=True)
             for file in self.path.iterdir():
@@ -98,7 +98,7 @@ class RunFolder:
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def finished(self, identity: Identity) -> DistilledSet | None:
-        """The set at `out` if it is there and of this identity; raises `UserError` if it is of another one."""
+        """The set at `out`, or None where no file is there; raises `UserError` for a set of another identity."""
         if not self.out.exists():
             return None
         try:
@@ -107,14 +107,14 @@ class RunFolder:
             raise UserError(f"{error.text}; use another {OUT}, or {FRESH} to replace it") from None
         made = ds.manifest.provenance
         if made is None:
-            raise UserError(f"{self.out}: a set that no run made is there; use another {OUT}, or {FRESH} to replace it")
+            raise UserError(f"{self.out}: holds a set without provenance; use another {OUT}, or {FRESH} to replace it")
         theirs = {name: plain(getattr(made, name)) for name in Identity.model_fields}
         self.journal.refuse_difference(theirs, plain(identity), where=self.out)
         self._drop_checkpoints()
         return ds
 
     def latest(self, identity: Identity, say: Callable[[str], None]) -> Checkpoint:
-        """The newest checkpoint that can be read; raises `UserError` if it is of another identity."""
+        """The newest readable checkpoint, or an empty one of step 0; raises `UserError` for another identity's."""
         paths = self._checkpoints()
         for path in reversed(paths):
             try:
@@ -129,7 +129,7 @@ class RunFolder:
         return Checkpoint()
 
     def save(self, checkpoint: Checkpoint, identity: Identity) -> None:
-        """Write a checkpoint; the one before stays, older ones go."""
+        """Write a checkpoint, and keep the one before it; older checkpoints are removed."""
         assert checkpoint.state is not None
         facts = _Facts(
             step=checkpoint.step,
@@ -146,7 +146,7 @@ class RunFolder:
         return sorted(self.path.glob("checkpoint-*.safetensors"))
 
     def metrics_up_to(self, step: int) -> None:
-        """Forget what was logged after `step`: those steps are done again."""
+        """Remove the metrics of all steps from index `step` on: these steps are done again."""
         self.journal.keep(lambda record: record.get("step", step) < step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -154,7 +154,7 @@ class RunFolder:
         self.journal.append({"step": step, **metrics})
 
     def finish(self, ds: DistilledSet, *, seconds: float, device: torch.device) -> None:
-        """Write what the run cost, and then the set: where the set is, everything is. Checkpoints go."""
+        """Write `run.json`, then the set, so that a set never lacks its `run.json`; remove the checkpoints."""
         cost = {
             "seconds": round(seconds, 3),
             "peak_memory_bytes": devices.peak_memory_bytes(device),
@@ -176,7 +176,7 @@ class RunFolder:
 
 
 def seconds_of(out: Path) -> float:
-    """What distilling into `out` took, in all runs that it took; 0 where somebody removed the record of it."""
+    """Seconds that distilling into `out` took, over all its resumptions; 0 where there is no `run.json`."""
     record = out.with_suffix(".run") / "run.json"
     return float(store.read_json(record)["seconds"]) if record.exists() else 0.0
 
@@ -189,5 +189,5 @@ def check_out(out: Path) -> None:
             raise UserError(f"{out}: is a folder; give the name of a file")
         if out.is_symlink() and not (folder := store.target_of(out).parent).is_dir():
             raise UserError(
-                f"{out}: is a link into a folder that is not there: {folder}; make it, or use another {OUT}"
+                f"{out}: is a link into a folder that is not there: {folder}; make that folder, or use another {OUT}"
             )

@@ -1,8 +1,8 @@
-"""How long a run is going to take, by doing a little of it.
+"""A forecast of a run's time, from timing its first steps.
 
     print(forecast("mtt", images, 10))      # about 25 min: 10 experts 9 min, 300 steps 16 min
 
-Nothing depends on what a forecast says, and it leaves nothing behind.
+No result depends on a forecast, and a forecast leaves no file behind.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from dd_core.system import device as devices
 from dd_core.system import surroundings
 from dd_core.system.threads import computing, require_cores
 
-REHEARSED_SECONDS = 4.0  # that steps are done for, after the first
-SLOW_SECONDS = 15.0  # of a first step, which then stands for all
+REHEARSED_SECONDS = 4.0  # how long steps are timed, after the first step
+SLOW_SECONDS = 15.0  # where the first step takes longer, no other step is timed
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds that the parts of a run take on this machine, busy as it is now; `str` gives a line."""
+    """Seconds that the parts of a run take on this machine, busy as it is now; `str` gives one line."""
 
     method: str
     steps: int
-    stepping: float | None  # seconds of all steps; None where only the run itself can tell
+    stepping: float | None  # seconds of all steps; None where they cannot be forecast
     making: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
-    """Seconds of what the method needs and is not there yet ("10 experts"); None where only the run can tell."""
+    """Seconds to make each missing artefact ("10 experts"); None where they cannot be forecast."""
 
     @property
     def seconds(self) -> float:
-        """Seconds of all parts that can be told."""
+        """Seconds of all parts that can be forecast, together."""
         return sum(part or 0.0 for part in (self.stepping, *self.making.values()))
 
     @property
     def untold(self) -> tuple[str, ...]:
-        """Parts whose time only the run itself can tell."""
+        """Names of the parts whose time cannot be forecast."""
         return tuple(name for name, part in self._parts.items() if part is None)
 
     @property
@@ -64,7 +64,7 @@ class Forecast:
 
     def __str__(self) -> str:
         told = {name: part for name, part in self._parts.items() if part is not None}
-        rest = f"; it does not tell how long {' and '.join(self.untold)} will take" if self.untold else ""
+        rest = f"; the time of {' and '.join(self.untold)} cannot be forecast" if self.untold else ""
         if not told:
             return f"no forecast for {self.method}{rest}"
         parts = ", ".join(f"{name} {duration(part)}" for name, part in told.items())
@@ -80,11 +80,11 @@ def forecast(
     seed: int = 0,
     options: RunOptions | None = None,
 ) -> Forecast:
-    """How long `distill` with the same arguments takes on this machine, without what is in the cache already.
+    """Forecast how long `distill` with the same arguments takes on this machine; cached artefacts count as no time.
 
-    A few steps are done and timed, which takes seconds, with slow steps a minute. Of a method whose steps need an
-    artefact that takes long (a teacher, say), the time of the steps is not told. Raises what `distill` raises before
-    its first step.
+    A few steps are run and timed, which takes seconds, or up to a minute where steps are slow. Where a method's steps
+    need an artefact that takes long (a teacher, say), the time of the steps is not forecast. Raises what `distill`
+    raises before its first step.
     """
     config, size, seed = as_method(method), as_size(size), require_seed(seed)
     options = options or RunOptions()
@@ -102,7 +102,7 @@ def forecast(
 def _making(
     config: MethodConfig, source: Source, size: Size, *, seed: int, options: RunOptions, device: torch.device
 ) -> dict[str, float | None]:
-    """Seconds of each artefact that is not in the cache."""
+    """Seconds to make each artefact that is not in the cache; None where they cannot be forecast."""
     resources, workers = Resources.of([source], device=str(device)), options.workers
     making: dict[str, float | None] = {}
     for role, spec in config.needs(source, size=size, seed=seed).items():
@@ -119,7 +119,7 @@ def _called(spec: ArtefactSpec, role: str, count: int) -> str:
 
 
 def _stepping(config: MethodConfig, source: Source, size: Size, *, seed: int, device: torch.device) -> float | None:
-    """Seconds of all steps, by the first few of a rehearsal; None where there is no rehearsal."""
+    """Seconds of all steps, from timing the first few of the method's rehearsal; None if it has no rehearsal."""
     rehearsal = config.rehearsal(source, size)
     if rehearsal is None:
         return None
@@ -135,7 +135,7 @@ def _stepping(config: MethodConfig, source: Source, size: Size, *, seed: int, de
 
 
 def seconds_a_step(step: Callable[[int], object], most: int) -> float:
-    """The mean time of a step after the first, which is slower: of as many as `REHEARSED_SECONDS` have room for."""
+    """Mean seconds of a step, timed for `REHEARSED_SECONDS`; the slower first one counts only if no other is timed."""
     first = _timed(step, 0)
     if first > SLOW_SECONDS or most == 1:
         return first

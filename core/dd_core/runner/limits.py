@@ -1,4 +1,4 @@
-"""The time limit of a run while artefacts are made for it: it may stop between two parts, and goes on from them."""
+"""The time limit while a run's artefacts are made: the run may stop after any part, and resumes with those made."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dd_core.system.reporter import Reporter, Stage
 
 
 class TimedReporter:
-    """A reporter that hands everything on to another one, and looks at the time after each unit of work.
+    """A reporter that hands everything on to another reporter, and checks the time after each unit of work.
 
-    `check` is told what is done ("3 of 10 experts") and raises where the time is over.
+    `check` is given what is done ("3 of 10 experts"), and raises once the time limit is reached.
     """
 
     def __init__(self, reporter: Reporter, check: Callable[[str], None]) -> None:
@@ -35,5 +35,5 @@ class _TimedStage:
     def advance(self, metrics: Mapping[str, float] | None = None) -> None:
         self._stage.advance(metrics)
         self._done += 1
-        if self._done < self._total:  # what is complete is left to be put together
+        if self._done < self._total:  # after the last part the artefact is still put together
             self._check(f"{self._done} of {self._total} {self._name}")

@@ -1,7 +1,7 @@
 """THE loop: every method runs in it, and it alone deals with time, disk, signals and memory.
 
 Beside `FILE.safetensors` a run keeps a folder `FILE.run/`: `lock`, `metrics.jsonl`, the last two
-`checkpoint-*.safetensors`, and at the end `run.json` (seconds, memory, machine: what must not be in the set).
+`checkpoint-*.safetensors`, and at the end `run.json` (seconds, memory and machine, which must not be in the set).
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ from dd_core.system.threads import computing, require_cores
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run, as opposed to what: nothing here changes the result, but for `device` and `threads`."""
+    """How a run is carried out; of these options only `device` and `threads` can change the result.
+
+    workers: who makes the parts of artefacts; None: this process. checkpoint_seconds: least time between checkpoints.
+    time_limit: seconds after which the run stops, and can be resumed; None: no limit. fresh: replace `out` and its run,
+    if they are there. resume_command: what an interrupted run tells the user to do.
+    """
 
     device: str = "auto"
     threads: int | None = None
@@ -71,8 +76,9 @@ def distill(
 
     `pretrain_on` are real images that the method's networks are pre-trained on instead of `source`. `progress` shows
     a bar, or in a log a line every so often, where `options` name no reporter.
-    With `out`, an interrupted run is resumed, a finished one is returned, and one with another config, source,
-    size or seed is refused key by key. Raises `UserError`, `Diverged`, `OutOfResources` or `Interrupted`.
+    With `out`, an interrupted run is resumed, the set of a finished run is returned, and a run of another config,
+    source, size or seed is refused, with the keys that differ. Raises `UserError`, `Diverged`, `OutOfResources` or
+    `Interrupted`.
     """
     config, size = as_method(method), as_size(size)
     options, seed = _options(options, progress=progress), require_seed(seed)
@@ -86,7 +92,7 @@ def distill(
         config = config.pretrained_on(pretrain_on)
         if pretrain_on.classes != source.classes:
             options.reporter.message(
-                f"warning: the classes of {pretrain_on.name} and {source.name} have other names, and go together by "
+                f"warning: the classes of {pretrain_on.name} and {source.name} have other names, and are matched by "
                 f"position: '{pretrain_on.classes[0]}' with '{source.classes[0]}', and so on"
             )
     with computing(options.threads or torch.get_num_threads()):
@@ -163,7 +169,7 @@ class _Run:
         return ds
 
     def _context(self, reporter: Reporter) -> Context:
-        """What the method is built from, its artefacts found or made."""
+        """What the method is built from; its artefacts come from the cache, or are made now."""
         self.config.check(self.source, self.size)
         if (line := shortage(self.config.footprint(self.source, self.size, self.device), self.device)) is not None:
             self.options.reporter.message(f"warning: {line}")
@@ -183,7 +189,7 @@ class _Run:
             return self.config.build(context)
 
     def _environments(self, checkpoint: Checkpoint) -> tuple[Environment, ...]:
-        """The environments of all parts of the run; a change is allowed, said, and recorded."""
+        """The environments of all parts of the run; a change is allowed, reported and recorded."""
         now = devices.environment(self.device)
         before = checkpoint.environments
         if before and before[-1] != now:
@@ -221,7 +227,7 @@ class _Run:
         return self.options.time_limit is not None and self._seconds() >= self.options.time_limit
 
     def _check_time(self, done: str) -> None:
-        """Raise where the time is over, with what is done by then in words."""
+        """Raise `OutOfResources` once the time limit is reached; `done` says what is done ("3 of 10 experts")."""
         if self._late():
             raise self._stopped(done, None)
 
@@ -247,12 +253,12 @@ class _Run:
 
 
 def _contents(context: Context) -> tuple[str, ...]:
-    """Digests of what the artefacts hold, not of what they were made from: another torch may make others."""
+    """Digests of the artefacts' contents, not of their specs: another torch may make other contents from a spec."""
     return tuple(sorted({artefact.content for artefact in context.artefacts.values()}))
 
 
 def _take_up(distiller: Distiller, state: Mapping[str, Any], folder: RunFolder) -> None:
-    """`load_state_dict`; another version of the method may have left a state that does not fit."""
+    """Load a checkpoint's state; raises `UserError` if it does not fit, as that of another version may not."""
     try:
         with memory_guard("while resuming"):
             distiller.load_state_dict(state)
@@ -263,7 +269,7 @@ def _take_up(distiller: Distiller, state: Mapping[str, Any], folder: RunFolder) 
 
 
 def guarded(distiller: Distiller, index: int, *, kept: str) -> Mapping[str, float]:
-    """One step of a method, whose failures say what to do and what is `kept`; the numbers it reports are finite."""
+    """Do one step and return its metrics, all finite; an error says what to do, and what is `kept` of the run."""
     try:
         with memory_guard(f"in step {index}; {kept}"):
             metrics = distiller.step(index)
@@ -281,6 +287,6 @@ def memory_guard(when: str) -> Iterator[None]:
     except Exception as error:
         if devices.is_out_of_memory(error):
             raise OutOfResources(
-                f"out of memory {when}; fewer images at once or a narrower network need less"
+                f"out of memory {when}; use fewer images at once, or a narrower network"
             ) from error
         raise

@@ -90,7 +90,7 @@ class Drawing(Dataset):
         ((PIXELS / 127.5 - 1, TARGETS), "the experience's data .*looks normalised"),
         ((PIXELS, TARGETS[:3]), "the experience's data has 36 images and 3 labels"),
         ("digits", "the experience's data is 'digits'; give a pair"),
-        ((PIXELS, [str(label) for label in TARGETS]), "are words, which nobody numbers across experiences"),
+        ((PIXELS, [str(label) for label in TARGETS]), "are words, which cannot be numbered alike in all experiences"),
     ],
 )
 def test_plain_data_are_looked_at_as_everywhere(data, message):

@@ -133,7 +133,7 @@ def test_a_source_is_what_it_was():
         ((LEVELS / 255 - 0.5) / 0.2, r"float64 from -2.5 to 2.5; that looks normalised by a mean and a std"),
         (LEVELS / 255 * 16, r"float64 from 0 to 16; .*images / 16 where 16 is white"),
         (np.minimum(LEVELS, 254).astype(np.int32), r"int32 from 0 to 254; .*images.astype\('uint8'\) where 255 is"),
-        (np.where(LEVELS == 255, np.nan, LEVELS / 255), "from nan to nan; replace what is not finite"),
+        (np.where(LEVELS == 255, np.nan, LEVELS / 255), "from nan to nan; replace the values that are not finite"),
         (LEVELS > 9, r"array of bool; where True is white, give images.astype\('uint8'\) \* 255"),
         (LEVELS.astype(complex), "array of complex128"),
         ((LEVELS / 255).astype(np.uint8), "no level above 1 of 255, so all of them are black"),
@@ -150,11 +150,11 @@ def test_doubtful_images_are_refused_with_what_was_found(given, message):
     ("labels", "message"),
     [
         (LABELS[:5], "has 6 images and 5 labels"),
-        (LABELS[:, None], r"have shape \(6, 1\), and are to be \(6,\), .*; give labels.reshape\(-1\)"),
+        (LABELS[:, None], r"have shape \(6, 1\), not \(6,\), .*; give labels.reshape\(-1\)"),
         (np.eye(3)[LABELS], r"of one-hot labels give labels.argmax\(1\)"),
         (LABELS.astype(float), r"are float64, .* give labels.astype\(int\)"),
-        (LABELS == 1, "are bool, and are to be integers"),
-        (LABELS - 1, "run from -1 to 1, and are to run from 0"),
+        (LABELS == 1, "are bool, not integers"),
+        (LABELS - 1, "run from -1 to 1; they must run from 0"),
         (LABELS * 2, "run from 0 to 4, and none is 1; number them anew by numpy.unique"),
     ],
 )
@@ -168,7 +168,7 @@ def test_labels_that_are_none_are_refused(labels, message):
     [
         (("ant", "ant", "bee"), "classes have the name 'ant' twice"),
         ("ant", "a list of words"),
-        (("ant", "bee"), "run from 0 to 2, and are to run from 0 to 1, for 2 classes"),
+        (("ant", "bee"), "run from 0 to 2; they must run from 0 to 1, for 2 classes"),
     ],
 )
 def test_class_names_are_looked_at(classes, message):
@@ -290,7 +290,7 @@ def test_a_transform_that_is_always_random_is_noticed_before_all_items_are_read(
         (Pictures(torch.from_numpy, label=float), "a float as the label of item 0; an integer or a word"),
         (Pictures(torch.from_numpy, label=bool), "a bool as the label of item 0"),
         (Pictures(torch.from_numpy, label=lambda label: 2 * int(label)), "none is 1; number them anew"),
-        (Pictures(torch.from_numpy, classes=["ant", "bee"]), "run from 0 to 2, and are to run from 0 to 1"),
+        (Pictures(torch.from_numpy, classes=["ant", "bee"]), "run from 0 to 2; they must run from 0 to 1"),
         (TensorDataset(torch.from_numpy(LEVELS)), "gives 1 values for item 0; a pair"),
         (Subset(Pictures(), []), "has no items"),
     ],
@@ -382,9 +382,7 @@ def test_test_images_may_lack_a_class_and_may_not_have_another():
     run = {"train": (pixels, labels), "nets": 1, "device": "cpu"}
     score = dd_core.evaluate(ds, test=(pixels[few], labels[few]), **run)
     assert score.data == f"array, {few.sum()} test images"
-    with pytest.raises(
-        UserError, match="the labels of test run from 1 to 3, and are to run from 0 to 2, for 3 classes"
-    ):
+    with pytest.raises(UserError, match="the labels of test run from 1 to 3; they must run from 0 to 2, for 3 classes"):
         dd_core.evaluate(ds, test=(pixels, labels + 1), **run)
     named = as_source((pixels, labels), classes=("c", "b", "a"))
     with pytest.raises(UserError, match="the set has the classes 0, 1, 2, and array has c, b, a"):

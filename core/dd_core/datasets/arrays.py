@@ -1,4 +1,4 @@
-"""Named data sets as images in memory: the digits, torchvision's, and the same in another size."""
+"""Named data sets as images in memory: scikit-learn's digits, torchvision's data sets, and resized copies of both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def digits(split: str) -> LabelledImages:
 
 
 def of_torchvision(name: str, split: str, root: Path) -> LabelledImages:
-    """A data set of torchvision's from the files below `root`; raises `UserError` where it is not to be had."""
+    """A data set of torchvision's from the files below `root`; raises `UserError` where it cannot be got."""
     return _converted(name, torchvision_files.opened(name, split, root))
 
 
@@ -47,7 +47,7 @@ def _converted(name: str, dataset: Any) -> LabelledImages:
 
 
 def resized(source: LabelledImages, side: int, memory_limit: int) -> LabelledImages:
-    """Every image `side` x `side`, bicubic; raises `UserError` where that would not fit into memory."""
+    """Every image at `side` x `side` pixels, bicubic; raises `UserError` above `memory_limit` bytes of pixels."""
     count, channels, *size = source.images.shape
     if size == [side, side]:
         return source

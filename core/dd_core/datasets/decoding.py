@@ -1,9 +1,9 @@
-"""Image files to pixels, with Pillow: the one place that says what the pixels of a file are.
+"""Image files to uint8 pixels, with Pillow. Nothing else decides what the pixels of a file are.
 
-A cached folder and a streamed one both decode here, so that their pixels are identical. Orientation tags are
-applied, transparency is laid on black, grey of up to 16 bits is scaled so that white is 255, colour of 16 bits keeps
-its upper byte, of an animation the first frame counts; samples whose white is not known are refused. numpy and
-Pillow only: worker processes import this and must start quickly.
+Cached and streamed folders both decode here, so that their pixels are identical. Orientation tags are applied,
+transparency is laid on black, grey of up to 16 bits is scaled so that white is 255, 16-bit colour keeps its upper
+byte, and an animation gives its first frame; samples whose white is not known are refused. Imports numpy and Pillow
+only: worker processes import this and must start quickly.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dd_core.errors import UserError
 
 VERSION = 2  # in the names of cached pixels; raised where a file that was read gives other pixels than before
 FEW_LEVELS = 32
-# Named, so that a file with a harmless suffix never reaches a reader that starts other programs (EPS). Last the one
-# whose files begin with nothing that tells them.
+# A fixed list, so that no file with a harmless suffix reaches a reader that starts other programs (EPS). TGA comes
+# last: its files have no magic bytes.
 _FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP", "TGA")
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II[*+]\0|MM\0[*+]|....ftypavi[fs]|\0\0\0\x0cjP  |qoif",
@@ -58,10 +58,10 @@ class ImageFile(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What must be known of all images before they can share one shape, and what is worth saying of them.
+    """What decoding an image once tells: its size and colours, and what `folder_notes` reports of it.
 
-    width, height: as the image is seen. transparent: some pixel is not opaque. The rest is of the pixels over black.
-    constant: they are of one colour. checksum: their CRC-32. levels: the grey levels that occur, two hexadecimal
+    width, height: of the upright image. transparent: some pixel is not opaque. The other fields describe the pixels
+    laid on black. constant: all have one colour. checksum: CRC-32. levels: the grey levels that occur, two hexadecimal
     digits each; empty for an image with colours or with more than `FEW_LEVELS` levels.
     """
 
@@ -79,7 +79,7 @@ class Unreadable(Exception):
 
 
 def examine(data: bytes) -> Header:
-    """Decode in full, so that a truncated file is found out; raises `Unreadable`."""
+    """The header of an image, which is decoded in full, so that a truncated file is noticed; raises `Unreadable`."""
     opaque, transparent = _over_black(_open(data))
     grey = opaque.mode in ("1", "L")
     image = _convert(opaque, channels=1 if grey else 3)
@@ -141,7 +141,7 @@ def quiet() -> Iterator[None]:
 
 
 def _open(data: bytes) -> Image.Image:
-    """Upright, in one of Pillow's 8-bit modes; raises `Unreadable`."""
+    """The image, upright, in one of Pillow's 8-bit modes; raises `Unreadable`."""
     try:
         stripped, orientation = bare(data)
         image = Image.open(BytesIO(stripped), formats=_FORMATS)
@@ -212,7 +212,7 @@ def _eight_bits(image: Image.Image, tags: dict[int, Any]) -> Image.Image:
 
 
 def _over_black(image: Image.Image) -> tuple[Image.Image, bool]:
-    """(without transparency, laid on black; whether some pixel was not opaque)."""
+    """(the image laid on black, without transparency; whether some pixel was not opaque)."""
     key = image.info.get("transparency")
     if image.mode in ("1", "L") and isinstance(key, int):
         levels = np.asarray(image.convert("L"))
@@ -229,7 +229,7 @@ def _over_black(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _convert(image: Image.Image, *, channels: int) -> Image.Image:
-    """As mode L or RGB."""
+    """The image in mode L (1 channel) or RGB (3)."""
     try:
         return image.convert("L" if channels == 1 else "RGB")
     except ValueError as error:

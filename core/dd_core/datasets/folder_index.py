@@ -1,8 +1,8 @@
-"""Which image files a folder of class folders holds, each read and checked once: the index.
+"""The index of a folder's image files, each of which is read and checked once.
 
-For every file the index keeps size, modification time, sha256 and `Header`, so that later a look at size and
-time is enough to load the images and to say what is odd about them. A file whose content changes while both stay
-the same goes unnoticed; where it is decoded again, its sha256 tells. Unreadable files are never kept: they are
+For every file the index keeps size, modification time, sha256 and `Header`, so that later only size and time are
+compared before images are loaded and oddities reported. A file whose content changes while size and time stay the same
+goes unnoticed, until it is decoded again and its sha256 differs. Unreadable files are not in the index: they are
 examined again each time.
 """
 
@@ -48,9 +48,9 @@ _ROW = (int, int, str, bool, int, int, bool, bool, int, str)  # of the index: a 
 
 
 class Survey(NamedTuple):
-    """The usable images of one folder of class folders, sorted by relative path, with their headers.
+    """The usable images of one folder, class by class and sorted by relative path, with their headers.
 
-    remarks: what is there and is not read, in a line each.
+    remarks: lines about files that are there but are not read.
     """
 
     folder: Path
@@ -69,9 +69,9 @@ class Surveyor:
     labelled: bool = True
 
     def survey(self, folder: Path) -> Survey:
-        """Every image in the class folders of `folder`, or anywhere below it, from the index where nothing changed.
+        """Every image in the class folders of `folder` (unlabelled: anywhere below it), from the index where unchanged.
 
-        Raises `UserError` for a class without images and, unless they are skipped, for an unreadable one.
+        Raises `UserError` for a class without images and, unless `skip_corrupt`, for an unreadable image.
         """
         with store.disk_errors(folder):
             labels = subfolders(folder) if self.labelled else []
@@ -101,7 +101,7 @@ class Surveyor:
     def _examine_rest(
         self, folder: Path, stats: Mapping[str, _Stat], facts: dict[str, _Facts], index: _Index
     ) -> dict[str, str]:
-        """Fill `facts` with what the index does not know; returns what is wrong with the unreadable files."""
+        """Fill `facts` with files that the index does not know; returns the fault of each unreadable file, by name."""
         rest = [name for name in stats if name not in facts]
         if not rest:
             return {}
@@ -139,7 +139,7 @@ class Surveyor:
 
 
 def _not_read(others: Sequence[str], loose: int, place: str) -> Iterator[str]:
-    """Lines about `others`, which are no images, and about so many images in no class folder."""
+    """Lines about `others`, which are no images, and about `loose`, the number of images in no class folder."""
     if others:
         noun = "file that is" if len(others) == 1 else "files that are"
         yield f"left out {len(others):,} {noun} not read{place}: {counted(others)}"
@@ -172,7 +172,7 @@ def _walk(folder: Path, prefix: str, above: tuple[_Stat, ...]) -> Iterator[tuple
             if not is_foreign(folder / entry.name):
                 yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
         elif is_image(entry.name, folder):
-            # of a dangling link the link itself is looked at; opening it will tell
+            # of a dangling link, the link's own stat; reading the file then fails with the reason
             stat = entry.stat(follow_symlinks=entry.is_file())
             yield prefix + entry.name, (stat.st_size, stat.st_mtime_ns)
         else:
@@ -208,13 +208,13 @@ class _Index:
         return None
 
     def save(self, stats: Mapping[str, _Stat], facts: Mapping[str, _Facts], *, say: Say) -> None:
-        """Keep the facts; a cache that cannot be written costs time only, and `say` is told."""
+        """Write the facts to the cache; `say` is told where it cannot be written, which costs only time."""
         rows = {name: [*stats[name], sha256, *header] for name, (sha256, header) in facts.items()}
         text = canonical({"version": _VERSION, "pillow": PIL.__version__, "files": rows})
         try:
             store.write_bytes(self.path, text.encode())
         except DDError as error:
-            say(f"{error}: every image will be read again next time")
+            say(f"{error}; every image will be read again next time")
 
 
 def _examined(folder: Path, names: list[str], workers: Workers) -> Iterator[tuple[str, _Facts | str]]:
@@ -226,7 +226,7 @@ def _examined(folder: Path, names: list[str], workers: Workers) -> Iterator[tupl
 def local(workers: Workers, jobs: int) -> Workers:
     """Processes of this machine, whatever `workers` are: the nodes of a cluster need not have the folder.
 
-    No more than cores, which is what decoding takes, nor than jobs: a single job is sooner done than a process started.
+    No more than the machine has cores, nor than there are jobs: a single job is done sooner than a process has started.
     """
     return Workers(count=min(workers.count, jobs, os.cpu_count() or 1))
 

@@ -1,8 +1,8 @@
 """Which folders below `folder:PATH` are classes and which are splits.
 
-A split is known by its name, in any case and with words like `set` or `images` after it: `Train`, `training_set`,
-`valid`. It is one only where it holds class folders. What could be read in two ways is refused; what is passed over
-is told in `Layout.remarks`.
+A split folder is recognised by its name, in any case and with words like `set` or `images` after it: `Train`,
+`training_set`, `valid`. With labels, it must hold class folders. A layout that could be read in two ways is refused;
+`Layout.remarks` says which folders are passed over.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _SEPARATORS = re.compile(r"[\W_]+")
 
 
 class Layout(NamedTuple):
-    """Where the class folders are, the sorted class names, and what a user should be told in a line each.
+    """Where the images are, the sorted class names, and lines that the user should see.
 
-    classes: none where images are read without labels. test: None where no folder is the test split.
+    train, test: folders of class folders, or of images without labels; test is None where no folder is the test split.
+    classes: empty where images are read without labels.
     """
 
     train: Path
@@ -38,7 +39,7 @@ class Layout(NamedTuple):
 
 
 def find(path: Path) -> Layout:
-    """The layout of a folder; raises `UserError` for one without class folders, or that can be read in two ways."""
+    """The layout of a folder; raises `UserError` where it has no class folders, or can be read in two ways."""
     _require_folder(path)
     with store.disk_errors(path):
         names = subfolders(path)
@@ -50,7 +51,7 @@ def find(path: Path) -> Layout:
 
 
 def find_unlabelled(path: Path) -> Layout:
-    """The layout of a folder whose folders are no classes: a training and a test folder, or all that is in `path`.
+    """The layout of a folder without classes: a training and a test folder, or all images below `path`.
 
     Raises `UserError` for a folder that can be read in two ways.
     """
@@ -76,7 +77,7 @@ def find_unlabelled(path: Path) -> Layout:
 
 
 def role(name: str) -> str | None:
-    """ "train", "test" or "val" for a folder that is called so, else None."""
+    """ "train", "test" or "val" for a folder name that means this split, else None."""
     match = _ROLES.fullmatch(_SEPARATORS.sub("", name.casefold()))
     return match.lastgroup if match else None
 
@@ -97,7 +98,7 @@ def _only(path: Path, splits: Sequence[str], wanted: str) -> str | None:
     names = [name for name in splits if role(name) == wanted]
     if len(names) > 1:
         use = {"train": "training", "test": "testing", "val": "validation"}[wanted]
-        raise UserError(f"folder:{path} has {len(names)} folders for {use}: {few(names)}; rename all but one, or move")
+        raise UserError(f"folder:{path} has {len(names)} folders for {use}: {few(names)}; rename or move all but one")
     return names[0] if names else None
 
 
@@ -130,7 +131,7 @@ def _require_equal_classes(train: Sequence[str], test: Sequence[str], folder: Pa
 
 
 def _of_classes(path: Path, names: Sequence[str], splits: Sequence[str]) -> Layout:
-    """`path` holds the class folders itself, and none of these is a split."""
+    """The layout where `path` itself holds the class folders; raises `UserError` if some look like splits."""
     if splits:
         raise UserError(
             f"folder:{path} has {few(splits)} with class folders inside, but no training folder; "
@@ -150,7 +151,7 @@ def _of_classes(path: Path, names: Sequence[str], splits: Sequence[str]) -> Layo
 
 
 def _refuse_disguised_splits(path: Path, names: Sequence[str]) -> None:
-    """Names such as seg_train and seg_test, with folders inside."""
+    """Raise `UserError` for class folders such as seg_train and seg_test that hold class folders themselves."""
     roles = {name: next(filter(None, map(role, _SEPARATORS.split(name))), None) for name in names}
     splits = [name for name in names if roles[name] and _holds_classes(path / name)]
     if {"train"} < {roles[name] for name in splits}:
@@ -161,7 +162,7 @@ def _refuse_disguised_splits(path: Path, names: Sequence[str]) -> None:
 
 
 def _classes(folder: Path) -> tuple[tuple[str, ...], list[str]]:
-    """The class names, and remarks."""
+    """The class names of the class folders in `folder`, and remarks; raises `UserError` for fewer than two."""
     names = subfolders(folder)
     if not names:
         content = "images, but no class folders" if has_images(folder) else "no class folders"
@@ -196,9 +197,9 @@ def _refuse_lookalikes(folder: Path, classes: Sequence[str]) -> None:
 
 
 def _refuse_equal_insides(folder: Path, names: Sequence[str]) -> None:
-    """Raise `UserError` where every "class" holds the same folders, so that these or those are no classes.
+    """Raise `UserError` where all "classes" hold the same folders, so that the outer or the inner ones are no classes.
 
-    One folder inside each (`cat/images`, `dog/images`) is no sign of it, unless that is called like a split.
+    A single inner folder (`cat/images`, `dog/images`) is allowed, unless its name is that of a split.
     """
     inside = subfolders(folder / names[0])
     parts = [name for name in inside if role(name)]

@@ -1,7 +1,7 @@
-"""What the names in a folder of images mean: which files are images, and which folders belong to somebody else.
+"""Which files in a folder are images, and which folders hold none of the user's images, mostly by their names.
 
-Hidden files, thumbnails and other things that systems leave behind are passed over, and so is what this library
-writes: the folder of a run beside its set, the results of a scenario, the cache.
+Hidden files, thumbnails and other things that systems leave behind are passed over, and so are folders that this
+library writes: the folder of a run beside its set, the results of a scenario, the cache.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def visible_files(folder: Path) -> list[str]:
 
 
 def is_image(name: str, folder: Path) -> bool:
-    """By the suffix; a file without one, or with a mangled one, by how it begins."""
+    """Whether a file is an image: by its suffix or, where that is missing or mangled, by its first bytes."""
     suffix = suffix_of(name)
     if suffix in SUFFIXES:
         return True
@@ -70,7 +70,7 @@ def is_image(name: str, folder: Path) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """What follows the last dot, in lower case and without the dot; "" for numbers and phrases, which are no suffix."""
+    """The suffix of a name, in lower case and without the dot; "" where numbers or phrases follow the last dot."""
     match = _SUFFIX.search(name.lower())
     return match[1] if match else ""
 
@@ -82,7 +82,7 @@ def is_passed_over(name: str) -> bool:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Whether `folder` is passed over, or is the cache or holds results of this library; raises OSError."""
+    """Whether `folder` is passed over, is the cache, or holds results of this library; raises OSError."""
     return is_passed_over(folder.name) or _is_cache(folder) or _holds_results(folder)
 
 
@@ -94,7 +94,7 @@ def _is_cache(folder: Path) -> bool:
 
 
 def _holds_results(folder: Path) -> bool:
-    """A lock and what stands beside it in the folder of a run; or sets and such folders, and nothing else."""
+    """Whether `folder` is the folder of a run (a lock beside a run's files), or holds only sets and such folders."""
     with os.scandir(folder) as entries:
         if (folder / "lock").is_file():
             names = {entry.name for entry in entries}
@@ -129,7 +129,7 @@ def class_name(folder_name: str) -> str:
 
 
 def looks(name: str) -> str:
-    """What a reader sees of a name: without characters that have no width, and with single spaces inside only."""
+    """A name as a reader sees it: without characters that have no width, and with single spaces between words."""
     visible = "".join(letter for letter in class_name(name) if not _is_invisible(letter))
     return printable(" ".join(visible.split()))
 

@@ -1,4 +1,4 @@
-"""What is odd about the images of a folder, in a line each: what nobody sees in a table of accuracies."""
+"""Lines about oddities of a folder's images, which nobody would notice in a table of accuracies."""
 
 from __future__ import annotations
 

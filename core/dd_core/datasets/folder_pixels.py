@@ -1,6 +1,6 @@
-"""What is made of a folder's files once: their decoded pixels, or how often each value occurs in them.
+"""Artefacts of a folder's files: their decoded pixels, and the histogram of each channel.
 
-Both are artefacts whose parts are made by processes that do without torch.
+The parts of both are made by processes that do not import torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dd_core.datasets.streaming import StreamedFolder
 
 _PART_BYTES = 16 << 20
-_COUNTED_FILES = 2048  # in a part of channel statistics: a minute or so of decoding photographs
+_COUNTED_FILES = 2048  # files in a part of channel statistics: about a minute of decoding photographs
 
 
 class Files(NamedTuple):
@@ -40,7 +40,7 @@ class Files(NamedTuple):
 
 
 class FilesSpec(ArtefactSpec):
-    """Something that is made of the decoded images of a list of files, part by part."""
+    """An artefact made from the decoded images of a list of files, part by part."""
 
     uses_torch: ClassVar[bool] = False
 
@@ -49,7 +49,7 @@ class FilesSpec(ArtefactSpec):
     count: int = Field(description="number of images")
     part_size: int = Field(description="images in a part")
     pillow: str = Field(description="version of Pillow, which decodes")
-    decoding: int = Field(description="version of what is done with Pillow's pixels")
+    decoding: int = Field(description="version of this library's own decoding steps after Pillow's")
 
     def parts(self) -> int:
         """Parts of `part_size` images; the last may be smaller."""
@@ -67,7 +67,7 @@ class FolderPixelsSpec(FilesSpec):
 
 
 class ChannelStatsSpec(FilesSpec):
-    """How often each of the 256 values occurs in each channel of a list of files: mean and deviation, exactly."""
+    """The histogram of the 256 values in each channel of a list of files: it gives mean and deviation exactly."""
 
     kind: ClassVar[str] = "channel-stats"
     verb: ClassVar[str] = "counting"
@@ -125,7 +125,7 @@ def _images_of(part: _Part) -> Iterator[np.ndarray]:
 
 
 def parts_of(source: StreamedFolder, *, workers: Workers, progress: Say) -> Iterator[np.ndarray]:
-    """The pixels part by part: from the cache, or decoded here where the cache is of no use."""
+    """The pixels part by part: from the cache, or decoded anew where the cache cannot be written or is damaged."""
     spec, files = pixels_of(source), Files(source.folder, source.files)
     workers = local(workers, spec.parts())
     try:
@@ -133,7 +133,7 @@ def parts_of(source: StreamedFolder, *, workers: Workers, progress: Say) -> Iter
     except UserError as error:
         if _is_writable(artefacts.cache_folder()):
             raise
-        progress(f"{error}: decoding without a cache")
+        progress(f"{error}; decoding without a cache")
         jobs = (_Part(spec, index, files) for index in range(spec.parts()))
         yield from parallel.run(_decode_part, jobs, workers=workers, uses_torch=False)
         return
@@ -146,7 +146,7 @@ def parts_of(source: StreamedFolder, *, workers: Workers, progress: Say) -> Iter
 
 
 def channel_counts(source: StreamedFolder) -> np.ndarray:
-    """int64 (C, 256): how often each value occurs in each channel; from the cache, or counted here and kept in it."""
+    """int64 (C, 256): how often each value occurs in each channel; from the cache, or counted now and cached."""
     spec, files = _spec_of(ChannelStatsSpec, source, part_size=_COUNTED_FILES), Files(source.folder, source.files)
     workers = local(source.workers, spec.parts())
     try:

@@ -4,9 +4,9 @@
     PATH/train/cat/1.png  PATH/test/cat/2.png            test/, or val/ where there is no test/: see `folder_layout`
     PATH/1.png  PATH/any/where/2.jpg                     read without labels only, as self-supervised methods do
 
-Folders within a class belong to it; what is passed over is told, except hidden files and what systems leave behind.
-The pixels are an artefact, named by the sha256 over sorted (relative path, content sha256) and by their shape. With
-labels and classes the same is the fingerprint of the source, whether its images are in memory or streamed.
+Folders within a class folder belong to that class; files that are passed over are reported, except hidden files and
+what systems leave behind. The pixels are an artefact, named by the sha256 over sorted (relative path, content sha256)
+and by their shape. A digest of these with labels and classes is the fingerprint of the source, loaded or streamed.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def load(
 ) -> Source:
     """The train or test images of a folder, in memory up to `memory_limit` bytes of pixels, else streamed.
 
-    `progress` hears what is passed over, which images are held out, and what is odd about the images returned. Without
-    labels, folders below are no classes, and images may lie anywhere.
+    `progress` is told what is passed over, which images are held out, and what is odd about the images returned. If not
+    `labelled`, folders are not read as classes, and images may lie anywhere below `path`.
     Raises `UserError` for a folder without class folders or whose layout can be read in two ways, classes that differ
     between train and test, an unreadable image (left out and counted with `skip_corrupt`), mixed sizes without
     `image_size`, and dark drawings on a transparent ground, which would be lost.
@@ -69,13 +69,13 @@ def load(
         source = _side(source, split, progress)
     _say_what_is_odd(source, chosen, progress)
     if source.nbytes > memory_limit:
-        progress(f"{source.nbytes / 2**30:.1f} GiB of pixels are above the limit; images are read as needed")
+        progress(f"{source.nbytes / 2**30:.1f} GiB of pixels are above the memory limit; images are read as needed")
         return source
     return in_memory(source, workers=workers, progress=progress)
 
 
 def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> LoadedFolder:
-    """The same images in memory, through the cache; raises `UserError` for a file that changed meanwhile."""
+    """The same images in memory, decoded through the cache; raises `UserError` for a file that changed meanwhile."""
     images = np.empty((len(source), *source.image_shape), dtype=np.uint8)
     start = 0
     for pixels in parts_of(source, workers=workers, progress=progress):
@@ -97,7 +97,7 @@ def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> Loa
 
 
 def _side(whole: StreamedFolder, split: str, say: Say) -> StreamedFolder:
-    """The split asked for; the source's origin says what is held out."""
+    """The images of `split`; the origin of the returned source says what is held out."""
     rest, held_out = split_indices(whole, _HELD_OUT, seed=0)
     share = "a fifth" if whole.labels is None else "a fifth of each class"
     split_line = f"{len(held_out):,} of {len(whole):,} images, {share}, are held out as the test split"
@@ -121,7 +121,7 @@ def _common_size(path: Path, headers: Iterable[Header]) -> tuple[int, int]:
         advised = Option("image_size", _usual_size(min(width, height)))
         raise UserError(
             f"folder:{path} has images of {len(sizes)} sizes, from {width} x {height} to {largest_width} x "
-            f"{largest_height} pixels; give one for all, such as {advised}"
+            f"{largest_height} pixels; give one size for all, such as {advised}"
         )
     return height, width
 

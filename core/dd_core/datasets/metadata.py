@@ -1,8 +1,8 @@
-"""Image files without their metadata, and the one thing in it that matters: how the picture is to be turned.
+"""Strip image files of their metadata, and read the one part of it that matters: the orientation of the picture.
 
-A decoder that parses metadata refuses good pixels for one odd tag. So what holds no pixels is taken out of a file
+A decoder that parses metadata refuses good pixels for one odd tag. So parts without pixels are taken out of a file
 before it is decoded (JPEG segments, PNG chunks, TIFF tags, AVIF's Exif item), and the orientation is read here: Exif
-tag 0x0112 (Exif 2.32, section 4.6.4), else XMP's `tiff:Orientation`. Damaged metadata means "not turned".
+tag 0x0112 (Exif 2.32, section 4.6.4), else XMP's `tiff:Orientation`. Damaged metadata counts as upright.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ORIENTATION = 0x0112
 _XMP_TAG = 700
 _INTEGERS = {1: "B", 3: "H", 4: "I"}  # TIFF types that may hold an orientation: BYTE, SHORT, LONG
 _XMP = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
-_TEXT_BYTES = 1 << 20  # of a compressed text: metadata must not be a decompression bomb
+_TEXT_BYTES = 1 << 20  # most bytes of an unpacked text: metadata must not be a decompression bomb
 # What a TIFF decoder needs: geometry, samples, compression, strips and tiles, colours.
 _PIXEL_TAGS = frozenset(
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339}
@@ -44,14 +44,14 @@ def bare(data: bytes) -> Bare:
 
 
 def _stated(exif: bytes, xmp: bytes = b"") -> int:
-    """The orientation that Exif states, else XMP."""
+    """The orientation that Exif states, else the one that XMP states, else upright."""
     orientation = _of_exif(exif)
     match = _XMP.search(xmp) if orientation is None else None
     return int(match[1]) if match else orientation or UPRIGHT
 
 
 def _of_exif(exif: bytes) -> int | None:
-    """From the first directory of an Exif block, which is a TIFF file; None where that says nothing."""
+    """The orientation in the first directory of an Exif block, which is a TIFF file; None where it has none."""
     exif = re.sub(rb"^(?:Exif\0\0){1,2}", b"", exif)
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     with suppress(struct.error):
@@ -83,7 +83,7 @@ def _jpeg(data: bytes) -> Bare:
         end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
         if marker == 0xFF:  # a filling byte
             end = at + 1
-        # JFIF (APP0) and Adobe (APP14) say what the colours are; other APPs and comments are about the picture
+        # JFIF (APP0) and Adobe (APP14) say what the colours are; other APPs and comments are metadata
         elif 0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE):
             texts.append(data[at + 4 : end])
         else:
@@ -117,22 +117,22 @@ def _png(data: bytes) -> Bare:
 
 
 def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """(keyword, text) of a text chunk; eXIf has no keyword, and goes by its own name."""
+    """(keyword, text) of a text chunk; the keyword of an eXIf chunk, which has none, is "eXIf"."""
     if kind == b"eXIf":
         return kind, body
     key, _, text = body.partition(b"\0")
     packed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
     if kind == b"zTXt":
-        text = text[1:]  # the method, of which there is one
+        text = text[1:]  # skip the compression method, of which there is only one
     elif kind == b"iTXt":
-        text = text[2:].split(b"\0", 2)[-1]  # behind flag, method, language\0 and translated keyword\0
+        text = text[2:].split(b"\0", 2)[-1]  # skip flag, method, language\0 and translated keyword\0
     with suppress(zlib.error):
         return key, zlib.decompressobj().decompress(text, _TEXT_BYTES) if packed else text
     return key, b""
 
 
 def _from_hex(profile: bytes) -> bytes:
-    """What ImageMagick writes: a name and a length on lines of their own, then hexadecimal digits."""
+    """The bytes of ImageMagick's raw profile: a name and a length on lines of their own, then hexadecimal digits."""
     with suppress(ValueError):
         return bytes.fromhex("".join(profile.decode("latin-1").split("\n")[3:]))
     return b""
@@ -170,7 +170,7 @@ def _tiff(data: bytes) -> Bare:
     xmp = [_XMP.search(_pointed(data, entry, order, layout)) for tag, entry in entries if tag == _XMP_TAG]
     orientation = stated[0] if stated else int(xmp[0][1]) if xmp and xmp[0] else UPRIGHT
     kept = [entry for tag, entry in entries if tag in _PIXEL_TAGS]
-    # a directory of those alone, behind the rest; whatever the entries point to stays where it is
+    # a new directory of the kept entries, at the end of the file; what they point to stays where it is
     at = len(data) + len(data) % 2
     start = layout.start + struct.calcsize(order + layout.offset)
     head = data[: layout.start] + struct.pack(order + layout.offset, at) + data[start:]
@@ -199,7 +199,7 @@ def _entries(data: bytes, order: str, layout: _Layout) -> Iterator[tuple[int, by
 
 
 def _avif(data: bytes) -> Bare:
-    """An Exif item of another type is one that no decoder looks at."""
+    """The file with its Exif item renamed to a type that decoders skip; the length of the file stays the same."""
     return Bare(re.sub(rb"(infe\x02.{7})Exif", rb"\1skip", data, flags=re.DOTALL), UPRIGHT)
 
 

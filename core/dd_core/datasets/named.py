@@ -49,9 +49,9 @@ def load(
     """The "train" or "test" images of a data set: uint8 (N, C, H, W), `image_size` pixels square where that is given.
 
     Without `labelled`, images come without labels and classes, those of a folder from anywhere below it.
-    `memory_limit` is in bytes of pixels, and a folder above it streams. Downloads go to `root`, else to
-    `$DD_APPS_DATA`, else to the cache. Raises `UserError` for an unknown name, a data set that is neither
-    there nor to be had, and whatever is wrong with a folder.
+    `memory_limit` is in bytes of pixels; a larger folder is streamed. Downloads go to `root`, else to
+    `$DD_APPS_DATA`, else to the cache. Raises `UserError` for an unknown name, for a data set that is missing and
+    cannot be downloaded, and for whatever is wrong with a folder.
     """
     if split not in ("train", "test"):
         raise unknown_name("split", split, ("train", "test"))
@@ -88,7 +88,7 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def check_name(name: str) -> None:
-    """Raise `UserError` for what is no name of a data set; whether it is there is not looked at."""
+    """Raise `UserError` for an unknown name of a data set; whether its files exist is not checked."""
     if name.startswith("folder:") or (name in DATASETS and name != "folder:PATH"):
         return
     if os.path.isdir(name):  # unlike Path.is_dir it takes a name of any length
@@ -116,9 +116,9 @@ def _silent(_: str) -> None:
 
 
 def once(say: Callable[[str], None], told: set[str] | None = None) -> Callable[[str], None]:
-    """`say` without repetition: of a folder most lines are the same for both splits, and are told for the first.
+    """`say` without repetition: the two splits of a folder give mostly the same lines, which are told once.
 
-    `told` are the lines that were said before; new ones are added.
+    `told` holds the lines that were said before; new lines are added to it.
     """
     told = set[str]() if told is None else told
 

@@ -1,7 +1,7 @@
 """`as_source`: what a program has at hand (arrays, a torch `Dataset`) as the real images that the engine computes with.
 
-Pixels become uint8 and stay in memory. What could be read in two ways is refused, in one line that says which way out
-there is; `LabelledImages` takes uint8 tensors as they are, and nothing is guessed there.
+Pixels become uint8 and stay in memory. Data that could be read in two ways is refused, in one line that says what to
+do; `LabelledImages` takes uint8 tensors as they are, without guessing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ACCEPTED = (
 Images = Any  # whatever `as_source` takes
 _OF_ITEMS = f"{ADVICE}; leave Normalize out of the transform, and convert images of other modes by image.convert('RGB')"
 _MEMORY = 4 * 2**30
-_READ_TWICE, _READ_AGAIN = 8, 32  # items of a Dataset: before all are read, and after that where nothing was drawn
+_READ_TWICE, _READ_AGAIN = 8, 32  # items read again: before all are read; afterwards, if nothing was drawn
 
 
 @surroundings.own()
@@ -65,8 +65,8 @@ def as_source(
 def given(data: Images, *, what: str, like: Sequence[str] = (), part: bool = False) -> Source:
     """The argument `what` of a function as a source, see `as_source`; `like` names the classes where `data` does not.
 
-    Labels may then leave out some of these classes, as those of test images do; of a `part` of the images, such as an
-    experience of a stream, they may leave out any.
+    With `like`, classes may be without images, as those of test images may. With `part` (`data` is one experience of a
+    stream, say) classes may be without images even where nothing names the classes; labels that are words are refused.
     """
     if isinstance(data, Source):
         return data
@@ -89,7 +89,7 @@ def _read(
         return _of_arrays(*data, what=what, classes=known, part=part, name=name)
     if isinstance(data, (np.ndarray, Tensor)):
         if names is not None:
-            raise UserError(f"{what} has images alone, and {len(names)} classes; give {what} a pair (images, labels)")
+            raise UserError(f"{what} has images without labels, and {len(names)} classes; give a pair (images, labels)")
         return LabelledImages(torch.from_numpy(to_levels(_array(data, what), of=what)), None, (), name or "array")
     if not _is_dataset(data):
         raise UserError(f"{what} is {_kind(data)}; give {ACCEPTED}{_advice(data)}")
@@ -115,9 +115,9 @@ def _advice(data: Any) -> str:
     if isinstance(data, str):
         return f"; a data set by its name or folder is load_data({data[:40]!r})"
     if isinstance(data, DataLoader):
-        return "; a DataLoader has one, its attribute `dataset`"
+        return "; give the DataLoader's attribute `dataset`"
     if isinstance(data, IterableDataset):
-        return "; items are read by index, and an IterableDataset has none"
+        return "; items are read by index, which an IterableDataset does not allow"
     return ""
 
 
@@ -147,7 +147,7 @@ def _of_arrays(
 def _array(values: Any, what: str) -> np.ndarray:
     if isinstance(values, Tensor):
         if values.device.type != "cpu":
-            raise UserError(f"{what} is on the device '{values.device}', and is to be on the CPU; give tensor.cpu()")
+            raise UserError(f"{what} is on the device '{values.device}', not on the CPU; give tensor.cpu()")
         values = values.detach()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return np.asarray(values)
@@ -160,22 +160,22 @@ def _labels(
     of = f"the labels of {what}"
     values = _array(labels, of)
     if values.ndim != 1:
-        raise UserError(f"{of} have shape {values.shape}, and are to be ({count},), one for each image{_flat(values)}")
+        raise UserError(f"{of} have shape {values.shape}, not ({count},), one for each image{_flat(values)}")
     if len(values) != count:
         raise UserError(f"{what} has {count} images and {len(values)} labels; give one label for each image")
     if values.dtype.kind in "US" and part:
-        raise UserError(f"{of} are words, which nobody numbers across experiences; give integers")
+        raise UserError(f"{of} are words, which cannot be numbered alike in all experiences; give integers")
     if values.dtype.kind in "US":
         return _of_words(values.astype(str), of=of, classes=classes)
     if values.dtype.kind not in "iu":
         hint = "; give labels.astype(int)" if values.dtype.kind == "f" else ""
-        raise UserError(f"{of} are {values.dtype}, and are to be integers from 0, or words{hint}")
+        raise UserError(f"{of} are {values.dtype}, not integers from 0, or words{hint}")
     if count == 0:
         raise UserError(f"{what} has no images")
     low, high = int(values.min()), int(values.max())
     if low < 0 or (classes and high >= len(classes)):
         known = f" to {len(classes) - 1}, for {len(classes)} classes" if classes else ""
-        raise UserError(f"{of} run from {low} to {high}, and are to run from 0{known}")
+        raise UserError(f"{of} run from {low} to {high}; they must run from 0{known}")
     if not (classes or part) and len(present := np.unique(values)) <= high:
         missing = next(label for label in range(high + 1) if label not in present)
         raise UserError(
@@ -196,7 +196,7 @@ def _of_words(words: np.ndarray, *, of: str, classes: tuple[str, ...]) -> tuple[
     places = {name: index for index, name in enumerate(classes)}
     unknown = sorted(set(words.tolist()) - places.keys())
     if unknown:
-        raise UserError(f"{of} have the word '{unknown[0]}', which is none of the classes {', '.join(classes[:8])}")
+        raise UserError(f"{of} have the word '{unknown[0]}', which is not among the classes {', '.join(classes[:8])}")
     return np.array([places[word] for word in words.tolist()], dtype=np.int64), classes
 
 
@@ -229,7 +229,7 @@ def _of_dataset(
 
 
 def _items(data: Any, of: str, memory_limit: int) -> tuple[Tensor, list[int | str]]:
-    """uint8 (N, C, H, W) images, and labels, of a `Dataset` that is the same at every reading."""
+    """uint8 (N, C, H, W) images, and labels, of a `Dataset` whose items are the same at every reading."""
     count = len(data)
     if count == 0:
         raise UserError(f"{of} has no items")
@@ -260,7 +260,7 @@ def _items(data: Any, of: str, memory_limit: int) -> tuple[Tensor, list[int | st
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most so many indices, from the first item to the last."""
+    """At most `most` indices, evenly spread from the first of `count` items to the last."""
     return sorted({*np.linspace(0, count - 1, most).astype(int).tolist()})
 
 
@@ -268,8 +268,8 @@ def _require_same(data: Any, index: int, known: tuple[Tensor, int | str], of: st
     image, label = _item(data, index, of)
     if image.shape != known[0].shape or not torch.equal(image, known[0]) or label != known[1]:
         raise UserError(
-            f"{of} gives another item {index} when it is read again, so its transform is random; take the random part "
-            "out: images are augmented by the recipe, while networks learn"
+            f"{of} gives another item {index} when it is read again, so its transform is random; leave the random part "
+            "out: the recipe augments images while networks learn"
         )
 
 

@@ -1,8 +1,8 @@
-"""Raw images as people hold them, to uint8 (C, H, W) and back into the very same form.
+"""Raw images (PIL, array, tensor) to uint8 (C, H, W) and back into the same form.
 
-A replayed image must go through the transforms of the experience's own images exactly once. So what is
-stored is what lies *before* those transforms, and it comes back as what they expect: a PIL image, an array or
-a tensor. Whole arrays of images go one way only: `to_levels`.
+A replayed image must go through the transforms of the experience's own images exactly once. So the image is stored as
+it is *before* those transforms, and comes back in the form that they expect: a PIL image, an array or a tensor. Whole
+arrays of images are converted one way only, by `to_levels`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def to_uint8(image: Any, *, of: str = "images", advice: str = ADVICE) -> tuple[U
 
 
 def from_uint8(image: UInt8[Tensor, "C H W"], form: Form) -> Any:
-    """The inverse of `to_uint8`; exact for whatever held 256 values."""
+    """The inverse of `to_uint8`; exact for uint8, and for floats that are multiples of 1 / 255."""
     if form.kind == "tensor":
         shaped = image[0] if form.plain else image
         return shaped.clone() if form.dtype == torch.uint8 else shaped.to(form.dtype) / 255
@@ -70,7 +70,7 @@ def _from_array(array: np.ndarray, form: Form, of: str, advice: str) -> tuple[Te
         raise UserError(f"{of} are {array.dtype} {array.shape} arrays; {advice}")
     if not form.plain and array.shape[0] in _CHANNELS and array.shape[2] > max(_CHANNELS):
         raise UserError(
-            f"{of} are arrays of shape {array.shape}, which looks like C x H x W, and arrays are read as H x W x C; "
+            f"{of} are arrays of shape {array.shape}, which looks like C x H x W, but arrays are read as H x W x C; "
             "give image.transpose(1, 2, 0), or torch tensors, which are read as C x H x W"
         )
     image = torch.from_numpy(np.array(array))
@@ -82,7 +82,7 @@ def _from_tensor(image: Tensor, of: str, advice: str) -> tuple[Tensor, Form]:
         raise UserError(f"{of} are {image.dtype} {tuple(image.shape)} tensors; {advice}")
     if image.ndim == 3 and image.shape[2] in _CHANNELS and image.shape[0] > max(_CHANNELS):
         raise UserError(
-            f"{of} are tensors of shape {tuple(image.shape)}, which looks like H x W x C, and tensors are read as "
+            f"{of} are tensors of shape {tuple(image.shape)}, which looks like H x W x C, but tensors are read as "
             "C x H x W; give image.permute(2, 0, 1)"
         )
     form = Form("tensor", dtype=image.dtype, plain=image.ndim == 2)
@@ -98,11 +98,11 @@ def _from_tensor(image: Tensor, of: str, advice: str) -> tuple[Tensor, Form]:
 
 
 def to_levels(images: np.ndarray, *, of: str) -> UInt8[np.ndarray, "N C H W"]:
-    """Images as numbers of any kind, (N, C, H, W) or (N, H, W), as the 256 levels that the engine computes with.
+    """An array of images, (N, C, H, W) or (N, H, W), as the 256 levels that the engine computes with.
 
-    uint8 is taken as it is, floats in [0, 1] times 255, rounded, and whole numbers from 0 to exactly 255 as levels.
-    Raises `UserError` for all that could mean something else: other ranges, normalised images, channels that come last,
-    flat rows, and images that would be all but black.
+    uint8 is taken as it is, floats in [0, 1] are multiplied by 255 and rounded, and whole numbers from 0 to exactly 255
+    are levels. Raises `UserError` for what could mean something else: other ranges, normalised images, channels that
+    come last, flat rows, and images that would be all but black.
     """
     shaped = _with_channels(images, of)
     levels = np.ascontiguousarray(shaped) if shaped.dtype == np.uint8 else _scaled(shaped, of)
@@ -168,7 +168,7 @@ def _scaled(images: np.ndarray, of: str) -> np.ndarray:
 
 def _range_advice(low: Any, high: Any) -> str:
     if not np.isfinite([low, high]).all():
-        return "replace what is not finite"
+        return "replace the values that are not finite"
     if low < 0:
         return f"that looks normalised by a mean and a std; {ADVICE}, as images * std + mean are"
     return f"{ADVICE}: images / {high:.4g} where {high:.4g} is white, images.astype('uint8') where 255 is"

@@ -1,7 +1,7 @@
-"""The two sources that a folder can be: its images decoded when they are asked for, or all in memory.
+"""The two kinds of source for a folder of images: decoded when they are asked for, or all in memory.
 
-Both use `decoding`, and not torchvision's transforms, and both have the fingerprint of the files: whichever side
-of the memory limit a folder lies on, it is the same data, bit for bit and by name.
+Both use `decoding`, and not torchvision's transforms, and both have the fingerprint of the files: a folder gives the
+same pixels and the same fingerprint, whether it is above the memory limit or below.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True, eq=False)
 class LoadedFolder(LabelledImages):
-    """A folder in memory. Its subsets have the fingerprint of their pixels.
+    """A folder's images in memory. A subset of them has the fingerprint of the subset's pixels.
 
-    content: the fingerprint of its files; unlabelled: that of the same files without their labels.
+    content: the fingerprint of the folder's files; unlabelled: the fingerprint of the files without their labels.
     """
 
     content: str = field(kw_only=True)
     unlabelled: str = field(kw_only=True)
 
     def fingerprint(self) -> str:
-        """As of the same `StreamedFolder`."""
+        """The fingerprint of the `StreamedFolder` of the same files."""
         return self.content
 
     def without_labels(self) -> LoadedFolder:
@@ -53,8 +53,8 @@ class LoadedFolder(LabelledImages):
 class StreamedFolder:
     """Image files of one shape (C, H, W) below `folder`; labels: int64 (N,) or None. `origin`: see `images.called`.
 
-    native_sizes: (N, 2), height and width of each file's image as it is seen. workers: who decodes the files where all
-    of them are decoded for an artefact, and, but for one, where a network trains on them.
+    native_sizes: (N, 2), height and width of each file's upright image. workers: the processes that decode all files
+    for an artefact; while a network trains on the images, all but one of them decode.
     """
 
     folder: Path
@@ -76,13 +76,13 @@ class StreamedFolder:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all the pixels, were they in memory."""
+        """Bytes that all the pixels would take in memory, as uint8 at `image_shape`."""
         channels, height, width = self.image_shape
         return len(self) * channels * height * width
 
     @property
     def decoders(self) -> int:
-        """All local workers but the one that uses the images."""
+        """The number of processes that decode for a training network: local workers but one, 0 on a cluster."""
         return self.workers.count - 1 if self.workers.engine == "processes" else 0
 
     def fingerprint(self) -> str:
@@ -105,7 +105,7 @@ class StreamedFolder:
 
     @surroundings.own()
     def channel_counts(self) -> Int64[Tensor, "C 256"]:
-        """How often each value occurs in each channel: an artefact, which is made once for the same files.
+        """How often each value occurs in each channel; an artefact in the cache keeps the counts for the same files.
 
         Raises `UserError` for a file that changed meanwhile.
         """
@@ -124,7 +124,7 @@ class StreamedFolder:
 
     @surroundings.own()
     def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:
-        """(height, width) of the images `rows` as their files have them; nothing is read."""
+        """(height, width) of the upright images `rows` at their files' own sizes; no file is read."""
         return self.native_sizes[rows]
 
     @surroundings.own()
@@ -136,7 +136,7 @@ class StreamedFolder:
         flips: Bool[Tensor, " n"],
         size: tuple[int, int],
     ) -> UInt8[Tensor, "n C H W"]:
-        """What each box shows of the image of its row at the file's own size: see `images.resized_crop`.
+        """Each row's image at its file's own size, cropped to its box, resized and flipped: see `images.resized_crop`.
 
         Raises `UserError` for a box that is not within its image, and for a file that changed meanwhile.
         """

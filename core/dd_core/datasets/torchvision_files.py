@@ -1,8 +1,8 @@
-"""torchvision's data sets: their archives, and getting them where they are missing.
+"""torchvision's data sets: their archives, and downloading those that are missing.
 
-What torchvision does not find it downloads, or the user is told which file to put where. Its own layout below
-the root is kept, so that files of another project can be used. It downloads into a folder beside it, from
-where whole files are moved: a kill leaves nothing that looks complete.
+Missing files are downloaded by torchvision, or the user is told which file to put where. torchvision's own layout below
+the root is kept, so that files of another project can be used. A download goes into a staging folder, from which whole
+files are moved: a kill leaves no partial file that looks complete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dd_core.datasets.unpacked import Unpacked, of_batches, of_idx
 from dd_core.errors import UserError
 
 DIGITS = tuple("0123456789")
-_SILENT_SECONDS = 30.0  # without a byte from the server before a download has failed
+_SILENT_SECONDS = 30.0  # without a byte from the server, until a download counts as failed
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """
@@ -42,10 +42,10 @@ _STL10 = "airplane bird car cat deer dog horse monkey ship truck"
 
 @dataclass(frozen=True)
 class Home:
-    """How torchvision calls a data set, and the archives (path below the root, md5) that its `split` needs.
+    """What torchvision calls a data set, and the archives (path below the root, md5) that each split of it needs.
 
-    `unpacked` are the files that it reads of those, none where it reads the archives themselves. `classes` are names
-    that torchvision does not give, `in_its_files` those that it reads with the images.
+    unpacked: the files from these archives that torchvision reads; None where it reads the archives themselves.
+    classes: class names where torchvision gives none; in_its_files: names that torchvision reads with the images.
     """
 
     kind: str
@@ -93,9 +93,9 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def opened(name: str, split: str, root: Path) -> Any:
-    """torchvision's data set from the files below `root`, downloaded first where they are missing.
+    """torchvision's data set from the files below `root`, downloaded first where they are missing or damaged.
 
-    Raises `UserError` for one that is neither there nor to be had.
+    Raises `UserError` for a data set that is neither there nor can be downloaded.
     """
     return _open_if_there(name, split, root) or _fetch(name, split, root)
 
@@ -109,7 +109,7 @@ def _open(name: str, split: str, root: Path, *, download: bool = False) -> Any:
 
 
 def _fetch(name: str, split: str, root: Path) -> Any:
-    """Download under a lock, so that two processes do it once and a killed one's leftovers can go."""
+    """Download under a lock: two processes download once, and what a killed process left is removed."""
     with store.disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / f".{name}.lock").acquire()
@@ -159,9 +159,9 @@ def _is_whole(archive: Path, md5: str) -> bool:
 
 
 def _borrow_archives(name: str, split: str, root: Path, staging: Path) -> None:
-    """Whole archives that the user put there are used from where they lie."""
+    """Link undamaged archives that lie below `root` into `staging`, so that they are not downloaded again."""
     for archive, md5 in _archives(name, split):
-        # a damaged one would be overwritten through the link, and half of the new one left by a kill
+        # a damaged archive would be overwritten through the link, and a kill could leave half of the new one
         if _is_whole(root / archive, md5):
             (staging / archive).parent.mkdir(parents=True, exist_ok=True)
             (staging / archive).symlink_to((root / archive).absolute())
@@ -177,7 +177,7 @@ def _move_files(staging: Path, root: Path) -> None:
 
 @contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """A limit for silent connections; torchvision sets none and would wait for minutes."""
+    """Within the block, connections fail after `seconds` of silence; torchvision alone would wait for minutes."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -187,7 +187,7 @@ def _patience(seconds: float) -> Iterator[None]:
 
 
 def _raise_if_full(error: BaseException | None) -> None:
-    """Raise the OSError of a full disk that led to `error`, if one did: torchvision tries on and fails otherwise."""
+    """Raise the OSError of a full disk that led to `error`, if one did: torchvision goes on and hides it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in store.DISK_FULL:
             raise error
@@ -195,7 +195,7 @@ def _raise_if_full(error: BaseException | None) -> None:
 
 
 def _advice(name: str, split: str, root: Path, reason: Exception) -> str:
-    """Which archives to put where or, where all of them are there and whole, to remove."""
+    """What the user should do: which archives to put where, or to remove where all are there and undamaged."""
     missing: list[str] = []
     damaged: list[str] = []
     for archive, md5 in _archives(name, split):
@@ -215,7 +215,7 @@ def _advice(name: str, split: str, root: Path, reason: Exception) -> str:
 
 
 def _line(error: Exception) -> str:
-    """The last non-empty line of a message: torchvision lists every mirror that it tried, and then why."""
+    """The last non-empty line of a message: torchvision lists every mirror that it tried, and then the reason."""
     with suppress(IndexError):
         return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
     return type(error).__name__

@@ -1,7 +1,7 @@
-"""Files that were unpacked from torchvision's archives: what is wrong with one, in words.
+"""Detect damage in files that were unpacked from torchvision's archives.
 
-torchvision checks those of CIFAR and STL-10 by their checksums, and of MNIST and its kin only that they are there: one
-with flipped bits would be learned from.
+torchvision checks the files of CIFAR and STL-10 by their checksums, but of MNIST and its kin only that the files exist:
+networks would learn from a file with flipped bits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-# md5 of the unpacked files, for who has no archives
+# md5 of the unpacked files, for folders without the archives
 _MNIST = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -27,12 +27,12 @@ _FASHION = {
     "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
 PUBLISHED = {"MNIST": _MNIST, "FashionMNIST": _FASHION}
-_BYTES = 8  # IDX's number for values of one byte
+_BYTES = 8  # IDX's code for unsigned bytes
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """A file below the root, its md5 where that is known, and of an IDX file the .gz archive with that one's md5."""
+    """A file below the root, its md5 or None if unknown, and for an IDX file its .gz archive: (path, md5)."""
 
     path: str
     md5: str | None
@@ -52,12 +52,12 @@ class Unpacked:
         return _idx_damage(data, dimensions=3 if "idx3" in path.name else 1) or self._changes(data, root)
 
     def _changes(self, data: bytes, root: Path) -> str | None:
-        """Whether an IDX file has other bytes than its archive or, without that, than were published."""
+        """How an IDX file differs from its archive or, without the archive, from the published one; None: not at all."""
         assert self.archive is not None
         name, md5 = self.archive
         archive = root / name
         if archive.is_file() and _md5(packed := archive.read_bytes()) == md5:
-            checksum = int.from_bytes(packed[-8:-4], "little")  # gzip's trailer: the CRC-32 of what is packed
+            checksum = int.from_bytes(packed[-8:-4], "little")  # gzip's trailer: the CRC-32 of the unpacked bytes
             return None if zlib.crc32(data) == checksum else f"its bytes are not those of {archive.name}"
         return None if self.md5 in (None, _md5(data)) else "wrong checksum"
 
@@ -78,7 +78,7 @@ def of_batches(kind: Any, split: str) -> list[Unpacked]:
 
 
 def _idx_damage(data: bytes, *, dimensions: int) -> str | None:
-    """What is wrong with the form of an IDX file: 0, 0, 8, the number of dimensions, each in four bytes, the values."""
+    """What is wrong with an IDX file: bytes 0, 0, 8, number of dimensions; each dimension in 4 bytes; the values."""
     start = 4 * (1 + dimensions)
     if len(data) >= 4 and data[:4] != bytes([0, 0, _BYTES, dimensions]):
         return f"no IDX file of bytes in {dimensions} dimensions"

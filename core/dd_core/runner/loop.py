@@ -286,7 +286,5 @@ def memory_guard(when: str) -> Iterator[None]:
         yield
     except Exception as error:
         if devices.is_out_of_memory(error):
-            raise OutOfResources(
-                f"out of memory {when}; use fewer images at once, or a narrower network"
-            ) from error
+            raise OutOfResources(f"out of memory {when}; use fewer images at once, or a narrower network") from error
         raise

@@ -211,7 +211,7 @@ def test_that_a_fifth_is_held_out_is_said(root: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("train", "Training"), "has 2 folders for training: 'Training', 'train'; rename all but one"),
+        (("train", "Training"), "has 2 folders for training: 'Training', 'train'; rename or move all but one"),
         (("train", "test", "testing"), "has 2 folders for testing: 'test', 'testing'"),
         (("train", "val", "valid"), "has 2 folders for validation: 'val', 'valid'"),
         (("test", "val"), "'test', 'val' with class folders inside, but no training folder"),

@@ -134,7 +134,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "code in a newer pickle": (
         ".pth",
         lambda: with_pickle(lambda _: pickle.dumps(_Code(), protocol=4), ROW),
-        "its pickle names 'what it makes up'",
+        "its pickle names 'a computed name'",
     ),
     "a whole network": (
         ".pth",

@@ -52,7 +52,7 @@ class Unpacked:
         return _idx_damage(data, dimensions=3 if "idx3" in path.name else 1) or self._changes(data, root)
 
     def _changes(self, data: bytes, root: Path) -> str | None:
-        """How an IDX file differs from its archive or, without the archive, from the published one; None: not at all."""
+        """How an IDX file differs from its archive or, without the archive, from the published one; None: equal."""
         assert self.archive is not None
         name, md5 = self.archive
         archive = root / name

@@ -1,4 +1,4 @@
-"""Sets as other projects store them, and theirs as sets. What only names the formats loads no torch."""
+"""Distilled sets to other projects' files and back. Naming the formats loads no torch."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class _Challenge(NamedTuple):
     classes: int
     side: int
     statistics: Statistics
-    networks: tuple[str, ...]  # the evaluator's, as it may be spelled
+    networks: tuple[str, ...]  # the ways to spell the evaluator's network
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,9 +47,9 @@ _CHALLENGES = (
 
 @surroundings.own()
 def export_challenge(ds: DistilledSet, folder: Path) -> Export:
-    """`cifar100.pt` or `tinyimagenet.pt`, whichever the set is: its images, normalised, class after class.
+    """`cifar100.pt` or `tinyimagenet.pt`, by the shape of the set: its images, normalised, class after class.
 
-    Raises `UserError` for a set of another size, and for one with learned targets, which cannot be delivered.
+    Raises `UserError` for a set of another size, and for learned targets, which a submission cannot hold.
     """
     ds, small = as_seen(ds)
     labels = labels_of(ds, "challenge")
@@ -81,7 +81,7 @@ def export_challenge(ds: DistilledSet, folder: Path) -> Export:
 def import_challenge(path: Path, *, classes: Sequence[str], recipe: Mapping[str, Any] | None = None) -> DistilledSet:
     """A submission: `cifar100.pt`, `tinyimagenet.pt`, or a folder with one of them; its shape says which it is.
 
-    The recipe is the evaluator's, with the values of `recipe` in place of its own. Raises `UserError` for another file.
+    The recipe is the evaluator's, with the values of `recipe` in place of its own. Raises `UserError` for other files.
     """
     if os.path.isdir(path):
         there = [path / data.file for data in _CHALLENGES if (path / data.file).exists()]

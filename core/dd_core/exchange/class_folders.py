@@ -2,7 +2,7 @@
 
     new000/class000_id000.jpg  new000/class000_id001.jpg  new001/class001_id000.jpg
 
-CDA, RDED and their successors read the same: class folders in order, of images of one size.
+CDA, RDED and their successors read the same layout: sorted class folders with images of one size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dd_core.recipe import Recipe
 from dd_core.system import surroundings
 
 QUALITY = 95  # of JPEG, without chroma subsampling
-FILE_BYTES = 64 << 20  # of an image
+FILE_BYTES = 64 << 20  # of the largest image file that is read
 
 
 @surroundings.own()
@@ -44,7 +44,7 @@ def export_sre2l(ds: DistilledSet, folder: Path) -> Export:
     }
     lost = [
         f"what JPEG of quality {QUALITY} rounds away",
-        "the names of the classes, of which folders have the numbers",
+        "the names of the classes: the folders have their numbers",
     ]
     lost.append("the recipe, and the mean and std of its inputs")
     if ds.targets is not None:

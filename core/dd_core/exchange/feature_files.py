@@ -1,4 +1,4 @@
-"""KRR-ST (Lee et al. 2024) as its scripts have it: images and target features, a tensor in a file each."""
+"""The files of KRR-ST's scripts (Lee et al. 2024): images and target features, one tensor a file."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ INPUTS, FEATURES = "x_syn.pt", "y_syn.pt"
 
 @surroundings.own()
 def export_krr_st(ds: DistilledSet, folder: Path) -> Export:
-    """`x_syn.pt` (what a backbone is fed) and `y_syn.pt` (the features that it learns); both float32.
+    """`x_syn.pt` (the inputs of a backbone) and `y_syn.pt` (the features that it learns of them); both float32.
 
-    Beside them `normalisation.json` says what the pixels are. Raises `UserError` for a set without features.
+    `normalisation.json` beside them says how the inputs are normalised. Raises `UserError` for a set without features.
     """
     ds, small = as_seen(ds)
     if ds.targets is None or ds.manifest.targets != "features":
@@ -42,7 +42,7 @@ def export_krr_st(ds: DistilledSet, folder: Path) -> Export:
     }
     lost = [] if ds.labels is None else [f"the labels of {len(ds)} images"]
     lost += ["the whitening: the images are whitened, and the matrix is in none of these files"] if whitened else []
-    lost.append("the recipe: such a script pre-trains in its own way")
+    lost.append("the recipe: KRR-ST's scripts pre-train in their own way")
     return Export(folder, files, (*small, *lost, *losses_of_all(ds)))
 
 
@@ -50,10 +50,10 @@ def export_krr_st(ds: DistilledSet, folder: Path) -> Export:
 def import_krr_st(
     folder: Path, *, pixels: Pixels | None = None, source: str = "", recipe: Mapping[str, Any] | None = None
 ) -> DistilledSet:
-    """The set in a folder with `x_syn.pt` and `y_syn.pt`; `pixels`, or else the sidecar, say what real images become.
+    """The set in a folder with `x_syn.pt` and `y_syn.pt`; `pixels`, or else `normalisation.json`, give mean and std.
 
-    The recipe is the paper's, with the values of `recipe` in place of its own. Raises `UserError` for what is not said,
-    and for files that are not what they should be.
+    The recipe is the paper's, with the values of `recipe` in place of its own. Raises `UserError` where neither gives
+    mean and std, and for files that do not hold float32 tensors (N, C, H, W) and (N, D).
     """
     if not os.path.isdir(folder):  # unlike Path.is_dir it takes a name of any length
         raise UserError(f"{folder}: not a folder with {INPUTS} and {FEATURES}")
@@ -77,7 +77,7 @@ def import_krr_st(
 def _pixels_beside(folder: Path) -> Pixels:
     if not (folder / SIDECAR).exists():
         raise UserError(
-            f"{folder}: does not say how real images are normalised beside its own; give {Option('mean')} and "
+            f"{folder}: does not say how real images are normalised, without {SIDECAR}; give {Option('mean')} and "
             f"{Option('std')}, or {Option('like', 'NAME')}"
         )
     sidecar = read_sidecar(folder / SIDECAR)

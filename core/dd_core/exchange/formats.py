@@ -1,4 +1,4 @@
-"""Distilled sets for other people's code, and sets from it: their files, and what these cannot say.
+"""What the formats of other projects have in common: files of an export, what they lose, and reading files.
 
     challenge   the ECCV-2024 Dataset Distillation Challenge: one tensor, ten rows a class, normalised
     mtt, datm   MTT (Cazenavette et al. 2022) and its family: images, labels or logits, learned rate; a tensor each
@@ -6,8 +6,8 @@
     png         images in class folders, for anything; `folder:PATH` reads them
     sre2l       JPEG files in folders of numbered classes, as SRe2L's scripts write and read them
 
-An export names what its format has no place for. An import asks for what the files do not say: the names of the
-classes, and what the pixels were normalised with. Without that, a network trained on them is right by chance only.
+An export lists what its format cannot hold. An import asks for what the files do not say: the names of the classes, and
+mean and std of the normalisation. With a wrong mean and std, a network trained on the set is right by chance only.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ IMPORTS = ("mtt", "datm", "challenge", "sre2l", "krr-st")  # the formats that se
 
 @dataclass(frozen=True)
 class Export:
-    """The bytes of each file below a folder, and in words what those files do not say.
+    """The bytes of each file below a folder. lost: what those files cannot hold, in words.
 
-    `alone`: another file in that folder would be taken for one of the set's.
+    alone: no other file may be in the folder, since it would be read as one of the set's.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ class Export:
     def write(self, *, fresh: bool = False) -> None:
         """Write every file atomically, as `write_files` does.
 
-        Raises `UserError` for a `folder` that is a file, or holds others and must not.
+        Raises `UserError` for a `folder` that is a file or, if `alone`, holds other files.
         """
         with store.disk_errors(self.folder):
             if self.folder.exists() and not self.folder.is_dir():
@@ -86,14 +86,14 @@ class Export:
             with store.disk_errors(self.folder):
                 other = next((path for path in entries if path not in paths), None)
             if other is not None:
-                raise UserError(f"{other}: is none of this set's files, and would seem to be; use another {OUT}")
+                raise UserError(f"{other}: is no file of this set, but would be read as one; use another {OUT}")
         write_files(paths, fresh=fresh)
 
 
 def write_files(files: Mapping[Path, bytes], *, fresh: bool = False) -> None:
-    """Write each file atomically; one that holds these bytes is left alone, another is replaced only if `fresh`.
+    """Write each file atomically; a file with the same bytes is left alone, a different one is replaced if `fresh`.
 
-    Raises `UserError` for such a one before anything is written.
+    Without `fresh`, raises `UserError` for a different file before anything is written.
     """
     there = {path for path, data in files.items() if _holds(path, data)}
     for path in files:
@@ -117,7 +117,7 @@ def labels_of(ds: DistilledSet, form: str) -> np.ndarray:
 
 
 def as_seen(ds: DistilledSet) -> tuple[DistilledSet, list[str]]:
-    """The set of the images that networks see, which other projects know alone, and what it loses, in words."""
+    """The set decoded to the images that networks see, as no other format has formations, and what that loses."""
     if (factor := ds.manifest.formation) == 1:
         return ds, []
     stored, seen = f"{len(ds)} images with formation {factor} are stored", f"the {ds.decoded_count} that networks see"
@@ -127,7 +127,7 @@ def as_seen(ds: DistilledSet) -> tuple[DistilledSet, list[str]]:
 def losses_of(
     ds: DistilledSet, form: str, trainer: str, *, rate: float = 0.01, networks: Sequence[str] = ("convnet",)
 ) -> list[str]:
-    """What `trainer`, who trains as the format's scripts do, does not learn of a set, in words."""
+    """What `trainer` loses of a set, in words, when it trains as the format's scripts do, at learning rate `rate`."""
     ours = ds.manifest.recipe
     theirs = recipe_of_format(form).model_copy(update={"learning_rate": rate})
     if ours.network in networks:
@@ -139,7 +139,7 @@ def losses_of(
 
 
 def losses_of_all(ds: DistilledSet) -> list[str]:
-    """What no format has a place for, in words."""
+    """What every format loses, in words: the classes of an attack, and the provenance."""
     made, attack = ds.manifest.provenance, ds.manifest.attack
     lost = [] if attack is None else [f"that '{attack[0]}' is to be taken for '{attack[1]}'"]
     return lost if made is None else [*lost, f"where it came from: {made.source}, {made.method}, seed {made.seed}"]
@@ -158,15 +158,15 @@ def require_file(path: Path, limit: int) -> None:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """A whole file of somebody else's, of at most `limit` bytes; raises `UserError`."""
+    """The bytes of a whole file; raises `UserError` where they are more than `limit`, or the file is no regular one."""
     require_file(path, limit)
     with store.disk_errors(path), open(path, "rb") as file:
-        # no more than it has: a reader makes room for all that is asked of it
+        # no more than the file has: `read` allocates memory for all that it is asked for
         return file.read(min(limit, os.fstat(file.fileno()).st_size))
 
 
 def recipe_of_format(form: str, *, source: str = "") -> Recipe:
-    """How the scripts of a format train, each by the protocol that is named after it."""
+    """The recipe by which the scripts of a format train: that of the evaluation protocol for the format."""
     protocol = {"datm": "datm-soft", "challenge": "challenge-2024"}.get(form, "mtt-1000")
     return protocols.load(protocol).recipe(Recipe(), source_name=source)
 

@@ -1,4 +1,4 @@
-"""MTT (Cazenavette et al. 2022) and its family: images, labels or logits, a learned rate; a tensor in a file each."""
+"""The files of MTT (Cazenavette et al. 2022) and its family: images, labels or logits, learning rate; a tensor each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIDECAR = "normalisation.json"  # ours, beside those of the MTT family
 
 
 class Sidecar(Config):
-    """What `normalisation.json` says."""
+    """The content of `normalisation.json`: what the stored pixels are, mean and std of each channel, class names."""
 
     space: Literal["raw", "normalised", "whitened"]
     mean: tuple[float, ...]
@@ -54,7 +54,7 @@ class MttFiles:
 
     @staticmethod
     def of(folder: Path) -> MttFiles:
-        """Those that a run leaves as its best; raises `UserError` where `folder` is none."""
+        """The files of a run's best set, as its scripts name them; raises `UserError` where `folder` is no folder."""
         if not os.path.isdir(folder):  # unlike Path.is_dir it takes a name of any length
             raise UserError(
                 f"{folder}: not a folder with {IMAGES} and {LABELS}; for other names: {Option('images')} and "
@@ -66,10 +66,10 @@ class MttFiles:
 
 @surroundings.own()
 def export_mtt(ds: DistilledSet, folder: Path) -> Export:
-    """`images_best.pt` (what a network is fed), `labels_best.pt` (labels, or logits) and `lr_best.pt`.
+    """`images_best.pt` (the inputs of a network), `labels_best.pt` (labels, or logits) and `lr_best.pt`.
 
-    Beside them `normalisation.json` says what they do not: what the pixels are, and the names of the classes. Raises
-    `UserError` for targets that are no logits.
+    `normalisation.json` beside them says what these cannot: how the inputs are normalised, and the names of the
+    classes. Raises `UserError` for targets that are no logits.
     """
     ds, small = as_seen(ds)
     labels, targets, recipe = labels_of(ds, "mtt"), ds.targets, ds.manifest.recipe
@@ -96,7 +96,7 @@ def export_mtt(ds: DistilledSet, folder: Path) -> Export:
     else:
         files[RATE] = tensor_bytes(np.float32(recipe.learning_rate))
     form = "mtt" if targets is None else "datm"
-    return Export(folder, files, (*lost, *losses_of(ds, form, "such a script", rate=recipe.learning_rate)))
+    return Export(folder, files, (*lost, *losses_of(ds, form, "MTT's script", rate=recipe.learning_rate)))
 
 
 @surroundings.own()
@@ -112,10 +112,10 @@ def import_mtt(
 ) -> DistilledSet:
     """A set of the MTT family; `soft`: its labels are logits, as DATM learns them.
 
-    What `pixels` and `classes` leave open, the sidecar (`normalisation.json`) must say. With `override` they count
-    where the sidecar says otherwise. The recipe is the family's evaluation at the learned rate, for images called
-    `source` (digits are not mirrored), with the values of `recipe` in place of its own. Raises `UserError` for what is
-    not said, for what contradicts the sidecar, and for files that are not what they should be.
+    Where `pixels` or `classes` are None, the sidecar (`normalisation.json`) must give them; with `override` they may
+    contradict the sidecar, and replace what it says. The recipe is the family's evaluation at the learned rate, for
+    images called `source` (digits are not mirrored), with the values of `recipe` in place of its own. Raises
+    `UserError` for what is given nowhere, for what contradicts the sidecar, and for tensors of other dtypes or shapes.
     """
     sidecar = None if files.sidecar is None else read_sidecar(files.sidecar)
     if sidecar is not None and not override:
@@ -148,7 +148,7 @@ def import_mtt(
 
 
 def read_sidecar(path: Path) -> Sidecar:
-    """What a `normalisation.json` says; raises `UserError` for a file that says something else."""
+    """The content of a `normalisation.json`; raises `UserError` for a file with other content."""
     try:
         content = json.loads(read_bytes(path, store.SET.header_bytes))
     except (ValueError, RecursionError) as error:
@@ -157,7 +157,7 @@ def read_sidecar(path: Path) -> Sidecar:
 
 
 def _contradictions(sidecar: Sidecar, pixels: Pixels | None, classes: Sequence[str] | None) -> Iterator[str]:
-    """Where what is given differs from what the sidecar says, in words; numbers may be rounded to three places."""
+    """How `pixels` and `classes` differ from the sidecar, in words; numbers may be rounded to three places."""
     if classes is not None and tuple(classes) != sidecar.classes:
         pairs = zip_longest(sidecar.classes, classes, fillvalue="nothing")
         index, theirs, given = next((index, *pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
@@ -191,7 +191,7 @@ def _pixels_of(files: MttFiles, sidecar: Sidecar | None) -> Pixels:
 def _rate(files: MttFiles) -> float:
     if files.rate is None:
         raise UserError(
-            f"{files.images}: no {RATE} is beside it, and a set is good at the learning rate that was learned with it; "
+            f"{files.images}: no {RATE} is beside it, and a set needs the learning rate that was learned with it; "
             f"give {Option('lr', 'FILE.pt')}, or {Option('recipe.learning_rate', 0.01)}"
         )
     rate = read_tensor(files.rate, "float32", "float64", dims=0)

@@ -1,4 +1,4 @@
-"""Images in class folders, for anything: `folder:PATH` reads them."""
+"""PNG files in class folders, for any program; `folder:PATH` reads them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def export_png(ds: DistilledSet, folder: Path) -> Export:
     for name in ds.classes:
         _check_folder_name(name)
         if ds.classes.count(name) > 1:
-            raise UserError(f"two classes are called '{name}', and cannot be two folders")
+            raise UserError(f"two classes are called '{name}', and would share a folder; rename one first")
     values = np.rint(np.clip(ds.raw(), 0, 1) * 255).astype(np.uint8)
     if ds.labels is None:
         plain_files = {f"{row:05d}.png": _png(image) for row, image in enumerate(values)}
@@ -48,7 +48,7 @@ def _png(values: np.ndarray) -> bytes:
 
 
 def _check_folder_name(name: str) -> None:
-    """Raise `UserError` for what no file system takes, and for what `folder:PATH` would pass over or call otherwise."""
+    """Raise `UserError` for a class name that file systems refuse, or that `folder:PATH` passes over or changes."""
     if "/" in name or not name.isprintable() or name in ("", ".", "..") or len(name.encode()) > 255:
         raise UserError(f"class {name[:60]!r} cannot be a folder; give it another name first")
     if is_passed_over(name):
@@ -74,5 +74,5 @@ def _lost_in_png(ds: DistilledSet) -> list[str]:
     if len(used) < len(ds.classes):
         lost.append(f"{len(ds.classes) - len(used)} classes without an image")
     if used != sorted(used):
-        lost.append("the order of the classes: folders are read by name")
+        lost.append("the order of the classes: folders are read in the order of their names")
     return lost + losses_of_all(ds)

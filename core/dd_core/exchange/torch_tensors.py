@@ -1,8 +1,7 @@
-"""Files of `torch.save`, as other people's code leaves them: the one place where a pickle is read.
+"""Files of `torch.save` that other people's code wrote; no other module reads a pickle.
 
-`torch.load(weights_only=True)` runs no code, but a file may still claim to be far more than it is. So its records, the
-names in its pickle and the sizes that it claims are looked at first, and nothing but tensors in plain containers is
-ever made.
+`torch.load(weights_only=True)` runs no code, but a small file may still claim huge tensors. So its records, the names
+in its pickle and the sizes that it claims are checked first, and nothing but tensors in plain containers is ever made.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from dd_core.store.headers import Refused
 
 
 class Bounds(NamedTuple):
-    """What a file of `torch.save` holds, in words, and how much of it is read at most before it is loaded."""
+    """What a file of `torch.save` holds, in words, and the most records and bytes of a pickle that it may have."""
 
     noun: str
     records: int
@@ -73,7 +72,7 @@ def read_tensor(path: Path, *dtypes: str, dims: int, advice: str = "") -> np.nda
             raise Refused(f"it is {dtype} {tuple(claimed.shape)}, not {' or '.join(dtypes)} {_SHAPES[dims]}{then}")
         size = claimed.untyped_storage().nbytes()
         if size != stored or claimed.numel() * claimed.element_size() > stored:
-            raise Refused(f"a tensor {tuple(claimed.shape)} is not what its {stored:,} bytes hold")
+            raise Refused(f"it claims a tensor {tuple(claimed.shape)}, which its {stored:,} bytes do not hold")
         array = _loaded(data, "cpu").detach().contiguous().numpy()
     except Refused as reason:
         raise UserError(f"{path}: not a tensor that can be used: {reason}") from None
@@ -92,9 +91,9 @@ def _loaded(data: bytes, place: str) -> torch.Tensor:
 
 
 def load_network(file: BufferedReader, path: Path) -> Any:
-    """Whatever plain containers with tensors in them the open file at `path` holds, in its current format or its old.
+    """The content of the open file at `path`, tensors in plain containers, in torch.save's current or old format.
 
-    The tensors of a current file lie in the file itself and not in memory. Raises `Refused`, or whatever torch raises.
+    Tensors of the current format are memory-mapped from the file. Raises `Refused`, or whatever torch raises.
     """
     if file.read(len(_OLD_MAGIC)) == _OLD_MAGIC:
         file.seek(0)
@@ -120,11 +119,11 @@ def _one_storage(data: bytes) -> int:
 
 
 def _examined(file: BytesIO | BufferedReader, data: bytes | mmap.mmap, bounds: Bounds) -> Mapping[str, zipfile.ZipInfo]:
-    """The records in a file by name, once they and the names in its pickle are harmless; raises `Refused`."""
+    """The records in a file, by name; raises `Refused` unless they and the names in its pickle are harmless."""
     noun, limit, pickle_bytes = bounds
     if data[:2] != b"PK":
-        raise Refused("it is no zip archive, which torch.save writes since 1.6; load it in its place and save it again")
-    # each entry of the directory begins like this; four bytes of pixels are it by one chance in four billion
+        raise Refused("it is no zip archive, as torch.save writes since torch 1.6; load it there and save it again")
+    # each entry of the zip directory begins with these bytes; four bytes of pixels equal them once in four billion
     if sum(1 for _ in islice(re.finditer(b"PK\x01\x02", data), 2 * limit + 1)) > 2 * limit:
         raise Refused(f"it has more records than {noun} needs")
     with zipfile.ZipFile(file) as archive:
@@ -148,5 +147,5 @@ def _check_names(pickled: BytesIO, bounds: Bounds) -> None:
     """Refuse a pickle that names anything but what a tensor is made with. Nothing in it is run."""
     for operation, argument, _ in pickletools.genops(pickled):
         if operation.name in ("STACK_GLOBAL", "INST") or (operation.name == "GLOBAL" and argument not in _NAMES):
-            name = str(argument or "what it makes up")[:60]
-            raise Refused(f"its pickle names {name!r}, and {bounds.noun} needs no such")
+            name = str(argument or "a computed name")[:60]
+            raise Refused(f"its pickle names {name!r}, which {bounds.noun} does not need")

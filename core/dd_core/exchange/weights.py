@@ -26,7 +26,7 @@ from dd_core.training.teacher_config import TeacherConfig
 
 C = TypeVar("C", bound=Config)
 FILE_BYTES = 4 << 30  # of the largest file that is read unless the caller allows more
-_WITH_WEIGHTS = (TeacherConfig, FeatureTeacherConfig, Pretraining)  # they have `weights`, and the file of these
+_WITH_WEIGHTS = (TeacherConfig, FeatureTeacherConfig, Pretraining)  # configs with `weights` and `weights_file`
 _HEADER_BYTES = 4 << 20  # of a safetensors file: some hundred bytes a tensor
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training code keeps weights under, beside other things
 _PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before each name
@@ -38,10 +38,10 @@ def read_weights(path: Path, *, limit: int = FILE_BYTES) -> dict[str, Tensor]:
 
     Weights that training code wrapped are unwrapped: they may be under `state_dict`, `model` or `model_state_dict`, and
     their names may begin with `module.` or `_orig_mod.`. No code in the file is run. Raises `UserError` in one line for
-    another file, a damaged or hostile one, and for a value that is not finite.
+    another kind of file, a damaged or hostile file, and a value that is not finite.
     """
     if path.suffix.lower() not in WEIGHT_FILES:
-        raise UserError(f"{path}: weights are read from files called .safetensors, .pth or .pt")
+        raise UserError(f"{path}: weights are read from .safetensors, .pth and .pt files")
     require_file(path, limit)
     read = _read_safetensors if path.suffix.lower() == ".safetensors" else _read_torch
     with store.disk_errors(path), open(path, "rb") as file:
@@ -54,16 +54,16 @@ def read_weights(path: Path, *, limit: int = FILE_BYTES) -> dict[str, Tensor]:
 
 
 def keep_weights(path: Path, *, limit: int = FILE_BYTES) -> str:
-    """Keep the weights in a file in the cache; returns their name, `TeacherConfig(weights="sha256:...")`.
+    """Copy the weights in a file to the cache; returns their name "sha256:...", which `TeacherConfig.weights` takes.
 
-    The name is that of the weights: the same ones in another file, or in another kind of file, have it too. Raises what
-    `read_weights` raises.
+    The name is a digest of the weights: equal weights in another file, or another kind of file, have the same name.
+    Raises what `read_weights` raises.
     """
     return training.keep_weights(read_weights(path, limit=limit))
 
 
 def with_weights_kept(config: C) -> C:
-    """The config of a teacher, or of a method that begins with given weights, with these kept where it names a file."""
+    """The config of a teacher or a method; where it names a file of weights, these are cached and named by digest."""
     if isinstance(config, _WITH_WEIGHTS):
         file = config.weights_file
         return config if file is None else config.model_copy(update={"weights": keep_weights(Path(file))})
@@ -95,7 +95,7 @@ def _unwrapped(content: Any) -> Mapping[Any, Any]:
 
 
 def _checked(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """Copies of the weights in memory by their plain names; raises `Refused` for what is none."""
+    """Copies of the weights in memory, without wrappers' prefixes; raises `Refused` unless all are finite tensors."""
     if not state:
         raise Refused("it is empty")
     for name, tensor in state.items():
@@ -114,7 +114,7 @@ def _checked(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
 def _check_claims(state: Mapping[str, Tensor], *, file_bytes: int) -> None:
     """Refuse tensors that would be much more in memory than the file is: a stride of zero repeats a value for nothing.
 
-    Layers that share weights have them twice.
+    Twice the file's size is allowed: layers that share weights list the same tensor twice.
     """
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if claimed > 2 * file_bytes:

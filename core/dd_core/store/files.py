@@ -36,21 +36,21 @@ from dd_core.system import surroundings
 from dd_core.whitening import Whitening
 
 _MEBI, _GIBI = 1 << 20, 1 << 30
-# in which safetensors writes tensors: the largest alignment first, then by name
+# safetensors' order of tensors in a file: the largest alignment first, then by name
 _ORDER = ("int64", "float64", "float32", "int32", "float16", "int16", "uint8", "bool")
-_LONGEST = 220  # bytes of a name that a temporary file has in its own, of the 255 that file systems take
+_LONGEST = 220  # bytes of a file name that fits into its temporary file's name, which has 255 at most
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SET = Format(
     kind="dd-apps.set",
     names=r"images|labels|targets|zca_offset|zca_matrix",
     keys=frozenset({"manifest"}),
-    file_bytes=2 * _GIBI,  # of a sparse one: see `read_set`
+    file_bytes=2 * _GIBI,  # limit of a sparse file: see `read_set`
     header_bytes=1 * _MEBI,
     tensors=16,
 )
-# This machine wrote what the two below hold, for itself, and they hold more: a set with the state of its
-# optimiser and the networks of a long trajectory.
+# Files of the two formats below were written by this machine, for itself, and hold more: a set with the state of its
+# optimiser, and the networks of a long trajectory.
 CHECKPOINT = Format(
     kind="dd-apps.checkpoint",
     names=r"t\d{1,5}",
@@ -74,7 +74,7 @@ ARTEFACT = Format(
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk can refuse into one line that names the file."""
+    """Turn an OSError in the block into a one-line `UserError` or `OutOfResources` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -98,9 +98,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _replace(path: Path, chunks: Iterable[bytes | memoryview], before: Callable[[str], None] | None = None) -> str:
-    """`write_bytes` for bytes in chunks, of which no copy is made; their sha256.
+    """`write_bytes` for bytes in chunks, without copying them; returns their sha256.
 
-    before: called with it when all bytes are on the disk, and before the path has them.
+    before: called with the sha256 when all bytes are on the disk, and before they replace `path`.
     """
     digest_of_all = hashlib.sha256()
     with disk_errors(path):
@@ -136,7 +136,7 @@ def target_of(path: Path) -> Path:
 
 
 def _stem(name: str) -> str:
-    """What a temporary file is called after: the name of the file, or of one too long for more beside it, a digest."""
+    """The part of a temporary file's name that stands for its target: the target's name, or a digest if too long."""
     encoded = os.fsencode(name)
     return name if len(encoded) <= _LONGEST else hashlib.sha256(encoded).hexdigest()
 
@@ -150,9 +150,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *, of: str | None = None, below: bool = False) -> None:
-    """Delete temporary files that a killed writer left (`of` one file, or of all); call it under a lock.
+    """Delete temporary files that a killed writer left; call it under a lock.
 
-    below: in the folders within `folder` too.
+    of: the name of the file that was being written; None: any file. below: in the folders within `folder` too.
     """
     pattern = ".*.tmp" if of is None else f".{glob.escape(_stem(of))}.*.tmp"
     for leftover in folder.rglob(pattern) if below else folder.glob(pattern):
@@ -275,7 +275,7 @@ def _read_tensors(file: BinaryIO, head: Head) -> dict[str, np.ndarray]:
 def _empty(layout: Layout) -> np.ndarray:
     try:
         return np.empty(layout.shape, dtype=layout.dtype)
-    except ValueError:  # no bytes, and sides whose product overflows
+    except ValueError:  # a tensor without bytes, because one side is 0, whose other sides' product overflows
         raise Refused(f"it has a tensor of the impossible shape {layout.shape}") from None
 
 
@@ -297,8 +297,8 @@ def require_set_name(path: Path) -> None:
 def write_set(path: Path | str, ds: DistilledSet, *, before: Callable[[str], None] | None = None) -> str:
     """Write a distilled set of any size to `path`, a .safetensors file; returns the sha256 of the file.
 
-    before: called with that sha256 when the set is on the disk, and before `path` has it. Raises `UserError` for
-    another name.
+    before: called with that sha256 when all bytes are on the disk, and before they replace `path`. Raises `UserError`
+    for a name that does not end in .safetensors.
     """
     path = Path(path)
     require_set_name(path)
@@ -309,9 +309,9 @@ def write_set(path: Path | str, ds: DistilledSet, *, before: Callable[[str], Non
 def read_set(path: Path | str, *, file_bytes: int | None = None) -> DistilledSet:
     """Read a distilled set of at most `file_bytes`, verified in full.
 
-    By default a file may be of any size, unless it has holes. Such a one costs its sender nothing, and its reader all
-    that it claims to hold: it may have `SET.file_bytes`. Raises `UserError` in one line for anything else;
-    more than the manifest is read of nothing that is no set.
+    By default a file may be of any size, but a sparse file (with holes) at most `SET.file_bytes`: it costs its sender
+    nothing, and its reader the memory for all that it claims to hold. Raises `UserError` in one line for any other
+    file, before the tensors are read where the header is not that of a set.
     """
     path = Path(path)
     with _opened(path, SET) as file:
@@ -327,9 +327,9 @@ def read_set(path: Path | str, *, file_bytes: int | None = None) -> DistilledSet
 
 
 def _has_holes(file: BinaryIO, size: int) -> bool:
-    """Whether some of a file's bytes are on no disk; true where that cannot be told.
+    """Whether a file is sparse: some of its bytes take no room on the disk; true where that cannot be told.
 
-    The room that a file takes (`st_blocks`) does not tell: a file system may compress, or count a new file later.
+    `st_blocks`, the room that a file takes, does not tell: a file system may compress, or count a new file later.
     """
     try:
         return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < size  # the end of a file counts as a hole
@@ -377,7 +377,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         state, body = from_tree(whole["state"], tensors), whole["body"]
     except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
-        raise UserError(f"{path}: not a readable {CHECKPOINT.kind} file: its state makes no sense") from None
+        raise UserError(f"{path}: not a readable {CHECKPOINT.kind} file: its state cannot be rebuilt") from None
     if not isinstance(state, dict) or not isinstance(body, dict):
         raise UserError(f"{path}: not a readable {CHECKPOINT.kind} file: its state is no dictionary")
     return state, body

@@ -1,7 +1,7 @@
-"""The header of a container: its text in, what it says out, or the first reason to refuse it. No file is touched.
+"""Parse the header of a container, or give the first reason to refuse it. No file is read here.
 
-`store` describes the container and reads the bytes. The text may be a stranger's: it is under limits before it is
-parsed, and believed only where header, manifest and the number of bytes in the file agree.
+`store.files` describes the container and reads the bytes. The text may be a stranger's: its size is limited before it
+is parsed, and it is believed only where header, manifest and the number of bytes in the file agree.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ DTYPES = {"BOOL": "bool", "U8": "uint8", "I16": "int16", "I32": "int32", "I64": 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One kind of container: what a reader accepts and how much work it is ready to do.
+    """One kind of container, and the limits of what a reader accepts.
 
-    `file_bytes` is no property of the format, but of the reader, who may be ready for more.
+    names: regular expression of tensor names. keys: the body's, beside kind, version and tensors. file_bytes,
+    header_bytes: in bytes; tensors: their number. `file_bytes` is a limit of the reader, who may allow more.
     """
 
     kind: str
@@ -59,7 +60,7 @@ def parse_head(text: bytes, fmt: Format, *, data_bytes: int) -> Head:
         raise Refused(f"it has {len(entries)} tensors, and {fmt.tensors} is the limit")
     for key in entries:
         if not re.fullmatch(fmt.names, key):
-            raise Refused(f"it has a tensor named {key[:40]!r}, which is not in the vocabulary")
+            raise Refused(f"it has a tensor named {key[:40]!r}, which this kind of file does not have")
     _check_canonical(text, header)
     body = _body(header.get("__metadata__"), fmt)
     return Head(_layouts(entries, body, data_bytes), body)
@@ -112,7 +113,7 @@ def _body(metadata: object, fmt: Format) -> dict[str, Any]:
 
 
 def _layouts(entries: dict[str, Any], body: dict[str, Any], data_bytes: int) -> dict[str, Layout]:
-    """What the tensors are. Header and manifest must tell the same story, and the tensors fill the data exactly."""
+    """dtype and shape of each tensor; header and manifest must agree, and the tensors must fill the data exactly."""
     layouts: dict[str, Layout] = {}
     table = body.get("tensors")
     if not isinstance(table, dict) or set(table) != set(entries):
@@ -127,7 +128,7 @@ def _layouts(entries: dict[str, Any], body: dict[str, Any], data_bytes: int) -> 
         for side in shape:
             count *= side
         if begin != end or stop - begin != count * np.dtype(dtype).itemsize:
-            raise Refused(f"tensor {name} lies at bytes {begin} to {stop}, which its shape contradicts")
+            raise Refused(f"tensor {name} lies at bytes {begin} to {stop}, which its dtype and shape contradict")
         stated = {**table[name]} if isinstance(table[name], dict) else {}
         if canonical({**stated, "sha256": 0}) != canonical({"dtype": dtype, "shape": shape, "sha256": 0}):
             raise Refused(f"its manifest contradicts its header about tensor {name}")
@@ -142,7 +143,7 @@ def _offsets(name: str, entry: object) -> tuple[int, int]:
         raise Refused(f"tensor {name} does not have dtype, shape and data_offsets, or has more")
     offsets: Any = entry["data_offsets"]
     if not _is_shape(offsets) or len(offsets) != 2:
-        raise Refused(f"tensor {name} has no place in the file")
+        raise Refused(f"tensor {name} has no valid data_offsets")
     return offsets[0], offsets[1]
 
 

@@ -1,4 +1,4 @@
-"""A folder in which one process at a time goes on with what an earlier one began: a run, a scenario, a search."""
+"""A folder in which one process at a time begins a run, scenario or search, or continues an earlier process's."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ LOCK = "lock"
 
 @dataclass(frozen=True, kw_only=True)
 class Journal:
-    """The lock of a folder, what the folder is of, and a line of JSON for each thing that was done.
+    """The lock of a folder, the identity of the work in it, and a JSON line for each finished part of that work.
 
     All methods but `locked` are called under the lock. A folder that keeps its identity elsewhere calls only
     `refuse_difference`.
 
-    work: what processes do here, in the user's word. option: what gives another folder. contents, remedy: the words
-    about what is here already and what `fresh` does to it. identity, lines: the files' names.
+    Words in error lines: work: what processes do here; option: the option that gives another folder; contents: what is
+    here already; remedy: what `fresh` is for. identity, lines: names of the files of the identity and of the records.
     """
 
     folder: Path
@@ -47,9 +47,9 @@ class Journal:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder, made where there is none, for this process alone; remove what a killed writer left.
+        """Lock the folder, made if missing, for this process; remove the temporary files that killed writers left.
 
-        Raises `UserError` where another process is at work, and for a folder that cannot be made.
+        Raises `UserError` where another process holds the lock, and for a folder that cannot be made.
         """
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -69,9 +69,9 @@ class Journal:
     # --- what the folder is of --------------------------------------------------------------------------------------
 
     def claim(self, identity: Mapping[str, Any], *, fresh: bool = False) -> None:
-        """Begin what `identity` describes, or go on with it; `fresh` forgets what is here.
+        """Begin the work that `identity` describes, or continue it; `fresh` removes the records that are here first.
 
-        Raises `UserError` where the folder is of something else, and where it does not say what its records are of.
+        Raises `UserError` for a folder of another identity, and for a folder with records but without an identity.
         """
         if fresh:
             self.forget()
@@ -87,11 +87,11 @@ class Journal:
             self.keep()
 
     def identify(self, identity: Mapping[str, Any]) -> None:
-        """Say what the folder is of."""
+        """Write the identity of the work to the folder."""
         write_json(self.folder / self.identity, identity)
 
     def identified(self) -> Mapping[str, Any] | None:
-        """What the folder is of, None where it does not say; raises `UserError` where that cannot be read."""
+        """The identity in the folder, or None where there is none; raises `UserError` where it cannot be read."""
         path = self.folder / self.identity
         if not path.exists():
             return None
@@ -103,7 +103,7 @@ class Journal:
     def refuse_difference(
         self, held: Mapping[str, Any], asked: Mapping[str, Any], *, where: Path | None = None
     ) -> None:
-        """Raise `UserError`, key by key, where `held` is not what is asked for; `where` is what holds it."""
+        """Raise `UserError`, with each key that differs, unless `held` (by `where`, or the folder) equals `asked`."""
         changes = difference(held, json.loads(json.dumps(plain(asked))))  # as files have it: a tuple is a list
         if changes:
             raise UserError(
@@ -112,13 +112,13 @@ class Journal:
 
     @property
     def advice(self) -> str:
-        """What to do where the folder is of something else."""
+        """What a user can do about a folder of another identity, in words."""
         return f"use another {self.option}, or {FRESH} {self.remedy}"
 
     # --- what was done ----------------------------------------------------------------------------------------------
 
     def records(self) -> list[dict[str, Any]]:
-        """What was appended, in order; a line that a kill cut short is left out."""
+        """The records that were appended, in order; a line that a kill cut short is left out."""
         return read_lines(self.folder / self.lines)
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -126,11 +126,11 @@ class Journal:
         append_line(self.folder / self.lines, record)
 
     def keep(self, condition: Callable[[dict[str, Any]], bool] = lambda record: True) -> None:
-        """Forget the records that do not fulfil the condition, and a line that was cut short: none continues it."""
+        """Remove records that fail `condition`, and a line that a kill cut short, as `append` would continue it."""
         keep_lines(self.folder / self.lines, condition)
 
     def forget(self) -> None:
-        """Forget the records, and then what the folder is of."""
+        """Remove the records, and then the identity."""
         with disk_errors(self.folder):
             (self.folder / self.lines).unlink(missing_ok=True)
             (self.folder / self.identity).unlink(missing_ok=True)

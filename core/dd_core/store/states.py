@@ -1,7 +1,7 @@
 """States as JSON: nested dictionaries, lists, tuples and scalars, with every array in a list beside them.
 
-A mapping between values and nothing else; `store` writes trees and arrays to disk. What JSON cannot tell (a tuple
-from a list, a key that is no text) or cannot hold to the last bit (a float) is named in the tree.
+Nothing is written here; `store.files` writes trees and arrays to disk. Values that JSON cannot tell apart (a tuple from
+a list), has no place for (a key that is no text) or cannot hold to the last bit (a float) are tagged in the tree.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def to_tree(value: Any, arrays: list[np.ndarray]) -> Any:
-    """`value` as JSON values; its arrays and tensors are appended to `arrays`. Raises TypeError for an object."""
+    """`value` as JSON values; its arrays and tensors are appended to `arrays`. Raises TypeError for other objects."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

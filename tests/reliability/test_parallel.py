@@ -86,7 +86,7 @@ def survives_deaths(workers: Workers, folder: Path) -> None:
         assert 2 <= runs("bad") <= 3
         assert all(1 <= runs(name) <= 3 for name in "abcd")
         with pytest.raises(
-            OutOfResources, match=r"^a job's worker process died twice, most likely for memory"
+            OutOfResources, match=r"^a job's worker process died at every attempt, most likely for lack of memory"
         ) as caught:
             list(pool.run(deadly, [(folder / "ended", name) for name in ("bad", "a")]))
         assert str(caught.value).isprintable()

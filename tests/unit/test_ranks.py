@@ -151,7 +151,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     [
         (UserError("a file changed"), UserError("a file changed")),
         (Diverged("no number"), Diverged("no number")),
-        (MemoryError(), OutOfResources("out of memory in one of 3 processes that train together; fewer need less")),
+        (MemoryError(), OutOfResources("out of memory in one of 3 processes that train together; use fewer")),
         (dist.DistBackendError("NCCL"), OutOfResources(ranks.LOST.format(3))),
         (RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed"), OutOfResources(ranks.LOST.format(3))),
     ],

@@ -14,12 +14,12 @@ def _is_default(value: int) -> bool:
     return value == BATCH_BYTES
 
 
-# At its default it is left out of what is written, so that runs and sets of earlier versions mean what they meant.
+# The default is left out of files and digests, so that runs and sets of earlier versions mean what they meant.
 BatchBytes = Annotated[int, Field(ge=1, exclude_if=_is_default)]
 
 
 class Footprint(NamedTuple):
-    """The bytes that a computation takes at most, and the settings of which a smaller value needs less."""
+    """The peak bytes of a computation, and the names of settings that lower the peak when they are smaller."""
 
     bytes: int
     settings: tuple[str, ...] = ()

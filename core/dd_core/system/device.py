@@ -17,7 +17,7 @@ import torch
 from dd_core.errors import UserError
 from dd_core.system.environment import Environment
 
-KINDS = ("cpu", "cuda", "mps", "xpu")  # that torch has an autocast for
+KINDS = ("cpu", "cuda", "mps", "xpu")  # the device types with an autocast in torch
 
 
 def resolve(name: str | None = None) -> torch.device:
@@ -40,7 +40,7 @@ def resolve(name: str | None = None) -> torch.device:
 
 
 def pin(slot: int) -> None:
-    """Have `auto` and `cuda` be GPU number `slot` in this process, counted around; nothing changes without a GPU."""
+    """Make `auto` and `cuda` mean GPU `slot` (modulo the number of GPUs) in this process; no effect without a GPU."""
     gpus = torch.cuda.device_count()
     if gpus:
         torch.cuda.set_device(slot % gpus)
@@ -60,7 +60,7 @@ def next_ones(device: torch.device, count: int) -> list[torch.device]:
 
 
 def backend_of(device: torch.device) -> str:
-    """By which library of torch.distributed processes on such devices communicate."""
+    """The torch.distributed backend by which processes on such devices communicate."""
     return "nccl" if device.type == "cuda" else "gloo"
 
 
@@ -77,7 +77,7 @@ def environment(device: torch.device) -> Environment:
 
 
 def hardware(device: torch.device | None = None, *, threads: int | None = None) -> dict[str, Any]:
-    """What a reported figure has to say about the machine; `threads` are those of a job, else torch's own."""
+    """Facts about the machine to record beside a measured figure; threads: of a job; None: torch's current number."""
     facts: dict[str, Any] = {"cpu": _cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__}
     facts["threads"] = threads or torch.get_num_threads()
     if device is not None and device.type == "cuda":
@@ -86,7 +86,7 @@ def hardware(device: torch.device | None = None, *, threads: int | None = None) 
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory so far: of the GPU's allocator, or of the whole process on the CPU."""
+    """Peak memory so far, in bytes: of the GPU's allocator, or of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):  # Linux: getrusage has the parent's memory too, which a process inherits at its start
@@ -97,7 +97,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """Memory that could be allocated now: of the GPU, or of the machine."""
+    """Bytes of memory that could be allocated now: of the GPU, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -118,7 +118,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def precisions() -> list[tuple[Any, tuple[str, ...]]]:
     """Objects whose `fp32_precision` says how float32 is computed (torch 2.9 and later), each with torch's defaults.
 
-    One that others inherit from comes before those.
+    An object from which others inherit comes before them.
     """
     backends: Any = torch.backends
     if not hasattr(backends, "fp32_precision"):

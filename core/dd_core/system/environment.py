@@ -1,4 +1,4 @@
-"""What computed a result, where it can change the last bits; no torch, because a set's manifest holds it."""
+"""The software and hardware that computed a result; imports no torch, as a set's manifest holds `Environment`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dd_core.config import Config
 
 
 class Environment(Config):
-    """What took part in computing a set and can change its last bits."""
+    """Versions, device and thread count that computed a set, and that can change its last bits."""
 
     dd_apps: str
     python: str

@@ -20,12 +20,12 @@ from dd_core import streams
 from dd_core.system import device as devices
 from dd_core.system.budget import BATCH_BYTES, Footprint
 
-_GROWTH = 1.6  # of a process on a CPU, over its tensors
+_GROWTH = 1.6  # growth of a process on a CPU, over the bytes of its tensors
 _FEW, _MORE = 2, 3  # images of a measurement; batch norm may refuse a single one
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Most bytes of the tensors that are alive at the same time while `function` runs, and that it makes.
+    """Peak bytes of the tensors that `function` makes, counted while they are alive.
 
     Tensors that were there before do not count, nor do buffers that a kernel allocates for itself. Dropout and other
     draws of `function` leave torch's global generator as it was.
@@ -68,7 +68,7 @@ def prediction_batch(
 
 
 def expected_bytes(need: Footprint, device: torch.device) -> int:
-    """What a process grows by while it computes what needs `need`, which counts the bytes of tensors.
+    """The bytes by which a process grows during a computation whose tensors take `need`.
 
     On a CPU the kernels have buffers of their own, and freed memory stays with the process: `make bench-photos`
     measures 1.6 to 1.8 times the tensors.
@@ -86,7 +86,7 @@ def shortage(need: Footprint, device: torch.device) -> str | None:
 
 
 class _Ledger(TorchDispatchMode):
-    """The storages that torch's operations make within the block, until each is freed."""
+    """Counts the bytes of storages that torch's operations make within the block, until each storage is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,5 +117,5 @@ class _Ledger(TorchDispatchMode):
 
 
 def _key(storage: torch.UntypedStorage) -> int:
-    """The storage itself, whichever tensor it was reached through; an empty one has no address of its data."""
+    """The address of the storage object, the same for all its tensors; an empty storage has no address of data."""
     return storage._cdata  # pyright: ignore[reportPrivateUsage]

@@ -1,8 +1,8 @@
-"""What becomes of memory that training frees on a CPU. Linux with glibc only; elsewhere nothing is changed here.
+"""Keep memory that training on a CPU frees within the process. Linux with glibc only; elsewhere nothing is changed.
 
-Every step frees the arrays of the one before and asks for others as large. By default glibc hands large ones back to
-the system at once and maps new ones, which the kernel has to fill with zeros: half of the time of a step on 256 small
-images (`make bench-memory`).
+Every step frees the arrays of the step before and allocates others as large. By default glibc hands large arrays back
+to the system at once and maps new ones, which the kernel has to fill with zeros: half of the time of a step on 256
+small images (`make bench-memory`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _TOLD = ("MALLOC_MMAP_", "MALLOC_TRIM_", "glibc.malloc.mmap_", "glibc.malloc.tri
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Memory that is freed within the block stays with the process, for what is computed next; then it is handed back.
+    """Memory that is freed within the block stays with the process for reuse; at the end free memory is handed back.
 
-    It is the whole process that behaves so, and blocks may be nested: each hands back what is free at its end. Where
-    the environment tells malloc itself when to map and trim (`MALLOC_MMAP_...`, `MALLOC_TRIM_...`, or the same in
-    `GLIBC_TUNABLES`), that stands, and nothing is done.
+    This holds for the whole process, whose malloc keeps these settings after the block. Blocks may be nested: each
+    hands back free memory at its end. Nothing is done where the environment itself tells malloc when to map and trim
+    (`MALLOC_MMAP_...`, `MALLOC_TRIM_...`, or the same in `GLIBC_TUNABLES`).
     """
     libc = _glibc()
     if libc is None:
@@ -41,7 +41,7 @@ def kept() -> Iterator[None]:
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, where its malloc can be told all this and nobody told it otherwise."""
+    """The C library; None where its malloc has no such settings, or the environment has set them."""
     told = (*os.environ, *os.environ.get("GLIBC_TUNABLES", "").split(":"))
     if any(name.startswith(_TOLD) for name in told):
         return None

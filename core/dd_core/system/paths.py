@@ -34,5 +34,5 @@ def home() -> Path:
 
 
 def no_home() -> str:
-    """That the system knows no home folder, in words: it is so in a container that runs as any number."""
+    """The error text for a missing home folder, as in a container that runs under an arbitrary user number."""
     return f"user {os.getuid()} has no home folder: HOME is not set, and the system does not know the user"

@@ -1,8 +1,8 @@
-"""Progress that people see: bars by tqdm in a terminal or a notebook, and in a log a line every so often.
+"""Progress for people: tqdm's bars in a terminal or a notebook, and in a log a line every `LINE_SECONDS`.
 
     distill("dm", images, 1, progress=True)
 
-Each says how far every stage is and how long the innermost one will take.
+Bars and lines say how many units of each stage are done, and how long the innermost stage will take.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DELAY = 5.0  # seconds that a stage may take before it has a bar
 
 
 class Lines:
-    """A reporter for a log: a line every `LINE_SECONDS`, of the stages that are under way and what is left of them."""
+    """A reporter for a log: a line every `LINE_SECONDS` says how far the stages under way are, and the time left."""
 
     def __init__(self, say: Callable[[str], object] | None = None) -> None:
         """`say` writes a line; without it lines go to stderr."""
@@ -47,7 +47,7 @@ class Lines:
         self._say(text)
 
     def advanced(self, line: _Line, metrics: Mapping[str, float] | None) -> None:
-        """Say how far all stages are, where the last line is old enough."""
+        """Say how far all stages are, unless the last line is younger than `LINE_SECONDS`."""
         now = time.monotonic()
         if now - self._spoke < LINE_SECONDS:
             return
@@ -73,7 +73,7 @@ class _Line:
 class Progress:
     """A reporter for a program or a notebook: bars where somebody watches, else `Lines`.
 
-    A stage has a bar when it has lasted for `DELAY` seconds, and none after its end: quick work leaves no trace.
+    A stage has a bar from `DELAY` seconds after its beginning until its end: quick work leaves no trace.
     """
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ def watched() -> bool:
 
 
 def words(metrics: Mapping[str, float] | None) -> str:
-    """What was measured, `loss 0.25 rate 0.01`."""
+    """Metrics as text: `loss 0.25 rate 0.01`."""
     return " ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
 
 

@@ -1,6 +1,6 @@
 """Processes of this machine that train one network together: torch's elastic launcher starts them and ends them.
 
-The caller stays one process. All connections are on the loopback interface; on GPUs each process has one.
+The caller stays one process. All connections are on the loopback interface; with GPUs, each process has its own.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 LOCALHOST, LOOPBACK = "127.0.0.1", "lo0" if sys.platform == "darwin" else "lo"
-# processes are forked from one that has imported everything; it ends with this one
+# a helper process imports everything, has the others forked from itself, and ends with this process
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-JOIN_SECONDS = 300  # in which all processes have to have begun
+JOIN_SECONDS = 300  # within which all processes must have started
 CPP_LEVEL = "TORCH_CPP_LOG_LEVEL"
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 LOST = (
-    "one of {} processes that train together ended, most likely for lack of memory; fewer of them need less, and the "
-    "same call again goes on"
+    "one of {} processes that train together ended, most likely for lack of memory; use fewer, and repeat the "
+    "call, which goes on from what is saved"
 )
 
 
@@ -62,24 +62,24 @@ class Rank:
         return rows.tensor_split(self.count)[self.index]
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum of the value of each process."""
+        """The sum of `value` over all processes."""
         dist.all_reduce(value := value.clone())
         return value
 
     def together(self, network: nn.Module) -> nn.Module:
-        """The network with its gradients averaged over processes; before each pass buffers become the first's."""
-        # torch would arrange gradients anew after the first step, and a run that is resumed would add in another order
+        """The network with gradients averaged over processes; each forward pass starts from the first one's buffers."""
+        # otherwise torch regroups gradients after the first step, and a resumed run adds them in another order
         return DistributedDataParallel(network, find_unused_parameters=True)
 
 
 def launched(function: Callable[[Rank, Job], Result], job: Job, *, count: int, device: torch.device) -> Result:
     """What `function(rank, job)` returns in the first of `count` processes; both are picklable.
 
-    device: of the first process; on GPUs the others have the next ones. Raises what a process raises, `UserError`
-    where there are too few GPUs, and `OutOfResources` where a process is lost. No process is left.
+    device: of the first process; if it is a GPU, the others get the next GPUs. Raises what a process raises,
+    `UserError` for too few GPUs, and `OutOfResources` where a process is lost. No process outlives the call.
     """
     where = devices.next_ones(device, count)
-    # by value: tensors would travel through /dev/shm, where processes would share the weights that each is to have
+    # pickled by value: tensors sent through /dev/shm would be shared, and each process needs its own weights
     call = joblib.wrap_non_picklable_objects((function, job), keep_wrapper=False)
     context = multiprocessing.get_context(START)
     context.set_forkserver_preload([function.__module__, "torch._dynamo"])  # which the first optimiser imports
@@ -107,7 +107,7 @@ def launched(function: Callable[[Rank, Job], Result], job: Job, *, count: int, d
 
 
 def _cause(failure: ChildFailedError, errors: SimpleQueue[Exception], count: int) -> Exception:
-    """Why the processes ended: what the first one to fail told, if it could."""
+    """The error that the first process to fail reported or, if it could not, an error about how it ended."""
     if not errors.empty():
         return errors.get()
     _, first = failure.get_first_failure()
@@ -127,7 +127,7 @@ def _process(
 ) -> Any:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent answers to Ctrl-C
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    os.dup2(2, 1)  # what libraries print is no result
+    os.dup2(2, 1)  # libraries print to stderr: stdout is for results
     rank = Rank(int(os.environ["RANK"]), len(where), where[int(os.environ["RANK"])])
     try:
         with computing(threads), _joined(rank):
@@ -157,11 +157,11 @@ def _joined(rank: Rank) -> Iterator[None]:
 
 
 def _told(error: Exception, count: int) -> Exception:
-    """An error as the caller is to raise it."""
+    """The error that the caller raises for a process's `error`."""
     if isinstance(error, DDError):
         return error
     if devices.is_out_of_memory(error):
-        return OutOfResources(f"out of memory in one of {count} processes that train together; fewer need less")
+        return OutOfResources(f"out of memory in one of {count} processes that train together; use fewer")
     if isinstance(error, dist.DistError) or "gloo" in str(error):
         return OutOfResources(LOST.format(count))
     return RuntimeError("".join(traceback.format_exception(error)))
@@ -172,9 +172,9 @@ def _told(error: Exception, count: int) -> Exception:
 
 @contextmanager
 def _store() -> Iterator[int]:
-    """The port where processes meet. The launcher takes up a store of this process that is there already.
+    """The port of a store on the loopback interface, where processes meet; the launcher uses it as it is there.
 
-    One that it opens would listen to the network.
+    A store that the launcher opens would listen to the whole network.
     """
     with socket.socket() as listening:
         listening.bind((LOCALHOST, 0))
@@ -194,14 +194,14 @@ def _store() -> Iterator[int]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A failure is one line, which whoever catches it prints, and nothing is told of processes that go well."""
+    """Silence torch's loggers and C++ warnings about the processes: the exception alone reports a failure."""
     noisy = ("torch.distributed", "torch.multiprocessing", "torchelastic")
     names = [name for name in logging.root.manager.loggerDict if name.startswith(noisy)]
     loggers = [logger for logger in map(logging.getLogger, names) if not logger.disabled]
     for logger in loggers:
         logger.disabled = True
     level = os.environ.get(CPP_LEVEL)
-    os.environ[CPP_LEVEL] = level or "ERROR"  # of the processes: torch would rather not look for unused parameters
+    os.environ[CPP_LEVEL] = level or "ERROR"  # of the processes: torch warns of find_unused_parameters
     try:
         yield
     finally:
@@ -213,7 +213,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """The launcher answers to signals within the block; afterwards the caller's handlers do, and hear of one."""
+    """Leave signals to the launcher within the block; then restore the caller's handlers, and pass a signal on."""
     main = threading.current_thread() is threading.main_thread()
     numbers = [getattr(signal, name) for name in SIGNALS] if main else []
     handlers = {number: signal.getsignal(number) for number in numbers}
@@ -228,4 +228,4 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     if received is not None:
         signal.raise_signal(received)
-        raise KeyboardInterrupt  # a handler that took note of it only
+        raise KeyboardInterrupt  # for a handler that only took note of the signal

@@ -20,9 +20,9 @@ class Reporter(Protocol):
     """A listener of the engine. The engine prints nothing itself."""
 
     def stage(self, name: str, *, total: int, first: int = 0) -> AbstractContextManager[Stage]:
-        """Work of `total` units, of which `first` were done earlier; the work is over, well or badly, with the block.
+        """Work of `total` units, of which `first` were done earlier; it ends with the block, finished or failed.
 
-        Stages nest: one that begins within another's block is a part of the unit that the outer stage is at.
+        Stages nest: a stage that begins within another's block is a part of the outer stage's current unit.
         """
         ...
 
@@ -31,7 +31,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A reporter that says nothing, and the base of those that listen to a part of what there is to hear."""
+    """A reporter that says nothing, and the base class of reporters that use only some of the calls."""
 
     @contextmanager
     def stage(self, name: str, *, total: int, first: int = 0) -> Iterator[Stage]:

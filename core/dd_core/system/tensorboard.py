@@ -1,4 +1,4 @@
-"""What is measured, as scalars for TensorBoard beside any other reporter.
+"""A reporter that writes metrics as scalars for TensorBoard, beside any other reporter.
 
 distill("dm", images, 1, options=RunOptions(reporter=TensorBoard("logs", Progress())))
 # tensorboard --logdir logs
@@ -24,7 +24,7 @@ class TensorBoard:
     """A reporter that writes each metric of a stage as `STAGE/METRIC`, and hands everything on to `reporter`.
 
     The x-axis counts the stage's units. A stage within another one is named with the unit that it belongs to, as in
-    `networks 2/epochs/loss`. A run that is resumed goes on where it was: what was written of later steps is replaced.
+    `networks 2/epochs/loss`. A resumed run continues its curves: scalars of steps that are done again are replaced.
     """
 
     def __init__(self, folder: Path | str, reporter: Reporter | None = None) -> None:
@@ -49,11 +49,11 @@ class TensorBoard:
                     self._writer = None
 
     def message(self, text: str) -> None:
-        """Handed on."""
+        """Hand a line for the user on to `reporter`."""
         self.reporter.message(text)
 
     def write(self, tag: str, value: float, *, step: int) -> None:
-        """One scalar."""
+        """Write one scalar at `step` of the curve `tag`."""
         if self._writer is None:
             self._writer = SummaryWriter(str(self.folder), purge_step=step)
         self._writer.add_scalar(tag, value, step)

@@ -22,9 +22,9 @@ def require_cores(threads: int) -> None:
 
 @contextmanager
 def computing(threads: int) -> Iterator[None]:
-    """Run a block with this many CPU threads in torch, in the engine's `surroundings`, with `memory` kept within it.
+    """Run a block with this many CPU threads in torch, in the engine's `surroundings`, with freed memory kept.
 
-    The number of threads is put back at the end.
+    The number of threads is put back at the end; see `memory.kept`.
     """
     import torch  # processes whose jobs do without torch import this module too
 

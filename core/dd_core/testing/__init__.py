@@ -1,4 +1,4 @@
-"""Conformance kits: what every method, protocol, artefact and network must pass, ours and others'. They need pytest.
+"""Conformance kits: tests for every method, protocol, artefact and network, also other packages'. They need pytest.
 
 A kit is a class to inherit from in a test; `blobs` is a small source of images that is made here, not downloaded.
 """

@@ -3,7 +3,7 @@
 from dd_core.testing import ArtefactConformance
 
 class TestMine(ArtefactConformance):
-    spec = MySpec(source=blobs().fingerprint())     # of two parts at least, where it can have several
+    spec = MySpec(source=blobs().fingerprint())     # with two parts at least, if it can have several
     sources = (blobs(),)                            # the real images that it is made from
 """
 

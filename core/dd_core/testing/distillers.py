@@ -1,10 +1,10 @@
-"""The conformance kit: what every method must pass, ours and other packages'.
+"""The conformance kit of methods: tests that every method must pass, ours and other packages'.
 
     from dd_core.testing import DistillerConformance
 
     class TestMine(DistillerConformance):
         config = MyMethod(steps=3)
-        diverging = MyMethod(steps=3, lr_img=1e30)      # settings with which it diverges; a method with steps has some
+        diverging = MyMethod(steps=3, lr_img=1e30)      # settings that diverge; needed if there are steps
 
 Needs pytest. The sources are small and made here; nothing is downloaded.
 """
@@ -48,12 +48,12 @@ def blobs(
 
 
 class DistillerConformance:
-    """Inherit, set `config`, and pytest runs a dozen tests on the method."""
+    """Inherit, set `config`, and pytest runs the tests that every method has to pass."""
 
     config: ClassVar[MethodConfig]
     diverging: ClassVar[MethodConfig | None] = None
     needs_labels: ClassVar[bool] = True
-    starts_from_real_images: ClassVar[bool] = True  # and so cannot make more of a class than there are
+    starts_from_real_images: ClassVar[bool] = True  # so that a class's real images are the most that can be made
     draws: ClassVar[bool] = True  # whether the seed changes the images
 
     @pytest.fixture(autouse=True)
@@ -158,7 +158,7 @@ class DistillerConformance:
 
     def test_too_many_images_are_refused(self):
         if not self.starts_from_real_images:
-            pytest.skip("it can make any number")
+            pytest.skip("the method can make any number of images")
         with pytest.raises(UserError, match="class 'blob 0' has 12 images, and 13 are asked for"):
             distill(self.config, blobs(), Size(ipc=13), options=CPU)
 

@@ -1,4 +1,4 @@
-"""The conformance kit of protocols: what every one must pass, ours and other packages'.
+"""The conformance kit of protocols: tests that every protocol must pass, ours and other packages'.
 
     from dd_core.testing import ProtocolConformance
 
@@ -39,7 +39,7 @@ class ProtocolConformance:
     """Inherit, set `protocol`, and pytest runs ten tests on it, with short trainings of a small network."""
 
     protocol: ClassVar[EvaluationProtocol]
-    teacher: ClassVar[TeacherConfig | None] = None  # where a teacher labels what networks see: a quick one
+    teacher: ClassVar[TeacherConfig | None] = None  # a quick one, if the protocol needs a teacher
 
     @pytest.fixture(autouse=True)
     def _own_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -120,7 +120,7 @@ class ProtocolConformance:
         assert (recipe.network, recipe.initialisation, recipe.weights) == ("lenet", own.initialisation, weights)
 
     def _quick(self) -> EvaluationProtocol:
-        """The protocol, with two epochs of a small network, and two values of each that is chosen."""
+        """The protocol, with two epochs of a small network, and at most two values of each setting of its grid."""
         kind = type(self.protocol)
         changes = {**kind.changes, "network": "convnet-1-w4", "epochs": 2}
         grid = {name: values[:2] for name, values in kind.grid.items()}

@@ -1,6 +1,6 @@
-"""Ray and Dask: a cluster that is there or is started for the occasion, and tasks on it.
+"""Ray and Dask: a cluster that is running already, or is started for a pool, and tasks on it.
 
-Both retry a task whose worker dies, and tell which task is lost for good.
+Both retry a task whose worker dies, and say which task is lost for good.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Tasks(Protocol):
 
 
 def opened(workers: Workers) -> AbstractContextManager[None]:
-    """Ray or Dask, started if none is there and ended again; nothing for local processes, which joblib keeps."""
+    """A block with Ray or Dask, started and ended with it if none is running; no effect for local processes."""
     if workers.engine == "ray":
         return _ray(workers)
     return _dask(workers) if workers.engine == "dask" else nullcontext()
@@ -61,7 +61,7 @@ class _RayTasks:
         import ray.exceptions  # an extra
 
         self.ray = ray
-        # Ray shows a task the GPU that is its own, or its share of
+        # Ray lets a task see only its own GPU, or the one that it shares
         self.gpus = min(1.0, int(1e4 * ray.cluster_resources().get("GPU", 0) / count) / 1e4)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -94,7 +94,7 @@ def _called(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @contextmanager
 def _ray(workers: Workers) -> Iterator[None]:
-    """The cluster of RAY_ADDRESS, or a local Ray started for the occasion."""
+    """A Ray that is running already, the cluster of RAY_ADDRESS, or a local Ray that ends with the block."""
     try:
         import ray  # an extra
     except ImportError:
@@ -141,7 +141,7 @@ class _DaskTasks:
 
 @contextmanager
 def _dask(workers: Workers) -> Iterator[None]:
-    """The current Dask client, or local processes started for the occasion."""
+    """The current Dask client, or one with local processes, which end with the block."""
     try:
         import dask.config  # an extra
         from distributed import Client, LocalCluster, default_client  # an extra

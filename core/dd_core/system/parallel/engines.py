@@ -1,7 +1,7 @@
 """Independent jobs on worker slots: local processes through joblib, or the tasks of Ray or Dask.
 
-A worker that dies, most likely for memory, costs the jobs that were under way a second run. A job whose worker dies
-again, while nothing else runs, is lost.
+When a local worker dies, most likely for lack of memory, the jobs that were under way run again. After two deaths a job
+runs while nothing else does, and is lost if its worker dies then.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(
     workers: Workers | None = None,
     uses_torch: bool = True,
 ) -> Iterator[Result]:
-    """`function` of each job, lazily and in order, on a `Pool` for this one batch. See `Pool.run`."""
+    """The result of `function` for each job, lazily and in order, on a `Pool` for this one batch. See `Pool.run`."""
     with Pool(workers, uses_torch=uses_torch) as pool:
         yield from pool.run(function, jobs)
 
@@ -52,8 +52,8 @@ def run(
 class Pool:
     """Worker slots that are opened once and take many batches of jobs.
 
-    A Ray or Dask that is started for a pool serves every pool within its block. Jobs without torch say so: to set
-    torch's thread count a worker imports torch, which takes seconds.
+    A Ray or Dask that is started for a pool serves every pool within its block. uses_torch: whether workers set torch's
+    thread count for each job; they import torch for this, which takes seconds.
     """
 
     def __init__(self, workers: Workers | None = None, *, uses_torch: bool = True) -> None:
@@ -75,9 +75,9 @@ class Pool:
         *,
         lost: Callable[[Job], Result] | None = None,
     ) -> Iterator[Result]:
-        """`function` of each job, lazily and in order. Function and jobs must be picklable.
+        """The result of `function` for each job, lazily and in order. Function and jobs must be picklable.
 
-        A job runs in this process where there is one local worker. Raises what a job raises. `lost` gives the result
+        With one local worker, jobs run in this process. Raises what a job raises. `lost` gives the result
         of a job that was lost with its workers; without `lost`, such a job raises `OutOfResources`.
         """
         early: dict[int, Result] = {}
@@ -96,7 +96,7 @@ class Pool:
         *,
         lost: Callable[[Job], Result] | None = None,
     ) -> Generator[tuple[int, Result]]:
-        """The position of each job and its result, as soon as there is one; otherwise as `run`."""
+        """(position, result) of each job, as soon as the job is done; otherwise as `run`."""
         if self.workers.engine == "processes" and self.workers.count == 1:
             return ((index, _with_threads(function, job, self._threads)) for index, job in enumerate(jobs))
         local = self.workers.engine == "processes"
@@ -108,9 +108,9 @@ class Pool:
 
 @dataclass(frozen=True)
 class _Call(Generic[Job, Result]):
-    """What a worker does with a job. `threads`: of each job, None without torch; the rest is of local processes alone.
+    """What a worker does with a job. threads: of each job; None: torch is not used.
 
-    parent: the process that started the worker; folder: where workers agree on their slots.
+    For local processes alone, parent: the process that started the worker; folder: where workers claim their slots.
     """
 
     function: Callable[[Job], Result]
@@ -138,7 +138,7 @@ class _Batch(Generic[Job, Result]):
     # --- local processes --------------------------------------------------------------------------------------------
 
     def on_processes(self) -> Generator[tuple[int, Result]]:
-        """Results as they come; jobs whose worker died go again."""
+        """Results as they come; jobs that were under way when a worker died run again."""
         waiting = dict(enumerate(self.jobs))
         deaths = Counter[int]()
         while waiting:
@@ -202,8 +202,8 @@ class _Batch(Generic[Job, Result]):
 def _out_of_memory(job: object) -> Any:
     del job
     raise OutOfResources(
-        f"a job's worker process died twice, most likely for memory; fewer {Option('workers')} need less, and the same "
-        "call again goes on"
+        f"a job's worker process died at every attempt, most likely for lack of memory; use fewer {Option('workers')}, "
+        "and repeat the call, which goes on from what is saved"
     )
 
 

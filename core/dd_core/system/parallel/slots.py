@@ -1,6 +1,6 @@
 """The slot of a local worker process: the smallest number that no other living worker of the same parent has.
 
-It decides which GPU the worker computes on. A worker that is replaced leaves its slot, and its GPU, to the next one.
+The slot decides which GPU the worker computes on. A worker that is replaced leaves both to its successor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 
 def folder() -> Path:
-    """Where the workers of this process agree on their slots; it goes with the process."""
+    """The folder in which the workers of this process claim their slots; it is removed with the process."""
     return Path(_folder().name)
 
 
@@ -36,7 +36,7 @@ def _folder() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="dd-apps-slots-")
 
 
-@cache  # the cache keeps the lock: one that nobody refers to is given back
+@cache  # the cache keeps the lock object: a lock that nothing refers to is released
 def _locked(path: Path) -> BaseFileLock | None:
     lock = FileLock(path)
     try:

@@ -1,4 +1,4 @@
-"""A context of the engine's own: what surrounds a call neither changes a number in it nor makes it fail.
+"""The engine's own context: settings of the caller neither change a number in a call nor make the call fail.
 
 A caller may be inside `torch.autocast`, `no_grad` or `inference_mode`, may have chosen float64 or another device as
 torch's default, or may make errors of warnings. The engine computes as in a fresh interpreter, as its worker processes
@@ -58,7 +58,7 @@ def _set_aside(settings: tuple[Setting, ...], stack: ExitStack) -> None:
 
 @contextmanager
 def _warnings_as_warnings() -> Iterator[None]:
-    """What a library warns of is no error, unless a filter names the module that warns."""
+    """Within the block warnings raise no errors, unless a filter names the module that warns."""
     if not any(_is_for_all(entry) for entry in warnings.filters):
         yield
         return
@@ -76,7 +76,7 @@ def _is_for_all(entry: tuple[Any, ...]) -> bool:
 
 @cache
 def _pillow_settings() -> tuple[Setting, ...]:
-    """A truncated file is no image, and what is too large is told by `decoding`."""
+    """Pillow refuses truncated files, and keeps its own size limit, above which `decoding` refuses an image."""
     from PIL import Image, ImageFile  # Pillow is there already
 
     return (

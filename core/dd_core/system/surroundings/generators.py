@@ -1,4 +1,4 @@
-"""The CPU's global generators of random numbers: Python's, NumPy's and PyTorch's. Code of others draws from them."""
+"""The CPU's global random generators: Python's, NumPy's and PyTorch's, from which other people's code draws."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def generators_kept() -> Iterator[None]:
 
 
 def generator_states() -> tuple[object, ...]:
-    """Where the generators are, as a value: it changes where any of them draws."""
+    """The states of the three generators, as a value that changes whenever one of them draws."""
     numbers: Any = np.random.get_state()
     return random.getstate(), numbers[1].tobytes(), *numbers[2:], torch.get_rng_state().numpy().tobytes()
 
 
 @contextmanager
 def generators_seeded(seed: int, stream: str, step: int = 0) -> Iterator[None]:
-    """Run a block whose code draws from the global generators, each of which begins where the three arguments say.
+    """Run a block with the global generators seeded by `seed`, `stream` and `step`, for code that draws from them.
 
-    They are put back at the end; those of accelerators are left alone where torch has none.
+    The generators are put back at the end; those of accelerators are left alone where torch has none.
     """
     number = streams.counter(seed, stream, step)
     with generators_kept(), streams.seeded(seed, stream, step):

@@ -14,14 +14,14 @@ from dd_core.system.surroundings.settings import Setting, attribute, value_or
 
 
 def contexts() -> tuple[AbstractContextManager[Any], ...]:
-    """What torch offers a context manager for and nothing else."""
+    """Settings that torch offers only as context managers."""
     # without inference mode gradients are on; without torch functions nothing is placed on a default device
     return torch.inference_mode(False), torch._C.DisableTorchFunction()  # pyright: ignore[reportPrivateUsage] (torch's guide to extending it names it)
 
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """Torch's settings that change a number, the ones that others follow before those."""
+    """Torch's settings that change a number; a setting that others follow comes before them."""
     return (
         *(_autocast(kind) for kind in device.KINDS),
         Setting(torch.get_default_dtype, torch.set_default_dtype, (torch.float32,)),
@@ -44,7 +44,7 @@ def _autocast(kind: str) -> Setting:
 
 
 def _flushes_denormals() -> bool:
-    """Whether this thread takes the smallest floats for zero, which torch sets and does not tell."""
+    """Whether this thread flushes denormal floats to zero; torch can set this mode, but not read it."""
     return sys.float_info.min * 0.5 == 0.0
 
 

@@ -123,7 +123,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "code": (
         ".pth",
         lambda: torch_bytes({"a": _Code()}),
-        "its pickle names 'posix system', and a network's state_dict needs no",
+        "its pickle names 'posix system', which a network's state_dict does not need",
     ),
     "code in an old file": (".pth", lambda: torch_bytes(_Code(), old=True), "its pickle names 'posix system'"),
     "code in an old file's first words": (
@@ -225,7 +225,7 @@ def test_what_is_no_file_of_weights_is_refused_in_one_line(what: str, tmp_path: 
 
 
 def test_other_files_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"called \.safetensors, \.pth or \.pt"):
+    with pytest.raises(UserError, match=r"read from \.safetensors, \.pth and \.pt files"):
         read_weights(written(tmp_path, "weights.bin", READABLE["plain.pth"]()))
     with pytest.raises(UserError, match=r"has [\d,]+ bytes, and 2,000 is the limit"):
         read_weights(written(tmp_path, "large.pth", READABLE["plain.pth"]()), limit=2000)

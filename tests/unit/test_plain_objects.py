@@ -322,8 +322,8 @@ class Stream(IterableDataset):
         (5, "a int; give a pair"),
         ((LEVELS, LABELS, LABELS), "a tuple; give a pair"),
         ({"images": LEVELS}, "a dict; give a pair"),
-        (DataLoader(Pictures()), "a DataLoader; give .* its attribute `dataset`"),
-        (Stream(), "a Stream; give .* an IterableDataset has none"),
+        (DataLoader(Pictures()), "a DataLoader; give .* give the DataLoader's attribute `dataset`"),
+        (Stream(), "a Stream; give .* read by index, which an IterableDataset does not allow"),
         (None, "a NoneType; give a pair"),
     ],
 )

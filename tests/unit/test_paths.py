@@ -164,7 +164,9 @@ def test_a_link_to_nowhere_is_refused_before_anything_is_made(tmp_path: Path):
     link, circle = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     link.symlink_to("unmounted/a.safetensors")
     circle.symlink_to("b.safetensors")
-    with pytest.raises(UserError, match=f"a link into a folder that is not there: {tmp_path}/unmounted; make that folder, or"):
+    with pytest.raises(
+        UserError, match=f"a link into a folder that is not there: {tmp_path}/unmounted; make that folder, or"
+    ):
         distill(method("random"), blobs(), Size(ipc=1), out=link, options=OPTIONS)
     with pytest.raises(UserError, match="Too many levels of symbolic links"):
         distill(method("random"), blobs(), Size(ipc=1), out=circle, options=OPTIONS)

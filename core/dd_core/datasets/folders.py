@@ -69,7 +69,7 @@ def load(
         source = _side(source, split, progress)
     _say_what_is_odd(source, chosen, progress)
     if source.nbytes > memory_limit:
-        progress(f"{source.nbytes / 2**30:.1f} GiB of pixels are above the memory limit; images are read as needed")
+        progress(f"{source.nbytes / 2**30:.1f} GiB of pixels are above the limit; images are read as needed")
         return source
     return in_memory(source, workers=workers, progress=progress)
 

@@ -78,12 +78,16 @@ def _photos() -> list[str]:
     ]
 
 
+def _control(found: Record) -> str:
+    """What a benchmark of kills says of its negative control."""
+    return "another seed differs" if found["control_differs"] else "*another seed does not differ*"
+
+
 def _kill() -> list[str]:
     found = [line for line in records("kill") if "files" in line][-1]
-    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
     return [
         f"kill -9, {found['kills']} times through the command line, {found['aimed']} aimed at the save",
-        f"{found['differing']} of {found['files']} files differ; {control}",
+        f"{found['differing']} of {found['files']} files differ; {_control(found)}",
         "`make bench-kill`",
     ]
 
@@ -95,12 +99,11 @@ def _kill_search() -> list[list[str]]:
     found = lines[-1]
     wrong = {"lost": "recorded trials lost", "run_again": "run again", "differing": "histories differ"}
     figures = [f"{found[name]} {text}" for name, text in wrong.items()]
-    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
     again = f"{found['ended_unrecorded']} that had ended in a worker, unrecorded, ran again"
     return [
         [
             f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the journal",
-            f"{', '.join(figures)}; {again}; {control}",
+            f"{', '.join(figures)}; {again}; {_control(found)}",
             "`make bench-kill`",
         ]
     ]
@@ -112,11 +115,10 @@ def _kill_stages() -> list[list[str]]:
         return []
     found = lines[-1]
     within = ", ".join(f"{count} in {stage}" for stage, count in found["stages"].items())
-    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
     return [
         [
             f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the save; {within}",
-            f"{found['differing']} of {found['pipelines']} sets and banks differ; {control}",
+            f"{found['differing']} of {found['pipelines']} sets and banks differ; {_control(found)}",
             "`make bench-kill`",
         ]
     ]
@@ -127,11 +129,11 @@ def _kill_continual() -> list[list[str]]:
     if not lines:
         return []
     found = lines[-1]
-    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
     return [
         [
             f"kill -9, {found['kills']} times of {found['killed']}; {found['aimed']} aimed at the save",
-            f"{found['differing']} of {found['runs']} outcomes differ, {found['lost']} finished jobs lost; {control}",
+            f"{found['differing']} of {found['runs']} outcomes differ, {found['lost']} finished jobs lost; "
+            f"{_control(found)}",
             "`make bench-kill`",
         ]
     ]
@@ -142,13 +144,12 @@ def _kill_everything() -> list[list[str]]:
     if not lines:
         return []
     found = lines[-1]
-    control = "another seed differs" if found["control_differs"] else "*another seed does not differ*"
     return [
         [
             f"kill -9, {found['kills']} times of {len(found['jobs'])} jobs, {found['killed']}; {found['aimed']} aimed "
             "at the save",
             f"{found['differing']} of {found['runs']} outcomes (sets, artefacts, reports) differ, {found['leftovers']} "
-            f"temporary files left; {control}",
+            f"temporary files left; {_control(found)}",
             "`make bench-kill`",
         ]
     ]

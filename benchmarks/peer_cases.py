@@ -380,7 +380,7 @@ def peers() -> dict[str, Peer]:
             _step("dm", 10, 80, batch_real=64),
             _distribution,
             "a step, 10 images a class, 64 real ones",
-            {"cpu": 1.8},
+            {"cpu": 1.8, "memory": 1.0},
         ),
         "dm-small": Peer(
             _step("dm", 10, 80, batch_real=64, batch_bytes=64 << 20),

@@ -13,7 +13,7 @@ from typing import Any
 from dd_core.errors import DDError, Interrupted
 
 TrialFunction = Callable[[dict[str, Any]], float]
-DIED = "its worker process died twice, most likely for lack of memory"
+DIED = "its worker process died at every attempt, most likely for lack of memory"
 _LONGEST_REASON = 200
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Unit = Literal["percent", "bytes", "seconds", "times"]
 MEASURED_BY_CLOCKS: tuple[Unit, ...] = ("seconds", "times")  # units of columns that differ between equal runs
 _INTERVAL = ("value", "low", "high")  # the keys of an estimate
-_NUMBERED = re.compile(r"_(\d+)$")
+_AFTER = re.compile(r"^after_(\d+)$")
 _HEADING: dict[Unit, str] = {"percent": " (%)", "bytes": "", "seconds": " (s)", "times": ""}
 
 
@@ -44,7 +44,7 @@ class Table:
     def headings(self) -> list[str]:
         """The columns as shown, with their units; `after_5` is shown as `after 5`."""
         units = {column: _HEADING[unit] for column, unit in self.units.items()}
-        return [_NUMBERED.sub(r" \1", column) + units.get(column, "") for column in self.columns()]
+        return [_AFTER.sub(r"after \1", column) + units.get(column, "") for column in self.columns()]
 
     def cells(self) -> list[list[str]]:
         """Every row as text."""

@@ -171,7 +171,7 @@ def _images(job: ScoreJob) -> tuple[Source, Source]:
 
 def lost(job: PretrainJob | ScoreJob) -> JobRecord:
     """The record of a job whose worker processes died."""
-    return JobRecord(key=job.key, reason="its worker process died twice, most likely for lack of memory")
+    return JobRecord(key=job.key, reason="its worker process died at every attempt, most likely for lack of memory")
 
 
 def target_facts(train: Source, test: Source, scores: Sequence[ScoringConfig], fractions: Sequence[float]) -> list[Any]:

@@ -252,7 +252,7 @@ def test_a_trial_whose_worker_dies_is_a_failure():
     assert {trial.sample["x"] for trial in failed} == {2}
     assert len(failed) == 25
     assert {(trial.reason, trial.seconds) for trial in failed} == {
-        ("its worker process died twice, most likely for lack of memory", None)
+        ("its worker process died at every attempt, most likely for lack of memory", None)
     }
 
 
@@ -746,3 +746,16 @@ def test_strategies_by_name_and_their_defaults():
 def test_settings_that_cannot_be_are_refused(fields, line: str):
     with pytest.raises(UserError, match=line):
         SearchConfig(**{"max_trials": 3, **fields})
+
+
+def test_a_search_shows_its_progress_where_it_is_asked(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("dd_core.system.progress.LINE_SECONDS", 0.0)
+    how = config(EvolutionConfig(population_size=4, sample_size=2), 5, batch=1, seed=7)
+    plain = search(TinySpace(), value_of, how)
+    capfd.readouterr()
+    told = search(TinySpace(), value_of, how, progress=True)
+    lines = [line for line in capfd.readouterr().err.splitlines() if " search: " in line]
+    assert [line.split(",")[0] for line in lines] == [f"evolution search: {done} of 5" for done in range(1, 6)]
+    assert [trial.value for trial in told] == [trial.value for trial in plain]

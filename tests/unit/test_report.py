@@ -523,3 +523,10 @@ def test_bytes(count: int, shown: str):
 
 def test_printable_leaves_letters_of_all_scripts_alone():
     assert printable("naïve 猫 ± \n\x1b\u202e") == "naïve 猫 ± \\n\\x1b\\u202e"
+
+
+def test_the_column_of_an_experience_is_headed_in_words_and_no_other_name_is_changed():
+    row = {"row": "dm", "after_5": 0.5, "after_last": 0.5, "resnet_8": 0.5, "bytes": 3}
+    table = Table("accuracy", [row], units={"after_5": "percent", "bytes": "bytes"})
+    assert table.headings() == ["row", "after 5 (%)", "after_last", "resnet_8", "bytes"]
+    assert table.columns() == [*row]

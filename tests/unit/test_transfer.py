@@ -440,3 +440,23 @@ def test_fine_tuning_keeps_batch_norms_from_single_images():
     fine_tune(model, target(2), target(2, seed=1), settings=settings, device="cpu", say=said.append)
     assert said == [said[0]]
     assert said[0].startswith("Pooled: mini-batches of 4 images instead of 5")
+
+
+def test_pre_training_and_fine_tuning_show_their_progress_where_they_are_asked(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("dd_core.system.progress.LINE_SECONDS", 0.0)
+    settings, pictures = FineTuning(steps=3, batch_size=7), (target(4), target(2, seed=1))
+    ds = features_set()
+    silent = pretrain(Small, ds, device="cpu")
+    plain = fine_tune(silent, *pictures, settings=settings, device="cpu").model
+    assert capfd.readouterr().err == ""
+    backbone = pretrain(Small, ds, device="cpu", progress=True)
+    epochs = ds.manifest.recipe.epochs
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"epochs: {done} of {epochs}" for done in range(1, epochs + 1)]
+    tuned = fine_tune(backbone, *pictures, settings=settings, device="cpu", progress=True).model
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"steps: {done} of 3" for done in (1, 2, 3)]
+    assert same(backbone, silent)
+    assert same(tuned, plain)

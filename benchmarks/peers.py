@@ -1,19 +1,21 @@
 """The engine beside plain references, in turns, on one core: how fast is it, and how much memory does it take?
 
-    python benchmarks/peers.py [--rounds 5] [CASE ...]      # appends to benchmarks/results/peers.jsonl
+    python benchmarks/peers.py [--processes 3] [--rounds 4] [CASE ...]      # appends to benchmarks/results/peers.jsonl
 
 A plain reference (`peer_references.py`) is the same algorithm from its paper's mathematics in PyTorch's ordinary way,
 on as many images (`peer_cases.py`). A CASE is a case's name or how it begins; none: all. Each side of a case has a
-process of its own with one thread. After a repetition that does not count they take turns, ours, plain, ours, plain. A
-record has the least and the median of each side's seconds on the CPU, the peak of its memory above what it has loaded,
-and plain over ours of both: above 1, the engine takes less. What is asked of a case is asked of the medians; the table
-can be lost, and says so.
+process of its own with one thread. After a repetition that does not count they take turns, ours, plain, ours, plain.
+Then other processes do the same, because the same code took a third longer in one process than in the next. A record
+has the least and the median of each side's seconds on the CPU, the peak of its memory above what it has loaded, and
+plain over ours of both: above 1, the engine takes less. What is asked of a case is asked of the medians; the table can
+be lost, and says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -83,18 +85,22 @@ class Side(Worker):
         self._answer()
 
 
-def measured(name: str, rounds: int) -> list[Record]:
-    """A record for each part of a case. Raises `Failed`."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        both = {side: Side(name, side, Path(folder) / side) for side in SIDES}
-        for worker in both.values():
-            stack.callback(worker.end)
-        for worker in both.values():
-            worker.ready()
-            worker.repeat()
-        turns = [{side: worker.repeat() for side, worker in both.items()} for _ in range(rounds)]
-        peaks = {side: worker.peak for side, worker in both.items()}
-    return [{"case": name, "part": part, **_compared(name, part, turns, peaks)} for part in turns[0]["ours"]]
+def measured(name: str, rounds: int, processes: int) -> list[Record]:
+    """A record for each part of a case, of several pairs of processes. Raises `Failed`."""
+    turns, peaks = list[Record](), dict[str, list[float]]((side, []) for side in SIDES)
+    for _ in range(processes):
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            both = {side: Side(name, side, Path(folder) / side) for side in SIDES}
+            for worker in both.values():
+                stack.callback(worker.end)
+            for worker in both.values():
+                worker.ready()
+                worker.repeat()
+            turns += [{side: worker.repeat() for side, worker in both.items()} for _ in range(rounds)]
+            for side, worker in both.items():
+                peaks[side].append(worker.peak)
+    middle = {side: statistics.median(several) for side, several in peaks.items()}
+    return [{"case": name, "part": part, **_compared(name, part, turns, middle)} for part in turns[0]["ours"]]
 
 
 def _compared(name: str, part: str, turns: list[Record], peaks: Record) -> Record:
@@ -124,17 +130,21 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help="a case's name, or how it begins; none: all")
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each side")
+    parser.add_argument("--processes", type=int, default=3, help="pairs of processes, one after the other")
+    parser.add_argument("--rounds", type=int, default=4, help="repetitions of each side in each pair")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     run, failed = now(), False
     for name in named(options.cases):
         try:
-            records = measured(name, options.rounds)
+            records = measured(name, options.rounds, options.processes)
         except Failed as error:
             records, failed = [{"case": name, "reason": str(error)}], True
         for record in records:
-            kept = facts("peers", {"rounds": options.rounds}, run=run, data="noise") | record
+            kept = (
+                facts("peers", {"rounds": options.rounds, "processes": options.processes}, run=run, data="noise")
+                | record
+            )
             append(options.results / "peers.jsonl", kept)
             print(line(record), flush=True)
     sys.exit(1 if failed else 0)

@@ -9,12 +9,12 @@ The parts, all of them in this order unless some are named:
   soft labels and a network's score are the same to the bit.
 - `methods`: an outer step of each method, by the published settings of 1, 10 and 50 images a class: milliseconds and
   peak memory above what the method holds between steps.
-- `steps`: an outer step of `mtt` (ConvNet-3, 10 and 100 images, N inner steps under DSA, M = 2 epochs of an expert) in
+- `steps`: an outer step of `mtt` (ConvNet-3, 10 to 500 images, N inner steps under DSA, M = 2 epochs of an expert) in
   each gradient mode, in strict float32, in TF32, and in bfloat16 by autocast around the network in the inner loss:
   milliseconds, peak memory above what was allocated before, and the cosine of the pixels' gradient to the exact one in
   strict float32. A precision is usable where the exact mode keeps a cosine of 0.999. `truncated` looks at the last half
-  of the steps. Then the step as CUDA graphs, compiled, and both, beside the engine's; what fails has its reason
-  recorded. Times are medians of runs that take turns.
+  of the steps. Then inner steps that are captured as CUDA graphs, and compiled ones, beside eager ones; what fails has
+  its reason recorded. Times are medians of runs that take turns.
 - `experts`: experts a minute (3 epochs, batch 256, DSA, by SGD and by GSAM), going by a few steps of each: one after
   another as the engine trains them, several by `vmap` (which makes grouped convolutions), and several on CUDA streams.
 - `full-data`: the accuracy of ConvNet-3 on all training images, 50 epochs of protocol `dm-1000`'s recipe (1001 there),

@@ -26,14 +26,13 @@ from dd_core.methods.trajectory_matching.experts import trajectory
 from dd_core.methods.trajectory_matching.opinions import parameters_of
 from dd_core.streams import Streams
 from dd_core.system import device as devices
-from dd_core.unroll import Mode, Step, Tensors, Unrolled
+from dd_core.unroll import How, InnerSteps, Mode, Step, Tensors, Unrolled
 
 Record = dict[str, Any]
-Function = Callable[..., Tensors]
-Wrap = Callable[..., Function]  # (function, *example arguments) -> the same, faster
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MODES: tuple[Mode, ...] = ("full", "adjoint", "truncated", "tesla")
+HOWS: tuple[How, ...] = ("captured", "compiled")
 RATE = 0.01  # of a student (alpha), as in the presets of CIFAR-10, one image a class
 COSINE = 0.999  # to the exact gradient, from which on a precision can be used
 MEMORY, TIME = 1.3, 1.6  # what the adjoint may take: at the largest N over the smallest, and over `full`
@@ -44,7 +43,11 @@ class Scale:
     """The amount of measuring, and the network."""
 
     network: str = "convnet-3"
-    sizes: tuple[tuple[int, tuple[int, ...]], ...] = ((10, (10, 30, 80)), (100, (10, 30, 80)))  # images, inner steps
+    sizes: tuple[tuple[int, tuple[int, ...]], ...] = (
+        (10, (10, 30, 80)),
+        (100, (10, 30, 80)),
+        (500, (10, 30)),
+    )  # images, inner steps
     rounds: int = 3  # turns that a median is of
     together: tuple[int, ...] = (2, 4, 8)  # experts at the same time
     chunk: int = 20  # steps of experts in a turn
@@ -134,24 +137,30 @@ class Problem:
         """The images of inner step `t`."""
         return augment.dsa(pixels, self.strategy, generator=Streams(0).generator("augmentation", t))
 
-    def loss(self, theta: Tensors, images: Tensor, *, half: bool) -> Tensor:
+    def loss(self, theta: Tensors, images: Tensor, labels: Tensor, *, half: bool) -> Tensor:
         """The inner loss; `half`: the network in bfloat16 where autocast has it so, weights and loss in float32."""
         # autocast's cache of cast weights would not survive the capture of a graph
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half, cache_enabled=False):
             logits = unroll.apply(self.network, theta, images)
-        return F.cross_entropy(logits.float(), self.labels)
+        return F.cross_entropy(logits.float(), labels)
 
-    def step(self, *, half: bool) -> Step:
+    def inner_steps(self, how: How = "eager", *, half: bool, bound: float = unroll.BOUND) -> InnerSteps:
+        """Inner steps as the engine takes them; raises `Failed` where they would be eager after all."""
+
+        def loss(theta: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+            return self.loss(theta, images, labels, half=half)
+
+        return InnerSteps(loss, how, bound=bound, message=fail)
+
+    def step(self, how: How = "eager", **options: Any) -> Step:
         """An inner step as the engine takes it."""
+        return self.inner_steps(how, **options).step(
+            lambda t, learned: (self.seen(t, learned[0]), self.labels, learned[1])
+        )
 
-        def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
-            return self.loss(theta, self.seen(t, learned[0]), half=half)
-
-        return unroll.sgd_step(loss, lambda t, learned: learned[1])
-
-    def run(self, step: Step, steps: int, mode: Mode, *, flat: bool = False) -> Unrolled:
-        """The gradients of an outer step; `flat`: `step` takes all weights as one vector."""
-        start, target = ((one,) if flat else parameters_of(self.network, one) for one in (self.start, self.target))
+    def run(self, step: Step, steps: int, mode: Mode) -> Unrolled:
+        """The gradients of an outer step."""
+        start, target = (parameters_of(self.network, one) for one in (self.start, self.target))
         whole = (self.start - self.target).square().sum()
 
         def distance(final: Tensors) -> Tensor:
@@ -219,104 +228,20 @@ def claims(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> Record:
 # --- faster ------------------------------------------------------------------------------------------------------
 
 
-def as_one_node(problem: Problem, *, half: bool, wrap: Wrap) -> Step:
-    """An inner step as one node of autograd, made of two functions of fixed shapes that `wrap` makes fast.
-
-    `ahead` takes the step, and `back` takes it again and pulls a cotangent through: `full` through such steps is the
-    exact adjoint, for of each step only its arguments are kept. Compilers do not differentiate twice, so each function
-    has its derivatives within (PyTorch's issue 91469). DSA, which is another at every step, stays outside.
-    """
-
-    def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
-        return problem.loss(parameters_of(problem.network, theta[0]), learned[0], half=half)
-
-    step = unroll.sgd_step(loss, lambda t, learned: learned[1])
-
-    def ahead(theta: Tensor, images: Tensor, rate: Tensor) -> Tensors:
-        with torch.enable_grad():
-            (after,) = step(0, (theta.detach().requires_grad_(),), (images, rate))
-        return (after.detach(),)
-
-    def back(theta: Tensor, images: Tensor, rate: Tensor, cotangent: Tensor) -> Tensors:
-        inputs = tuple(one.detach().requires_grad_() for one in (theta, images, rate))
-        with torch.enable_grad():
-            after = step(0, inputs[:1], inputs[1:])
-        return torch.autograd.grad(after, inputs, (cotangent,))
-
-    examples = (problem.start, problem.pixels, problem.rate)
-    fast_ahead, fast_back = wrap(ahead, *examples), wrap(back, *examples, problem.start)
-
-    class Node(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *arguments: Tensor) -> Tensor:
-            ctx.save_for_backward(*arguments)
-            return fast_ahead(*(one.detach() for one in arguments))[0]
-
-        @staticmethod
-        def backward(ctx: Any, cotangent: Tensor) -> Tensors:
-            return fast_back(*(one.detach() for one in ctx.saved_tensors), cotangent)
-
-    def whole(t: int, theta: Tensors, learned: Tensors) -> Tensors:
-        return (Node.apply(theta[0], problem.seen(t, learned[0]).contiguous(), learned[1]),)
-
-    return whole
-
-
-class Graphed:
-    """A function as a CUDA graph: arguments are copied in, the kernels launched all at once, results copied out."""
-
-    def __init__(self, function: Function, *examples: Tensor) -> None:
-        self.inputs = tuple(one.detach().clone() for one in examples)
-        side = torch.cuda.Stream()  # PyTorch asks for a few runs on another stream before the capture
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(side):
-            for _ in range(3):
-                function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self.graph):
-            self.outputs = function(*self.inputs)
-
-    def __call__(self, *arguments: Tensor) -> Tensors:
-        """What the function returns for these."""
-        for mine, given in zip(self.inputs, arguments, strict=True):
-            mine.copy_(given)
-        self.graph.replay()
-        return tuple(one.clone() for one in self.outputs)
-
-
-def compiled(function: Function, *examples: Tensor) -> Function:
-    """A function compiled with its derivatives inside: by Inductor on a GPU; on a CPU it is only traced."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    backend = "inductor" if examples[0].device.type == "cuda" else "aot_eager"
-    examples = tuple(one.detach().clone() for one in examples)  # one tensor given twice would be traced as one argument
-    fast = torch.compile(make_fx(function)(*examples), backend=backend)
-    with torch.no_grad():
-        fast(*examples)  # compiles here, and not in the thread of a backward pass
-    return fast
-
-
-WRAPS: Mapping[str, Wrap] = {
-    "graphed": Graphed,
-    "compiled": compiled,
-    "compiled and graphed": lambda function, *examples: Graphed(compiled(function, *examples), *examples),
-}
-
-
-def faster(problem: Problem, how: str, precision: str, exact: Unrolled, steps: int, rounds: int) -> Record:
-    """Time of an outer step with faster inner steps, beside the engine's; a failure is recorded with its reason."""
+def faster(problem: Problem, how: How, precision: str, exact: Unrolled, steps: int, rounds: int) -> Record:
+    """Time of an outer step with captured or compiled inner steps, beside eager ones; a failure has its reason."""
     half, device = precision == "bfloat16", problem.device
+    bound = unroll.BOUND if precision == "float32" else unroll.BOUND_AMP
     record: Record = {"how": how, "precision": precision, "inner_steps": steps}
     begun = time.monotonic()
     try:
         with products(tf32=precision == "tf32"):
-            step, mebi = excess(lambda: as_one_node(problem, half=half, wrap=WRAPS[how]), device)
+            fast, engine = problem.step(how, half=half, bound=bound), problem.step(half=half)
+            _, mebi = excess(lambda: problem.run(fast, steps, "adjoint"), device)  # the first run makes them
             record |= {"seconds_to_build": round(time.monotonic() - begun, 1), "mib_to_build": mebi}
-            engine = problem.step(half=half)
             runs = {"full": partial(problem.run, engine, steps, "full")}
             runs |= {"adjoint": partial(problem.run, engine, steps, "adjoint")}
-            runs |= {how: partial(problem.run, step, steps, "full", flat=True)}
+            runs |= {how: partial(problem.run, fast, steps, "adjoint")}
             found = compared(runs, exact, rounds=rounds, device=device)
     except Exception as error:  # a compiler raises anything at all
         return {**record, "reason": reason(error)}
@@ -325,11 +250,17 @@ def faster(problem: Problem, how: str, precision: str, exact: Unrolled, steps: i
     return {**record, "modes": found, **over}
 
 
-def measured(source: Source, scale: Scale, device: torch.device) -> Iterator[Record]:
-    """Records of the gradient modes, of what is claimed of them, and of what makes a step faster.
+class Failed(Exception):
+    """Inner steps are neither captured nor compiled here."""
 
-    The last are for the fewest images, where launching kernels costs most, and the middle N.
-    """
+
+def fail(text: str) -> None:
+    """Raise `Failed` with the engine's message."""
+    raise Failed(text)
+
+
+def measured(source: Source, scale: Scale, device: torch.device) -> Iterator[Record]:
+    """Records of the gradient modes, of what is claimed of them, and of captured and compiled steps at the middle N."""
     for count, lengths in scale.sizes:
         problem = Problem(source, scale.network, count, device)
         exact = {steps: problem.exact(steps) for steps in lengths}
@@ -340,10 +271,10 @@ def measured(source: Source, scale: Scale, device: torch.device) -> Iterator[Rec
                 found |= {steps: record["modes"]} if precision == "float32" else {}
                 yield {"what": "modes", "images": count, **record}
         yield {"what": "claims", "images": count, "precision": "float32", **claims(found)}
-    count, lengths = scale.sizes[0]
-    problem, steps = Problem(source, scale.network, count, device), lengths[len(lengths) // 2]
-    exact_gradient = problem.exact(steps)
-    for how in WRAPS:
-        for precision in PRECISIONS:
-            record = faster(problem, how, precision, exact_gradient, steps, scale.rounds)
-            yield {"what": "faster", "images": count, **record}
+    for count, lengths in scale.sizes:
+        problem, steps = Problem(source, scale.network, count, device), lengths[len(lengths) // 2]
+        exact_gradient = problem.exact(steps)
+        for how in HOWS:
+            for precision in PRECISIONS:
+                record = faster(problem, how, precision, exact_gradient, steps, scale.rounds)
+                yield {"what": "faster", "images": count, **record}

@@ -370,6 +370,9 @@ def peers() -> dict[str, Peer]:
         "mtt-adjoint": Peer(
             _matching("mtt", gradient="adjoint"), lambda _: _student(), student, {"cpu": 0.95, "memory": 8.0}
         ),
+        "mtt-compiled": Peer(
+            _matching("mtt", gradient="adjoint", compile=True), lambda _: _student(), student, {"cpu": 1.1}
+        ),
         "datm": Peer(
             _matching("datm", threshold=100.0, lr_label=5.0), lambda _: _student(soft=True), f"{student}, soft labels"
         ),

@@ -22,7 +22,7 @@ between computing a gradient and using it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -51,13 +51,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a run gives a method beside the config; `artefacts` has the artefacts of `config.needs`, by role."""
+    """What a run gives a method beside the config; `artefacts` has the artefacts of `config.needs`, by role.
+
+    message: takes a line that the user should see.
+    """
 
     source: Source
     size: Size
     streams: Streams
     device: torch.device
     artefacts: Mapping[str, Artefact] = field(default_factory=dict[str, Artefact])
+    message: Callable[[str], None] | None = None
 
     @staticmethod
     def gather(
@@ -81,7 +85,8 @@ class Context:
             role: artefacts.get(spec, resources=resources, workers=workers, cache=cache, reporter=reporter)
             for role, spec in config.needs(source, size=size, seed=seed).items()
         }
-        return Context(source, size, Streams(seed), device, made)
+        message = None if reporter is None else reporter.message
+        return Context(source, size, Streams(seed), device, made, message)
 
     @property
     def counts(self) -> tuple[int, ...]:

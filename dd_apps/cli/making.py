@@ -40,6 +40,12 @@ Preset = Annotated[
 Forecast = Annotated[
     bool, typer.Option("--forecast", help="Print how long this run would take on this machine, and make nothing.")
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile the method's inner steps, or capture them on a GPU; as --set compile=true."
+    ),
+]
 Out = Annotated[Path, typer.Option(metavar="FILE.safetensors", help="File of the distilled set to be written.")]
 
 
@@ -55,6 +61,7 @@ def distill(
     image_size: options.ImageSize = None,
     preset: Preset = None,
     forecast: Forecast = False,
+    compile: Compile = False,
     pretrain_on: options.PretrainOn = None,
     skip_corrupt: options.SkipCorrupt = False,
     seed: options.Seed = 0,
@@ -75,6 +82,10 @@ def distill(
     session: Session = context.obj
     table = _method_table(method, settings)
     config = decode_method(table)
+    if compile:
+        if "compile" not in type(config).model_fields:
+            raise UserError(f"--compile: method '{method}' has no inner steps to compile; leave it out")
+        config = decode_method(table := {**table, "compile": True})
     if preset is not None:
         settings_of(preset, method, image_size=image_size or 1)  # refuses a wrong name before images are read
     size = _size(ipc, images)

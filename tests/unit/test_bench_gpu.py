@@ -9,13 +9,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from dd_core import networks, unroll
 from dd_core.images import LabelledImages
 from dd_core.methods.trajectory_matching.expert_training import Sharpness
 from dd_core.methods.trajectory_matching.gsam import flat_gradient
 from dd_core.streams import Streams
+from dd_core.unroll import pairs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")
@@ -84,25 +84,21 @@ def test_nothing_is_claimed_of_a_figure_that_is_not_there(gpu_steps: ModuleType)
     assert gpu_steps.claims({10: out_of_memory, 80: out_of_memory}) == {}
 
 
-@pytest.mark.parametrize("traced", [False, True])
-def test_a_step_that_is_one_node_has_the_gradient_of_the_engines(
-    gpu_steps: ModuleType,
-    source: LabelledImages,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    traced: bool,
+def test_faster_steps_are_compared_with_the_engines(
+    gpu_steps: ModuleType, source: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path))
+    monkeypatch.setattr(pairs, "compiled", lambda function, *examples: function)
     problem = gpu_steps.Problem(source, "convnet-1-w4", 10, CPU)
-
-    def wrap(function, *examples):
-        return make_fx(function)(*(one.clone() for one in examples)) if traced else function
-
-    ours = problem.run(gpu_steps.as_one_node(problem, half=False, wrap=wrap), 3, "full", flat=True)
-    engines = problem.exact(3)
-    torch.testing.assert_close(ours.loss, engines.loss)
-    torch.testing.assert_close(ours.learned, engines.learned)
-    assert unroll.cosine(ours, problem.run(problem.step(half=False), 3, "tesla"))[0] < 0.99999
+    record = gpu_steps.faster(problem, "compiled", "float32", problem.exact(3), 3, 1)
+    assert list(record["modes"]) == ["full", "adjoint", "compiled"]
+    assert record["modes"]["compiled"]["cosine"] == pytest.approx(1.0, abs=1e-6)
+    assert record["over_full"] == pytest.approx(
+        record["modes"]["compiled"]["ms"] / record["modes"]["full"]["ms"], abs=1e-3
+    )
+    assert unroll.cosine(problem.exact(3), problem.run(problem.step(half=False), 3, "tesla"))[0] < 0.99999
+    refused = gpu_steps.faster(problem, "captured", "float32", problem.exact(3), 3, 1)  # a CPU captures nothing
+    assert refused["reason"].startswith("Failed: inner steps cannot be captured here")
 
 
 @pytest.mark.parametrize("sharpness", [None, Sharpness(rho=0.5, alpha=0.7)])

@@ -299,7 +299,7 @@ def test_what_is_asked_can_be_lost(peers: Any):
 
 
 def test_cases_by_their_beginning(peers: Any):
-    assert peers.named(["mtt"]) == ["mtt-full", "mtt-adjoint"]
+    assert peers.named(["mtt"]) == ["mtt-full", "mtt-adjoint", "mtt-compiled"]
     assert peers.named(["dsa"])[:2] == ["dsa", "dsa-color"]
     assert peers.named([]) == list(peers.PEERS)
     with pytest.raises(peers.UserError, match="did you mean 'tesla'"):

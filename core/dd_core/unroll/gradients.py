@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -66,7 +66,7 @@ def unroll(
     that the loss does not depend on get zeros. `window` is the number of last steps that `truncated` differentiates
     through. Raises `UserError` for an unknown mode and for a window outside the steps.
     """
-    theta, leaves = _leaves(start), _leaves(learned)
+    theta, leaves = leaves_of(start), leaves_of(learned)
     if mode in ("adjoint", "tesla"):
         return _adjoint(step, steps, theta, leaves, outer, constant=mode == "tesla")
     if mode not in ("full", "truncated"):
@@ -85,16 +85,16 @@ def _through(
     """Autograd through the steps after the first `blind` ones."""
     current = theta
     for t in order[:blind]:
-        current = _detached(step(t, _leaves(current), learned))
-    first = current if blind == 0 else _leaves(current)
+        current = detached(step(t, leaves_of(current), learned))
+    first = current if blind == 0 else leaves_of(current)
     current = first
     for t in order[blind:]:
         current = step(t, current, learned)
     loss = outer(current)
-    gradients = _grad(loss, (*learned, *first))
+    gradients = gradients_of(loss, (*learned, *first))
     cut = len(learned)
     start = gradients[cut:] if blind == 0 else tuple(torch.zeros_like(tensor) for tensor in theta)
-    return Unrolled(loss.detach(), gradients[:cut], start, _detached(current))
+    return Unrolled(loss.detach(), gradients[:cut], start, detached(current))
 
 
 def _adjoint(
@@ -104,35 +104,69 @@ def _adjoint(
 
     constant: every step gets the cotangent lambda of the last step, as in TESLA, and lambda is not propagated.
     """
+    pair = step if isinstance(step, Pair) else Rebuilt(step)
     path = [theta]
     for t in range(steps):
-        path.append(_detached(step(t, _leaves(path[-1]), _detached(learned))))
-    final = _leaves(path.pop())
+        path.append(pair.ahead(t, path[-1], learned))
+    final = leaves_of(path.pop())
     loss = outer(final)
-    cotangent = _grad(loss, final)
+    cotangent = gradients_of(loss, final)
     total = tuple(torch.zeros_like(tensor) for tensor in learned)
     for t in reversed(range(steps)):
-        before = _leaves(path.pop())
-        after = step(t, before, learned)
+        pulled, cotangent = pair.back(t, path.pop(), learned, cotangent, constant=constant)
+        total = tuple(sum_ + part for sum_, part in zip(total, pulled, strict=True))
+    return Unrolled(loss.detach(), total, cotangent, detached(final))
+
+
+@runtime_checkable
+class Pair(Protocol):
+    """A step as two functions without a graph between them; see `Rebuilt`, and `pairs` for faster ones."""
+
+    def ahead(self, t: int, theta: Tensors, learned: Tensors) -> Tensors:
+        """theta_{t+1}."""
+        ...
+
+    def back(
+        self, t: int, theta: Tensors, learned: Tensors, cotangent: Tensors, *, constant: bool
+    ) -> tuple[Tensors, Tensors]:
+        """lambda^T d theta_{t+1} / d learned, and / d theta_t; if `constant`, lambda in place of the latter."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The pair of any step: `back` builds the graph of the step once more."""
+
+    step: Step
+
+    def ahead(self, t: int, theta: Tensors, learned: Tensors) -> Tensors:
+        """theta_{t+1}."""
+        return detached(self.step(t, leaves_of(theta), detached(learned)))
+
+    def back(
+        self, t: int, theta: Tensors, learned: Tensors, cotangent: Tensors, *, constant: bool
+    ) -> tuple[Tensors, Tensors]:
+        """lambda^T d theta_{t+1} / d learned, and / d theta_t; if `constant`, lambda in place of the latter."""
+        before = leaves_of(theta)
+        after = self.step(t, before, learned)
         if constant:
             with kernels.unsought(before):
-                pulled = _grad(after, learned, cotangent)
-        else:
-            pulled = _grad(after, (*learned, *before), cotangent)
-            cotangent = pulled[len(learned) :]
-        total = tuple(sum_ + part for sum_, part in zip(total, pulled[: len(learned)], strict=True))
-    return Unrolled(loss.detach(), total, cotangent, _detached(final))
+                return gradients_of(after, learned, cotangent), cotangent
+        pulled = gradients_of(after, (*learned, *before), cotangent)
+        return pulled[: len(learned)], pulled[len(learned) :]
 
 
-def _leaves(tensors: Sequence[Tensor]) -> Tensors:
+def leaves_of(tensors: Sequence[Tensor]) -> Tensors:
+    """The tensors as leaves that need gradients."""
     return tuple(tensor.detach().requires_grad_() for tensor in tensors)
 
 
-def _detached(tensors: Sequence[Tensor]) -> Tensors:
+def detached(tensors: Sequence[Tensor]) -> Tensors:
+    """The tensors outside of any graph."""
     return tuple(tensor.detach() for tensor in tensors)
 
 
-def _grad(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensors | None = None) -> Tensors:
+def gradients_of(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensors | None = None) -> Tensors:
     """`torch.autograd.grad`, with zeros for inputs that the outputs do not depend on."""
     gradients = cast("tuple[Tensor | None, ...]", torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True))
     return tuple(
@@ -178,7 +212,7 @@ def graph_bytes(step: Step, start: Sequence[Tensor], learned: Sequence[Tensor]) 
         return tensor
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        after = step(0, _leaves(start), _leaves(learned))
+        after = step(0, leaves_of(start), leaves_of(learned))
     del after
     return sum(kept.values())
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from dd_core.artefacts import ArtefactSpec
 from dd_core.distilled import Size
@@ -30,6 +30,7 @@ from dd_core.errors import UserError, unknown_name
 from dd_core.methods import dataset_distillation
 from dd_core.recipe import DISTRIBUTIONS, Pretraining, Recipe, StartingPool
 from dd_core.system.budget import BATCH_BYTES, BatchBytes, Footprint
+from dd_core.unroll.options import Compile, require_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -95,9 +96,10 @@ class DatasetDistillationConfig(PixelsConfig):
         default="auto",
         description="how the outer loss is differentiated through the inner steps: full keeps every step's graph, "
         "adjoint computes each step again and holds one step's graph, truncated differentiates through the last "
-        "`window` steps only; auto: full if the graphs fit into half of the memory that is free at the first step, "
-        "else adjoint (full and adjoint differ by rounding)",
+        "`window` steps only; auto: full if the graphs fit into half of the memory that is free at the first step "
+        "and steps are neither compiled nor captured, else adjoint (full and adjoint differ by rounding)",
     )
+    compile: Compile = None
     window: int | None = Field(
         default=None, ge=1, description="last inner steps that gradient 'truncated' differentiates through"
     )
@@ -127,6 +129,11 @@ class DatasetDistillationConfig(PixelsConfig):
         description="the network that learns from the set (theta) and how it is initialised; the order of inner steps "
         "and their learned learning rates are filled in",
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DatasetDistillationConfig:
+        require_pairs(self.gradient, compile=self.compile)
+        return self
 
     @field_validator("recipe")
     @classmethod
@@ -166,7 +173,8 @@ class DatasetDistillationConfig(PixelsConfig):
 
     def rehearsal(self, source: Source, size: Size) -> tuple[MethodConfig, Source]:
         """The same steps, with freshly drawn networks instead of pre-trained ones."""
-        return self.model_copy(update={"start": "random"}), source
+        compile = None if self.compile else self.compile  # a forecast waits for no compiler
+        return self.model_copy(update={"start": "random", "compile": compile}), source
 
     @property
     def starts(self) -> Literal["fresh", "pretrained", "one"]:

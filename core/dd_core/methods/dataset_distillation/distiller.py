@@ -22,7 +22,7 @@ from dd_core.methods.dataset_distillation.planning import real_at_once
 from dd_core.recipe import ScheduledStep
 from dd_core.synthetic import Synthetic, initial_noise
 from dd_core.training.starts import identity_of
-from dd_core.unroll import Mode, Step, Tensors, Unrolled
+from dd_core.unroll import InnerSteps, Mode, Tensors, Unrolled
 
 NETWORKS_KEPT = 64  # networks of a pool that are kept in memory
 
@@ -48,6 +48,10 @@ class DatasetDistillationDistiller:
         groups = [{"params": [self.pixels]}, {"params": [self.raw_rates]}]
         self.optimiser = torch.optim.Adam(groups, lr=config.lr_img, betas=(0.5, 0.999))
         self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
+        # only the architecture is used: all weights are arguments
+        self.architecture = self._initialised(streams=streams).to(device)
+        how = unroll.how_to_step(config.gradient, device, asked=config.compile)
+        self.inner_steps = InnerSteps(self._loss, how, message=context.message)
         self.real_at_once = real_at_once(config, source, device)
         self._of_pool = lru_cache(maxsize=NETWORKS_KEPT)(self._from_pool)
 
@@ -77,9 +81,10 @@ class DatasetDistillationDistiller:
         draw = index * self.config.networks + position
         network = self._network(draw)
         theta = tuple(parameter.detach() for parameter in network.parameters())
-        step, learned = self._inner(network), (self.pixels.detach(), self.raw_rates.detach())
+        step, learned = self.inner_steps.step(self._seen), (self.pixels.detach(), self.raw_rates.detach())
         if self.mode is None:
-            self.mode = unroll.choose_mode(step, len(self.raw_rates), theta, learned)
+            fits = self.inner_steps.how == "eager"
+            self.mode = unroll.choose_mode(step, len(self.raw_rates), theta, learned) if fits else "adjoint"
         rows = self._real_rows(draw)
 
         def outer(final: Tensors) -> Tensor:
@@ -104,15 +109,14 @@ class DatasetDistillationDistiller:
     def _initialised(self, **start: Any) -> torch.nn.Module:
         return training.initialised(self.config.recipe, self.source.image_shape, len(self.source.classes), **start)
 
-    def _inner(self, network: torch.nn.Module) -> Step:
-        """theta - softplus(raw_t) * grad CE over block t mod blocks."""
-        labels = self.images.seen_labels.to(self.device)
+    def _seen(self, t: int, learned: Tensors) -> Tensors:
+        """What inner step t reads: the images of block t mod blocks, their labels, and the rate softplus(raw_t)."""
+        rows, labels = self.rows[t % self.config.blocks], self.images.seen_labels.to(self.device)
+        return self.images.decode(learned[0])[rows], labels[rows], F.softplus(learned[1][t])
 
-        def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
-            rows = self.rows[t % self.config.blocks]
-            return F.cross_entropy(unroll.apply(network, theta, self.images.decode(learned[0])[rows]), labels[rows])
-
-        return unroll.sgd_step(loss, lambda t, learned: F.softplus(learned[1][t]))
+    def _loss(self, theta: Tensors, images: Tensor, targets: Tensor) -> Tensor:
+        """The inner loss."""
+        return F.cross_entropy(unroll.apply(self.architecture, theta, images), targets)
 
     def _real_rows(self, draw: int) -> Tensor:
         """Which real images are the mini-batch of one draw."""
@@ -140,12 +144,13 @@ class DatasetDistillationDistiller:
         return F.softplus(self.raw_rates.detach())
 
     def state_dict(self) -> dict[str, Any]:
-        """Images, rates, Adam's moments, and the gradient mode that `auto` chose."""
+        """Images, rates, Adam's moments, and how gradients are computed."""
         return {
             **self.images.state_dict(),
             "raw_rates": self.raw_rates.detach().clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
+            "inner_steps": self.inner_steps.how,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -155,6 +160,7 @@ class DatasetDistillationDistiller:
             self.raw_rates.copy_(state["raw_rates"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode = state["mode"]
+        self.inner_steps.resume(state["inner_steps"])
 
     def export(self) -> DistilledSet:
         """The images, float32 in normalised space, with the order and rates of the inner steps in the recipe."""

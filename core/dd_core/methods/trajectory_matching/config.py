@@ -35,6 +35,7 @@ from dd_core.methods import trajectory_matching
 from dd_core.methods.trajectory_matching.expert_training import Sharpness, Training
 from dd_core.recipe import DISTRIBUTIONS, Recipe
 from dd_core.system.budget import Footprint
+from dd_core.unroll.options import Compile, require_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +141,14 @@ class MTTConfig(PixelsConfig):
         description="how the distance is differentiated through a student's steps: full keeps every step's graph, "
         "adjoint computes each step again and holds one step's graph, truncated differentiates through the last "
         "`window` steps only, tesla approximates the gradient and holds one step's graph; auto: full if the graphs fit "
-        "into half of the free memory, else adjoint",
+        "into half of the free memory and steps are neither compiled nor captured, else adjoint",
+    )
+    compile: Compile = None
+    amp: bool = Field(
+        default=False,
+        exclude_if=lambda amp: not amp,
+        description="whether students compute in mixed precision (bfloat16, torch's autocast), with float32 weights; "
+        "the cosine that `cosine_every` logs is to float32's gradient then, and logged every 100 iterations by default",
     )
     window: int | None = Field(
         default=None, ge=1, description="number of last student steps that gradient 'truncated' differentiates through"
@@ -211,6 +219,7 @@ class MTTConfig(PixelsConfig):
                 f"last_epoch {self.last_epoch} and expert_epochs {self.expert_epochs} need experts of "
                 f"{self.matched} epochs; training.epochs is {self.training.epochs}, raise it"
             )
+        require_pairs(self.gradient, compile=self.compile)
         if self.gradient == "truncated" and (self.window is None or self.window > self.syn_steps):
             raise ValueError(f"gradient 'truncated' needs a window from 1 to {self.syn_steps} steps, not {self.window}")
         return self
@@ -349,5 +358,5 @@ class TESLAConfig(MTTConfig):
         description="how the distance is differentiated through a student's steps: full keeps every step's graph, "
         "adjoint computes each step again and holds one step's graph, truncated differentiates through the last "
         "`window` steps only, tesla approximates the gradient and holds one step's graph; auto: full if the graphs fit "
-        "into half of the free memory, else adjoint",
+        "into half of the free memory and steps are neither compiled nor captured, else adjoint",
     )

@@ -22,10 +22,11 @@ from dd_core.methods.trajectory_matching import opinions
 from dd_core.methods.trajectory_matching.config import EXPERTS, MTTConfig
 from dd_core.methods.trajectory_matching.experts import WHITENING, form_of, trajectories_in_memory
 from dd_core.synthetic import Synthetic, initial_real, mosaic
-from dd_core.unroll import Mode, Step, Tensors, Unrolled
+from dd_core.unroll import InnerSteps, Mode, Tensors, Unrolled
 
 LABEL_MOMENTUM = 0.9  # of the soft labels' SGD (DATM's code)
 AVERAGED = 0.95  # decay of the running mean of the loss that is compared with `range_below`
+COSINE_AMP = 100  # outer iterations between two logs of the cosine in bfloat16, if `cosine_every` gives no number
 UNMATCHED = 1.0  # first value of the running mean: the loss of a student that stays at its start
 
 
@@ -77,6 +78,10 @@ class TrajectoryMatchingDistiller:
         if self.soft is not None:
             groups += [{"params": [self.soft], "lr": config.lr_label, "momentum": LABEL_MOMENTUM}]
         self.optimiser = torch.optim.SGD(groups, momentum=config.momentum)
+        self.exact_steps = InnerSteps(self._loss)
+        how = unroll.how_to_step(config.gradient, device, asked=config.compile)
+        bound = unroll.BOUND_AMP if config.amp else unroll.BOUND
+        self.inner_steps = InnerSteps(self._loss_amp, how, bound=bound, message=context.message)
         self.mode: Mode | None = None if config.gradient == "auto" else config.gradient
         self.reach = config.range_start or config.last_epoch  # T, which `range_below` moves
         self.mean_loss = UNMATCHED
@@ -105,16 +110,20 @@ class TrajectoryMatchingDistiller:
 
     def _unrolled(self, index: int, pair: Pair) -> tuple[Unrolled, dict[str, float]]:
         """Loss and gradients of a student's inner steps, and the numbers to log."""
-        config, inner, distance = self.config, self._inner(index), relative_distance(pair)
+        config, seen, distance = self.config, self._seen(index), relative_distance(pair)
+        inner = self.inner_steps.step(seen)
         learned = tuple(leaf.detach() for leaf in self.learned)
         if self.mode is None:
-            self.mode = unroll.choose_mode(inner, config.syn_steps, pair.start, learned)
+            fits = self.inner_steps.how == "eager"
+            self.mode = unroll.choose_mode(inner, config.syn_steps, pair.start, learned) if fits else "adjoint"
         result = unroll.unroll(
             inner, config.syn_steps, pair.start, learned, distance, mode=self.mode, window=config.window
         )
         report = {"loss": result.loss.item(), "rate": self.rate.item()}
-        if config.cosine_every and index % config.cosine_every == 0:
-            exact = unroll.unroll(inner, config.syn_steps, pair.start, learned, distance, mode="adjoint")
+        every = config.cosine_every or (COSINE_AMP if config.amp else 0)
+        if every and index % every == 0:
+            steps = self.exact_steps.step(seen)
+            exact = unroll.unroll(steps, config.syn_steps, pair.start, learned, distance, mode="adjoint")
             report["cosine"] = unroll.cosine(result, exact)[0]
         return result, report
 
@@ -167,17 +176,30 @@ class TrajectoryMatchingDistiller:
 
     # --- the inner loop -------------------------------------------------------------------------------------------
 
-    def _inner(self, index: int) -> Step:
-        """theta - alpha grad CE over a mini-batch of the synthetic images under DSA."""
+    def _seen(self, index: int) -> Callable[[int, Tensors], Tensors]:
+        """What student step t reads: a mini-batch of the synthetic images under DSA, their targets, and alpha."""
         batches, labels = self._batches(index), self.images.seen_labels.to(self.device)
 
-        def loss(t: int, theta: Tensors, learned: Tensors) -> Tensor:
+        def seen(t: int, learned: Tensors) -> Tensors:
             rows, generator = batches[t], self.streams.generator("augmentation", index * self.config.syn_steps + t)
             images = augment.dsa(self.images.decode(learned[0])[rows], self.strategy, generator=generator)
             targets = labels[rows] if self.soft is None else learned[2][rows].softmax(1)
-            return F.cross_entropy(unroll.apply(self.network, theta, images), targets)
+            return images, targets, learned[1]
 
-        return unroll.sgd_step(loss, lambda t, learned: learned[1])
+        return seen
+
+    def _loss(self, theta: Tensors, images: Tensor, targets: Tensor) -> Tensor:
+        """The student's loss in float32."""
+        return F.cross_entropy(unroll.apply(self.network, theta, images), targets)
+
+    def _loss_amp(self, theta: Tensors, images: Tensor, targets: Tensor) -> Tensor:
+        """The student's loss, with `amp` in bfloat16 but for weights and cross-entropy."""
+        if not self.config.amp:
+            return self._loss(theta, images, targets)
+        # autocast's cache of cast weights would not survive the capture of a graph
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False):
+            logits = unroll.apply(self.network, theta, images)
+        return F.cross_entropy(logits.float(), targets)
 
     def _batches(self, index: int) -> list[Tensor]:
         """Rows of the mini-batch of each inner step: shuffled passes over the synthetic images that networks see."""
@@ -255,12 +277,13 @@ class TrajectoryMatchingDistiller:
     # --- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Learned tensors, momentum, the gradient mode that `auto` chose, and the end of the start-epoch range."""
+        """Learned tensors, momentum, how gradients are computed, and the end of the start-epoch range."""
         return {
             "learned": [leaf.detach().clone() for leaf in self.learned],
             "average": None if self.images.average is None else self.images.average.clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
+            "inner_steps": self.inner_steps.how,
             "reach": self.reach,
             "mean_loss": self.mean_loss,
         }
@@ -274,6 +297,7 @@ class TrajectoryMatchingDistiller:
                 self.images.average.copy_(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode, self.reach, self.mean_loss = state["mode"], state["reach"], state["mean_loss"]
+        self.inner_steps.resume(state["inner_steps"])
 
     def export(self) -> DistilledSet:
         """The pixels or their average, float32 network inputs, with the learned rate and the soft labels' logits."""

@@ -92,6 +92,7 @@ def rehearsal(config: MTTConfig, source: Source, size: Size) -> tuple[MTTConfig,
         "initial": "random",
         "soft_labels": False,
         "zca": False,
+        "compile": None if config.compile else config.compile,  # a forecast waits for no compiler
         "training": config.training.model_copy(update={"epochs": 1, "sharpness": None}),
     }
     return config.model_copy(update=changes), source.subset(few)

@@ -1,0 +1,26 @@
+"""The option of methods with inner steps to compile or capture the steps. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+Compile = Annotated[
+    bool | None,
+    Field(
+        exclude_if=lambda compile: compile is None,
+        description="make each inner step one fast function, by gradient adjoint (also for auto) or tesla: compiled on "
+        "a CPU, which takes a minute at the start and a C++ compiler, captured as CUDA graphs on a GPU; none: captured "
+        "on a GPU, not compiled on a CPU",
+    ),
+]
+
+
+def require_pairs(gradient: str, *, compile: bool | None) -> None:
+    """Raise `ValueError` where inner steps are to be compiled whose gradient reaches over several steps."""
+    if compile and gradient in ("full", "truncated"):
+        raise ValueError(
+            f"compile makes single inner steps fast, and gradient '{gradient}' needs the graph of several; give "
+            "gradient adjoint, or leave out compile"
+        )

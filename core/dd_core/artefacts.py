@@ -169,14 +169,14 @@ class Artefact:
         """The digest of the spec, which names it."""
         return self.spec.digest()
 
-    def part(self, index: int) -> tuple[Tensors, dict[str, Any]]:
-        """(tensors, facts) of one part, checksums verified."""
+    def part(self, index: int, *, mapped: bool = False) -> tuple[Tensors, dict[str, Any]]:
+        """(tensors, facts) of one part, checksums verified; mapped: tensors stay on disk until they are used."""
         path, most = _part_path(self.folder, index), self.spec.part_bytes()
         fmt = store.ARTEFACT
         if most is not None:
             fmt = replace(fmt, file_bytes=most + fmt.header_bytes + 8)
         try:
-            tensors, body = store.read_container(path, fmt)
+            tensors, body = store.read_container(path, fmt, mapped=mapped)
         except UserError as error:
             raise UserError(f"{error.text}; remove {self.folder}, and it is made anew") from None
         if (body["artefact"], body["index"]) != (self.digest, index):

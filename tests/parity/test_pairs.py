@@ -310,7 +310,7 @@ def test_bfloat16_is_near_and_its_cosine_is_logged():
     distiller = config.build(Context.gather(config, BLOBS, Size(ipc=2), seed=0, device=CPU))
     reports = [distiller.step(index) for index in range(2)]
     assert ["cosine" in report for report in reports] == [True, False]
-    assert 0.9 < reports[0]["cosine"] < 1 - 1e-7
+    assert 0.9 < reports[0]["cosine"] < 1 - 1e-5
     exact = method("mtt", **MATCHING, cosine_every=1)
     distiller = exact.build(Context.gather(exact, BLOBS, Size(ipc=2), seed=0, device=CPU))
     assert distiller.step(0)["cosine"] == pytest.approx(1.0, abs=1e-6)

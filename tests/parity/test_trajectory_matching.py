@@ -514,7 +514,7 @@ def test_experts_in_memory_are_not_written_to():
     for index in range(4):
         distiller.step(index)
     for expert in range(3):
-        assert torch.equal(distiller._trajectory(expert), trajectory(experts, expert))
+        assert torch.equal(torch.stack([*distiller._trajectory(expert)]), trajectory(experts, expert))
 
 
 # --- how images are seen -----------------------------------------------------------------------------------------

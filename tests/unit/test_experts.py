@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -204,3 +205,25 @@ def test_flat_experts_end_elsewhere_and_where_the_loss_is_flatter(tmp_path: Path
         return sum(worse) / len(worse) - loss(theta)
 
     assert rise(flat=True) < rise(flat=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_matched_trajectories_stay_in_their_files(tmp_path: Path, dtype: str):
+    kept = made(tmp_path, dtype=dtype)
+    paths = experts.mapped(kept)
+    for index in range(2):
+        assert isinstance(paths(index).kept, np.memmap)
+        assert torch.equal(torch.stack([*paths(index)]), trajectory(kept, index))
+    first = paths(0)[1]
+    first += 1  # a copy: the file is not written to
+    assert torch.equal(paths(0)[1] + 1, first)
+
+
+def test_a_damaged_file_of_experts_is_not_mapped(tmp_path: Path):
+    kept = made(tmp_path)
+    (file,) = [path for path in kept.folder.glob("part-*.safetensors") if path.name.startswith("part-00000")]
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="the checksum of tensor t0 does not match; the file is damaged; remove"):
+        experts.mapped(kept)(0)

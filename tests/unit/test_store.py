@@ -217,3 +217,21 @@ def test_what_is_done_before_a_set_is_there_knows_its_sha256(tmp_path: Path, ds:
     sha256 = store.write_set(path, ds, before=lambda digest: seen.append((digest, path.exists())))
     assert seen == [(store.file_sha256(path), False)]
     assert sha256 == store.file_sha256(path)
+
+
+def test_mapped_tensors_are_those_that_are_read(tmp_path: Path):
+    path = tmp_path / "part-00000.safetensors"
+    several = {
+        "a": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "b": np.empty((0, 4), dtype=np.float32),
+        "c": np.arange(3 << 18, dtype=np.float32),  # three mebibytes: its checksum is of several pieces
+    }
+    store.write_container(path, store.ARTEFACT, several, {"artefact": "0", "index": 0, "facts": {}})
+    read, body = store.read_container(path, store.ARTEFACT)
+    mapped, same = store.read_container(path, store.ARTEFACT, mapped=True)
+    assert body == same
+    assert list(mapped) == list(read)
+    for name, array in mapped.items():
+        np.testing.assert_array_equal(array, several[name])
+        assert not array.flags.writeable or array.size == 0
+        assert isinstance(array, np.memmap) == (array.size > 0)

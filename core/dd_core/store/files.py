@@ -22,6 +22,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -215,11 +216,15 @@ def _sha256(array: np.ndarray) -> str:
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def read_container(path: Path, fmt: Format) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(tensors, body) of a container, all checksums verified; raises `UserError` in one line otherwise."""
+def read_container(path: Path, fmt: Format, *, mapped: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(tensors, body) of a container, all checksums verified; raises `UserError` in one line otherwise.
+
+    mapped: the arrays are the file, mapped into memory, so that only those parts take memory that are used.
+    """
     with _opened(path, fmt) as file, _refusals(str(path), fmt):
         head = _read_head(file, fmt)
-        return _read_tensors(file, head), head.body
+        read = _map_tensors if mapped else _read_tensors
+        return read(file, head), head.body
 
 
 @contextmanager
@@ -269,6 +274,22 @@ def _read_tensors(file: BinaryIO, head: Head) -> dict[str, np.ndarray]:
             raise Refused(f"the checksum of tensor {name} does not match; the file is damaged")
         array.flags.writeable = False
         tensors[name] = array
+    return tensors
+
+
+def _map_tensors(file: BinaryIO, head: Head) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for name, layout in head.layouts.items():
+        size, start = prod(layout.shape) * np.dtype(layout.dtype).itemsize, file.tell()
+        seen = hashlib.sha256()
+        for at in range(0, size, _MEBI):
+            seen.update(file.read(min(_MEBI, size - at)))
+        if seen.hexdigest() != head.body["tensors"][name].get("sha256"):
+            raise Refused(f"the checksum of tensor {name} does not match; the file is damaged")
+        tensors[name] = (
+            np.memmap(file, dtype=layout.dtype, mode="r", offset=start, shape=layout.shape) if size else _empty(layout)
+        )
+        file.seek(start + size)
     return tensors
 
 

@@ -20,7 +20,7 @@ from dd_core.distiller import Context
 from dd_core.errors import Diverged, require_finite
 from dd_core.methods.trajectory_matching import opinions
 from dd_core.methods.trajectory_matching.config import EXPERTS, MTTConfig
-from dd_core.methods.trajectory_matching.experts import WHITENING, form_of, trajectories_in_memory
+from dd_core.methods.trajectory_matching.experts import WHITENING, form_of, mapped
 from dd_core.synthetic import Synthetic, initial_real, mosaic
 from dd_core.unroll import InnerSteps, Mode, Tensors, Unrolled
 
@@ -63,7 +63,7 @@ class TrajectoryMatchingDistiller:
         # only the architecture is used: all weights come from the experts
         model = training.initialised(config.recipe, source.image_shape, len(self.counts), streams=streams)
         self.network = model.to(device).eval()
-        self._trajectory = trajectories_in_memory(self.experts)
+        self._trajectory = mapped(self.experts)
         labels, clamp = self.labels, "raw" if config.clamp else "none"
         self.images = Synthetic(
             self._initial_pixels(), labels, form, formation=config.formation, clamp=clamp, ema=config.ema

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -35,7 +36,6 @@ from dd_core.system.threads import computing
 
 WHITENING = "whitening"  # role of the whitening among the artefacts of experts and students
 SAVE_SECONDS = 30.0  # least time between two saved states of an unfinished expert
-MEMORY_SHARE = 0.25  # part of the free memory for trajectories that are being matched
 SAVING_SHARE = 0.05  # most part of the time that saving an unfinished expert may take
 
 
@@ -181,10 +181,29 @@ def trajectory(experts: Artefact, index: int) -> Float[Tensor, "epochs P"]:
     return unpacked(tensors["t0"], facts["dtype"])
 
 
-def trajectories_in_memory(experts: Artefact) -> Callable[[int], Float[Tensor, "epochs P"]]:
-    """`trajectory` of these experts, with a cache of as many as fit into `MEMORY_SHARE` of the free memory."""
-    fit = int(MEMORY_SHARE * devices.free_memory_bytes(torch.device("cpu"))) // trajectory(experts, 0).nbytes
-    return lru_cache(maxsize=max(1, fit))(lambda index: trajectory(experts, index))
+@dataclass(frozen=True)
+class Trajectory:
+    """An expert's kept weights in its file, which is mapped into memory: `path[t]` reads one epoch's, flat."""
+
+    kept: np.ndarray
+    dtype: str
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, t: int) -> Float[Tensor, " P"]:
+        return unpacked(self.kept[t], self.dtype)
+
+
+def mapped(experts: Artefact) -> Callable[[int], Trajectory]:
+    """The trajectory of each expert by its index; a file is verified when it is first asked for."""
+
+    @cache
+    def path(index: int) -> Trajectory:
+        tensors, facts = experts.part(index, mapped=True)
+        return Trajectory(tensors["t0"], facts["dtype"])
+
+    return path
 
 
 def form_of(source: Source, statistics: str, whitening: Artefact | None = None) -> InputForm:

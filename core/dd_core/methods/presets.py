@@ -34,8 +34,8 @@ DM: By = (
 DATASET_DISTILLATION: By = (
     {"steps": 300, "batch_real": 256},
     {"steps": 200, "batch_real": 128},
-    {"steps": 150, "batch_real": 64},
-    {"steps": 100, "batch_real": 64},
+    {"steps": 100, "epochs": 5, "batch_real": 64},
+    {"steps": 40, "epochs": 3, "batch_real": 32},
 )
 EXPERTS = {"last_epoch": 5, "training": {"epochs": 7, "batch_size": 64}}
 MTT: By = (

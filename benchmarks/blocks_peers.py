@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cells import Record, bold, bullets, records, table
+from peer_cases import PEERS
 from record import RESULTS
 
 MOST = 1.1  # of a ratio, for a curve that is linear, or flat, to a tenth
@@ -13,7 +14,9 @@ _WORDS = {"excess_mib": "MiB", "above_images_mib": "MiB"}
 
 def measured() -> list[Record]:
     """The newest record of each case and part, in the order of the cases."""
-    return list({(line["case"], line["part"]): line for line in records("peers")}.values())
+    order = {name: place for place, name in enumerate(PEERS)}
+    newest = {(line["case"], line["part"]): line for line in records("peers")}
+    return sorted(newest.values(), key=lambda line: order.get(line["case"], len(order)))
 
 
 def peers() -> list[str]:

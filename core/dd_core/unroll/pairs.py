@@ -55,8 +55,8 @@ class InnerSteps:
     """Inner steps of one loss, over all outer iterations of a run.
 
     loss: (theta, images, targets) -> a scalar; a function of its arguments alone. bound: largest relative error to
-    eager PyTorch. message: told in one line why steps are eager after all. Once `resume` has said that earlier steps of
-    the run were not eager, `UserError` is raised instead.
+    eager PyTorch. message: told that the compiler works, and why steps are eager after all. Once `resume` has said that
+    earlier steps of the run were not eager, `UserError` is raised instead of going on with eager ones.
     """
 
     def __init__(
@@ -126,6 +126,8 @@ class InnerSteps:
             if key in self._made:
                 return self._made[key](*tensors)
             eager = function(*tensors)
+            if self.how == "compiled" and not self._made:
+                self._say("compiling inner steps, which takes about a minute")
             try:
                 fast = (compiled if self.how == "compiled" else Captured)(function, *tensors)
                 found = fast(*tensors)
@@ -145,11 +147,14 @@ class InnerSteps:
                 f"the run's inner steps were {self.how} so far, and now they {why}; resume where it began, or start "
                 "over without compile"
             )
-        if self.message is not None:
-            self.message(f"inner steps {why}; they are eager instead")
+        self._say(f"inner steps {why}; they are eager instead")
         self.how = "eager"
         self._made.clear()
         return eager
+
+    def _say(self, text: str) -> None:
+        if self.message is not None:
+            self.message(text)
 
 
 @dataclass(frozen=True)
@@ -188,9 +193,17 @@ def compiled(function: Function, *examples: Tensor) -> Function:
     """`function` compiled by Inductor for the shapes of the examples, which takes half a minute."""
     from torch.fx.experimental.proxy_tensor import make_fx  # imports the compiler, which takes seconds
 
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns that a CPU is no GPU
     separate = tuple(tensor.detach().clone() for tensor in examples)  # a tensor given twice is traced as one argument
-    return torch.compile(make_fx(function)(*separate), fullgraph=True, dynamic=False, options={"compile_threads": 1})
+    traced = make_fx(function)(*separate)
+    fast = torch.compile(traced, fullgraph=True, dynamic=False, options={"compile_threads": 1})
+    logger = logging.getLogger("torch.utils.cpp_extension")  # warns that a CPU is no GPU
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        fast(*separate)  # compiles
+    finally:
+        logger.setLevel(before)
+    return fast
 
 
 class Captured:

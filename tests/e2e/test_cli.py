@@ -99,6 +99,22 @@ def test_output_cut_short_is_no_error(words: list[str]):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit no address space")
+def test_a_process_that_may_take_too_little_memory_says_so():
+    command = [sys.executable, "-m", "dd_apps", "--version"]
+
+    def limited(mebi: int) -> subprocess.CompletedProcess[str]:
+        words = ["bash", "-c", f'ulimit -v {mebi * 1024} && exec "$@"', "bash", *command]
+        return subprocess.run(words, capture_output=True, text=True)
+
+    done = limited(80)
+    line = "error: this process may take 80 MiB of memory (`ulimit -v`), and dd-apps needs 200 MiB to start\n"
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", line)
+    done = limited(1024)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("dd-apps ")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_run_and_the_command_to_resume_is_printed(tmp_path: Path, number: signal.Signals, code: int):
     command = ["distill", "dm", "--data", "digits", "--ipc", "1", "--out", "a set.safetensors"]

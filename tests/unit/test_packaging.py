@@ -56,6 +56,6 @@ def test_every_extra_is_in_the_readme():
 
 def test_the_command_and_the_licence_are_declared(wheel: zipfile.ZipFile):
     (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
-    assert "dd-apps = dd_apps.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert "dd-apps = dd_apps.__main__:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert b"Apache License" in wheel.read(f"{info}/licenses/LICENSE")
     assert message_from_string(wheel.read(f"{info}/METADATA").decode())["License-Expression"] == "Apache-2.0"

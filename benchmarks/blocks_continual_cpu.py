@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from cells import Record, bold, bullets, matching, records, signed, spread, table
+from record import RESULTS
 
 from dd_core.evaluation.differences import difference
 from dd_core.evaluation.verdicts import holm, word
@@ -127,10 +128,30 @@ def _told(line: Record) -> str:
     return f"{line['data']}; {line['hardware']['cpu']}, torch {line['versions']['torch']}."
 
 
+def taught() -> list[str]:
+    """SRe2L's experiment: accuracy after the last step. Bold: ahead of random real images with the same labels."""
+    lines = {line["steps"]: line for line in records("continual_sre2l")}
+    rows = list(dict.fromkeys(row for line in lines.values() for row in line["final"]["taught"]))
+    header = ["row", *(f"{steps} steps" for steps in lines)]
+    cells = [[f"`{row}`", *(_taught_cell(line, row) for line in lines.values())] for row in rows]
+    last = [*lines.values()][-1]
+    minutes = ", ".join(f"{line['minutes']:g} minutes for {steps} steps" for steps, line in lines.items())
+    return [*table(header, cells), "", *bullets(f"{_told(last)[:-1]}; {minutes}.")]
+
+
+def _taught_cell(line: Record, row: str) -> str:
+    by_order = line["final"]["taught"][row]
+    twin = f"random-{row.partition('-')[2]}"
+    against = line["verdicts"]["taught"].get(row, {}).get(twin)
+    ahead = against is not None and against["word"] == "ahead"
+    return bold(spread([value for order in by_order for value in order]), when=ahead)
+
+
 _PARTS = [(case, part) for case in ("digits", "mnist", "cifar10") for part in ("grid", "best", "remedies")]
 _NAMES = {"grid": "continual-{}", "best": "continual-{}-best", "remedies": "continual-{}-remedies"}
 BLOCKS = {
     **{_NAMES[part].format(case): partial(accuracies, case, part) for case, part in _PARTS if measured(case, part)},
     "continual-leads": partial(leads, "digits", "mnist", "cifar10"),
     "continual-digits-costs": partial(costs, "digits"),
+    **({"continual-sre2l": taught} if (RESULTS / "continual_sre2l.jsonl").exists() else {}),
 }

@@ -50,7 +50,7 @@ def arrows(package: str) -> set[Arrow]:
     for module in graph.modules:
         for imported in graph.find_modules_directly_imported_by(module):
             ends = [name.split(".")[1] for name in (module, imported) if name.startswith(f"{package}.")]
-            if len(ends) == 2:
+            if len(ends) == 2 and "__main__" not in ends:  # a command is no room
                 found.add((ends[0], ends[1]))
     return {ends for ends in found if ends[0] != ends[1]}
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from dd_core import networks
 from dd_core.distilled import Size
 from dd_core.distiller import Context
-from dd_core.errors import OutOfResources, UserError
+from dd_core.errors import Diverged, OutOfResources, UserError
 from dd_core.methods import method
 from dd_core.runner import RunOptions, distill
 from dd_core.store import read_set
 from dd_core.streams import generator
+from dd_core.system import device as devices
 from dd_core.testing import blobs
 from dd_core.unroll import BOUND, InnerSteps, Unrolled, apply, how_to_step, pairs, unroll
 
@@ -215,6 +216,18 @@ def test_functions_that_differ_from_eager_ones_are_not_used(monkeypatch: pytest.
     assert worst(ours, problem.by_hand()) < 1e-12
 
 
+def test_a_step_that_diverges_is_the_methods_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pairs, "compiled", as_it_is)
+    config = method("mtt", **MATCHING, compile=True)
+    distiller = config.build(Context.gather(config, BLOBS, Size(ipc=2), seed=0, device=CPU))
+    distiller.inner_steps.resume("compiled")
+    with torch.no_grad():
+        distiller.pixels.fill_(float("inf"))
+    with pytest.raises(Diverged):
+        distiller.step(0)
+    assert distiller.inner_steps.how == "compiled"
+
+
 def test_a_bfloat16_run_allows_for_its_precision(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pairs, "compiled", off_by(3e-3))
     for amp, how in ((True, "compiled"), (False, "eager")):
@@ -259,7 +272,7 @@ def test_a_captured_function_copies_what_it_is_given_and_what_it_returns(monkeyp
     """On a CPU, with a graph that calls the function again where CUDA would launch its kernels again."""
     fake_cuda(monkeypatch)
     a, b = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
-    fast = pairs.Captured(lambda x, y: (x * y, x + y), a, b)
+    fast = devices.Captured(lambda x, y: (x * y, x + y), a, b)
     first = fast(a, b)
     second = fast(b, b)
     assert [one.tolist() for one in (*first, *second)] == [[3, 8], [4, 6], [9, 16], [6, 8]]
@@ -351,14 +364,14 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 
     every: list[Any] = []
-    begin = pairs.Captured.__init__
+    begin = devices.Captured.__init__
 
     def kept(self: Any, function: Function, *examples: Tensor) -> None:
         self.function = function
         every.append(self)
         begin(self, function, *examples)
 
-    monkeypatch.setattr(pairs.Captured, "__init__", kept)
+    monkeypatch.setattr(devices.Captured, "__init__", kept)
     for name, value in {
         "Stream": Stream,
         "current_stream": Stream,

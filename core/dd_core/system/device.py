@@ -7,16 +7,19 @@ import platform
 import re
 import resource
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dd_core.errors import UserError
 from dd_core.system.environment import Environment
 
+Tensors = tuple[Tensor, ...]
 KINDS = ("cpu", "cuda", "mps", "xpu")  # the device types with an autocast in torch
 
 
@@ -147,3 +150,31 @@ def _cpu_name() -> str:
             return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def captures(device: torch.device) -> bool:
+    """Whether functions on this device can be captured as CUDA graphs; see `Captured`."""
+    return device.type == "cuda"
+
+
+class Captured:
+    """A function as a CUDA graph: arguments are copied in, its kernels launched together, its results copied out."""
+
+    def __init__(self, function: Callable[..., Tensors], *examples: Tensor) -> None:
+        self.inputs = tuple(one.detach().clone() for one in examples)
+        side = torch.cuda.Stream()  # PyTorch asks for a few runs on another stream before a capture
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), torch.cuda.stream(side):
+            for _ in range(3):
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self.graph):
+            self.outputs = function(*self.inputs)
+
+    def __call__(self, *arguments: Tensor) -> Tensors:
+        """What the function returns for these."""
+        for mine, given in zip(self.inputs, arguments, strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+        return tuple(one.clone() for one in self.outputs)

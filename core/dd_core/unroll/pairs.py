@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from dd_core.errors import DDError, UserError
 from dd_core.networks import kernels
@@ -46,7 +47,7 @@ def how_to_step(gradient: str, device: torch.device, *, asked: bool | None) -> H
     """
     if asked is False or gradient not in ("auto", "adjoint", "tesla"):
         return "eager"
-    if device.type == "cuda":
+    if devices.captures(device):
         return "captured"
     return "compiled" if asked else "eager"
 
@@ -126,10 +127,12 @@ class InnerSteps:
             if key in self._made:
                 return self._made[key](*tensors)
             eager = function(*tensors)
+            if not all(tensor.isfinite().all() for tensor in eager):
+                return eager  # nothing to compare with; the method raises `Diverged`
             if self.how == "compiled" and not self._made:
                 self._say("compiling inner steps, which takes about a minute")
             try:
-                fast = (compiled if self.how == "compiled" else Captured)(function, *tensors)
+                fast = (compiled if self.how == "compiled" else devices.Captured)(function, *tensors)
                 found = fast(*tensors)
             except Exception as error:  # compilers raise anything
                 if isinstance(error, DDError) or devices.is_out_of_memory(error):
@@ -191,8 +194,6 @@ class PairedStep:
 
 def compiled(function: Function, *examples: Tensor) -> Function:
     """`function` compiled by Inductor for the shapes of the examples, which takes half a minute."""
-    from torch.fx.experimental.proxy_tensor import make_fx  # imports the compiler, which takes seconds
-
     separate = tuple(tensor.detach().clone() for tensor in examples)  # a tensor given twice is traced as one argument
     traced = make_fx(function)(*separate)
     fast = torch.compile(traced, fullgraph=True, dynamic=False, options={"compile_threads": 1})
@@ -204,29 +205,6 @@ def compiled(function: Function, *examples: Tensor) -> Function:
     finally:
         logger.setLevel(before)
     return fast
-
-
-class Captured:
-    """A function as a CUDA graph: arguments are copied in, its kernels launched together, its results copied out."""
-
-    def __init__(self, function: Function, *examples: Tensor) -> None:
-        self.inputs = tuple(one.detach().clone() for one in examples)
-        side = torch.cuda.Stream()  # PyTorch asks for a few runs on another stream before a capture
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(side):
-            for _ in range(3):
-                function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self.graph):
-            self.outputs = function(*self.inputs)
-
-    def __call__(self, *arguments: Tensor) -> Tensors:
-        """What the function returns for these."""
-        for mine, given in zip(self.inputs, arguments, strict=True):
-            mine.copy_(given)
-        self.graph.replay()
-        return tuple(one.clone() for one in self.outputs)
 
 
 def relative_error(ours: Sequence[Tensors], theirs: Sequence[Tensors]) -> float:

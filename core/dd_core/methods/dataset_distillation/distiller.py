@@ -160,7 +160,7 @@ class DatasetDistillationDistiller:
             self.raw_rates.copy_(state["raw_rates"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode = state["mode"]
-        self.inner_steps.resume(state["inner_steps"])
+        self.inner_steps.resume(state.get("inner_steps", "eager"))
 
     def export(self) -> DistilledSet:
         """The images, float32 in normalised space, with the order and rates of the inner steps in the recipe."""

@@ -297,7 +297,7 @@ class TrajectoryMatchingDistiller:
                 self.images.average.copy_(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode, self.reach, self.mean_loss = state["mode"], state["reach"], state["mean_loss"]
-        self.inner_steps.resume(state["inner_steps"])
+        self.inner_steps.resume(state.get("inner_steps", "eager"))
 
     def export(self) -> DistilledSet:
         """The pixels or their average, float32 network inputs, with the learned rate and the soft labels' logits."""

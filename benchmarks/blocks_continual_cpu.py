@@ -134,9 +134,7 @@ def taught() -> list[str]:
     rows = list(dict.fromkeys(row for line in lines.values() for row in line["final"]["taught"]))
     header = ["row", *(f"{steps} steps" for steps in lines)]
     cells = [[f"`{row}`", *(_taught_cell(line, row) for line in lines.values())] for row in rows]
-    last = [*lines.values()][-1]
-    minutes = ", ".join(f"{line['minutes']:g} minutes for {steps} steps" for steps, line in lines.items())
-    return [*table(header, cells), "", *bullets(f"{_told(last)[:-1]}; {minutes}.")]
+    return [*table(header, cells), "", *bullets(_told([*lines.values()][-1]))]
 
 
 def _taught_cell(line: Record, row: str) -> str:

@@ -35,7 +35,9 @@ from dd_core import store
 NEVER = 10**9  # a write that a process does not come to
 KILLED = -9
 # keys of what no two runs have alike: times, and the memory of a process
-CLOCK = re.compile(r"second|minute|peak_memory|^(distilling|making|making a set|storing|training|times real|when)$|^time\b|\btime$")
+CLOCK = re.compile(
+    r"second|minute|peak_memory|^(distilling|making( a set)?|storing|training|times real|when)$|^time\b|\btime$"
+)
 
 
 def measure(kills: int, seed: int, folder: Path, names: Sequence[str] = ()) -> dict[str, Any]:

@@ -306,6 +306,18 @@ def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch):
     assert len(said) == 2
 
 
+@pytest.mark.parametrize("name", ["mtt", "dataset-distillation"])
+@pytest.mark.parametrize("state", [{"inner_steps": "eager"}, {}])
+def test_a_checkpoint_of_eager_steps_goes_on_with_eager_ones(name: str, state: dict[str, str]):
+    options = MATCHING if name == "mtt" else {"steps": 2, "recipe": {"network": "convnet-1-w4"}}
+    config = method(name, **options, compile=True)
+    distiller = config.build(Context.gather(config, BLOBS, Size(ipc=2), seed=0, device=CPU))
+    assert distiller.inner_steps.how == distiller.state_dict()["inner_steps"] == "compiled"
+    before = {key: value for key, value in distiller.state_dict().items() if key != "inner_steps"}
+    distiller.load_state_dict({**before, **state})
+    assert distiller.inner_steps.how == "eager"
+
+
 def test_a_compiled_run_resumes_to_the_bytes_of_one_that_was_not_interrupted(tmp_path: Path):
     config = {"name": "mtt", **MATCHING, "batch_syn": None, "compile": True}
     distill(config, BLOBS, 2, out=tmp_path / "whole.safetensors")

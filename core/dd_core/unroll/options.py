@@ -10,9 +10,9 @@ Compile = Annotated[
     bool | None,
     Field(
         exclude_if=lambda compile: compile is None,
-        description="make each inner step one fast function, by gradient adjoint (also for auto) or tesla: compiled on "
-        "a CPU, which takes a minute at the start and a C++ compiler, captured as CUDA graphs on a GPU; none: captured "
-        "on a GPU, not compiled on a CPU",
+        description="whether inner steps are compiled on a CPU, which takes a minute at the start and a C++ compiler, or "
+        "captured as CUDA graphs on a GPU; both make them faster, and need gradient adjoint, tesla, or auto, which is "
+        "adjoint then; none: captured on a GPU, not compiled on a CPU",
     ),
 ]
 

@@ -218,7 +218,12 @@ def graph_bytes(step: Step, start: Sequence[Tensor], learned: Sequence[Tensor]) 
 
 
 def choose_mode(step: Step, steps: int, start: Sequence[Tensor], learned: Sequence[Tensor]) -> Mode:
-    """The mode for `auto`: `full` if all steps' graphs fit into `MEMORY_SHARE` of the free memory, else `adjoint`."""
+    """The mode for `auto`: `full` if all steps' graphs fit into `MEMORY_SHARE` of the free memory, else `adjoint`.
+
+    A step that is a `Pair` has no graph: `adjoint`.
+    """
+    if isinstance(step, Pair):
+        return "adjoint"
     needed = steps * graph_bytes(step, start, learned)
     free = devices.free_memory_bytes(start[0].device)
     return "full" if needed <= MEMORY_SHARE * free else "adjoint"

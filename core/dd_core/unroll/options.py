@@ -11,8 +11,8 @@ Compile = Annotated[
     Field(
         exclude_if=lambda compile: compile is None,
         description="whether inner steps are compiled on a CPU, which takes a minute at the start and a C++ compiler, "
-        "or captured as CUDA graphs on a GPU; both make them faster, and need gradient adjoint, tesla, or auto, which is "
-        "adjoint then; none: captured on a GPU, not compiled on a CPU",
+        "or captured as CUDA graphs on a GPU; both make them faster, and need gradient adjoint, tesla, or auto, which "
+        "is adjoint then; none: captured on a GPU, not compiled on a CPU",
     ),
 ]
 

@@ -41,6 +41,7 @@ class DatasetDistillationDistiller:
         labels, clamp = selection.labels_of(context.counts), "raw" if config.clamp else "none"
         noise = initial_noise(len(labels), source.image_shape, streams=streams).to(device)
         self.images = Synthetic(noise, labels, self.form, formation=config.formation, clamp=clamp)
+        self.seen_labels = self.images.seen_labels.to(device)
         self.rows = training.block_rows(self.images.seen_labels, config.blocks)
         raw = config.lr_inner + math.log(-math.expm1(-config.lr_inner))  # softplus(raw) is the rate
         self.pixels = self.images.pixels
@@ -83,8 +84,7 @@ class DatasetDistillationDistiller:
         theta = tuple(parameter.detach() for parameter in network.parameters())
         step, learned = self.inner_steps.step(self._seen), (self.pixels.detach(), self.raw_rates.detach())
         if self.mode is None:
-            fits = self.inner_steps.how == "eager"
-            self.mode = unroll.choose_mode(step, len(self.raw_rates), theta, learned) if fits else "adjoint"
+            self.mode = unroll.choose_mode(step, len(self.raw_rates), theta, learned)
         rows = self._real_rows(draw)
 
         def outer(final: Tensors) -> Tensor:
@@ -111,8 +111,8 @@ class DatasetDistillationDistiller:
 
     def _seen(self, t: int, learned: Tensors) -> Tensors:
         """What inner step t reads: the images of block t mod blocks, their labels, and the rate softplus(raw_t)."""
-        rows, labels = self.rows[t % self.config.blocks], self.images.seen_labels.to(self.device)
-        return self.images.decode(learned[0])[rows], labels[rows], F.softplus(learned[1][t])
+        rows = self.rows[t % self.config.blocks]
+        return self.images.decode(learned[0])[rows], self.seen_labels[rows], F.softplus(learned[1][t])
 
     def _loss(self, theta: Tensors, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss."""

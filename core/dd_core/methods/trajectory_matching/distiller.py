@@ -114,8 +114,7 @@ class TrajectoryMatchingDistiller:
         inner = self.inner_steps.step(seen)
         learned = tuple(leaf.detach() for leaf in self.learned)
         if self.mode is None:
-            fits = self.inner_steps.how == "eager"
-            self.mode = unroll.choose_mode(inner, config.syn_steps, pair.start, learned) if fits else "adjoint"
+            self.mode = unroll.choose_mode(inner, config.syn_steps, pair.start, learned)
         result = unroll.unroll(
             inner, config.syn_steps, pair.start, learned, distance, mode=self.mode, window=config.window
         )

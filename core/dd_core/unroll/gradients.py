@@ -6,8 +6,8 @@
 `learned` is any tuple of tensors that the steps read: pixels, soft labels, learning rates. The modes:
 
 - `full`: autograd through all steps at once. Memory grows with T.
-- `adjoint`: exact too, with one step's graph at a time. The sweep forward stores the T parameter vectors and no
-  graph; the sweep back rebuilds step t from theta_t and pulls the cotangent lambda through it,
+- `adjoint`: exact too, with one step's graph at a time. The sweep forward stores the T parameter vectors (see
+  `trail`) and no graph; the sweep back rebuilds step t from theta_t and pulls the cotangent lambda through it,
   (lambda, d learned) <- lambda^T d step / d (theta_t, learned). This is reverse-mode checkpointing with one
   checkpoint a step; Wang et al. 2018 sweep back by hand in the same way.
 - `tesla`: the published approximation of Cui et al. 2023. It is `adjoint` with lambda held at d outer / d theta_T, so
@@ -32,6 +32,7 @@ from torch.func import functional_call
 from dd_core.errors import UserError
 from dd_core.networks import kernels
 from dd_core.system import device as devices
+from dd_core.unroll.trail import Trail
 
 Mode = Literal["full", "adjoint", "truncated", "tesla"]
 Tensors = tuple[Tensor, ...]
@@ -105,15 +106,16 @@ def _adjoint(
     constant: every step gets the cotangent lambda of the last step, as in TESLA, and lambda is not propagated.
     """
     pair = step if isinstance(step, Pair) else Rebuilt(step)
-    path = [theta]
+    trail, current = Trail(), theta
     for t in range(steps):
-        path.append(pair.ahead(t, path[-1], learned))
-    final = leaves_of(path.pop())
+        trail.push(current)
+        current = pair.ahead(t, current, learned)
+    final = leaves_of(current)
     loss = outer(final)
     cotangent = gradients_of(loss, final)
     total = tuple(torch.zeros_like(tensor) for tensor in learned)
     for t in reversed(range(steps)):
-        pulled, cotangent = pair.back(t, path.pop(), learned, cotangent, constant=constant)
+        pulled, cotangent = pair.back(t, trail.pop(), learned, cotangent, constant=constant)
         total = tuple(sum_ + part for sum_, part in zip(total, pulled, strict=True))
     return Unrolled(loss.detach(), total, cotangent, detached(final))
 

@@ -26,6 +26,12 @@ def pow_of_two(index: int) -> int:
     return 2**index
 
 
+def slow_pow_of_two(index: int) -> int:
+    """A job that takes longer than its result takes to be read."""
+    time.sleep(0.02)
+    return 2**index
+
+
 def refused(index: int) -> int:
     """A job whose third one finds a mistake."""
     if index == 2:

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs_for_workers import Mortal, deadly, interrupted, pow_of_two, refused, slot, uneven
+from jobs_for_workers import Mortal, deadly, interrupted, pow_of_two, refused, slot, slow_pow_of_two, uneven
 
 from dd_apps.nas.search import search
 from dd_apps.nas.strategies import EvolutionConfig, SearchConfig
@@ -57,6 +58,33 @@ def _workers_find_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return everything(Workers(), tmp_path_factory.mktemp("here"))
+
+
+class Few(Sequence[int]):
+    """Jobs 0 to 59, which note that they are taken."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, at: Any) -> Any:
+        if at >= 60:
+            raise IndexError
+        self.taken.append(at)
+        return at
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_jobs_of_a_sequence_are_taken_as_workers_come_to_need_them(count: int):
+    jobs, ahead = Few(), list[int]()
+    with Pool(Workers(count=count), uses_torch=False) as pool:
+        for finished, (index, result) in enumerate(pool.as_finished(slow_pow_of_two, jobs), start=1):
+            assert result == 2**index
+            ahead.append(len(jobs.taken) - finished)
+    assert sorted(jobs.taken) == list(range(60))
+    assert max(ahead) <= (0 if count == 1 else 10)  # of 60
 
 
 def raises_what_a_job_raises(workers: Workers) -> None:

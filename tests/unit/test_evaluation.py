@@ -32,7 +32,7 @@ RECIPE = {"network": "convnet-2-w16", "epochs": 15, "learning_rate": 0.02}
 
 def twin(ds: DistilledSet, train: LabelledImages, streams: Streams, index: int) -> TrainingData:
     """The twin that network `index` is trained on."""
-    return twins.draw(ds, train, labeller=HardLabels(), streams=streams, index=index)
+    return twins.draw(ds, train, labeller=HardLabels(), streams=streams, index=index).data()
 
 
 def hard_blobs() -> LabelledImages:

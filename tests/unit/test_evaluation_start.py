@@ -48,7 +48,7 @@ def distilled(start: str, source: LabelledImages = BLOBS, **options: Any) -> Dis
 
 def twin(ds: DistilledSet, source: LabelledImages, *, seed: int, index: int) -> TrainingData:
     labeller = twins.HardLabels(attacked(ds))
-    return twins.draw(ds, source, labeller=labeller, streams=Streams(seed), index=index)
+    return twins.draw(ds, source, labeller=labeller, streams=Streams(seed), index=index).data()
 
 
 def scored(ds: DistilledSet, **options: Any) -> Evaluation:

@@ -14,6 +14,7 @@ from torch import nn
 from dd_core import networks, training
 from dd_core.distilled import Size
 from dd_core.distiller import Context
+from dd_core.evaluation import checks
 from dd_core.images import PIXEL_BYTES, InputForm, channel_stats, pixel_batch
 from dd_core.methods import method
 from dd_core.methods.sre2l.recovery import RecoveryBatch
@@ -23,8 +24,10 @@ from dd_core.runner import RunOptions, distill
 from dd_core.streams import Streams
 from dd_core.system import footprint
 from dd_core.system.budget import Footprint
+from dd_core.system.parallel import Workers
 from dd_core.testing import blobs
 from dd_core.training import estimates
+from dd_core.unroll import trail
 
 CPU = torch.device("cpu")
 
@@ -105,6 +108,17 @@ def test_predictions_are_made_in_batches_of_the_budget_and_are_the_same(batches:
     batches.clear()
     assert torch.equal(matching.right_of(network, flat, source, form, CPU), guesses == source.labels)
     assert (len(batches), max(batches)) == (18, 2)
+
+
+def test_a_cpu_tests_128_images_at_once_and_a_gpu_512():
+    source, sizes = blobs(per_class=100), list[int]()
+    network = networks.for_source("convnet-1-w4", source, seed=0)
+    hook = network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    guesses = training.predictions(network, source, InputForm((0.0,), (1.0,)), device=CPU)
+    hook.remove()
+    assert sizes[-3:] == [128, 128, 44]
+    assert torch.equal(guesses, network(InputForm((0.0,), (1.0,))(source.images)).argmax(1))
+    assert footprint.most_tested(torch.device("cuda")) == 512
 
 
 def test_a_pass_over_a_source_holds_few_decoded_images():
@@ -229,6 +243,24 @@ def test_estimates_are_near_what_a_process_takes(what: str):
     assert 0.9 < estimate / measured < 1.3
 
 
+@pytest.mark.parametrize(("nets", "count", "sets"), [(1, 1, 2), (50, 1, 4), (50, 2, 7), (4, 2, 5)])
+def test_an_evaluation_holds_as_many_sets_as_workers_need(
+    nets: int, count: int, sets: int, monkeypatch: pytest.MonkeyPatch
+):
+    given: dict[str, int] = {}
+    estimate = estimates.evaluation
+
+    def noted(*values, **options):
+        given.update(sets=options["sets"], jobs=options["jobs"])
+        return estimate(*values, **options)
+
+    monkeypatch.setattr(checks.estimates, "evaluation", noted)
+    ds = distill(method("random", recipe={"network": "convnet-1-w4"}), blobs(), Size(ipc=1))
+    workers = Workers(count=count)
+    checks.memory_shortage(ds, ds.manifest.recipe, tested=9, nets=nets, workers=workers, device=CPU)
+    assert given == {"sets": sets, "jobs": min(count, 2 * nets)}
+
+
 def test_a_step_of_training_keeps_more_of_wider_networks_and_larger_batches():
     narrow, wide = (Recipe(network=f"convnet-1-w{width}-nonorm", batch_size=10) for width in (8, 16))
     costs = [estimates.image_bytes(recipe, (1, 8, 8), 3, CPU) for recipe in (narrow, wide)]
@@ -246,6 +278,9 @@ def test_the_memory_of_full_grows_with_the_steps_and_that_of_adjoint_does_not():
     weights = sum(one.nbytes for one in networks.for_source("convnet-1-w8-nonorm", blobs(), seed=0).parameters())
     assert taken(20, "adjoint") - taken(10, "adjoint") == 10 * weights
     assert taken(20, "full") > 1.7 * taken(10, "full")
+    many = trail.MEMORY_BYTES // weights + 1
+    assert taken(many, "adjoint") == taken(9 * many, "adjoint") < taken(1, "adjoint") + trail.MEMORY_BYTES
+    assert trail.bytes_in_memory(weights, 9 * many, torch.device("cuda")) == 9 * many * weights
 
 
 def test_what_a_function_makes_once_does_not_count_with_its_images():

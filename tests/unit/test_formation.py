@@ -230,7 +230,7 @@ def test_a_score_is_that_of_the_images_that_networks_see_beside_a_twin_of_equall
     assert score.accuracy.per_network == seen.accuracy.per_network
     assert (score.images, score.bytes, score.twin_bytes) == (6, 6 * 64 * 4, 6 * 64)
     assert (seen.images, seen.twin_bytes) == (24, 24 * 64)
-    twin = twins.draw(ds, source, labeller=HardLabels(), streams=Streams(0), index=0)
+    twin = twins.draw(ds, source, labeller=HardLabels(), streams=Streams(0), index=0).data()
     assert twin.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 

@@ -54,7 +54,7 @@ def test_the_sets_own_teacher_labels_the_set_and_the_twin(mode: str):
     assert result.teacher.training_accuracy == teacher.part(0)[1]["accuracy"]
     recipe = protocols.load("sre2l-fkd").recipe(ds.manifest.recipe, source_name="blobs")
     recipe = recipe.model_copy(update={"teacher": mode})
-    twin = twins.draw(ds, source, labeller=HardLabels(), streams=Streams(0), index=0)
+    twin = twins.draw(ds, source, labeller=HardLabels(), streams=Streams(0), index=0).data()
     for data, score in ((training.training_data(ds, recipe), result.accuracy), (twin, result.random_real)):
         model = training.fit(
             data,

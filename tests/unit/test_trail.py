@@ -100,7 +100,7 @@ def test_a_file_that_was_cut_short_is_said(monkeypatch: pytest.MonkeyPatch):
     stack = Trail(memory_bytes=0)
     for theta in thetas(3):
         stack.push(theta)
-    opened[0].truncate(100)
+    opened[0].truncate(3 * 22 * 4 - 4)
     with pytest.raises(OSError, match="cut short"):
         stack.pop()
 

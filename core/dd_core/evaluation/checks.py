@@ -16,6 +16,8 @@ from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
 from dd_core.training import estimates
 
+_TWINS_A_WORKER = 3  # one that its network trains on, and two that wait
+
 
 def check_match(ds: DistilledSet, train: Source, test: Source) -> None:
     """Raise `UserError` for a set without classes, and for real images with other classes or of another shape."""
@@ -77,7 +79,7 @@ def memory_shortage(
         len(ds.classes),
         images=ds.decoded_count,
         tested=tested,
-        sets=nets + 1,
+        sets=1 + min(nets, _TWINS_A_WORKER * workers.count),
         jobs=min(workers.count, 2 * nets),
         device=device,
         own=own,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from dd_core.config import Config, plain
 from dd_core.errors import Diverged
 from dd_core.evaluation.protocol import EvaluationProtocol, Setting
 from dd_core.evaluation.records import Record, digest_of
+from dd_core.evaluation.twins import Twin
 from dd_core.images import InputForm, Source, require_labels
 from dd_core.networks.own import Network, built
 from dd_core.recipe import Recipe
@@ -40,7 +41,7 @@ class Job:
     """
 
     protocol: EvaluationProtocol
-    data: TrainingData
+    data: TrainingData | Twin
     recipe: Recipe
     seed: int
     test: Source
@@ -56,6 +57,10 @@ class Job:
     own: Network | None = None
     augmentation: Augmentation | None = None
     records: tuple[Record, ...] = ()  # one for each setting, where scores are kept
+
+    def ready(self) -> Job:
+        """The job with its twin's pixels."""
+        return replace(self, data=self.data.data()) if isinstance(self.data, Twin) else self
 
     @property
     def torch_device(self) -> torch.device:
@@ -93,7 +98,7 @@ class Execution:
             self.reporter.message(f"{name}: {len(outcomes)} of {len(every)} are kept from an earlier call")
         if missing:
             with self.reporter.stage(name, total=len(every), first=len(outcomes)) as stage:
-                results = parallel.run(work, [every[position] for position in missing], workers=self.workers)
+                results = parallel.run(work, _Ready([every[position] for position in missing]), workers=self.workers)
                 for position, result in zip(missing, results, strict=True):
                     outcomes[position] = result
                     stage.advance({"accuracy": max(outcome.accuracy for outcome in result)})
@@ -108,7 +113,8 @@ class Execution:
         recorded: list[Job] = []
         for job in jobs:
             for value in (job.data, job.form):
-                digests[id(value)] = digests.get(id(value)) or digest_of(value)
+                if id(value) not in digests:
+                    digests[id(value)] = digest_of(value.data() if isinstance(value, Twin) else value)
             facts = {"data": digests[id(job.data)], "form": digests[id(job.form)], **self._facts(job)}
             records = [Record(self.keep, {**facts, "setting": setting}, self.fresh) for setting in job.settings]
             recorded.append(replace(job, records=tuple(records)))
@@ -130,6 +136,23 @@ class Execution:
             "trial": job.trial,
             "environment": plain(environment),
         }
+
+
+@dataclass(frozen=True)
+class _Ready(Sequence[Job]):
+    """Jobs that are made ready one by one, as they are taken."""
+
+    jobs: Sequence[Job]
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    @overload
+    def __getitem__(self, at: int) -> Job: ...
+    @overload
+    def __getitem__(self, at: slice) -> _Ready: ...
+    def __getitem__(self, at: int | slice) -> Job | _Ready:
+        return _Ready(self.jobs[at]) if isinstance(at, slice) else self.jobs[at].ready()
 
 
 def work(job: Job) -> list[Outcome]:

@@ -2,7 +2,8 @@
 
 A twin has as many images as the set stores, and so as many bytes at one byte a value: where a set has a formation,
 networks see more images of the set than of its twin. The twin is labelled as the set was: by the classes where the set
-has hard labels; where a teacher's soft labels made the set, by the same teacher as `Labeller`.
+has hard labels; where a teacher's soft labels made the set, by the same teacher as `Labeller`. A twin's
+pixels are read when its network is to be trained, so that many twins take the memory of few.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from dd_core import selection
 from dd_core.distilled import DistilledSet
-from dd_core.images import Source, require_labels
+from dd_core.images import InputForm, Source, require_labels
 from dd_core.streams import Streams
 from dd_core.system.threads import computing
 from dd_core.training import TrainingData
@@ -56,7 +57,24 @@ class HardLabels:
         return Targets(labels)
 
 
-def draw(ds: DistilledSet, train: Source, *, labeller: Labeller, streams: Streams, index: int) -> TrainingData:
+@dataclass(frozen=True)
+class Twin:
+    """The images `rows` of `source` with their targets, and the input form that they get."""
+
+    source: Source
+    rows: Int64[Tensor, " n"]
+    targets: Targets
+    form: InputForm
+    classes: int
+
+    def data(self) -> TrainingData:
+        """The images as network inputs, read anew at each call."""
+        with computing(1):  # whitening in several threads differs in the last bits
+            inputs = self.form(self.source.take(self.rows))
+        return TrainingData(inputs, *self.targets, self.classes, self.form.black)
+
+
+def draw(ds: DistilledSet, train: Source, *, labeller: Labeller, streams: Streams, index: int) -> Twin:
     """As many images of `train` of each class as `ds` has, drawn without replacement for network `index`.
 
     Raises `UserError` where `train` has too few of a class.
@@ -64,7 +82,4 @@ def draw(ds: DistilledSet, train: Source, *, labeller: Labeller, streams: Stream
     assert ds.labels is not None
     counts = np.bincount(ds.labels, minlength=len(ds.classes)).tolist()
     rows = selection.random_indices(train, counts, streams=streams.child("twin", index), stream="random")
-    with computing(1):  # whitening in several threads differs in the last bits
-        inputs = (form := ds.input_form())(train.take(rows))
-    labels, probabilities = labeller(train, rows)
-    return TrainingData(inputs, labels, probabilities, len(ds.classes), form.black)
+    return Twin(train, rows, labeller(train, rows), ds.input_form(), len(ds.classes))

@@ -20,8 +20,9 @@ from dd_core.networks.own import Network, built
 from dd_core.recipe import Recipe
 from dd_core.streams import generator
 from dd_core.system.budget import Footprint
-from dd_core.system.footprint import bytes_an_image, images_at_once
+from dd_core.system.footprint import bytes_an_image, images_at_once, most_tested
 from dd_core.unroll import Mode, Tensors
+from dd_core.unroll.trail import bytes_in_memory
 
 _COPIES = 4  # of the weights in memory: weights, gradients, an optimiser's state, and its temporaries in a step
 
@@ -61,7 +62,7 @@ def evaluation(
     """
     network = _Network(recipe.network if own is None else own, image_shape, classes, device)
     cost = _test_bytes(network)
-    testing = cost * images_at_once(cost, most=min(512, tested))
+    testing = cost * images_at_once(cost, most=min(most_tested(device), tested))
     step = _training_bytes(network, recipe, images)
     inputs = 4 * images * prod(image_shape)  # float32
     settings = ("number of workers",) if jobs > 1 else ("network",)
@@ -76,7 +77,7 @@ def unrolled_bytes(
     weights = _weight_bytes(network)
     if mode in ("adjoint", "tesla"):
         one_step = _unrolled_bytes(network, recipe.augmentation, steps=1, mode="adjoint")
-        return images * one_step + (steps + _COPIES) * weights
+        return images * one_step + bytes_in_memory(weights, steps, device) + _COPIES * weights
     first, second = (_unrolled_bytes(network, recipe.augmentation, steps=count, mode="full") for count in (1, 2))
     return images * (first + (steps - 1) * (second - first)) + (2 * steps + _COPIES) * weights
 

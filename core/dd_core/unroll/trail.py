@@ -18,6 +18,11 @@ Tensors = tuple[Tensor, ...]
 MEMORY_BYTES = 2 << 20  # of parameters that lie in memory
 
 
+def bytes_in_memory(each: int, count: int, device: torch.device) -> int:
+    """Of `count` parameters of `each` bytes, the bytes that lie in the memory of `device`."""
+    return min(count * each, MEMORY_BYTES) if device.type == "cpu" else count * each
+
+
 class Trail:
     """A stack of parameters, all of the same shapes and types.
 

@@ -96,13 +96,16 @@ class Pool:
         *,
         lost: Callable[[Job], Result] | None = None,
     ) -> Generator[tuple[int, Result]]:
-        """(position, result) of each job, as soon as the job is done; otherwise as `run`."""
+        """(position, result) of each job, as soon as the job is done; otherwise as `run`.
+
+        Of a sequence, a job is taken when a worker is about to need it, and taken again should that worker die.
+        """
         if self.workers.engine == "processes" and self.workers.count == 1:
             return ((index, _with_threads(function, job, self._threads)) for index, job in enumerate(jobs))
         local = self.workers.engine == "processes"
         parent, folder = (os.getpid(), slots.folder()) if local else (None, None)
         call = _Call(function, self._threads, parent, folder)
-        batch = _Batch(call, list(jobs), self.workers, lost or _out_of_memory)
+        batch = _Batch(call, jobs if isinstance(jobs, Sequence) else list(jobs), self.workers, lost or _out_of_memory)
         return batch.on_processes() if local else batch.on_cluster(clusters.tasks(self.workers))
 
 
@@ -139,11 +142,11 @@ class _Batch(Generic[Job, Result]):
 
     def on_processes(self) -> Generator[tuple[int, Result]]:
         """Results as they come; jobs that were under way when a worker died run again."""
-        waiting = dict(enumerate(self.jobs))
+        waiting = dict.fromkeys(range(len(self.jobs)))  # in order
         deaths = Counter[int]()
         while waiting:
             try:
-                for index, result in self._parallel([*waiting.items()]):
+                for index, result in self._parallel([*waiting]):
                     del waiting[index]
                     yield index, result
             except TerminatedWorkerError:
@@ -157,12 +160,12 @@ class _Batch(Generic[Job, Result]):
     def _alone(self, index: int) -> Result:
         """The result of a job while no other runs: if a worker dies now, it was by this job."""
         try:
-            ((_, result),) = self._parallel([(index, self.jobs[index])])
+            ((_, result),) = self._parallel([index])
         except TerminatedWorkerError:
             return self.lost(self.jobs[index])
         return result
 
-    def _parallel(self, jobs: Sequence[tuple[int, Job]]) -> Generator[tuple[int, Result]]:
+    def _parallel(self, indices: Sequence[int]) -> Generator[tuple[int, Result]]:
         # loky is told the thread count too, so that libraries that read it at import start right
         watch = {"initializer": _die_with, "initargs": (self.call.parent,)}  # at its start: a worker may get no job
         with joblib.parallel_config(backend="loky", inner_max_num_threads=self.workers.threads, **watch):
@@ -172,7 +175,7 @@ class _Batch(Generic[Job, Result]):
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
         # a worker whose start is cut short prints a traceback of its own, so a signal waits until they run
         with Signals() as signals:
-            results = parallel(joblib.delayed(self.call)(index, job) for index, job in jobs)
+            results = parallel(joblib.delayed(self.call)(index, self.jobs[index]) for index in indices)
         if signals.received is not None:
             signal.raise_signal(signals.received)
         with closing(cast("Generator[tuple[int, Result]]", results)) as results:

@@ -93,7 +93,8 @@ def test_an_optimisers_state_survives(tmp_path):
 def test_a_file_is_on_the_disk_before_it_takes_the_place_of_the_old_one(tmp_path, monkeypatch):
     """What a power cut leaves is what was synced: all bytes before the file is renamed, the folder's entry after."""
     path, done = tmp_path / "set", []
-    store.write_bytes(path, b"old")
+    store.write_bytes(path, iter([b"o", b"", b"ld"]))
+    assert path.read_bytes() == b"old"
 
     def fsync(handle: int) -> None:
         there = os.fstat(handle)

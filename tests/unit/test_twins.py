@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import torch
 from dd_core.distilled import DistilledSet, Size
 from dd_core.errors import UserError
 from dd_core.evaluation import evaluate, jobs, twins
+from dd_core.evaluation.records import digest_of
 from dd_core.evaluation.twins import HardLabels, Targets, Twin
 from dd_core.images import Source, normalise
 from dd_core.methods import method
 from dd_core.runner import distill
 from dd_core.streams import Streams
 from dd_core.testing import blobs
-from dd_core.training import TrainingData, accuracy, fit
+from dd_core.training import TrainingData, accuracy, fit, training_data
 
 SOURCE = blobs(per_class=20)
 RECIPE = {"network": "convnet-1-w8", "epochs": 8, "learning_rate": 0.05}
@@ -73,6 +75,13 @@ def test_twins_are_read_one_after_another_as_their_networks_are_trained(
     again = evaluate(ds, train=SOURCE, test=SOURCE, nets=5, device="cpu", keep=tmp_path)
     assert again == plain
     assert (len(read), max(alive)) == (15, 1)  # for the names alone
+
+
+def test_kept_scores_are_named_by_what_their_twins_hold(ds: DistilledSet, tmp_path: Path):
+    evaluate(ds, train=SOURCE, test=SOURCE, nets=2, seed=5, device="cpu", labeller=Teacher(), keep=tmp_path)
+    kept = {json.loads(path.read_text())["facts"]["data"] for path in tmp_path.iterdir()}
+    drawn = (twins.draw(ds, SOURCE, labeller=Teacher(), streams=Streams(5), index=index).data() for index in range(2))
+    assert kept == {digest_of(training_data(ds, ds.manifest.recipe)), *map(digest_of, drawn)}
 
 
 def test_a_twin_that_cannot_be_drawn_is_refused_before_a_network_is_trained(

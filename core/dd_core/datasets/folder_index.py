@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +76,8 @@ class Surveyor:
         """
         with store.disk_errors(folder):
             labels = subfolders(folder) if self.labelled else []
-            listed = dict(_class_files(folder, labels) if self.labelled else _files(folder, ""))
+            stats, others = _sorted_out(_class_files(folder, labels) if self.labelled else _files(folder, ""))
             loose = sum(is_image(name, folder) for name in visible_files(folder)) if self.labelled else 0
-        stats = {name: stat for name, stat in listed.items() if stat is not None}
-        others = [name for name in listed if name not in stats]
         self._require(folder, labels, stats, "no images")
         index = _Index(folder)
         facts = {name: known for name, stat in stats.items() if (known := index.look_up(name, stat))}
@@ -113,7 +112,8 @@ class Surveyor:
                 if isinstance(result, str):
                     problems[name] = result
                 else:
-                    facts[name] = result
+                    sha256, header = result
+                    facts[name] = sha256, header._replace(levels=sys.intern(header.levels))  # mostly one text for all
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     self.say(f"read {len(facts) + len(problems):,} of {len(stats):,} images")
                     index.save(stats, facts, say=self.say)
@@ -148,9 +148,22 @@ def _not_read(others: Sequence[str], loose: int, place: str) -> Iterator[str]:
         yield f"left out {loose:,} {noun} beside the class folders{place}: in no class"
 
 
-def _class_files(folder: Path, labels: Sequence[str]) -> list[tuple[str, _Stat | None]]:
+def _sorted_out(entries: Iterable[tuple[str, _Stat | None]]) -> tuple[dict[str, _Stat], list[str]]:
+    """The stats of the images, by name, and the names of other files."""
+    stats: dict[str, _Stat] = {}
+    others: list[str] = []
+    for name, stat in entries:
+        if stat is None:
+            others.append(name)
+        else:
+            stats[name] = stat
+    return stats, others
+
+
+def _class_files(folder: Path, labels: Sequence[str]) -> Iterator[tuple[str, _Stat | None]]:
     """The files of each class, sorted, one class after the other."""
-    return [entry for label in labels for entry in _files(folder / label, f"{label}/")]
+    for label in labels:
+        yield from _files(folder / label, f"{label}/")
 
 
 def _files(folder: Path, prefix: str) -> list[tuple[str, _Stat | None]]:
@@ -209,12 +222,21 @@ class _Index:
 
     def save(self, stats: Mapping[str, _Stat], facts: Mapping[str, _Facts], *, say: Say) -> None:
         """Write the facts to the cache; `say` is told where it cannot be written, which costs only time."""
-        rows = {name: [*stats[name], sha256, *header] for name, (sha256, header) in facts.items()}
-        text = canonical({"version": _VERSION, "pillow": PIL.__version__, "files": rows})
         try:
-            store.write_bytes(self.path, text.encode())
+            store.write_bytes(self.path, _text(stats, facts))
         except DDError as error:
             say(f"{error}; every image will be read again next time")
+
+
+def _text(stats: Mapping[str, _Stat], facts: Mapping[str, _Facts]) -> Iterator[bytes]:
+    """The canonical JSON of an index, a row at a time: all rows together would take as much memory as the facts."""
+    whole = canonical({"version": _VERSION, "pillow": PIL.__version__, "files": {}})
+    before, after = whole.split("{}")
+    yield before.encode()
+    for number, (name, (sha256, header)) in enumerate(sorted(facts.items())):
+        row = canonical({name: [*stats[name], sha256, *header]})
+        yield ("{" if number == 0 else ",").encode() + row[1:-1].encode()
+    yield ("}" if facts else "{}").encode() + after.encode()
 
 
 def _examined(folder: Path, names: list[str], workers: Workers) -> Iterator[tuple[str, _Facts | str]]:

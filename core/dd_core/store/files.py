@@ -90,12 +90,12 @@ def disk_errors(path: Path) -> Iterator[None]:
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # the file that is written, and the number of the process
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` so that a reader, or a kill at any moment, finds the old bytes or the new ones.
+def write_bytes(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Replace `path` by `data`, whole or in chunks: a reader, or a kill, finds the old bytes or the new ones.
 
     A symbolic link stays, as under a shell's `>`: the file that it points to is replaced.
     """
-    _replace(path, [data])
+    _replace(path, [data] if isinstance(data, bytes) else data)
 
 
 def _replace(path: Path, chunks: Iterable[bytes | memoryview], before: Callable[[str], None] | None = None) -> str:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from image_trees import ONE, load, picture, pixels, put, put_classes, spoil
 
 from dd_core import artefacts
-from dd_core.datasets import decoding, folder_pixels, folders
+from dd_core.datasets import decoding, folder_index, folder_pixels, folders
 from dd_core.datasets.streaming import StreamedFolder
 from dd_core.errors import UserError
 from dd_core.system.parallel import Engine, Workers
@@ -52,6 +53,19 @@ def test_a_content_that_changed_unseen_is_never_cached_under_the_old_name(root: 
     spoil(root)
     with pytest.raises(UserError, match=r"0\.png: its content changed since it was examined; touch it"):
         load(root, image_size=3)  # has to decode again
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["cat/0.png"], ["dog/1.png", "cat/10.png", "cat/9.png", 'a"b/\u00fc\udcff.png', "A/{}.png"]]
+)
+def test_the_index_is_one_json_text_in_order(names: list[str]) -> None:
+    header = decoding.Header(True, 3, 4, False, True, 77, "00ff")
+    stats = {name: (100 + row, 1_700_000_000_000_000_000 + row) for row, name in enumerate(names)}
+    facts = {name: (f"{row:064x}", header._replace(width=5 + row)) for row, name in enumerate(names)}
+    rows = {name: [*stats[name], facts[name][0], *facts[name][1]] for name in names}
+    whole = {"version": [2, decoding.VERSION], "pillow": PIL.__version__, "files": rows}
+    text = b"".join(folder_index._text(stats, facts)).decode()
+    assert text == json.dumps(whole, sort_keys=True, separators=(",", ":"))
 
 
 def test_a_removed_file_is_forgotten(root: Path) -> None:

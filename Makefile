@@ -10,7 +10,7 @@ UV_ON_PATH := $(shell uv --version >/dev/null 2>&1 && command -v uv 2>/dev/null)
 UV := $(or $(UV_ON_PATH),.uv/bin/uv)
 UV_BUILT := $(if $(UV_ON_PATH),,.uv/bin/uv)
 
-BENCHES := bench-kill bench-hostile bench-tiny bench-digits bench-quickstart bench-quickstart-choice bench-unroll bench-memory bench-photos bench-photo-presets bench-mnist bench-cifar10-wang bench-trajectories bench-m-datm bench-cifar10-cpu bench-flatness bench-ftd-subset bench-gpu bench-steps bench-kernels bench-peers bench-growth bench-nothing-moved bench-nb201-sets bench-nb201 bench-nas-cpu bench-nas-search bench-nas-throughput bench-sre2l-cpu bench-sre2l-speed bench-sre2l-bank bench-transfer-cpu bench-adaptation bench-continual-cpu bench-continual-sre2l bench-compare bench-mutations
+BENCHES := bench-kill bench-hostile bench-tiny bench-digits bench-quickstart bench-quickstart-choice bench-unroll bench-memory bench-photos bench-photo-presets bench-mnist bench-cifar10-wang bench-trajectories bench-m-datm bench-cifar10-cpu bench-flatness bench-ftd-subset bench-gpu bench-steps bench-kernels bench-peers bench-peers-profile bench-growth bench-nothing-moved bench-nb201-sets bench-nb201 bench-nas-cpu bench-nas-search bench-nas-throughput bench-sre2l-cpu bench-sre2l-speed bench-sre2l-bank bench-transfer-cpu bench-adaptation bench-continual-cpu bench-continual-sre2l bench-compare bench-mutations
 
 .DEFAULT_GOAL := install
 .PHONY: install quickstart test check lock build clean tables rooms $(BENCHES)

@@ -44,6 +44,32 @@ def peers() -> list[str]:
     return [*table(header, rows), "", *bullets(told)]
 
 
+def profiles() -> list[str]:
+    """A row for each side of a case that falls short: the share of each kind of operation."""
+    lines = {line["case"]: line for line in records("peers_profile")}
+    short = {line["case"] for line in measured() if not line.get("met", True)}
+    kinds = list(dict.fromkeys(kind for line in lines.values() for kind in line["ours"]["shares"] if kind != "other"))
+    rows = [
+        [f"`{name}`, {side}", *(_share(line[side]["shares"].get(kind, 0.0)) for kind in (*kinds, "other"))]
+        for name, line in lines.items()
+        if name in short
+        for side in ("ours", "plain")
+    ]
+    return [*table(["case", *kinds, "other"], rows), "", *bullets(*_swept(lines))]
+
+
+def _swept(lines: dict[str, Record]) -> list[str]:
+    swept = {name: line["ours"]["sweeps"] for name, line in lines.items() if "sweeps" in line["ours"]}
+    return [
+        f"`{name}`: the sweep ahead takes {_share(both['ahead'])} of the time, the sweep back {_share(both['back'])}."
+        for name, both in swept.items()
+    ]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
 def _lost(line: Record, kind: str) -> bool:
     return line["plain_over_ours"][kind] < line["asked"].get(kind, 0.0)
 
@@ -84,5 +110,6 @@ def _through(values: Iterable[str]) -> str:
 
 BLOCKS = {
     **({"peers": peers} if (RESULTS / "peers.jsonl").exists() else {}),
+    **({"peers-profile": profiles} if (RESULTS / "peers_profile.jsonl").exists() else {}),
     **({"growth": growth} if (RESULTS / "growth.jsonl").exists() else {}),
 }

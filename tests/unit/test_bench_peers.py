@@ -298,6 +298,26 @@ def test_what_is_asked_can_be_lost(peers: Any):
     assert "LOST" not in peers.line({"case": "dm", "part": "step", **won})
 
 
+def test_a_profile_is_the_share_of_each_kind_of_operation():
+    profile = benchmark("peers_profile")
+    times = {
+        "aten::mkldnn_convolution": 30.0,
+        "aten::convolution_backward": 20.0,
+        "_NormBackward": 5.0,
+        "aten::native_group_norm": 15.0,
+        "aten::clamp_min": 10.0,
+        "aten::mul": 8.0,
+        "aten::grid_sampler_2d": 12.0,
+    }
+    assert list(profile.shares(times).items()) == [
+        ("convolution", 0.5),
+        ("norm", 0.2),
+        ("other", 0.12),
+        ("ReLU", 0.1),
+        ("arithmetic", 0.08),
+    ]
+
+
 def test_cases_by_their_beginning(peers: Any):
     assert peers.named(["mtt"]) == ["mtt-full", "mtt-adjoint", "mtt-compiled"]
     assert peers.named(["dsa"])[:2] == ["dsa", "dsa-color"]

@@ -115,6 +115,16 @@ class Distiller(Protocol):
         ...
 
 
+@runtime_checkable
+class Compiling(Protocol):
+    """A distiller whose inner steps may be compiled or captured: the set's manifest says what became of them."""
+
+    @property
+    def inner_steps_taken(self) -> str | None:
+        """How inner steps were taken; None where nothing but eager steps was meant."""
+        ...
+
+
 class MethodConfig(Config):
     """What determines a method's run besides source, size and seed.
 

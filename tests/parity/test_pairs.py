@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dd_core import networks
-from dd_core.distilled import Size
+from dd_core.distilled import DistilledSet, Size
 from dd_core.distiller import Context
 from dd_core.errors import Diverged, OutOfResources, UserError
 from dd_core.methods import method
@@ -190,6 +191,13 @@ def test_functions_are_made_for_each_shape(monkeypatch: pytest.MonkeyPatch):
 # --- the comparison, and the fallback ------------------------------------------------------------------------------
 
 
+def taken(ds: DistilledSet) -> str | None:
+    assert ds.manifest.provenance is not None
+    told = json.loads(ds.manifest.provenance.model_dump_json())["environments"][-1]
+    assert ("inner_steps" in told) == (told.get("inner_steps") is not None)
+    return told.get("inner_steps")
+
+
 def off_by(error: float) -> Callable[..., Function]:
     return lambda function, *examples: lambda *tensors: tuple((1 + error) * each for each in function(*tensors))
 
@@ -247,8 +255,20 @@ def test_where_nothing_can_be_compiled_a_run_says_so_and_is_eager(
     ours = distill({"name": name, **options, "compile": True}, BLOBS, 2, options=RunOptions(reporter=reporter))
     theirs = distill({"name": name, **options, "gradient": "adjoint"}, BLOBS, 2)
     assert np.array_equal(ours.images, theirs.images)
+    assert [taken(ds) for ds in (ours, theirs)] == ["eager", None]  # though its config says "compile": true
     line = "inner steps cannot be compiled here (RuntimeError: no compiler found); they are eager instead"
     assert reporter.lines.count(line) == 1
+
+
+def test_a_set_says_that_some_of_its_inner_steps_were_eager(monkeypatch: pytest.MonkeyPatch):
+    made: list[int] = []
+
+    def only_two(function: Function, *examples: Tensor) -> Function:
+        made.append(1)
+        return as_it_is(function, *examples) if len(made) <= 2 else refuses(function, *examples)
+
+    monkeypatch.setattr(pairs, "compiled", only_two)  # ahead, of batches of four and of two images; not back
+    assert taken(distill({"name": "mtt", **MATCHING, "compile": True}, BLOBS, 2)) == "compiled and eager"
 
 
 def test_what_is_no_gpu_captures_nothing():
@@ -326,6 +346,7 @@ def test_a_compiled_run_resumes_to_the_bytes_of_one_that_was_not_interrupted(tmp
     distill(config, BLOBS, 2, out=tmp_path / "part.safetensors")
     whole, part = (read_set(tmp_path / f"{name}.safetensors") for name in ("whole", "part"))
     assert np.array_equal(whole.images, part.images)
+    assert taken(whole) == taken(part) == "compiled"
     eager = distill({**config, "compile": None, "gradient": "adjoint"}, BLOBS, 2)
     assert not np.array_equal(whole.images, eager.images)  # Inductor rounds otherwise: the runs above were compiled
     np.testing.assert_allclose(whole.images, eager.images, rtol=1e-3, atol=1e-4)

@@ -190,10 +190,11 @@ def _outcome(job: Job, setting: Setting) -> Outcome:
 
 def _trained(job: Job, setting: Setting) -> nn.Module:
     own, shape = job.own, job.test.image_shape
-    model = None if own is None else built(own, shape, outputs=job.data.classes, seed=job.seed)
+    data = job.data.data() if isinstance(job.data, Twin) else job.data
+    model = None if own is None else built(own, shape, outputs=data.classes, seed=job.seed)
     given: dict[str, Any] = {"teacher": job.teacher, "bank": job.bank, "model": model, "augmentation": job.augmentation}
     return job.protocol.fit(
-        job.data,
+        data,
         job.recipe,
         setting=setting,
         streams=Streams(job.seed),

@@ -19,7 +19,7 @@ import torch
 from dd_core.datasets import plain
 from dd_core.datasets.plain import Images
 from dd_core.distilled import DistilledSet, Provenance, Size, as_size
-from dd_core.distiller import Context, Distiller, MethodConfig
+from dd_core.distiller import Compiling, Context, Distiller, MethodConfig
 from dd_core.errors import FRESH, DDError, Diverged, Interrupted, OutOfResources, UserError, require_finite
 from dd_core.images import Source
 from dd_core.methods import as_method
@@ -141,7 +141,7 @@ class _Run:
             for index in range(self.config.steps):
                 stage.advance(guarded(distiller, index, kept="nothing was written"))
         environments = (devices.environment(self.device),)
-        return self._with_provenance(distiller.export(), environments, _contents(context))
+        return self._with_provenance(distiller, environments, _contents(context))
 
     def in_folder(self, folder: RunFolder) -> DistilledSet:
         fresh = self.options.fresh
@@ -164,7 +164,7 @@ class _Run:
             _take_up(distiller, checkpoint.state, folder)
             self.options.reporter.message(f"resumed at step {checkpoint.step} of {self.config.steps}")
         self._loop(distiller, folder, replace(checkpoint, environments=environments, artefacts=contents))
-        ds = self._with_provenance(distiller.export(), environments, contents)
+        ds = self._with_provenance(distiller, environments, contents)
         folder.finish(ds, seconds=checkpoint.seconds + self._seconds(), device=self.device)
         return ds
 
@@ -241,8 +241,13 @@ class _Run:
         return time.monotonic() - self.begun
 
     def _with_provenance(
-        self, ds: DistilledSet, environments: tuple[Environment, ...], contents: tuple[str, ...]
+        self, distiller: Distiller, environments: tuple[Environment, ...], contents: tuple[str, ...]
     ) -> DistilledSet:
+        """The set, whose manifest says where it came from."""
+        ds = distiller.export()
+        if isinstance(distiller, Compiling):
+            *earlier, last = environments
+            environments = (*earlier, last.model_copy(update={"inner_steps": distiller.inner_steps_taken}))
         provenance = Provenance(
             **self.identity.fields(),
             source_images=len(self.source),

@@ -64,6 +64,7 @@ class InnerSteps:
         self, loss: Loss, how: How = "eager", *, bound: float = BOUND, message: Callable[[str], None] | None = None
     ) -> None:
         self.loss, self.how, self.bound, self.message = loss, how, bound, message
+        self._meant, self._both = how, ""
         self._sgd = sgd_step(lambda t, theta, seen: loss(theta, *seen[:2]), lambda t, seen: seen[2])
         self._resumed = False
         self._made: dict[tuple[Any, ...], Function] = {}
@@ -71,6 +72,11 @@ class InnerSteps:
     def step(self, seen: Seen) -> Step:
         """The steps of one outer iteration, in which step t reads `seen(t, learned)`."""
         return self._eager(seen) if self.how == "eager" else PairedStep(self, seen, self._eager(seen))
+
+    @property
+    def taken(self) -> str | None:
+        """How steps were taken, "compiled and eager" where both were; None where they were meant to be eager."""
+        return None if self._meant == "eager" else self._both or self.how
 
     def resume(self, how: How) -> None:
         """Go on with a run whose steps were `how`: a run that was eager stays so."""
@@ -151,6 +157,7 @@ class InnerSteps:
                 "over without compile"
             )
         self._say(f"inner steps {why}; they are eager instead")
+        self._both = f"{self.how} and eager" if self._made else ""
         self.how = "eager"
         self._made.clear()
         return eager

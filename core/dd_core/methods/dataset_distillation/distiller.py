@@ -56,6 +56,11 @@ class DatasetDistillationDistiller:
         self.real_at_once = real_at_once(config, source, device)
         self._of_pool = lru_cache(maxsize=NETWORKS_KEPT)(self._from_pool)
 
+    @property
+    def inner_steps_taken(self) -> str | None:
+        """See `distiller.Compiling`."""
+        return self.inner_steps.taken
+
     def step(self, index: int) -> dict[str, float]:
         """One outer iteration: an unrolled inner loop of each network, then one Adam step of images and rates."""
         results = [self._unrolled(index, position) for position in range(self.config.networks)]

@@ -91,6 +91,11 @@ class TrajectoryMatchingDistiller:
         """The learned tensors: pixels, the student's learning rate, and, with `soft_labels`, their logits."""
         return (self.pixels, self.rate) if self.soft is None else (self.pixels, self.rate, self.soft)
 
+    @property
+    def inner_steps_taken(self) -> str | None:
+        """See `distiller.Compiling`."""
+        return self.inner_steps.taken
+
     def step(self, index: int) -> dict[str, float]:
         """One student against one expert, then one SGD step of `learned` (none where the loss exceeds `threshold`)."""
         pair = self._pair(index)

@@ -134,7 +134,8 @@ def distill(
 def _as_fields(expected: Expected) -> dict[str, Any]:
     """A forecast for --json."""
     parts = {"steps": expected.stepping, **expected.making}
-    return {"seconds": round(expected.seconds, 1), "parts": parts, "untold": list(expected.untold)}
+    told = {"seconds": round(expected.seconds, 1), "parts": parts, "untold": list(expected.untold)}
+    return told if expected.load is None else {**told, "load": round(expected.load, 1)}
 
 
 def _method_table(name: str, settings: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ MTT = {"steps": 6, "syn_steps": 2, "experts": 4, "expert_epochs": 1, "last_epoch
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_cache_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setenv("DD_APPS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -90,6 +92,23 @@ def test_a_forecast_says_what_it_knows_and_what_not():
     assert str(half) == "no forecast for sre2l; the time of 1 teacher cannot be forecast"
     steps = Forecast("dataset-distillation", 20, 30.0, {"1 teacher": None, "2 banks": None})
     assert str(steps).endswith("(20 steps 30 s); the time of 1 teacher and 2 banks cannot be forecast")
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (1.5, False), (1.6, True), (7.0, True)])
+def test_a_forecast_on_a_busy_machine_says_so(load: float, busy: bool, call, call_json, monkeypatch, photographs):
+    monkeypatch.setattr(forecasting, "seconds_a_step", lambda step, most: 60.0)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 9.0, 9.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    words = command("--forecast", "--set", "recipe.network=convnet-1-w4")
+    told = f"; it takes less without other programs (load {load:.1f}, 2 cores)" if busy else ""
+    assert call(*words)[1] == f"dm takes about 2 min on this machine (2 steps 2 min){told}\n"
+    assert call_json(*words).get("load") == (load if busy else None)
+
+
+def test_where_the_system_tells_no_load_nothing_is_said_of_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(os, "getloadavg")
+    monkeypatch.setattr(forecasting, "seconds_a_step", lambda step, most: 0.5)
+    assert forecast({"name": "dm", "steps": 40, "recipe": NETWORK}, BLOBS, 1, options=CPU).load is None
 
 
 def test_it_is_as_many_steps_as_the_run_has(monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ No result depends on a forecast, and a forecast leaves no file behind.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ from dd_core.system import surroundings
 from dd_core.system.threads import computing, require_cores
 
 REHEARSED_SECONDS = 4.0  # how long steps are timed, after the first step
+BUSY = 0.75  # part of the cores; above it a step waits for other programs
 SLOW_SECONDS = 15.0  # where the first step takes longer, no other step is timed
 
 
@@ -46,6 +48,8 @@ class Forecast:
     stepping: float | None  # seconds of all steps; None where they cannot be forecast
     making: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     """Seconds to make each missing artefact ("10 experts"); None where they cannot be forecast."""
+    load: float | None = None
+    """Where other programs kept the CPU's cores busy: how many processes computed, on average, in the last minute."""
 
     @property
     def seconds(self) -> float:
@@ -68,7 +72,14 @@ class Forecast:
         if not told:
             return f"no forecast for {self.method}{rest}"
         parts = ", ".join(f"{name} {duration(part)}" for name, part in told.items())
-        return f"{self.method} takes about {duration(self.seconds)} on this machine ({parts}){rest}"
+        return f"{self.method} takes about {duration(self.seconds)} on this machine ({parts}){rest}{self._busy}"
+
+    @property
+    def _busy(self) -> str:
+        cores = os.cpu_count() or 1
+        return (
+            "" if self.load is None else f"; it takes less without other programs (load {self.load:.1f}, {cores} cores)"
+        )
 
 
 @surroundings.own()
@@ -90,13 +101,22 @@ def forecast(
     options = options or RunOptions()
     if options.threads is not None:
         require_cores(options.threads)
-    device = devices.resolve(options.device)
+    device, load = devices.resolve(options.device), _load()  # before this process computes
     source = plain.given(source, what="source")
     with computing(options.threads or torch.get_num_threads()):
         config.check(source, size)
         making = _making(config, source, size, seed=seed, options=options, device=device)
         stepping = _stepping(config, source, size, seed=seed, device=device)
-    return Forecast(config.name, config.steps, stepping, making)
+    return Forecast(config.name, config.steps, stepping, making, load)
+
+
+def _load() -> float | None:
+    """See `Forecast.load`; None also where the system tells no load."""
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+    return load if load > BUSY * (os.cpu_count() or 1) else None
 
 
 def _making(

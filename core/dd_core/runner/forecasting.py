@@ -101,7 +101,8 @@ def forecast(
     options = options or RunOptions()
     if options.threads is not None:
         require_cores(options.threads)
-    device, load = devices.resolve(options.device), _load()  # before this process computes
+    device = devices.resolve(options.device)
+    load = _load() if device.type == "cpu" else None  # before this process computes
     source = plain.given(source, what="source")
     with computing(options.threads or torch.get_num_threads()):
         config.check(source, size)

@@ -76,10 +76,9 @@ class Forecast:
 
     @property
     def _busy(self) -> str:
-        cores = os.cpu_count() or 1
-        return (
-            "" if self.load is None else f"; it takes less without other programs (load {self.load:.1f}, {cores} cores)"
-        )
+        if self.load is None:
+            return ""
+        return f"; it takes less without other programs (load {self.load:.1f}, {os.cpu_count() or 1} cores)"
 
 
 @surroundings.own()

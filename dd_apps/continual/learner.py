@@ -39,7 +39,7 @@ from dd_core.images import Source, normalise, require_labels
 from dd_core.recipe import Recipe
 from dd_core.streams import counter
 from dd_core.system import device as devices
-from dd_core.system.footprint import most_tested, prediction_batch
+from dd_core.system.footprint import most_forward, prediction_batch
 from dd_core.system.surroundings.generators import generators_kept
 
 NOWHERE = Finished(None)
@@ -127,7 +127,7 @@ def _logits(network: nn.Module, test: Source, stream: Stream, *, device: torch.d
         return network(normalise(images, stream.mean, stream.std))
 
     with torch.no_grad():
-        size = prediction_batch(logits, test.image_shape, device, most=most_tested(device))
+        size = prediction_batch(logits, test.image_shape, device, most=most_forward(device))
         outputs = [logits(batch.to(device)).cpu() for batch in test.batches(size)]
     network.train()
     if not (whole := torch.cat(outputs)).isfinite().all():

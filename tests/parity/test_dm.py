@@ -15,11 +15,12 @@ from dd_core.methods.dm import planning
 from dd_core.methods.dm.distiller import DMDistiller
 from dd_core.runner import distill
 from dd_core.streams import Streams
+from dd_core.system import footprint
 from dd_core.system.footprint import peak_bytes
 from dd_core.testing import CPU as CPU_RUN
 from dd_core.testing import blobs
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def _distiller(
@@ -109,6 +110,43 @@ def test_parts_of_a_class_give_the_loss_and_the_gradient_of_the_whole(augmentati
         assert (parts.pixels.grad - whole.pixels.grad).norm() < 1e-5 * whole.pixels.grad.norm()
         with torch.no_grad():
             parts.pixels.copy_(whole.pixels)
+
+
+def test_a_cpu_embeds_128_real_images_together_and_gets_the_same(monkeypatch: pytest.MonkeyPatch):
+    sizes: list[int] = []
+
+    def stepped(most: int) -> DMDistiller:
+        monkeypatch.setattr(planning, "most_forward", lambda device, on_gpu: most)
+        distiller = _distiller(per_class=60, batch_real=60)
+        embed = distiller._embed
+
+        def noted(network, images, index):
+            if not torch.is_grad_enabled():
+                sizes.append(len(images))
+            return embed(network, images, index)
+
+        monkeypatch.setattr(distiller, "_embed", noted)
+        distiller.step(0)
+        return distiller
+
+    most = footprint.most_forward(CPU)
+    whole, parts = stepped(1000), stepped(most)
+    assert sizes == [180, 128, 52]
+    assert torch.equal(whole.pixels, parts.pixels)
+    monkeypatch.setattr(planning, "most_forward", lambda device, on_gpu: footprint.most_forward(GPU, on_gpu=on_gpu))
+    assert planning.plan(whole.config, whole.source, Size(ipc=2), CPU).together == 1024
+
+
+@pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_flip_scale_rotate"])
+def test_a_cpu_embeds_few_classes_together_and_gets_the_same(augmentation: str, monkeypatch: pytest.MonkeyPatch):
+    assert planning.GROUPED_ON_CPU == 64
+    whole = _distiller(augmentation=augmentation)
+    monkeypatch.setattr(planning, "GROUPED_ON_CPU", 5)  # two classes of two images
+    grouped = _distiller(augmentation=augmentation)
+    formed = _distiller(augmentation=augmentation, formation=2)  # eight images of a class
+    assert [len(each._class_groups()) for each in (whole, grouped, formed)] == [1, 2, 3]
+    assert grouped.step(0)["loss"] == pytest.approx(whole.step(0)["loss"], rel=1e-6)
+    assert torch.equal(whole.pixels, grouped.pixels)
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 1 << 30])

@@ -118,7 +118,7 @@ def test_a_cpu_tests_128_images_at_once_and_a_gpu_512():
     hook.remove()
     assert sizes[-3:] == [128, 128, 44]
     assert torch.equal(guesses, network(InputForm((0.0,), (1.0,))(source.images)).argmax(1))
-    assert footprint.most_tested(torch.device("cuda")) == 512
+    assert footprint.most_forward(torch.device("cuda")) == 512
 
 
 def test_a_pass_over_a_source_holds_few_decoded_images():

@@ -67,9 +67,9 @@ def prediction_batch(
     return images_at_once(bytes_an_image(predict, image_shape, device), most=most)
 
 
-def most_tested(device: torch.device) -> int:
-    """How many images are tested together at most: a CPU is as fast with 128 as with 512, in less memory."""
-    return 128 if device.type == "cpu" else 512
+def most_forward(device: torch.device, *, on_gpu: int = 512) -> int:
+    """How many images go forward together at most, without a gradient: 128 on a CPU, as more are no faster there."""
+    return 128 if device.type == "cpu" else on_gpu
 
 
 def expected_bytes(need: Footprint, device: torch.device) -> int:

@@ -20,7 +20,7 @@ from dd_core.networks.own import Network, built
 from dd_core.recipe import Recipe
 from dd_core.streams import generator
 from dd_core.system.budget import Footprint
-from dd_core.system.footprint import bytes_an_image, images_at_once, most_tested
+from dd_core.system.footprint import bytes_an_image, images_at_once, most_forward
 from dd_core.unroll import Mode, Tensors
 from dd_core.unroll.trail import bytes_in_memory
 
@@ -62,7 +62,7 @@ def evaluation(
     """
     network = _Network(recipe.network if own is None else own, image_shape, classes, device)
     cost = _test_bytes(network)
-    testing = cost * images_at_once(cost, most=min(most_tested(device), tested))
+    testing = cost * images_at_once(cost, most=min(most_forward(device), tested))
     step = _training_bytes(network, recipe, images)
     inputs = 4 * images * prod(image_shape)  # float32
     settings = ("number of workers",) if jobs > 1 else ("network",)

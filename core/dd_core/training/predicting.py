@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from dd_core.images import InputForm, Source, require_labels
-from dd_core.system.footprint import most_tested, prediction_batch
+from dd_core.system.footprint import most_forward, prediction_batch
 
 
 def accuracy(model: nn.Module, source: Source, form: InputForm, *, device: torch.device) -> float:
@@ -24,5 +24,5 @@ def predictions(model: nn.Module, source: Source, form: InputForm, *, device: to
     def logits(images: Tensor) -> Tensor:
         return model(form(images))
 
-    size = prediction_batch(logits, source.image_shape, device, most=most_tested(device))
+    size = prediction_batch(logits, source.image_shape, device, most=most_forward(device))
     return torch.cat([logits(batch.to(device)).argmax(1).cpu() for batch in source.batches(size)])

@@ -66,10 +66,9 @@ class DMDistiller:
         counts = [count * self.config.formation**2 for count in self.counts[classes.start : classes.stop]]
         synthetic = self.images.seen_of(self.counts, classes)
         with torch.no_grad():
-            parts = [
-                self._embed(network, self._real(part), index) for part in torch.cat(rows).split(self.plan.at_once.real)
-            ]
-            target = class_means(torch.cat(parts), [len(several) for several in rows])
+            parts = torch.cat(rows).split(self.plan.together)
+            features = torch.cat([self._embed(network, self._real(part), index) for part in parts])
+            target = class_means(features, [len(several) for several in rows])
         return (class_means(self._embed_synthetic(network, synthetic, index), counts) - target).square().sum()
 
     def _real_rows(self, index: int, label: int) -> Tensor:

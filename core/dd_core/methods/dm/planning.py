@@ -17,9 +17,10 @@ from dd_core.images import Source
 from dd_core.methods.dm.config import DMConfig
 from dd_core.streams import generator
 from dd_core.system.budget import Footprint
-from dd_core.system.footprint import bytes_an_image, images_at_once
+from dd_core.system.footprint import bytes_an_image, images_at_once, most_forward
 
 IMAGES_AT_ONCE = 1024  # most images of the classes that are embedded together: more is no faster
+GROUPED_ON_CPU = 64  # the same for synthetic images of several classes on a CPU
 
 
 class Images(NamedTuple):
@@ -34,13 +35,15 @@ class Plan(NamedTuple):
 
     largest: Images  # images of the largest class
     costs: Images  # bytes that one image takes
-    at_once: Images  # images that go through the network together
+    at_once: Images  # images of a few classes that are embedded together
+    together: int  # real images that go through the network together: these need no gradient
+    grouped: int  # most synthetic images of several classes that are embedded together
 
     @property
     def classes(self) -> int:
         """How many whole classes go through the network at once; 1 also where a class goes through in parts."""
         fit = (most // images for most, images in zip(self.at_once, self.largest, strict=True))
-        return max(1, min(IMAGES_AT_ONCE // max(self.largest), *fit))
+        return max(1, min(IMAGES_AT_ONCE // max(self.largest), self.grouped // self.largest.synthetic, *fit))
 
 
 def plan(config: DMConfig, source: Source, size: Size, device: torch.device) -> Plan:
@@ -51,17 +54,20 @@ def plan(config: DMConfig, source: Source, size: Size, device: torch.device) -> 
     strategy = resolve_strategy(config.augmentation, source.name)
     costs = _bytes_an_image(config.recipe.network, strategy, source.image_shape, classes, device)
     if networks.mixes_images(networks.for_source(config.recipe.network, source, seed=0)):
-        return Plan(largest, costs, largest)
+        return Plan(largest, costs, largest, largest.real, largest.synthetic)
     most = max(IMAGES_AT_ONCE, *largest)
-    return Plan(largest, costs, Images(*(images_at_once(cost, budget=config.batch_bytes, most=most) for cost in costs)))
+    at_once = Images(*(images_at_once(cost, budget=config.batch_bytes, most=most) for cost in costs))
+    together = min(at_once.real, most_forward(device, on_gpu=at_once.real))
+    return Plan(largest, costs, at_once, together, GROUPED_ON_CPU if device.type == "cpu" else IMAGES_AT_ONCE)
 
 
 def footprint(config: DMConfig, source: Source, size: Size, device: torch.device) -> Footprint:
     """The larger batch, real or synthetic, and four copies of the set: pixels, gradient, momentum and update."""
     counts = size.per_class(len(source.classes))
-    largest, costs, at_once = sizes = plan(config, source, size, device)
-    classes = min(sizes.classes, len(counts))
-    batches = [min(classes * count, most) * cost for count, most, cost in zip(largest, at_once, costs, strict=True)]
+    sizes = plan(config, source, size, device)
+    largest, costs, at_once = sizes.largest, sizes.costs, sizes.at_once
+    classes, most = min(sizes.classes, len(counts)), (sizes.together, at_once.synthetic)
+    batches = [min(classes * count, top) * cost for count, top, cost in zip(largest, most, costs, strict=True)]
     whole = "batch_real" if batches[0] >= batches[1] else "number of images per class"
     setting = whole if at_once == largest else "batch_bytes"
     return Footprint(max(batches) + 16 * sum(counts) * prod(source.image_shape), (setting,))

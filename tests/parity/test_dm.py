@@ -147,6 +147,7 @@ def test_a_cpu_embeds_few_classes_together_and_gets_the_same(augmentation: str, 
     assert [len(each._class_groups()) for each in (whole, grouped, formed)] == [1, 2, 3]
     assert grouped.step(0)["loss"] == pytest.approx(whole.step(0)["loss"], rel=1e-6)
     assert torch.equal(whole.pixels, grouped.pixels)
+    monkeypatch.undo()
     fitting = _distiller(batch_bytes=14 * whole.plan.costs.real)  # seven real images of each of two classes
     assert fitting._class_groups() == [range(0, 2), range(2, 3)]
 

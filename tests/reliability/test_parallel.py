@@ -87,6 +87,37 @@ def test_jobs_of_a_sequence_are_taken_as_workers_come_to_need_them(count: int):
     assert max(ahead) <= (0 if count == 1 else 10)  # of 60
 
 
+class Failing(Few):
+    """Jobs of which the third cannot be taken."""
+
+    def __getitem__(self, at: int) -> int:
+        if at == 2:
+            raise IndexError("there is no such image")
+        return super().__getitem__(at)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_job_that_cannot_be_taken_is_no_end_of_the_jobs(count: int):
+    with pytest.raises(IndexError, match="no such image"):
+        list(parallel.run(pow_of_two, Failing(), workers=Workers(count=count), uses_torch=False))
+
+
+class Slow(Few):
+    """Jobs that take long to be taken; the first one is interrupted meanwhile."""
+
+    def __getitem__(self, at: int) -> int:
+        if at == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(at)
+
+
+def test_a_signal_while_jobs_are_taken_does_not_wait():
+    jobs = Slow()
+    with pytest.raises(KeyboardInterrupt):
+        list(parallel.run(pow_of_two, jobs, workers=Workers(count=2), uses_torch=False))
+    assert len(jobs.taken) <= 1
+
+
 def raises_what_a_job_raises(workers: Workers) -> None:
     with pytest.raises(UserError) as caught:
         list(parallel.run(refused, range(4), workers=workers, uses_torch=False))

@@ -243,7 +243,7 @@ def test_estimates_are_near_what_a_process_takes(what: str):
     assert 0.9 < estimate / measured < 1.3
 
 
-@pytest.mark.parametrize(("nets", "count", "sets"), [(1, 1, 2), (50, 1, 4), (50, 2, 7), (4, 2, 5)])
+@pytest.mark.parametrize(("nets", "count", "sets"), [(1, 1, 2), (50, 1, 3), (50, 2, 11), (4, 2, 5)])
 def test_an_evaluation_holds_as_many_sets_as_workers_need(
     nets: int, count: int, sets: int, monkeypatch: pytest.MonkeyPatch
 ):

@@ -55,6 +55,10 @@ def test_the_first_ones_lie_in_memory_and_the_others_in_a_file(tmp_path: Path, m
         stack.push(theta)
     assert [file.seek(0, 2) for file in opened] == [3 * 22 * 4]
     assert list(tmp_path.iterdir()) == []  # the file has no name
+    for _ in range(2):  # what is taken gives its place to what comes
+        assert same(stack.pop(), many[4])
+        stack.push(many[4])
+    assert opened[0].seek(0, 2) == 3 * 22 * 4
     taken = [stack.pop() for _ in many]
     assert [any(mine is given for mine, given in zip(taken[at], many[4 - at], strict=True)) for at in range(5)] == [
         *[False] * 3,

@@ -16,7 +16,7 @@ from dd_core.system.footprint import shortage
 from dd_core.system.parallel import Workers
 from dd_core.training import estimates
 
-_TWINS_A_WORKER = 3  # one that its network trains on, and two that wait
+_TWINS_A_WORKER = 5  # one that its network trains on, and two that wait, each also as bytes on their way
 
 
 def check_match(ds: DistilledSet, train: Source, test: Source) -> None:
@@ -79,7 +79,7 @@ def memory_shortage(
         len(ds.classes),
         images=ds.decoded_count,
         tested=tested,
-        sets=1 + min(nets, _TWINS_A_WORKER * workers.count),
+        sets=1 + min(nets, 2 if workers.count == 1 else _TWINS_A_WORKER * workers.count),
         jobs=min(workers.count, 2 * nets),
         device=device,
         own=own,

@@ -113,7 +113,7 @@ class Execution:
         recorded: list[Job] = []
         for job in jobs:
             for value in (job.data, job.form):
-                if id(value) not in digests:
+                if id(value) not in digests:  # a twin is read here too, and not kept
                     digests[id(value)] = digest_of(value.data() if isinstance(value, Twin) else value)
             facts = {"data": digests[id(job.data)], "form": digests[id(job.form)], **self._facts(job)}
             records = [Record(self.keep, {**facts, "setting": setting}, self.fresh) for setting in job.settings]
@@ -190,7 +190,8 @@ def _outcome(job: Job, setting: Setting) -> Outcome:
 
 def _trained(job: Job, setting: Setting) -> nn.Module:
     own, shape = job.own, job.test.image_shape
-    data = job.data.data() if isinstance(job.data, Twin) else job.data
+    data = job.data
+    assert not isinstance(data, Twin), "jobs are made ready before they run"
     model = None if own is None else built(own, shape, outputs=data.classes, seed=job.seed)
     given: dict[str, Any] = {"teacher": job.teacher, "bank": job.bank, "model": model, "augmentation": job.augmentation}
     return job.protocol.fit(

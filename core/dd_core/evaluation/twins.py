@@ -82,4 +82,5 @@ def draw(ds: DistilledSet, train: Source, *, labeller: Labeller, streams: Stream
     assert ds.labels is not None
     counts = np.bincount(ds.labels, minlength=len(ds.classes)).tolist()
     rows = selection.random_indices(train, counts, streams=streams.child("twin", index), stream="random")
-    return Twin(train, rows, labeller(train, rows), ds.input_form(), len(ds.classes))
+    labels, probabilities = labeller(train, rows)
+    return Twin(train, rows, Targets(labels, probabilities), ds.input_form(), len(ds.classes))

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ Result = TypeVar("Result")
 _WATCH = "parent-watch"
 _WATCH_SECONDS = 0.5
 _RETRIES = clusters.RETRIES
+_AHEAD = 2  # jobs of each worker that joblib takes before it returns
 
 
 def run(
@@ -101,7 +102,7 @@ class Pool:
         Of a sequence, a job is taken when a worker is about to need it, and taken again should that worker die.
         """
         if self.workers.engine == "processes" and self.workers.count == 1:
-            return ((index, _with_threads(function, job, self._threads)) for index, job in enumerate(jobs))
+            return ((index, _with_threads(function, job, self._threads)) for index, job in _numbered(jobs))
         local = self.workers.engine == "processes"
         parent, folder = (os.getpid(), slots.folder()) if local else (None, None)
         call = _Call(function, self._threads, parent, folder)
@@ -173,19 +174,28 @@ class _Batch(Generic[Job, Result]):
             parallel = joblib.Parallel(n_jobs=self.workers.count, return_as="generator_unordered", batch_size=each)
         # loky replaces a worker that has grown by 300 MB, which training does: nothing is lost, and nobody need know
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
+        ahead = _AHEAD * self.workers.count
+        first = deque((index, self.jobs[index]) for index in indices[:ahead])  # a job may take seconds to be taken
         # a worker whose start is cut short prints a traceback of its own, so a signal waits until they run
         with Signals() as signals:
-            results = parallel(joblib.delayed(self.call)(index, self.jobs[index]) for index in indices)
+            results = parallel(self._calls(first, indices[ahead:]))
         if signals.received is not None:
             signal.raise_signal(signals.received)
         with closing(cast("Generator[tuple[int, Result]]", results)) as results:
             yield from results
 
+    def _calls(self, first: deque[tuple[int, Job]], rest: Sequence[int]) -> Iterator[Any]:
+        call = joblib.delayed(self.call)
+        while first:
+            yield call(*first.popleft())
+        for index in rest:
+            yield call(index, self.jobs[index])
+
     # --- clusters ---------------------------------------------------------------------------------------------------
 
     def on_cluster(self, tasks: clusters.Tasks) -> Generator[tuple[int, Result]]:
         """Results as they come, of as many tasks at a time as there are workers. Ray and Dask retry by themselves."""
-        jobs, waiting = iter(enumerate(self.jobs)), dict[Any, int]()
+        jobs, waiting = _numbered(self.jobs), dict[Any, int]()
         try:
             while True:
                 for index, job in islice(jobs, self.workers.count - len(waiting)):
@@ -200,6 +210,11 @@ class _Batch(Generic[Job, Result]):
                     yield index, self.lost(self.jobs[index])
         finally:
             tasks.cancel([*waiting])
+
+
+def _numbered(jobs: Iterable[Job]) -> Iterator[tuple[int, Job]]:
+    """The jobs with their positions. To a loop over a sequence, an IndexError in taking a job would be the end."""
+    return ((index, jobs[index]) for index in range(len(jobs))) if isinstance(jobs, Sequence) else enumerate(jobs)
 
 
 def _out_of_memory(job: object) -> Any:

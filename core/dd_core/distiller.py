@@ -121,7 +121,7 @@ class Compiling(Protocol):
 
     @property
     def inner_steps_taken(self) -> str | None:
-        """How inner steps were taken; None where nothing but eager steps was meant."""
+        """How inner steps were taken; None where none was taken, or nothing but eager ones were meant."""
         ...
 
 

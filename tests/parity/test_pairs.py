@@ -193,7 +193,7 @@ def test_functions_are_made_for_each_shape(monkeypatch: pytest.MonkeyPatch):
 
 def taken(ds: DistilledSet) -> str | None:
     assert ds.manifest.provenance is not None
-    told = json.loads(ds.manifest.provenance.model_dump_json())["environments"][-1]
+    told = json.loads(ds.manifest.provenance.model_dump_json())
     assert ("inner_steps" in told) == (told.get("inner_steps") is not None)
     return told.get("inner_steps")
 
@@ -228,7 +228,7 @@ def test_a_step_that_diverges_is_the_methods_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(pairs, "compiled", as_it_is)
     config = method("mtt", **MATCHING, compile=True)
     distiller = config.build(Context.gather(config, BLOBS, Size(ipc=2), seed=0, device=CPU))
-    distiller.inner_steps.resume("compiled")
+    distiller.inner_steps.load_state_dict({"inner_steps": "compiled"})
     with torch.no_grad():
         distiller.pixels.fill_(float("inf"))
     with pytest.raises(Diverged):
@@ -260,7 +260,7 @@ def test_where_nothing_can_be_compiled_a_run_says_so_and_is_eager(
     assert reporter.lines.count(line) == 1
 
 
-def test_a_set_says_that_some_of_its_inner_steps_were_eager(monkeypatch: pytest.MonkeyPatch):
+def test_a_set_says_that_some_of_its_inner_steps_were_eager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     made: list[int] = []
 
     def only_two(function: Function, *examples: Tensor) -> Function:
@@ -268,7 +268,13 @@ def test_a_set_says_that_some_of_its_inner_steps_were_eager(monkeypatch: pytest.
         return as_it_is(function, *examples) if len(made) <= 2 else refuses(function, *examples)
 
     monkeypatch.setattr(pairs, "compiled", only_two)  # ahead, of batches of four and of two images; not back
-    assert taken(distill({"name": "mtt", **MATCHING, "compile": True}, BLOBS, 2)) == "compiled and eager"
+    config = {"name": "mtt", **MATCHING, "compile": True}
+    assert taken(distill(config, BLOBS, 2)) == "compiled and eager"
+    made.clear()
+    with pytest.raises(OutOfResources):
+        distill(config, BLOBS, 2, out=tmp_path / "a.safetensors", options=RunOptions(time_limit=0.0))
+    assert taken(distill(config, BLOBS, 2, out=tmp_path / "a.safetensors")) == "compiled and eager"
+    assert taken(distill({**config, "steps": 0}, BLOBS, 2)) is None
 
 
 def test_what_is_no_gpu_captures_nothing():
@@ -314,14 +320,14 @@ def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pairs, "compiled", refuses)
     problem = Problem()
     steps = InnerSteps(problem.loss, "compiled")
-    steps.resume("compiled")
+    steps.load_state_dict({"inner_steps": "compiled"})
     with pytest.raises(UserError, match=r"were compiled so far, and now they cannot be compiled here .* start over"):
         problem.unrolled(steps)
     steps = InnerSteps(problem.loss, "compiled", message=pytest.fail)
-    steps.resume("eager")
+    steps.load_state_dict({"inner_steps": "eager"})
     assert worst(problem.unrolled(steps), problem.by_hand()) < 1e-12
     moved = InnerSteps(problem.loss, "compiled", message=(said := []).append)
-    moved.resume("captured")  # on a GPU, from which the run was moved here
+    moved.load_state_dict({"inner_steps": "captured"})  # on a GPU, from which the run was moved here
     problem.unrolled(moved)
     assert len(said) == 2
 
@@ -333,7 +339,7 @@ def test_a_checkpoint_of_eager_steps_goes_on_with_eager_ones(name: str, state: d
     config = method(name, **options, compile=True)
     distiller = config.build(Context.gather(config, BLOBS, Size(ipc=2), seed=0, device=CPU))
     assert distiller.inner_steps.how == distiller.state_dict()["inner_steps"] == "compiled"
-    before = {key: value for key, value in distiller.state_dict().items() if key != "inner_steps"}
+    before = {key: value for key, value in distiller.state_dict().items() if not key.startswith("inner_steps")}
     distiller.load_state_dict({**before, **state})
     assert distiller.inner_steps.how == "eager"
 

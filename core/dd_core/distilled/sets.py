@@ -127,6 +127,11 @@ class Provenance(Config):
     environments: tuple[Environment, ...] = Field(
         min_length=1, description="environment of each part of the run, in order; a resumption elsewhere adds one"
     )
+    inner_steps: str | None = Field(
+        default=None,
+        exclude_if=lambda inner_steps: inner_steps is None,
+        description="compiled, captured, eager, or some of them, where inner steps were to be compiled or captured",
+    )
 
 
 class Manifest(Config):

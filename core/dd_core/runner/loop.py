@@ -245,14 +245,12 @@ class _Run:
     ) -> DistilledSet:
         """The set, whose manifest says where it came from."""
         ds = distiller.export()
-        if isinstance(distiller, Compiling):
-            *earlier, last = environments
-            environments = (*earlier, last.model_copy(update={"inner_steps": distiller.inner_steps_taken}))
         provenance = Provenance(
             **self.identity.fields(),
             source_images=len(self.source),
             artefacts=contents,
             environments=environments,
+            inner_steps=distiller.inner_steps_taken if isinstance(distiller, Compiling) else None,
         )
         return replace(ds, manifest=ds.manifest.model_copy(update={"provenance": provenance}))
 

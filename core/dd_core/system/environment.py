@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from dd_core.config import Config
 
 
@@ -16,8 +14,3 @@ class Environment(Config):
     numpy: str
     device: str
     threads: int
-    inner_steps: str | None = Field(
-        default=None,
-        exclude_if=lambda inner_steps: inner_steps is None,
-        description="compiled, captured, eager, or two of them, where inner steps were to be compiled or captured",
-    )

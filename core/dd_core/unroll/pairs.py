@@ -17,7 +17,7 @@ by more than `bound`, all later steps are eager, and a message says why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,7 +64,7 @@ class InnerSteps:
         self, loss: Loss, how: How = "eager", *, bound: float = BOUND, message: Callable[[str], None] | None = None
     ) -> None:
         self.loss, self.how, self.bound, self.message = loss, how, bound, message
-        self._meant, self._both = how, ""
+        self._eagerly_meant, self._ways = how == "eager", dict[str, None]()
         self._sgd = sgd_step(lambda t, theta, seen: loss(theta, *seen[:2]), lambda t, seen: seen[2])
         self._resumed = False
         self._made: dict[tuple[Any, ...], Function] = {}
@@ -75,13 +75,19 @@ class InnerSteps:
 
     @property
     def taken(self) -> str | None:
-        """How steps were taken, "compiled and eager" where both were; None where they were meant to be eager."""
-        return None if self._meant == "eager" else self._both or self.how
+        """How steps were taken, "compiled and eager" where both were; None where none was, or only eager was meant."""
+        return " and ".join(self._ways) or None
 
-    def resume(self, how: How) -> None:
-        """Go on with a run whose steps were `how`: a run that was eager stays so."""
+    def state_dict(self) -> dict[str, Any]:
+        """How steps are taken, and in which ways they were."""
+        return {"inner_steps": self.how, "inner_steps_taken": list(self._ways)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a run, whose state may have more keys, or none of these: a run that was eager stays so."""
+        how = state.get("inner_steps", "eager")
         if how == "eager":
             self.how = "eager"
+        self._ways = dict.fromkeys(state.get("inner_steps_taken", []))
         self._resumed = how == self.how != "eager"
 
     def _eager(self, seen: Seen) -> Step:
@@ -126,11 +132,13 @@ class InnerSteps:
     ) -> Tensors:
         """`function` of the tensors; at the first call for their shapes it is made fast, and compared."""
         if self.how == "eager":
+            self._note("eager")
             return function(*tensors)
         key = (*kind, *((tensor.shape, tensor.dtype) for tensor in tensors))
         with torch.no_grad():
             tensors = tuple(tensor.contiguous() for tensor in tensors)  # other strides would be compiled anew
             if key in self._made:
+                self._note(self.how)
                 return self._made[key](*tensors)
             eager = function(*tensors)
             if not all(tensor.isfinite().all() for tensor in eager):
@@ -148,6 +156,7 @@ class InnerSteps:
             if not error <= self.bound:
                 return self._give_up(f"differ from eager ones by {error:.1e} when {self.how}", eager)
         self._made[key] = fast
+        self._note(self.how)
         return found
 
     def _give_up(self, why: str, eager: Tensors) -> Tensors:
@@ -157,10 +166,14 @@ class InnerSteps:
                 "over without compile"
             )
         self._say(f"inner steps {why}; they are eager instead")
-        self._both = f"{self.how} and eager" if self._made else ""
         self.how = "eager"
+        self._note("eager")
         self._made.clear()
         return eager
+
+    def _note(self, way: str) -> None:
+        if not self._eagerly_meant:
+            self._ways[way] = None
 
     def _say(self, text: str) -> None:
         if self.message is not None:

@@ -155,7 +155,7 @@ class DatasetDistillationDistiller:
             "raw_rates": self.raw_rates.detach().clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
-            "inner_steps": self.inner_steps.how,
+            **self.inner_steps.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -165,7 +165,7 @@ class DatasetDistillationDistiller:
             self.raw_rates.copy_(state["raw_rates"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode = state["mode"]
-        self.inner_steps.resume(state.get("inner_steps", "eager"))
+        self.inner_steps.load_state_dict(state)
 
     def export(self) -> DistilledSet:
         """The images, float32 in normalised space, with the order and rates of the inner steps in the recipe."""

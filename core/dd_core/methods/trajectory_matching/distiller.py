@@ -287,7 +287,7 @@ class TrajectoryMatchingDistiller:
             "average": None if self.images.average is None else self.images.average.clone(),
             "optimiser": self.optimiser.state_dict(),
             "mode": self.mode,
-            "inner_steps": self.inner_steps.how,
+            **self.inner_steps.state_dict(),
             "reach": self.reach,
             "mean_loss": self.mean_loss,
         }
@@ -301,7 +301,7 @@ class TrajectoryMatchingDistiller:
                 self.images.average.copy_(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.mode, self.reach, self.mean_loss = state["mode"], state["reach"], state["mean_loss"]
-        self.inner_steps.resume(state.get("inner_steps", "eager"))
+        self.inner_steps.load_state_dict(state)
 
     def export(self) -> DistilledSet:
         """The pixels or their average, float32 network inputs, with the learned rate and the soft labels' logits."""

@@ -97,10 +97,11 @@ def test_a_forecast_says_what_it_knows_and_what_not():
 @pytest.mark.parametrize(("load", "busy"), [(0.4, False), (1.5, False), (1.6, True), (7.0, True)])
 def test_a_forecast_on_a_busy_machine_says_so(load: float, busy: bool, call, call_json, monkeypatch, photographs):
     monkeypatch.setattr(forecasting, "seconds_a_step", lambda step, most: 60.0)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 9.0, 9.0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (load + 1.0, 9.0, 9.0))
+    monkeypatch.setattr(os, "times", lambda: (40.0, 5.0, 10.0, 5.0, 1000.0))  # this process's minute
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     words = command("--forecast", "--set", "recipe.network=convnet-1-w4")
-    told = f"; it takes less without other programs (load {load:.1f}, 2 cores)" if busy else ""
+    told = f"; this machine is busy (load {load:.1f}, 2 cores), and an idle one takes less" if busy else ""
     assert call(*words)[1] == f"dm takes about 2 min on this machine (2 steps 2 min){told}\n"
     assert call_json(*words).get("load") == (load if busy else None)
 

@@ -49,7 +49,8 @@ class Forecast:
     making: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     """Seconds to make each missing artefact ("10 experts"); None where they cannot be forecast."""
     load: float | None = None
-    """Where other programs kept the CPU's cores busy: how many processes computed, on average, in the last minute."""
+    """The system's load in the minute before the forecast, without this process's own computing, where the load keeps
+    most of the cores busy; else None."""
 
     @property
     def seconds(self) -> float:
@@ -78,7 +79,7 @@ class Forecast:
     def _busy(self) -> str:
         if self.load is None:
             return ""
-        return f"; it takes less without other programs (load {self.load:.1f}, {os.cpu_count() or 1} cores)"
+        return f"; this machine is busy (load {self.load:.1f}, {os.cpu_count() or 1} cores), and an idle one takes less"
 
 
 @surroundings.own()
@@ -101,7 +102,7 @@ def forecast(
     if options.threads is not None:
         require_cores(options.threads)
     device = devices.resolve(options.device)
-    load = _load() if device.type == "cpu" else None  # before this process computes
+    load = _load() if device.type == "cpu" else None
     source = plain.given(source, what="source")
     with computing(options.threads or torch.get_num_threads()):
         config.check(source, size)
@@ -113,7 +114,7 @@ def forecast(
 def _load() -> float | None:
     """See `Forecast.load`; None also where the system tells no load."""
     try:
-        load = os.getloadavg()[0]
+        load = os.getloadavg()[0] - sum(os.times()[:4]) / 60  # at most: what was computed earlier weighs less
     except (AttributeError, OSError):
         return None
     return load if load > BUSY * (os.cpu_count() or 1) else None

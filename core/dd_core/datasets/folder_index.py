@@ -9,6 +9,7 @@ examined again each time.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import time
@@ -234,7 +235,7 @@ def _text(stats: Mapping[str, _Stat], facts: Mapping[str, _Facts]) -> Iterator[b
     before, after = whole.split("{}")
     yield before.encode()
     for number, (name, (sha256, header)) in enumerate(sorted(facts.items())):
-        row = canonical({name: [*stats[name], sha256, *header]})
+        row = json.dumps({name: [*stats[name], sha256, *header]}, separators=(",", ":"))  # as `canonical`, but faster
         yield ("{" if number == 0 else ",").encode() + row[1:-1].encode()
     yield ("}" if facts else "{}").encode() + after.encode()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import resource
 import tempfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -177,6 +178,22 @@ def test_gradients_are_the_same_to_the_bit(mode, monkeypatch: pytest.MonkeyPatch
     assert len(written) == 9
     for one, other in ((ours.learned, theirs.learned), (ours.start, theirs.start), (ours.final, theirs.final)):
         assert same(one, other)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_file_is_closed_whatever_happens(fails: bool, monkeypatch: pytest.MonkeyPatch):
+    opened: list = []
+    temporary = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **given: opened.append(temporary(**given)) or opened[-1])
+    monkeypatch.setattr(gradients, "Trail", partial(Trail, memory_bytes=0))
+    learned, start = (torch.ones(4, 3), torch.tensor(0.05)), (torch.ones(3),)
+
+    def outer(theta):
+        return 1 / 0 if fails else theta[0].sum()
+
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        unroll(unroll_step(torch.ones(4)), 3, start, learned, outer, mode="adjoint")
+    assert [file.closed for file in opened] == [True]
 
 
 def unroll_step(goal: Tensor):

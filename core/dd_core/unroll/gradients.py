@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast, runtime_checkable
 
@@ -106,17 +107,18 @@ def _adjoint(
     constant: every step gets the cotangent lambda of the last step, as in TESLA, and lambda is not propagated.
     """
     pair = step if isinstance(step, Pair) else Rebuilt(step)
-    trail, current = Trail(), theta
-    for t in range(steps):
-        trail.push(current)
-        current = pair.ahead(t, current, learned)
-    final = leaves_of(current)
-    loss = outer(final)
-    cotangent = gradients_of(loss, final)
-    total = tuple(torch.zeros_like(tensor) for tensor in learned)
-    for t in reversed(range(steps)):
-        pulled, cotangent = pair.back(t, trail.pop(), learned, cotangent, constant=constant)
-        total = tuple(sum_ + part for sum_, part in zip(total, pulled, strict=True))
+    current = theta
+    with closing(Trail()) as trail:
+        for t in range(steps):
+            trail.push(current)
+            current = pair.ahead(t, current, learned)
+        final = leaves_of(current)
+        loss = outer(final)
+        cotangent = gradients_of(loss, final)
+        total = tuple(torch.zeros_like(tensor) for tensor in learned)
+        for t in reversed(range(steps)):
+            pulled, cotangent = pair.back(t, trail.pop(), learned, cotangent, constant=constant)
+            total = tuple(sum_ + part for sum_, part in zip(total, pulled, strict=True))
     return Unrolled(loss.detach(), total, cotangent, detached(final))
 
 

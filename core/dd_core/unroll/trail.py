@@ -62,6 +62,11 @@ class Trail:
         top = self._stack.pop()
         return self._read(top) if isinstance(top, Written) else top
 
+    def close(self) -> None:
+        """Close the file, and so remove it."""
+        if self._file is not None:
+            self._file.close()
+
     def _write(self, theta: Tensors) -> Written | None:
         """Where `theta` is in the file; None, now and from now on, where it cannot be written."""
         written = Written(self._end, tuple((tensor.shape, tensor.dtype) for tensor in theta))

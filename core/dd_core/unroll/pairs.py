@@ -64,7 +64,7 @@ class InnerSteps:
         self, loss: Loss, how: How = "eager", *, bound: float = BOUND, message: Callable[[str], None] | None = None
     ) -> None:
         self.loss, self.how, self.bound, self.message = loss, how, bound, message
-        self._eagerly_meant, self._ways = how == "eager", dict[str, None]()
+        self._ways: dict[str, None] = {}  # in which steps were taken, of those that were not meant to be eager
         self._sgd = sgd_step(lambda t, theta, seen: loss(theta, *seen[:2]), lambda t, seen: seen[2])
         self._resumed = False
         self._made: dict[tuple[Any, ...], Function] = {}
@@ -132,13 +132,11 @@ class InnerSteps:
     ) -> Tensors:
         """`function` of the tensors; at the first call for their shapes it is made fast, and compared."""
         if self.how == "eager":
-            self._note("eager")
             return function(*tensors)
         key = (*kind, *((tensor.shape, tensor.dtype) for tensor in tensors))
         with torch.no_grad():
             tensors = tuple(tensor.contiguous() for tensor in tensors)  # other strides would be compiled anew
             if key in self._made:
-                self._note(self.how)
                 return self._made[key](*tensors)
             eager = function(*tensors)
             if not all(tensor.isfinite().all() for tensor in eager):
@@ -156,7 +154,7 @@ class InnerSteps:
             if not error <= self.bound:
                 return self._give_up(f"differ from eager ones by {error:.1e} when {self.how}", eager)
         self._made[key] = fast
-        self._note(self.how)
+        self._ways[self.how] = None
         return found
 
     def _give_up(self, why: str, eager: Tensors) -> Tensors:
@@ -167,13 +165,9 @@ class InnerSteps:
             )
         self._say(f"inner steps {why}; they are eager instead")
         self.how = "eager"
-        self._note("eager")
+        self._ways["eager"] = None
         self._made.clear()
         return eager
-
-    def _note(self, way: str) -> None:
-        if not self._eagerly_meant:
-            self._ways[way] = None
 
     def _say(self, text: str) -> None:
         if self.message is not None:

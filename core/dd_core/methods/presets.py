@@ -31,11 +31,14 @@ DM: By = (
     {"steps": 300, "batch_real": 16},
     {"steps": 200, "batch_real": 16},
 )
+# Above 32 px the learner has norms and several layers: the method's own network, one layer without, learned nothing there.
+NORMED: Settings = {"lr_inner": 0.1, "recipe": {"network": "convnet-w32", "initialisation": "default"}}
+NARROW: Settings = {**NORMED, "lr_img": 0.1, "recipe": {"network": "convnet-w16", "initialisation": "default"}}
 DATASET_DISTILLATION: By = (
     {"steps": 300, "batch_real": 256},
-    {"steps": 200, "batch_real": 128},
-    {"steps": 100, "epochs": 5, "batch_real": 64},
-    {"steps": 40, "epochs": 3, "batch_real": 32},
+    {"steps": 200, "batch_real": 128, **NORMED},
+    {"steps": 150, "epochs": 5, "batch_real": 64, **NARROW},
+    {"steps": 80, "epochs": 3, "batch_real": 32, **NARROW},
 )
 EXPERTS = {"last_epoch": 5, "training": {"epochs": 7, "batch_size": 64}}
 MTT: By = (

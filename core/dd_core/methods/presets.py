@@ -31,7 +31,7 @@ DM: By = (
     {"steps": 300, "batch_real": 16},
     {"steps": 200, "batch_real": 16},
 )
-# Above 32 px the learner has norms and several layers: the method's own network, one layer without, learned nothing there.
+# Above 32 px the learner has norms and more layers: the method's own network, a layer without, learned nothing there.
 NORMED: Settings = {"lr_inner": 0.1, "recipe": {"network": "convnet-w32", "initialisation": "default"}}
 NARROW: Settings = {**NORMED, "lr_img": 0.1, "recipe": {"network": "convnet-w16", "initialisation": "default"}}
 DATASET_DISTILLATION: By = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from cells import Record, matching, newest, records, table
+from cells import Record, matching, newest, records, spread, table
 from mutations import last_verdicts
 from record import RESULTS
 
@@ -51,13 +51,17 @@ def _presets() -> list[list[str]]:
         own = [line for (method, _), line in lines.items() if method == name]
         told = "; ".join(
             f"{line['side']} px: {line['distilling_seconds']} s (forecast {line['forecast']} s), scored in "
-            f"{line['evaluating_seconds']} s"
+            f"{line['evaluating_seconds']} s: {_percent(line['accuracy'])}, random real images {_percent(line['random_real'])}"
             for line in own
         )
         threads = own[-1]["hardware"]["threads"]
         what = f"`{name} --preset photos`, {own[-1]['classes']} classes, {own[-1]['ipc']} a class, {threads} threads"
         rows.append([what, told, "`make bench-photo-presets`"])
     return rows
+
+
+def _percent(score: Record) -> str:
+    return spread(score["per_network"])
 
 
 def _photos() -> list[str]:

@@ -19,7 +19,7 @@ from dd_core.distilled.card import human_bytes
 from dd_core.distiller import MethodConfig
 from dd_core.errors import UserError
 from dd_core.methods import decode_method
-from dd_core.methods.presets import completed
+from dd_core.methods.presets import completed, remark
 from dd_core.methods.presets import preset as settings_of
 from dd_core.training.teacher_config import TeacherConfig
 
@@ -107,7 +107,10 @@ def distill(
     say = run_options.reporter.message
     source = Data(data, image_size, skip_corrupt, config.uses_labels).load("train", workers=workers, say=say)
     if preset is not None:
-        config = decode_method(completed(table, settings_of(preset, method, image_size=max(source.image_shape[1:]))))
+        side = max(source.image_shape[1:])
+        config = decode_method(completed(table, settings_of(preset, method, image_size=side)))
+        if (line := remark(method, image_size=side)) is not None:
+            say(f"note: {line}")
     config = exchange.with_weights_kept(config)
     if forecast or (preset is not None and not out.with_suffix(".run").exists()):
         expected = runner.forecast(config, source, size, seed=seed, options=run_options)

@@ -277,6 +277,18 @@ def test_a_preset_on_the_command_line(photographs: Path, call, call_json, monkey
     assert (again[0], "takes about" in again[2]) == (0, False)
 
 
+@pytest.mark.parametrize(("side", "noted"), [(64, False), (65, True)])
+def test_a_preset_that_taught_nothing_says_so(side: int, noted: bool, photographs: Path, call, monkeypatch):
+    monkeypatch.setattr(forecasting, "seconds_a_step", lambda step, most: 60.0)
+    words = command("--preset", "photos", "--forecast", "--image-size", side, "--set", "recipe.network=convnet-1-w4")
+    words[1] = "dataset-distillation"
+    code, _, err = call(*words)
+    assert code == 0
+    assert ("note: above 64 px this preset's sets of dataset-distillation taught networks nothing" in err) == noted
+    words[1] = "dm"
+    assert "note:" not in call(*words)[2]
+
+
 def test_a_forecast_on_the_command_line(photographs: Path, call, call_json, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(forecasting, "seconds_a_step", lambda step, most: 60.0)
     code, out, _ = call(*command("--preset", "photos", "--forecast", "--log", "tensorboard"))

@@ -86,6 +86,16 @@ def preset(name: str, method: str, *, image_size: int) -> dict[str, Any]:
     return {**settings, "recipe": {"network": WIDTHS[column], "epochs": EPOCHS[column]}}
 
 
+def remark(method: str, *, image_size: int) -> str | None:
+    """What `make bench-photo-presets` found of a method's settings, for those who use them; None: nothing bad."""
+    if method == "dataset-distillation" and image_size > SIDES[1]:
+        return (
+            f"above {SIDES[1]} px this preset's sets of dataset-distillation taught networks nothing when they were "
+            "measured: it needs more steps than minutes on a CPU allow; make the images smaller, or take dm"
+        )
+    return None
+
+
 def completed(table: Settings, settings: Settings) -> dict[str, Any]:
     """A method's table, with keys that it lacks, in nested tables too, taken from `settings`."""
     both = {key: completed(table[key], settings[key]) for key in table if _tables(table[key], settings.get(key))}

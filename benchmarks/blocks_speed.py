@@ -51,7 +51,8 @@ def _presets() -> list[list[str]]:
         own = [line for (method, _), line in lines.items() if method == name]
         told = "; ".join(
             f"{line['side']} px: {line['distilling_seconds']} s (forecast {line['forecast']} s), scored in "
-            f"{line['evaluating_seconds']} s: {_percent(line['accuracy'])}, random real images {_percent(line['random_real'])}"
+            f"{line['evaluating_seconds']} s: {_percent(line['accuracy'])}, random real images "
+            f"{_percent(line['random_real'])}"
             for line in own
         )
         threads = own[-1]["hardware"]["threads"]

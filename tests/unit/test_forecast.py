@@ -94,6 +94,14 @@ def test_a_forecast_says_what_it_knows_and_what_not():
     assert str(steps).endswith("(20 steps 30 s); the time of 1 teacher and 2 banks cannot be forecast")
 
 
+def test_of_the_load_a_process_is_at_most_all_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "times", lambda: (5000.0, 0.0, 1000.0, 0.0, 9000.0))  # of hours, not of the last minute
+    for load, told in ((3.4, None), (4.0, 2.0)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert forecasting._load() == told
+
+
 @pytest.mark.parametrize(("load", "busy"), [(0.4, False), (1.5, False), (1.6, True), (7.0, True)])
 def test_a_forecast_on_a_busy_machine_says_so(load: float, busy: bool, call, call_json, monkeypatch, photographs):
     monkeypatch.setattr(forecasting, "seconds_a_step", lambda step, most: 60.0)
@@ -284,7 +292,8 @@ def test_a_preset_that_taught_nothing_says_so(side: int, noted: bool, photograph
     words[1] = "dataset-distillation"
     code, _, err = call(*words)
     assert code == 0
-    assert ("note: above 64 px this preset's sets of dataset-distillation taught networks nothing" in err) == noted
+    line = "note: sets of dataset-distillation by this preset taught networks nothing at 128 px"
+    assert (line in err) == noted
     words[1] = "dm"
     assert "note:" not in call(*words)[2]
 

@@ -113,11 +113,13 @@ def forecast(
 
 def _load() -> float | None:
     """See `Forecast.load`; None also where the system tells no load."""
+    cores = os.cpu_count() or 1
+    own = min(cores, sum(os.times()[:4]) / 60)  # the most that this process can have added in a minute
     try:
-        load = os.getloadavg()[0] - sum(os.times()[:4]) / 60  # at most: what was computed earlier weighs less
+        load = os.getloadavg()[0] - own
     except (AttributeError, OSError):
         return None
-    return load if load > BUSY * (os.cpu_count() or 1) else None
+    return load if load > BUSY * cores else None
 
 
 def _making(

@@ -56,8 +56,8 @@ class InnerSteps:
     """Inner steps of one loss, over all outer iterations of a run.
 
     loss: (theta, images, targets) -> a scalar; a function of its arguments alone. bound: largest relative error to
-    eager PyTorch. message: told that the compiler works, and why steps are eager after all. Once `resume` has said that
-    earlier steps of the run were not eager, `UserError` is raised instead of going on with eager ones.
+    eager PyTorch. message: told that the compiler works, and why steps are eager after all. Where a loaded state says
+    that the run's earlier steps were not eager, `UserError` is raised instead of going on with eager ones.
     """
 
     def __init__(

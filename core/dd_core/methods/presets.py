@@ -93,7 +93,7 @@ def remark(method: str, *, image_size: int) -> str | None:
     if method == "dataset-distillation" and image_size > SIDES[1]:
         return (
             f"sets of dataset-distillation by this preset taught networks nothing at {SIDES[2]} px (they were right as "
-            f"often as by chance), and larger images were not measured; give images of at most {SIDES[1]} px, or take dm"
+            f"often as by chance), and larger images were not measured; give images of up to {SIDES[1]} px, or take dm"
         )
     return None
 

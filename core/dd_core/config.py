@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dd_core.errors import UserError, nearest
+
+_TOGETHER = 4096  # items of a long list that are JSON at a time
 
 
 class Config(BaseModel):
@@ -131,6 +133,33 @@ def canonical(value: object) -> str:
 def digest(value: object) -> str:
     """sha256 of the canonical text, in hexadecimal."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def digest_of_list(items: Sequence[object]) -> str:
+    """The `digest` of a list, of which no more than some thousand items are JSON at a time."""
+    seen = hashlib.sha256()
+    for piece in _pieces(items):
+        seen.update(piece.encode())
+    return seen.hexdigest()
+
+
+def digest_of_lists(*lists: Sequence[object] | None) -> str:
+    """The `digest` of the list of these lists, each in pieces as in `digest_of_list`."""
+    seen = hashlib.sha256()
+    for number, items in enumerate(lists):
+        seen.update(b"," if number else b"[")
+        for piece in ["null"] if items is None else _pieces(items):
+            seen.update(piece.encode())
+    seen.update(b"]")
+    return seen.hexdigest()
+
+
+def _pieces(items: Sequence[object]) -> Iterator[str]:
+    yield "["
+    for start in range(0, len(items), _TOGETHER):
+        yield "," if start else ""
+        yield canonical([items[row] for row in range(start, min(start + _TOGETHER, len(items)))])[1:-1]
+    yield "]"
 
 
 def decode(model: type[C], data: object, *, where: str = "", key: str = "") -> C:

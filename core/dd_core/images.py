@@ -293,17 +293,15 @@ def split_indices(source: Source, fraction: float, seed: int) -> tuple[Int64[Ten
     """
     if not 0 < fraction < 1:
         raise UserError(f"a split needs a fraction between 0 and 1, not {fraction}")
-    validation: list[Tensor] = []
-    rest: list[Tensor] = []
+    held = torch.zeros(len(source), dtype=torch.bool)
     for index, members in enumerate([torch.arange(len(source))] if source.labels is None else indices_by_class(source)):
         if len(members) < 2:
             kind = "" if source.labels is None else f"class '{source.classes[index]}' "
             raise UserError(f"{called(source)}: {kind}has one image and cannot be split")
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         order = torch.randperm(len(members), generator=generator(seed, "split", index))
-        validation.append(members[order[:count]])
-        rest.append(members[order[count:]])
-    return torch.cat(rest).sort().values, torch.cat(validation).sort().values
+        held[members[order[:count]]] = True
+    return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
 
 
 def pixel_batch(image_shape: tuple[int, int, int], *, most: int, bytes_each: int = 1) -> int:

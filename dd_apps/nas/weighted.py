@@ -15,7 +15,7 @@ from scipy.special import gammaln
 Each = Float[ndarray, " n"]
 Weights = Float[ndarray, "B n"]
 Results = Float[ndarray, " B"]
-_ROWS = 512  # rows of the matrix of pairs that are in memory at a time
+_PAIRS = 1 << 16  # pairs of architectures that are compared at a time: their signs take 8 bytes each
 
 
 def spearman(proxy: Each, truth: Each, weights: Weights) -> Results:
@@ -35,8 +35,9 @@ def kendall(proxy: Each, truth: Each, weights: Weights) -> Results:
     0 where all values of a side are equal.
     """
     agreement = np.zeros(len(weights))
-    for start in range(0, len(proxy), _ROWS):
-        rows = slice(start, start + _ROWS)
+    count = max(1, _PAIRS // len(proxy))
+    for start in range(0, len(proxy), count):
+        rows = slice(start, start + count)
         signs = _signs(proxy, rows) * _signs(truth, rows)
         agreement += (weights[:, rows] * (weights @ signs.T)).sum(1)
     pairs = weights.sum(1) ** 2

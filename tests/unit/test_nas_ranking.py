@@ -96,7 +96,7 @@ def test_overlap_and_regret_are_the_mean_over_every_order_of_ties(k: int, seed: 
 
 
 def test_many_architectures_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(weighted, "_ROWS", 7)
+    monkeypatch.setattr(weighted, "_PAIRS", 7 * 40 + 39)  # seven rows of pairs
     proxy, truth = drawn(0, 40, levels=9)
     assert weighted.kendall(proxy, truth, np.ones((1, 40)))[0] == pytest.approx(plain_kendall(proxy, truth))
 

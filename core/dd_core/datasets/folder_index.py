@@ -9,21 +9,25 @@ examined again each time.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import sys
+import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import PIL
 
 from dd_core import artefacts, store
-from dd_core.config import canonical
-from dd_core.datasets.decoding import VERSION, Header, ImageFile, Unreadable, examine, quiet
+from dd_core.datasets.decoding import VERSION, Header, Unreadable, examine, quiet
+from dd_core.datasets.file_rows import HEADER, Headers, ImageFiles, Names
 from dd_core.datasets.folder_names import (
     SUFFIXES,
     counted,
@@ -33,6 +37,7 @@ from dd_core.datasets.folder_names import (
     is_passed_over,
     printable,
     subfolders,
+    suffix_of,
     visible_files,
 )
 from dd_core.errors import DDError, Option, UserError
@@ -41,22 +46,33 @@ from dd_core.system.parallel import Workers
 
 Say = Callable[[str], None]
 _FILES_A_JOB = 512
-_VERSION = [2, VERSION]  # of the table, and of decoding
 _SAVE_SECONDS = 60.0  # between two savings of an index in the making
+_TOGETHER = 4096  # rows that are copied at a time
+_MOST = 2**63 - 1  # a time in ns after the year 2262 takes more bits
 
-_Stat = tuple[int, int]  # bytes, mtime in ns
-_Facts = tuple[str, Header]  # sha256 and header
-_ROW = (int, int, str, bool, int, int, bool, bool, int, str)  # of the index: a _Stat and _Facts
+_Facts = tuple[bytes, Header]  # sha256 and header
+_INDEX = store.Format(
+    kind="dd-apps.folder-index",
+    names="names|ends|stats|sha256|headers|levels|level_ends",
+    keys=frozenset({"examined"}),
+    file_bytes=64 << 30,
+    header_bytes=1 << 20,
+    tensors=7,
+)
+_EXAMINED = [VERSION, PIL.__version__]  # by which decoding
 
 
 class Survey(NamedTuple):
-    """The usable images of one folder, class by class and sorted by relative path, with their headers.
+    """The usable images of one folder, class by class and sorted by relative path, and what is known of each.
 
-    remarks: lines about files that are there but are not read.
+    classes: how many images lie in each class folder, in the order of `files`; one entry, "", without labels. remarks:
+    lines about files that are there but are not read.
     """
 
     folder: Path
-    files: dict[ImageFile, Header]
+    files: ImageFiles
+    headers: Headers
+    classes: dict[str, int]
     remarks: tuple[str, ...]
 
 
@@ -76,51 +92,49 @@ class Surveyor:
         Raises `UserError` for a class without images and, unless `skip_corrupt`, for an unreadable image.
         """
         with store.disk_errors(folder):
-            labels = subfolders(folder) if self.labelled else []
-            stats, others = _sorted_out(_class_files(folder, labels) if self.labelled else _files(folder, ""))
+            found = _listed(folder, subfolders(folder) if self.labelled else [""])
             loose = sum(is_image(name, folder) for name in visible_files(folder)) if self.labelled else 0
-        self._require(folder, labels, stats, "no images")
-        index = _Index(folder)
-        facts = {name: known for name, stat in stats.items() if (known := index.look_up(name, stat))}
-        problems = self._examine_rest(folder, stats, facts, index)
+        self._require(folder, found.classes, "no images")
+        problems = self._examine_rest(folder, found)
         if problems:
             self._report(folder, problems)
-            self._require(folder, labels, facts, "no readable images")
-        files = {ImageFile(name, facts[name][0]): facts[name][1] for name in stats if name in facts}
+            found = found.known()
+            self._require(folder, found.classes, "no readable images")
         place = "" if folder == self.path else f" in {printable(folder.name)}"
-        return Survey(folder, files, tuple(_not_read(others, loose, place)))
+        files, remarks = ImageFiles(found.names, found.sha256), tuple(_not_read(found.others, loose, place))
+        return Survey(folder, files, found.headers, found.classes, remarks)
 
-    def _require(self, folder: Path, labels: list[str], names: Mapping[str, Any], what: str) -> None:
-        """Raise `UserError` where a class, or an unlabelled folder, has none of the `names`."""
-        full = {name.partition("/")[0] for name in names}
-        empty = [label for label in labels if label not in full]
-        if empty or not names:
-            where = few(empty) if empty else "it"
+    def _require(self, folder: Path, classes: Mapping[str, int], what: str) -> None:
+        """Raise `UserError` where a class, or an unlabelled folder, has no images."""
+        empty = [label for label, count in classes.items() if not count]
+        if empty or not classes:
+            where = few(empty) if any(empty) else "it"
             raise UserError(f"folder:{folder}: {what} in {where}; files that are read: {', '.join(SUFFIXES)}")
 
-    def _examine_rest(
-        self, folder: Path, stats: Mapping[str, _Stat], facts: dict[str, _Facts], index: _Index
-    ) -> dict[str, str]:
-        """Fill `facts` with files that the index does not know; returns the fault of each unreadable file, by name."""
-        rest = [name for name in stats if name not in facts]
-        if not rest:
-            return {}
+    def _examine_rest(self, folder: Path, found: _Found) -> dict[str, str]:
+        """Fill the rows of all files that can be read; returns the fault of each that cannot, by name."""
+        index = _Index(folder)
+        index.fill(found)
+        rest = np.flatnonzero(~found.headers.known)
         problems: dict[str, str] = {}
+        if not len(rest):
+            return problems
         self.say(f"reading {len(rest):,} images for the first time")
         saved = time.monotonic()
         try:
-            for name, result in _examined(folder, rest, self.workers):
+            for done, (row, result) in enumerate(_examined(folder, found.names, rest, self.workers), 1):
                 if isinstance(result, str):
-                    problems[name] = result
+                    problems[found.names[row]] = result
                 else:
                     sha256, header = result
-                    facts[name] = sha256, header._replace(levels=sys.intern(header.levels))  # mostly one text for all
+                    found.sha256[row] = np.frombuffer(sha256, dtype=np.uint8)
+                    found.headers.put(row, header)
                 if time.monotonic() - saved > _SAVE_SECONDS:
-                    self.say(f"read {len(facts) + len(problems):,} of {len(stats):,} images")
-                    index.save(stats, facts, say=self.say)
+                    self.say(f"read {len(found.names) - len(rest) + done:,} of {len(found.names):,} images")
+                    index.save(found, say=self.say)
                     saved = time.monotonic()
         finally:
-            index.save(stats, facts, say=self.say)
+            index.save(found, say=self.say)
         return problems
 
     def _report(self, folder: Path, problems: Mapping[str, str]) -> None:
@@ -139,40 +153,77 @@ class Surveyor:
 # --- names --------------------------------------------------------------------------------------------------
 
 
-def _not_read(others: Sequence[str], loose: int, place: str) -> Iterator[str]:
-    """Lines about `others`, which are no images, and about `loose`, the number of images in no class folder."""
+class _Found(NamedTuple):
+    """The images below a folder and what is known of them, class by class.
+
+    stats: int64 (N, 2), bytes and modification time in ns. sha256: uint8 (N, 32). others: how many files are not read,
+    by suffix.
+    """
+
+    names: Names
+    stats: np.ndarray
+    sha256: np.ndarray
+    headers: Headers
+    classes: dict[str, int]
+    others: Counter[str]
+
+    def known(self) -> _Found:
+        """Those of which more is known than size and time."""
+        known = self.headers.known
+        ends = list(accumulate(self.classes.values(), initial=0))
+        counts = [int(known[begin:end].sum()) for begin, end in pairwise(ends)]
+        classes = dict(zip(self.classes, counts, strict=True))
+        return self._take(np.flatnonzero(known))._replace(classes=classes)
+
+    def by_name(self) -> _Found:
+        """The same, all names in order: in a list of classes 'cat' is before 'cat big', of names 'cat big/1.png'."""
+        if len(self.classes) == 1 or [*self.classes] == sorted(self.classes, key=lambda label: f"{label}/"):
+            return self
+        ends = dict(zip(self.classes, accumulate(self.classes.values()), strict=True))
+        ordered = sorted(self.classes, key=lambda label: f"{label}/")
+        rows = np.concatenate([np.arange(ends[label] - self.classes[label], ends[label]) for label in ordered])
+        return self._take(rows)
+
+    def _take(self, rows: np.ndarray) -> _Found:
+        names, headers = self.names.take(rows), self.headers.take(rows)
+        return self._replace(names=names, stats=self.stats[rows], sha256=self.sha256[rows], headers=headers)
+
+
+def _not_read(others: Counter[str], loose: int, place: str) -> Iterator[str]:
+    """Lines about files that are no images, and about `loose`, the number of images in no class folder."""
     if others:
-        noun = "file that is" if len(others) == 1 else "files that are"
-        yield f"left out {len(others):,} {noun} not read{place}: {counted(others)}"
+        noun = "file that is" if others.total() == 1 else "files that are"
+        yield f"left out {others.total():,} {noun} not read{place}: {counted(others)}"
     if loose:
         noun = "image" if loose == 1 else "images"
         yield f"left out {loose:,} {noun} beside the class folders{place}: in no class"
 
 
-def _sorted_out(entries: Iterable[tuple[str, _Stat | None]]) -> tuple[dict[str, _Stat], list[str]]:
-    """The stats of the images, by name, and the names of other files."""
-    stats: dict[str, _Stat] = {}
-    others: list[str] = []
-    for name, stat in entries:
-        if stat is None:
-            others.append(name)
-        else:
-            stats[name] = stat
-    return stats, others
+def _listed(folder: Path, labels: list[str]) -> _Found:
+    """The images in the class folders `labels`, or in `folder` itself for the label ""."""
+    stats = array("q")
+    classes, others = dict[str, int](), Counter[str]()
+
+    def images() -> Iterator[str]:
+        for label in labels:
+            before = len(stats)
+            for name, found in _walk(folder / label, f"{label}/" if label else "", ()):
+                if found is None:
+                    others[suffix_of(name)] += 1
+                else:
+                    stats.extend((found.st_size, found.st_mtime_ns & _MOST))
+                    yield name
+            classes[label] = (len(stats) - before) // 2
+
+    names = Names.of(images())
+    count = len(names)
+    sizes_and_times = np.frombuffer(stats, dtype=np.int64).reshape(count, 2)
+    headers = Headers(np.zeros(count, dtype=HEADER))
+    return _Found(names, sizes_and_times, np.zeros((count, 32), dtype=np.uint8), headers, classes, others)
 
 
-def _class_files(folder: Path, labels: Sequence[str]) -> Iterator[tuple[str, _Stat | None]]:
-    """The files of each class, sorted, one class after the other."""
-    for label in labels:
-        yield from _files(folder / label, f"{label}/")
-
-
-def _files(folder: Path, prefix: str) -> list[tuple[str, _Stat | None]]:
-    return sorted(_walk(folder, prefix, ()), key=lambda entry: entry[0])
-
-
-def _walk(folder: Path, prefix: str, above: tuple[_Stat, ...]) -> Iterator[tuple[str, _Stat | None]]:
-    """(relative path, stat) of the files below `folder`; no stat for a file that is no image.
+def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, os.stat_result | None]]:
+    """(relative path, stat) of the files below `folder`, sorted by path; no stat for a file that is no image.
 
     A link back to a folder above is not followed.
     """
@@ -180,17 +231,27 @@ def _walk(folder: Path, prefix: str, above: tuple[_Stat, ...]) -> Iterator[tuple
     if here in above:
         return
     with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not is_passed_over(entry.name)]
-    for entry in visible:
-        if entry.is_dir():
-            if not is_foreign(folder / entry.name):
-                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
-        elif is_image(entry.name, folder):
-            # of a dangling link, the link's own stat; reading the file then fails with the reason
-            stat = entry.stat(follow_symlinks=entry.is_file())
-            yield prefix + entry.name, (stat.st_size, stat.st_mtime_ns)
+        # with a slash, a folder is where the paths below it are in order
+        names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries if _is_seen(entry.name))
+    for name in names:
+        if name.endswith("/"):
+            if not is_foreign(folder / name[:-1]):
+                yield from _walk(folder / name[:-1], prefix + name, (*above, here))
         else:
-            yield prefix + entry.name, None
+            yield prefix + name, _stat(os.path.join(folder, name)) if is_image(name, folder) else None
+
+
+def _is_seen(name: str) -> bool:
+    return not is_passed_over(name)
+
+
+def _stat(path: str) -> os.stat_result:
+    """Of a dangling link, the link's own; reading the file then fails with the reason."""
+    with suppress(FileNotFoundError):
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode):
+            return found
+    return os.lstat(path)
 
 
 # --- what is known of the files -----------------------------------------------------------------------------
@@ -201,49 +262,93 @@ class _Index:
 
     def __init__(self, folder: Path) -> None:
         name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
-        self.path = artefacts.cache_folder() / "index" / f"{name}.json"
-        self.rows: dict[str, Any] = {}
-        content: Any = None
-        with suppress(UserError):
-            content = store.read_json(self.path)
-        if isinstance(content, dict) and content.keys() == {"version", "pillow", "files"}:
-            known = content["version"] == _VERSION and content["pillow"] == PIL.__version__
-            self.rows = content["files"] if known and isinstance(content["files"], dict) else {}
+        self.path = artefacts.cache_folder() / "index" / f"{name}.safetensors"
 
-    def look_up(self, name: str, stat: _Stat) -> _Facts | None:
-        """The facts about a file, unless it changed."""
-        row = self.rows.get(name)
-        if not isinstance(row, list) or tuple(map(type, row)) != _ROW or tuple(row[:2]) != stat:
-            return None
-        header = Header(*row[3:])
-        with suppress(ValueError):
-            bytes.fromhex(header.levels)
-            return (row[2], header) if min(header.width, header.height) > 0 else None
-        return None
+    def fill(self, found: _Found) -> None:
+        """What is known of the files that did not change."""
+        with suppress(DDError):
+            tensors, body = store.read_container(self.path, _INDEX)
+            if body["examined"] == _EXAMINED and _is_table(tensors):
+                _fill(found, _from_tensors(tensors))
 
-    def save(self, stats: Mapping[str, _Stat], facts: Mapping[str, _Facts], *, say: Say) -> None:
-        """Write the facts to the cache; `say` is told where it cannot be written, which costs only time."""
+    def save(self, found: _Found, *, say: Say) -> None:
+        """Write what is known to the cache; `say` is told where it cannot be written, which costs only time."""
+        known = found if found.headers.known.all() else found.known()
         try:
-            store.write_bytes(self.path, _text(stats, facts))
+            store.write_container(self.path, _INDEX, _to_tensors(known.by_name()), {"examined": _EXAMINED})
         except DDError as error:
             say(f"{error}; every image will be read again next time")
 
 
-def _text(stats: Mapping[str, _Stat], facts: Mapping[str, _Facts]) -> Iterator[bytes]:
-    """The canonical JSON of an index, a row at a time: all rows together would take as much memory as the facts."""
-    whole = canonical({"version": _VERSION, "pillow": PIL.__version__, "files": {}})
-    before, after = whole.split("{}")
-    yield before.encode()
-    for number, (name, (sha256, header)) in enumerate(sorted(facts.items())):
-        row = json.dumps({name: [*stats[name], sha256, *header]}, separators=(",", ":"))  # as `canonical`, but faster
-        yield ("{" if number == 0 else ",").encode() + row[1:-1].encode()
-    yield ("}" if facts else "{}").encode() + after.encode()
+def _to_tensors(found: _Found) -> dict[str, np.ndarray]:
+    levels = Names.of(found.headers.levels)
+    return {
+        **{"names": found.names.block, "ends": found.names.ends, "levels": levels.block, "level_ends": levels.ends},
+        **{"stats": found.stats, "sha256": found.sha256},
+        "headers": found.headers.table.view(np.uint8).reshape(-1, HEADER.itemsize),
+    }
 
 
-def _examined(folder: Path, names: list[str], workers: Workers) -> Iterator[tuple[str, _Facts | str]]:
-    batches = [(folder, names[at : at + _FILES_A_JOB]) for at in range(0, len(names), _FILES_A_JOB)]
-    for results in parallel.run(_examine_batch, batches, workers=local(workers, len(batches)), uses_torch=False):
-        yield from results
+def _from_tensors(tensors: Mapping[str, np.ndarray]) -> _Found:
+    headers = Headers(tensors["headers"].view(HEADER)[:, 0], Names(tensors["levels"], tensors["level_ends"]))
+    names = Names(tensors["names"], tensors["ends"])
+    return _Found(names, tensors["stats"], tensors["sha256"], headers, {}, Counter())
+
+
+def _is_table(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the tensors of an index are what `_to_tensors` gives."""
+    if {*tensors} != {"names", "ends", "stats", "sha256", "headers", "levels", "level_ends"}:
+        return False
+    count, texts = len(np.atleast_1d(tensors["ends"])), (tensors["levels"], tensors["level_ends"])
+    shapes = {"stats": ("int64", (count, 2)), "sha256": ("uint8", (count, 32))}
+    shapes["headers"] = ("uint8", (count, HEADER.itemsize))
+    if any((tensors[name].dtype.name, tensors[name].shape) != shape for name, shape in shapes.items()):
+        return False
+    if not _are_names(tensors["names"], tensors["ends"]) or not _are_names(*texts):
+        return False
+    table, numbers = tensors["headers"].view(HEADER), len(texts[1])
+    sound = (table["height"] > 0) & (table["width"] > 0) & (table["levels"] >= 0) & (table["levels"] < numbers)
+    with suppress(ValueError):
+        for text in Names(*texts):
+            bytes.fromhex(text)
+        return bool(sound.all())
+    return False
+
+
+def _are_names(block: np.ndarray, ends: np.ndarray) -> bool:
+    if (block.dtype, block.ndim, ends.dtype, ends.ndim) != (np.uint8, 1, np.int64, 1):
+        return False
+    return bool((np.diff(ends, prepend=0) >= 0).all()) and (int(ends[-1]) if len(ends) else 0) == len(block)
+
+
+def _fill(found: _Found, known: _Found) -> None:
+    """Fill what is known of files that have the size and time that they had; the names of `known` are in order."""
+    pairs, at = list[tuple[int, int]](), 0
+    for row, name in enumerate(found.names):
+        if at == len(known.names) or known.names[at] != name:  # most often a name follows the one before
+            at = bisect_left(known.names, name)
+        if at < len(known.names) and known.names[at] == name:
+            pairs.append((row, at))
+            at += 1
+        if len(pairs) == _TOGETHER or (pairs and row == len(found.names) - 1):
+            _copy(found, known, np.array(pairs))
+            pairs.clear()
+
+
+def _copy(found: _Found, known: _Found, pairs: np.ndarray) -> None:
+    """Copy what is known of each pair (row of `found`, row of `known`) whose size and time are the same."""
+    same = (found.stats[pairs[:, 0]] == known.stats[pairs[:, 1]]).all(axis=1)
+    rows, others = pairs[same].T
+    found.sha256[rows] = known.sha256[others]
+    found.headers.copy(rows, known.headers, others)
+
+
+def _examined(folder: Path, names: Names, rows: np.ndarray, workers: Workers) -> Iterator[tuple[int, _Facts | str]]:
+    starts = range(0, len(rows), _FILES_A_JOB)
+    batches = ((folder, [*names.take(rows[at : at + _FILES_A_JOB])]) for at in starts)
+    results = parallel.run(_examine_batch, batches, workers=local(workers, len(starts)), uses_torch=False)
+    for at, batch in zip(starts, results, strict=True):
+        yield from zip(rows[at : at + _FILES_A_JOB].tolist(), batch, strict=True)
 
 
 def local(workers: Workers, jobs: int) -> Workers:
@@ -254,10 +359,10 @@ def local(workers: Workers, jobs: int) -> Workers:
     return Workers(count=min(workers.count, jobs, os.cpu_count() or 1))
 
 
-def _examine_batch(batch: tuple[Path, list[str]]) -> list[tuple[str, _Facts | str]]:
+def _examine_batch(batch: tuple[Path, list[str]]) -> list[_Facts | str]:
     folder, names = batch
     with quiet():
-        return [(name, _examine(folder / name)) for name in names]
+        return [_examine(folder / name) for name in names]
 
 
 def _examine(path: Path) -> _Facts | str:
@@ -269,4 +374,4 @@ def _examine(path: Path) -> _Facts | str:
         return os.strerror(error.errno or 0)
     except Unreadable as reason:
         return str(reason)
-    return hashlib.sha256(data).hexdigest(), header
+    return hashlib.sha256(data).digest(), header

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dd_core import artefacts
@@ -138,11 +138,7 @@ def _is_invisible(letter: str) -> bool:
     return unicodedata.category(letter) == "Cf" or "\ufe00" <= letter <= "\ufe0f"
 
 
-def counted(names: Iterable[str]) -> str:
-    """How many names have which suffix: "18 .heic, 2 without a suffix"."""
-    tally: dict[str, int] = {}
-    for name in names:
-        suffix = suffix_of(name)
-        tally[suffix] = tally.get(suffix, 0) + 1
-    parts = sorted(tally.items(), key=lambda part: (-part[1], part[0]))
+def counted(suffixes: Mapping[str, int]) -> str:
+    """How many files have which suffix: "18 .heic, 2 without a suffix"."""
+    parts = sorted(suffixes.items(), key=lambda part: (-part[1], part[0]))
     return ", ".join(f"{count:,} {'.' + suffix if suffix else 'without a suffix'}" for suffix, count in parts)

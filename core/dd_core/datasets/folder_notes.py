@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from dd_core.datasets.decoding import FEW_LEVELS, Header
+import numpy as np
+
+from dd_core.datasets.decoding import FEW_LEVELS
+from dd_core.datasets.file_rows import Headers
 from dd_core.errors import UserError
 
 _NEARLY_BLACK = 64  # the lowest quarter of the levels
 _NAMED = 6
 
 
-def notes(headers: Collection[Header]) -> Iterator[str]:
+def notes(headers: Headers) -> Iterator[str]:
     """Lines about images with transparency, without content, all the same, or with few grey levels."""
-    count = len(headers)
-    transparent = [header for header in headers if header.transparent]
-    constant = sum(header.constant for header in headers)
+    table, count = headers.table, len(headers)
+    transparent = table["transparent"].sum()
+    constant = table["constant"]
     if transparent:
-        lost = sum(header.constant for header in transparent)
+        lost = (table["transparent"] & constant).sum()
         then = f"; {lost:,} of them are of one colour after that" if lost else ""
-        yield f"transparency in {len(transparent):,} of {count:,} images is laid on black{then}"
-    if constant == count:
+        yield f"transparency in {transparent:,} of {count:,} images is laid on black{then}"
+    if constant.all():
         yield f"each of the {count:,} images is of one colour: there is nothing in them to learn from"
-    if count > 1 and len({(header.width, header.height, header.checksum) for header in headers}) == 1:
+    if count > 1 and all((table[name] == table[name][0]).all() for name in ("width", "height", "checksum")):
         yield f"the {count:,} images are all the same"
     if levels := _levels(headers):
         yield _about(levels)
 
 
-def refuse_lost_drawings(name: str, headers: Collection[Header]) -> None:
+def refuse_lost_drawings(name: str, headers: Headers) -> None:
     """Raise `UserError` where every image has transparency and is of one colour over black."""
-    if headers and all(header.transparent and header.constant for header in headers):
+    if (headers.table["transparent"] & headers.table["constant"]).all():
         raise UserError(
             f"{name}: transparency is laid on black, and then each of the {len(headers):,} images is of one colour: "
             "dark drawings on a transparent ground; save them on a ground of another colour, white for instance"
         )
 
 
-def _levels(headers: Collection[Header]) -> list[int]:
+def _levels(headers: Headers) -> list[int]:
     """The grey levels of all images; none where some image has colours, or where there are more than a few."""
-    levels: set[int] = set()
-    for header in headers:
-        levels.update(bytes.fromhex(header.levels))
-        if not header.levels or len(levels) > FEW_LEVELS:
+    levels, texts = set[int](), headers.levels
+    for number in np.unique(headers.table["levels"]).tolist():
+        text = texts[number]
+        levels.update(bytes.fromhex(text))
+        if not text or len(levels) > FEW_LEVELS:
             return []
     return sorted(levels)
 

@@ -17,9 +17,10 @@ from pydantic import Field
 
 from dd_core import artefacts
 from dd_core.artefacts import ArtefactSpec, Progress, Tensors
-from dd_core.config import digest
+from dd_core.config import digest_of_list
 from dd_core.datasets import decoding
-from dd_core.datasets.decoding import ImageFile, decode_file, quiet
+from dd_core.datasets.decoding import decode_file, quiet
+from dd_core.datasets.file_rows import ImageFiles
 from dd_core.datasets.folder_index import Say, local
 from dd_core.errors import UserError
 from dd_core.system import parallel
@@ -36,7 +37,7 @@ class Files(NamedTuple):
     """Where the pixels of a `FilesSpec` come from."""
 
     folder: Path
-    files: tuple[ImageFile, ...]
+    files: ImageFiles
 
 
 class FilesSpec(ArtefactSpec):
@@ -82,7 +83,7 @@ S = TypeVar("S", bound=FilesSpec)
 
 def _spec_of(kind: type[S], source: StreamedFolder, *, part_size: int) -> S:
     return kind(
-        fingerprint=digest(source.files),
+        fingerprint=digest_of_list(source.files),
         shape=source.image_shape,
         count=len(source),
         part_size=part_size,

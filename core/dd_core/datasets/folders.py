@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from dd_core.datasets import folder_layout
-from dd_core.datasets.decoding import Header
+from dd_core.datasets.file_rows import Headers
 from dd_core.datasets.folder_index import Say, Survey, Surveyor
 from dd_core.datasets.folder_names import class_name, printable
 from dd_core.datasets.folder_notes import notes, refuse_lost_drawings
@@ -61,13 +63,16 @@ def load(
     for remark in chosen.remarks:
         progress(remark)
     # test images take the shape of the training images, whatever they are
-    channels = 1 if all(header.grey for header in train.files.values()) else 3
-    headers = (header for survey in (train, chosen) for header in survey.files.values())
-    side = (image_size, image_size) if image_size is not None else _common_size(path, headers)
+    channels = 1 if train.headers.table["grey"].all() else 3
+    side = (image_size, image_size) if image_size is not None else _common_size(path, (train.headers, chosen.headers))
     source = replace(_streamed(path, chosen, layout.classes, (channels, *side)), workers=workers)
+    headers = chosen.headers
     if layout.test is None:
-        source = _side(source, split, progress)
-    _say_what_is_odd(source, chosen, progress)
+        source, members = _side(source, split, progress)
+        headers = headers.take(members.numpy())
+    refuse_lost_drawings(source.origin, headers)
+    for note in notes(headers):
+        progress(note)
     if source.nbytes > memory_limit:
         progress(f"{source.nbytes / 2**30:.1f} GiB of pixels are above the limit; images are read as needed")
         return source
@@ -96,26 +101,20 @@ def in_memory(source: StreamedFolder, *, workers: Workers, progress: Say) -> Loa
 # --- splits and shapes --------------------------------------------------------------------------------------
 
 
-def _side(whole: StreamedFolder, split: str, say: Say) -> StreamedFolder:
-    """The images of `split`; the origin of the returned source says what is held out."""
+def _side(whole: StreamedFolder, split: str, say: Say) -> tuple[StreamedFolder, Int64[Tensor, " n"]]:
+    """The images of `split` and where they are in `whole`; the origin of the returned source says what is held out."""
     rest, held_out = split_indices(whole, _HELD_OUT, seed=0)
     share = "a fifth" if whole.labels is None else "a fifth of each class"
     split_line = f"{len(held_out):,} of {len(whole):,} images, {share}, are held out as the test split"
     say(split_line)
-    side = whole.subset(rest if split == "train" else held_out)
-    return replace(side, origin=f"{whole.origin} ({split_line})")
+    members = rest if split == "train" else held_out
+    return replace(whole.subset(members), origin=f"{whole.origin} ({split_line})"), members
 
 
-def _say_what_is_odd(source: StreamedFolder, survey: Survey, say: Say) -> None:
-    headers = [survey.files[file] for file in source.files]
-    refuse_lost_drawings(source.origin, headers)
-    for note in notes(headers):
-        say(note)
-
-
-def _common_size(path: Path, headers: Iterable[Header]) -> tuple[int, int]:
+def _common_size(path: Path, surveys: Iterable[Headers]) -> tuple[int, int]:
     """(height, width) of all images; raises `UserError` where they differ."""
-    sizes = sorted({(header.width * header.height, header.width, header.height) for header in headers})
+    found = {pair for headers in surveys for pair in np.unique(headers.table[["height", "width"]]).tolist()}
+    sizes = sorted((height * width, width, height) for height, width in found)
     (_, width, height), (_, largest_width, largest_height) = sizes[0], sizes[-1]
     if len(sizes) > 1:
         advised = Option("image_size", _usual_size(min(width, height)))
@@ -132,11 +131,12 @@ def _usual_size(side: int) -> int:
 
 
 def _streamed(path: Path, survey: Survey, classes: tuple[str, ...], shape: tuple[int, int, int]) -> StreamedFolder:
-    position = {name: index for index, name in enumerate(classes)}
     labels = None
     if classes:
-        labels = torch.tensor([position[class_name(file.name.partition("/")[0])] for file in survey.files])
+        numbers = torch.tensor([classes.index(class_name(folder)) for folder in survey.classes])
+        labels = numbers.repeat_interleave(torch.tensor([*survey.classes.values()]))
     names = tuple(printable(name) for name in classes)
     origin = f"folder:{printable(str(path))}"
-    sizes = torch.tensor([(header.height, header.width) for header in survey.files.values()])
-    return StreamedFolder(survey.folder, tuple(survey.files), labels, names, shape, origin=origin, native_sizes=sizes)
+    table = survey.headers.table
+    sizes = torch.from_numpy(np.stack([table["height"], table["width"]], axis=1))
+    return StreamedFolder(survey.folder, survey.files, labels, names, shape, origin=origin, native_sizes=sizes)

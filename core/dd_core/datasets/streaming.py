@@ -16,11 +16,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8
 from torch import Tensor
 
-from dd_core.config import digest
+from dd_core.config import digest_of_lists
 from dd_core.datasets.decoding import ImageFile, decode_file, decode_whole_file, quiet
+from dd_core.datasets.file_rows import ImageFiles
 from dd_core.datasets.folder_pixels import channel_counts
 from dd_core.images import LabelledImages, require_within, resized_crop
 from dd_core.system import surroundings
@@ -53,17 +54,17 @@ class LoadedFolder(LabelledImages):
 class StreamedFolder:
     """Image files of one shape (C, H, W) below `folder`; labels: int64 (N,) or None. `origin`: see `images.called`.
 
-    native_sizes: (N, 2), height and width of each file's upright image. workers: the processes that decode all files
-    for an artefact; while a network trains on the images, all but one of them decode.
+    native_sizes: int32 (N, 2), height and width of each file's upright image. workers: the processes that decode all
+    files for an artefact; while a network trains on the images, all but one of them decode.
     """
 
     folder: Path
-    files: tuple[ImageFile, ...]
+    files: ImageFiles
     labels: Int64[Tensor, " N"] | None
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     origin: str = field(default="", kw_only=True)
-    native_sizes: Int64[Tensor, "N 2"] = field(kw_only=True)
+    native_sizes: Int32[Tensor, "N 2"] = field(kw_only=True)
     workers: Workers = field(default=Workers(), kw_only=True)
 
     @property
@@ -92,7 +93,7 @@ class StreamedFolder:
     @cached_property
     def _fingerprint(self) -> str:
         labels = None if self.labels is None else self.labels.tolist()
-        return digest([self.image_shape, self.classes, labels, self.files])
+        return digest_of_lists(self.image_shape, self.classes, labels, self.files)
 
     def take(self, indices: Int64[Tensor, " n"]) -> UInt8[Tensor, "n C H W"]:
         """The images at `indices`, in that order; raises `UserError` for a file that changed meanwhile."""
@@ -125,7 +126,7 @@ class StreamedFolder:
     @surroundings.own()
     def sizes(self, rows: Int64[Tensor, " n"]) -> Int64[Tensor, "n 2"]:
         """(height, width) of the upright images `rows` at their files' own sizes; no file is read."""
-        return self.native_sizes[rows]
+        return self.native_sizes[rows].long()
 
     @surroundings.own()
     def views(
@@ -151,11 +152,11 @@ class StreamedFolder:
         jobs = list(zip(self._files(rows), boxes.tolist(), flips.tolist(), strict=True))
         return _stacked(view, jobs, shape=(channels, *size))
 
-    def _files(self, rows: Int64[Tensor, " n"]) -> tuple[ImageFile, ...]:
-        return tuple(self.files[row] for row in rows.tolist())
+    def _files(self, rows: Int64[Tensor, " n"]) -> ImageFiles:
+        return self.files.take(rows.numpy())
 
     @surroundings.own()
-    def _decoded(self, files: tuple[ImageFile, ...]) -> UInt8[Tensor, "n C H W"]:
+    def _decoded(self, files: ImageFiles) -> UInt8[Tensor, "n C H W"]:
         return _stacked(partial(decode_file, self.folder, shape=self.image_shape), files, shape=self.image_shape)
 
 

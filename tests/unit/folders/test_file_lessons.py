@@ -81,7 +81,7 @@ def test_crops_are_of_the_files_own_pixels(photographs: StreamedFolder) -> None:
 
 
 def test_a_crop_may_show_any_part_of_its_photograph(photographs: StreamedFolder) -> None:
-    sizes = photographs.native_sizes.repeat(200, 1)
+    sizes = photographs.native_sizes.long().repeat(200, 1)
     drawn = views.draw(
         Views(crop=(0.1, 0.6)), count=2800, image_size=(8, 8), generator=torch.Generator(), native_sizes=sizes
     )

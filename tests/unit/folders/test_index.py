@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import PIL
 import pytest
 import torch
-from image_trees import ONE, load, picture, pixels, put, put_classes, spoil
+from image_trees import ONE, encoded, load, picture, pixels, put, put_classes, spoil
+from PIL import Image
 
-from dd_core import artefacts
-from dd_core.datasets import decoding, folder_index, folder_pixels, folders
+from dd_core import artefacts, store
+from dd_core.datasets import decoding, file_rows, folder_index, folder_pixels, folders
 from dd_core.datasets.streaming import StreamedFolder
 from dd_core.errors import UserError
 from dd_core.system.parallel import Engine, Workers
@@ -55,17 +57,68 @@ def test_a_content_that_changed_unseen_is_never_cached_under_the_old_name(root: 
         load(root, image_size=3)  # has to decode again
 
 
-@pytest.mark.parametrize(
-    "names", [[], ["cat/0.png"], ["dog/1.png", "cat/10.png", "cat/9.png", 'a"b/\u00fc\udcff.png', "A/{}.png"]]
-)
-def test_the_index_is_one_json_text_in_order(names: list[str]) -> None:
-    header = decoding.Header(True, 3, 4, False, True, 77, "00ff")
-    stats = {name: (100 + row, 1_700_000_000_000_000_000 + row) for row, name in enumerate(names)}
-    facts = {name: (f"{row:064x}", header._replace(width=5 + row)) for row, name in enumerate(names)}
-    rows = {name: [*stats[name], facts[name][0], *facts[name][1]] for name in names}
-    whole = {"version": [2, decoding.VERSION], "pillow": PIL.__version__, "files": rows}
-    text = b"".join(folder_index._text(stats, facts)).decode()
-    assert text == json.dumps(whole, sort_keys=True, separators=(",", ":"))
+def known_names(cache: Path) -> list[str]:
+    """The names in the one index, read by the rule that it is written by: each text ends where `ends` says."""
+    (index,) = (cache / "index").iterdir()
+    tensors, _ = store.read_container(index, folder_index._INDEX)
+    block, ends = tensors["names"].tobytes(), [0, *tensors["ends"].tolist()]
+    return [os.fsdecode(block[begin:end]) for begin, end in pairwise(ends)]
+
+
+def test_names_are_in_order_in_the_index_and_class_by_class_in_the_source(root: Path, cache: Path) -> None:
+    classes = ("cat", "cat big", "cat-2")  # as paths, 'cat/' comes after the others
+    put_classes(root / "train", count=3, names=classes)
+    put_classes(root / "test", count=3, names=classes)
+    source = load(root, memory_limit=0)
+    assert isinstance(source, StreamedFolder)
+    names = [f"{name}/{number}.png" for name in classes for number in range(3)]
+    assert [file.name for file in source.files] == names
+    assert known_names(cache) == sorted(names)
+    said: list[str] = []
+    again = load(root, labelled=False, memory_limit=0, progress=said.append)  # whose names are in order
+    assert isinstance(again, StreamedFolder)
+    assert [file.name for file in again.files] == sorted(names)
+    assert not any("for the first time" in line for line in said)
+    assert {*again.files} == {*source.files}
+    assert [len(Image.open(root / "train" / file.name).tobytes()) for file in again.files] == [108] * 9
+
+
+@pytest.mark.parametrize("new", ["ant/5.png", "cat/00.png", "cat/9.png", "dog/z.png", "cat/a/0.png"])
+def test_only_new_files_are_read(root: Path, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_classes(root, names=("ant", "cat", "dog"))
+    load(root)
+    spoil(root)
+    monkeypatch.setattr(folder_index, "_TOGETHER", 4)
+    put(root / new, picture(77))
+    said: list[str] = []
+    source = load(root, memory_limit=0, progress=said.append)
+    assert said[0] == "reading 1 images for the first time"
+    assert isinstance(source, StreamedFolder)
+    facts = {file.name: file.sha256 for file in source.files}
+    known = {f"{name}/{n}.png": 100 * i + n for i, name in enumerate(("ant", "cat", "dog")) for n in range(5)}
+    for name, sha256 in facts.items():  # each row is of its own file
+        image = encoded(picture(known.get(name, 77)))
+        assert sha256 == hashlib.sha256(image).hexdigest(), name
+
+
+def test_times_after_the_year_2262_are_compared(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take more than 63 bits, and not every file system has them: here `os.stat` says so."""
+    put_classes(root)
+    real = folder_index._stat
+    late = {"0.png": 2**63 + 5}
+
+    def stat(path: str) -> Any:
+        found = real(path)
+        return SimpleNamespace(st_size=found.st_size, st_mtime_ns=late.get(Path(path).name, found.st_mtime_ns))
+
+    monkeypatch.setattr(folder_index, "_stat", stat)
+    before = load(root).fingerprint()
+    said: list[str] = []
+    assert load(root, progress=said.append).fingerprint() == before
+    assert said == [HELD_OUT]
+    late["0.png"] += 1
+    load(root, progress=said.append)
+    assert said[1] == "reading 2 images for the first time"
 
 
 def test_a_removed_file_is_forgotten(root: Path) -> None:
@@ -84,47 +137,69 @@ def test_a_damaged_index_is_made_again(root: Path, cache: Path) -> None:
         assert load(root).fingerprint() == before
 
 
-def with_files(index: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = json.loads(index.read_text())
-    index.write_text(json.dumps({**content, "files": change(content["files"])}))
+def change(index: Path, tensors: Mapping[str, np.ndarray], **body: object) -> None:
+    """Replace tensors of an index, or take out those that are None."""
+    before, rest = store.read_container(index, folder_index._INDEX)
+    after = {name: array for name, array in {**before, **tensors}.items() if array is not None}
+    body = {"examined": rest["examined"], **body}
+    store.write_container(index, folder_index._INDEX, after, body)
 
 
-@pytest.mark.parametrize("files", [None, 5, [], [["cat/0.png", 1]], "rows"], ids=str)
-def test_an_index_without_a_table_is_made_again(root: Path, cache: Path, files: object) -> None:
+NUMBERS = np.arange(10)
+STRANGE: dict[str, dict[str, Any]] = {
+    **{f"no {name}": {name: None} for name in ("names", "ends", "stats", "sha256", "headers", "levels", "level_ends")},
+    "a name too few": {"ends": NUMBERS[:9]},
+    "names that end before they begin": {"ends": NUMBERS[::-1].copy()},
+    "names that begin before the block": {"ends": NUMBERS - 3},
+    "names that go on behind the block": {"ends": NUMBERS + 10**6},
+    "names that do not fill the block": {"ends": NUMBERS},
+    "ends that are floats": {"ends": NUMBERS.astype(np.float64)},
+    "ends in a table": {"ends": NUMBERS.reshape(5, 2)},
+    "one end": {"ends": np.array(7)},
+    "names that are numbers": {"names": NUMBERS},
+    "sizes without times": {"stats": NUMBERS},
+    "times that are floats": {"stats": np.zeros((10, 2))},
+    "short checksums": {"sha256": np.zeros((10, 20), np.uint8)},
+    "few checksums": {"sha256": np.zeros((9, 32), np.uint8)},
+    "headers of another length": {"headers": np.ones((10, 7), np.uint8)},
+    "headers in a row": {"headers": np.ones(10 * file_rows.HEADER.itemsize, np.uint8)},
+    "levels that are no digits": {"levels": np.frombuffer(b"xyz!", np.uint8), "level_ends": np.array([4])},
+    "levels without ends": {"levels": np.frombuffer(b"00ff", np.uint8), "level_ends": np.array([], np.int64)},
+}
+
+
+@pytest.mark.parametrize("tensors", STRANGE.values(), ids=STRANGE)
+def test_a_strange_index_is_made_again(root: Path, cache: Path, tensors: dict[str, Any]) -> None:
     put_classes(root)
     before = load(root).fingerprint()
     (index,) = (cache / "index").iterdir()
-    with_files(index, lambda _: files)
-    assert load(root).fingerprint() == before
+    change(index, tensors)
+    said: list[str] = []
+    assert load(root, progress=said.append).fingerprint() == before
+    assert said[0] == "reading 10 images for the first time"
 
 
-STRANGE_ROWS: list[object] = [None, 5, "row", [], {}, [1], [1] * 6, [[1, 2], 3, "x", True, 6, 6]]
-FACTS = ["x", False, 6, 6, False, False, 7, "00ff"]  # as they should be
-STRANGE_FACTS: list[list[object]] = [[], FACTS[:4], [*FACTS, 6]]
-STRANGE_FACTS += [
-    [*FACTS[:place], wrong, *FACTS[place + 1 :]]
-    for place, wrong in [(0, 7), (1, 0), (2, "6"), (2, 0), (3, -6), (4, 1), (5, None), (6, True), (7, 0), (7, "0")]
-]
-STRANGE_FACTS += [[*FACTS[:7], "xyz!"]]
-
-
-@pytest.mark.parametrize("row", STRANGE_ROWS, ids=str)
-def test_rows_that_are_none_are_made_again(root: Path, cache: Path, row: object) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"), [("height", 0), ("height", -6), ("width", 0), ("levels", 1), ("levels", -1)]
+)
+def test_an_index_with_one_strange_header_is_made_again(root: Path, cache: Path, field: str, value: int) -> None:
     put_classes(root)
     before = load(root).fingerprint()
     (index,) = (cache / "index").iterdir()
-    with_files(index, lambda rows: dict.fromkeys(rows, row))
-    assert load(root).fingerprint() == before
+    headers = store.read_container(index, folder_index._INDEX)[0]["headers"].copy()
+    headers.view(file_rows.HEADER)[field][3] = value
+    change(index, {"headers": headers})
+    said: list[str] = []
+    assert load(root, progress=said.append).fingerprint() == before
+    assert said[0] == "reading 10 images for the first time"
 
 
-@pytest.mark.parametrize("facts", STRANGE_FACTS, ids=str)
-def test_rows_of_unchanged_files_with_strange_facts_are_made_again(
-    root: Path, cache: Path, facts: list[object]
-) -> None:
+def test_an_index_whose_names_are_out_of_order_gives_no_file_anothers_facts(root: Path, cache: Path) -> None:
     put_classes(root)
     before = load(root).fingerprint()
     (index,) = (cache / "index").iterdir()
-    with_files(index, lambda rows: {name: [*row[:2], *facts] for name, row in rows.items()})
+    names = file_rows.Names.of(known_names(cache)[::-1])
+    change(index, {"names": names.block, "ends": names.ends})
     assert load(root).fingerprint() == before
 
 
@@ -218,9 +293,9 @@ def test_an_index_of_another_decoding_counts_as_empty(root: Path, cache: Path) -
     put_classes(root)
     load(root)
     (index,) = (cache / "index").iterdir()
-    content = json.loads(index.read_text())
-    for version in (1, [content["version"][0] - 1, content["version"][1]], [content["version"][0], 1]):
-        index.write_text(json.dumps({**content, "version": version}))
+    version, pillow = folder_index._EXAMINED
+    for examined in (None, [], [version - 1, pillow], [version, "1.0"], [version]):
+        change(index, {}, examined=examined)
         said: list[str] = []
         load(root, progress=said.append)
         assert said[0] == "reading 10 images for the first time"

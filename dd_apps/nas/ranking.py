@@ -39,7 +39,7 @@ FEWEST = 3  # architectures that have a correlation
 KS = (1, 5, 10)
 RESAMPLES, FEWEST_RESAMPLES = 10_000, 100
 _PERCENTILES = (2.5, 97.5)
-_NUMBERS = 2**17  # counts of resamples that are in memory at a time; more are slower, too
+_NUMBERS = 2**16  # counts of resamples that are in memory at a time; more are slower, too
 _CORRELATIONS: Mapping[str, tuple[Any, Any]] = {
     "spearman": (stats.spearmanr, weighted.spearman),
     "kendall": (stats.kendalltau, weighted.kendall),

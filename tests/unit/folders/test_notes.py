@@ -62,8 +62,20 @@ def test_images_with_transparency_are_counted(root: Path) -> None:
     assert notes(root) == ["transparency in 4 of 8 images is laid on black"]
 
 
+@pytest.mark.parametrize(("split", "count"), [("train", 8), ("test", 2)])
+@pytest.mark.parametrize("memory_limit", [10**9, 0])
+def test_images_of_the_other_split_are_not_counted(root: Path, split: str, count: int, memory_limit: int) -> None:
+    for name in ("cat", "dog"):
+        for number in range(5):
+            put(root / name / f"{number}.png", drawing(50 + number))
+    said: list[str] = []
+    load(root, split, memory_limit=memory_limit, progress=said.append)
+    assert f"transparency in {count} of {count} images is laid on black" in said
+
+
 def test_images_that_transparency_empties_are_counted(root: Path) -> None:
-    put_all(root, picture(1), drawing(200), drawing(0), drawing(0, place=4))
+    flat = Image.new("RGB", (6, 6), (1, 2, 3))  # of one colour, and opaque
+    put_all(root, flat, drawing(200), drawing(0), drawing(0, place=4))
     assert notes(root) == [
         "transparency in 6 of 8 images is laid on black; 4 of them are of one colour after that",
     ]

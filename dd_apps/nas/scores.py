@@ -48,7 +48,7 @@ class _Record(Score):
     trial: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Job:
     """One architecture under one proxy of the kit."""
 
@@ -85,18 +85,18 @@ def score_all(
         spaces.sample_of(tools.space, architecture)
     pool = Pool(workers) if workers is None or isinstance(workers, Workers) else nullcontext(workers)
     with _opened(kit, journal, fresh=fresh) as book, pool as slots:
-        records = {} if book is None else {(line.trial, line.architecture): line for line in _lines(book)}
+        known = {} if book is None else {(line.trial, line.architecture): _bare(line) for line in _lines(book)}
         jobs = {(job.trial, job.architecture): job for job in _jobs(kit, trials, architectures)}
-        missing = [job for key, job in jobs.items() if key not in records]
+        missing = [job for key, job in jobs.items() if key not in known]
         done = len(jobs) - len(missing)
         with reporter.stage("scoring architectures", total=len(jobs), first=done) as stage:
             for index, record in slots.as_finished(_scored, missing, lost=_lost):
-                records[missing[index].trial, record.architecture] = record
+                known[missing[index].trial, record.architecture] = _bare(record)
                 if book is not None:
                     book.append(plain(record))
                 stage.advance()
     return {
-        config.called: {name: _score(records[trial, name], config) for name in architectures}
+        config.called: {name: _score(known[trial, name], config) for name in architectures}
         for config, trial in zip(kit.proxies, trials, strict=True)
     }
 
@@ -126,12 +126,15 @@ def _lost(job: _Job) -> _Record:
     return _Record(trial=job.trial, architecture=job.architecture, value=None, reason=DIED)
 
 
-def _score(record: _Record, config: ProxyConfig) -> Score:
-    """The record with the value by which the proxy ranks: accuracy or minus loss for a trained network."""
-    value = record.value
-    if record.loss is not None and not isinstance(config, ZeroCostConfig):
-        value = record.accuracy if config.by == "accuracy" else -record.loss
-    return Score.model_validate({**record.model_dump(exclude={"trial"}), "value": value})
+def _bare(record: _Record) -> Score:
+    return Score.model_validate(record.model_dump(exclude={"trial"}))
+
+
+def _score(score: Score, config: ProxyConfig) -> Score:
+    """The score with the value by which the proxy ranks: accuracy or minus loss for a trained network."""
+    if score.loss is None or isinstance(config, ZeroCostConfig):
+        return score
+    return score.model_copy(update={"value": score.accuracy if config.by == "accuracy" else -score.loss})
 
 
 @contextmanager

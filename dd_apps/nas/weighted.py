@@ -15,7 +15,7 @@ from scipy.special import gammaln
 Each = Float[ndarray, " n"]
 Weights = Float[ndarray, "B n"]
 Results = Float[ndarray, " B"]
-_PAIRS = 1 << 16  # pairs of architectures that are compared at a time: their signs take 8 bytes each
+_PAIRS = 1 << 15  # pairs of architectures that are compared at a time: their signs take 8 bytes each
 
 
 def spearman(proxy: Each, truth: Each, weights: Weights) -> Results:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ from dd_core.system.parallel import Pool, Workers
 from dd_core.system.reporter import Reporter, Silent
 
 
-class Score(Config):
+class Score(NamedTuple):
     """The score of an architecture by a proxy, and its cost; see `proxies.Scored`.
 
     value: higher is better; None where the trial failed, for the `reason`. Unknown costs of a failed trial are 0; no
@@ -37,15 +37,28 @@ class Score(Config):
     accuracy: float | None = None
     loss: float | None = None
     reason: str | None = None
+    seconds: float = 0.0
+    core_seconds: float = 0.0
+    passes: int = 0
+
+
+class _Record(Config):
+    """A score as a line of the journal; `trial` is the digest of all that determines the score but the architecture."""
+
+    architecture: str
+    value: float | None
+    accuracy: float | None = None
+    loss: float | None = None
+    reason: str | None = None
     seconds: float = Field(default=0.0, ge=0)
     core_seconds: float = Field(default=0.0, ge=0)
     passes: int = Field(default=0, ge=0)
-
-
-class _Record(Score):
-    """A score as a line of the journal; `trial` is the digest of all that determines the score but the architecture."""
-
     trial: str
+
+    @property
+    def score(self) -> Score:
+        """The record without its trial."""
+        return Score(**self.model_dump(exclude={"trial"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +98,13 @@ def score_all(
         spaces.sample_of(tools.space, architecture)
     pool = Pool(workers) if workers is None or isinstance(workers, Workers) else nullcontext(workers)
     with _opened(kit, journal, fresh=fresh) as book, pool as slots:
-        known = {} if book is None else {(line.trial, line.architecture): _bare(line) for line in _lines(book)}
+        known = {} if book is None else {(line.trial, line.architecture): line.score for line in _lines(book)}
         jobs = {(job.trial, job.architecture): job for job in _jobs(kit, trials, architectures)}
         missing = [job for key, job in jobs.items() if key not in known]
         done = len(jobs) - len(missing)
         with reporter.stage("scoring architectures", total=len(jobs), first=done) as stage:
             for index, record in slots.as_finished(_scored, missing, lost=_lost):
-                known[missing[index].trial, record.architecture] = _bare(record)
+                known[missing[index].trial, record.architecture] = record.score
                 if book is not None:
                     book.append(plain(record))
                 stage.advance()
@@ -126,15 +139,11 @@ def _lost(job: _Job) -> _Record:
     return _Record(trial=job.trial, architecture=job.architecture, value=None, reason=DIED)
 
 
-def _bare(record: _Record) -> Score:
-    return Score.model_validate(record.model_dump(exclude={"trial"}))
-
-
 def _score(score: Score, config: ProxyConfig) -> Score:
     """The score with the value by which the proxy ranks: accuracy or minus loss for a trained network."""
     if score.loss is None or isinstance(config, ZeroCostConfig):
         return score
-    return score.model_copy(update={"value": score.accuracy if config.by == "accuracy" else -score.loss})
+    return score._replace(value=score.accuracy if config.by == "accuracy" else -score.loss)
 
 
 @contextmanager

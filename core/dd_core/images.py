@@ -345,8 +345,9 @@ def normalise(
 ) -> Float[Tensor, "n C H W"]:
     """float32 network input `(image / 255 - mean) / std`, on the images' device."""
     shape = (1, -1, 1, 1)
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(shape)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(shape)
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(shape)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(shape)
+    scale, offset = (each.to(images.device, non_blocking=True) for each in (scale, offset))
     return images.float() * scale + offset
 
 

@@ -192,9 +192,6 @@ def _failures(scores: Scores) -> Iterator[str]:
 
 def _figures(real: Truth, scores: Scores) -> dict[str, object]:
     """Figures beyond those of `reporting.ranking_details`: the ceiling, the truth of each seed, and all trials."""
-    trials = {
-        name: [score._asdict() for score in by_architecture.values()]
-        for name, by_architecture in scores.items()
-    }
+    trials = {name: [score._asdict() for score in by_architecture.values()] for name, by_architecture in scores.items()}
     ceiling = None if real.ceiling is None else real.ceiling.model_dump()
     return {"ceiling": ceiling, "truth_by_seed": [dict(seed) for seed in real.by_seed], "trials": trials}

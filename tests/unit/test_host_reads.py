@@ -1,4 +1,7 @@
-"""How often a step waits for the device: reads of a tensor's value by Python, which a GPU has to finish for first."""
+"""How often a step waits for the device: for values that Python reads, and for copies that the host waits for.
+
+On the device "meta", which computes shapes alone, reading a value fails, and a copy can be seen as on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,23 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dd_core import distill, evaluate
+from dd_core import Recipe, distill, evaluate, networks, zca
+from dd_core.augment.view_config import Views
 from dd_core.distilled import Size
 from dd_core.distiller import Context
+from dd_core.images import InputForm
 from dd_core.methods import method
+from dd_core.streams import Streams
 from dd_core.testing import blobs
+from dd_core.training import Loop, RealLessons, Settings
+from dd_core.training import lessons as lessons_module
+from dd_core.training.lessons import Lessons, RegressionData, lessons_of
+from dd_core.training.prefetching import Reader
+from dd_core.training.viewing import viewed
 
 CPU = torch.device("cpu")
 BLOBS = blobs(per_class=16)
+SIZE = BLOBS.image_shape[1:]
 NETWORK = {"network": "convnet-1-w4"}
 DSA = "color_crop_cutout_flip_scale_rotate"
 
@@ -53,6 +65,31 @@ class Reads(TorchDispatchMode):
         return result
 
 
+class Copies(TorchDispatchMode):
+    """Counts copies from the CPU's memory to "meta", before which a host would wait for all earlier work of a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = self.others = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.partition("::")[2]
+        if name == "_to_copy" and args[0].device.type == "cpu" and _is_meta(kwargs.get("device")):
+            self.waiting += not kwargs.get("non_blocking", False)
+            self.others += kwargs.get("non_blocking", False)
+        elif name == "lift_fresh":  # `torch.tensor(values, device=...)`
+            self.waiting += args[0].device.type == "meta"
+        elif name.startswith("index") and args[0].device.type == "meta":
+            indices = args[1] if isinstance(args[1], list) else ()
+            self.waiting += any(isinstance(each, Tensor) and each.device.type == "cpu" for each in indices)
+        return func(*args, **kwargs)
+
+
+def _is_meta(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "meta"
+
+
 @contextmanager
 def reads() -> Iterator[Reads]:
     counter = Reads()
@@ -68,6 +105,73 @@ def test_reads_are_counted():
         value[value > 0]
         assert value.sum() > 1
     assert counted.count == 3
+
+
+def test_copies_are_counted():
+    values, place = torch.arange(3.0), torch.device("meta")
+    with Copies() as counted:
+        there = values.to(place, non_blocking=True)
+        assert (counted.waiting, counted.others) == (0, 1)
+        values.to(place)
+        torch.tensor([1.0], device=place)
+        there[torch.tensor([0, 1])]
+    assert (counted.waiting, counted.others) == (3, 1)
+
+
+def lessons_of_kind(kind: str) -> Lessons:
+    form = InputForm.of(BLOBS)
+    if kind == "whitened":
+        form = InputForm(form.mean, form.std, zca.fit(BLOBS))
+    if kind in ("normalised", "whitened"):
+        return RealLessons(BLOBS, form)
+    ds = distill(method("random", recipe={**NETWORK, "epochs": 1}), BLOBS, 4)
+    if kind == "a set":
+        return lessons_of(ds, Recipe(**NETWORK))
+    if kind == "views":
+        return viewed(lessons_of(ds, Recipe(**NETWORK)), Views(crop=(0.1, 1.0), flip=True, mix="cutmix"), Streams(1))
+    inputs = ds.inputs()
+    return RegressionData(inputs, inputs.mean((2, 3)))
+
+
+LEARNED = [(kind, how) for kind in ("normalised", "whitened", "a set", "features") for how in ("none", DSA)]
+
+
+@pytest.mark.parametrize(("kind", "augmentation"), [*LEARNED, ("views", "none")])
+def test_the_loop_waits_for_no_copy(kind: str, augmentation: str):
+    lessons = lessons_of_kind(kind)
+    loss = "mse" if kind == "features" else "kl" if kind == "views" else "cross-entropy"
+    settings = Settings(learning_rate=0.1, epochs=1, batch_size=4, momentum=0.9, augmentation=augmentation, loss=loss)
+    network = networks.build(
+        "convnet-1-w4", in_channels=lessons.image_shape[0], classes=lessons.outputs, image_size=SIZE, seed=0
+    )
+    loop = Loop(network, lessons, settings, streams=Streams(0), device=torch.device("meta"))
+    batches = loop.mini_batches()
+    loop.step(batches[0])
+    with Copies() as counted:
+        loop.step(batches[1])
+    assert counted.waiting == 0
+    assert counted.others > 0
+
+
+def test_pixels_that_lie_on_the_device_are_those_of_the_source(monkeypatch: pytest.MonkeyPatch):
+    form, rows = InputForm.of(BLOBS), torch.tensor([5, 0, 5, 20])
+    read, _ = RealLessons(BLOBS, form).batch(rows, epoch=0, index=0)
+    monkeypatch.setattr(lessons_module, "_is_resident", lambda source, device: True)
+    monkeypatch.setattr(Reader, "images", None)  # nothing is read
+    resident = RealLessons(BLOBS, form)
+    assert torch.equal(resident.batch(rows, epoch=0, index=0)[0], read)
+    assert resident.to(CPU) is resident
+
+
+def test_few_pixels_lie_on_a_device_that_is_no_cpu(monkeypatch: pytest.MonkeyPatch):
+    form, place = InputForm.of(BLOBS), torch.device("meta")
+    lessons = RealLessons(BLOBS, form)
+    assert lessons._resident is None
+    there = lessons.to(place)._resident
+    assert there is not None
+    assert (there.device.type, there.dtype, len(there)) == ("meta", torch.uint8, len(BLOBS))
+    monkeypatch.setattr(lessons_module, "RESIDENT_BYTES", BLOBS.images.nbytes - 1)
+    assert RealLessons(BLOBS, form).to(place)._resident is None
 
 
 @pytest.mark.parametrize("augmentation", ["none", DSA])

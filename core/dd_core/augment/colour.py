@@ -16,7 +16,7 @@ def grey(images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n 1 H W"]:
     """The brightness of each pixel: `LUMA` of 3 channels, or the mean of any other number of channels."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
-    weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    weights = torch.tensor(LUMA, dtype=images.dtype).view(1, 3, 1, 1).to(images.device, non_blocking=True)
     return (images * weights).sum(1, keepdim=True)
 
 

@@ -152,7 +152,7 @@ def crops(
     `black`; None: 0. Differentiable in the images.
     """
     height, width = images.shape[2:]
-    boxes, flips = boxes.to(images.device), flips.to(images.device)
+    boxes, flips = (each.to(images.device, non_blocking=True) for each in (boxes, flips))
     rows = _coordinates(boxes[:, 0], boxes[:, 2], height)
     columns = _coordinates(boxes[:, 1], boxes[:, 3], width)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
@@ -163,7 +163,7 @@ def crops(
         ],
         dim=-1,
     )
-    background = None if black is None else black.to(images).view(1, -1, 1, 1)
+    background = None if black is None else black.to(images, non_blocking=True).view(1, -1, 1, 1)
     shifted = images if background is None else images - background
     shown = F.grid_sample(shifted, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
     return shown if background is None else shown + background
@@ -178,7 +178,8 @@ def _coordinates(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 def mix(own: Float[Tensor, "n C H W"], other: Float[Tensor, "n C H W"], records: Records) -> Float[Tensor, "n C H W"]:
     """The views `own`, with their partners' views `other` mixed in as the n `records` say."""
-    holes, shares = records.holes.to(own.device), records.shares.to(own)
+    holes = records.holes.to(own.device, non_blocking=True)
+    shares = records.shares.to(own, non_blocking=True)
     cut = holes[:, 2:].prod(1) > 0
     blended = torch.lerp(other, own, shares.where(~cut, 1.0).view(-1, 1, 1, 1))
     return torch.where(_inside(holes, own.shape[2:])[:, None], other, blended)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from dd_core.distilled import DistilledSet
 from dd_core.errors import UserError
-from dd_core.images import InputForm, Source, normalise, require_labels
+from dd_core.images import InputForm, LabelledImages, Source, normalise, require_labels
 from dd_core.recipe import Recipe
 from dd_core.training import losses
 from dd_core.training.prefetching import Reader, Wanted
 
 Shape = tuple[int, int, int]
+RESIDENT_BYTES = 512 << 20  # most bytes of real pixels that lie on a GPU; CIFAR-10's are 147 MiB
 
 
 @runtime_checkable
@@ -117,6 +118,7 @@ class TrainingData:
         """Images with their class probabilities, or with their labels where `probabilities` is None."""
         del epoch, index
         targets = self.labels if self.probabilities is None else self.probabilities
+        rows = rows.to(targets.device, non_blocking=True)
         return self.inputs[rows], targets[rows]
 
 
@@ -149,6 +151,7 @@ class RegressionData:
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Images with their targets."""
         del epoch, index
+        rows = rows.to(self.targets.device, non_blocking=True)
         return self.inputs[rows], self.targets[rows]
 
 
@@ -206,6 +209,11 @@ def _shape_of(inputs: Tensor) -> Shape:
 # --- real images -------------------------------------------------------------------------------------------------
 
 
+def _is_resident(source: Source, device: torch.device) -> TypeGuard[LabelledImages]:
+    """Whether a network on `device` learns from pixels that lie there: on a GPU, if they are few and in memory."""
+    return device.type != "cpu" and isinstance(source, LabelledImages) and source.images.nbytes <= RESIDENT_BYTES
+
+
 class RealLessons:
     """Real images with their labels, read from a source on demand, as network inputs of `form`.
 
@@ -220,6 +228,7 @@ class RealLessons:
         self.labels = require_labels(source).to(self.device)
         self.black = form.black
         self._reader = Reader(source, workers=decoders)
+        self._resident = source.images.to(self.device) if _is_resident(source, self.device) else None
 
     @property
     def image_shape(self) -> Shape:
@@ -235,12 +244,16 @@ class RealLessons:
         return len(self.source)
 
     def to(self, device: torch.device) -> RealLessons:
-        """The same lessons with batches on `device`; the images stay where they are."""
+        """The same lessons with batches on `device`, where the pixels lie too if they are few; see `RESIDENT_BYTES`."""
+        if device == self.device:
+            return self
         return RealLessons(self.source, self.form, device=device, decoders=self._reader.workers)
 
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Network inputs, normalised or whitened on the device, with labels."""
         del epoch, index
+        if self._resident is not None:
+            return self._fed(self._resident[rows.to(self.device, non_blocking=True)], rows)
         return self._fed(self._reader.images(Wanted(rows)), rows)
 
     def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
@@ -259,8 +272,8 @@ class RealLessons:
         return self._reader.ahead(wanted, size=self.image_shape[1:])
 
     def _fed(self, images: UInt8[Tensor, "n C H W"], rows: Int64[Tensor, " n"]) -> tuple[Tensor, Tensor]:
-        images = images.to(self.device)
+        images = images.to(self.device, non_blocking=True)
         # calling `form` costs a change of torch's settings, which is much beside a small network's step
         whitened = self.form.whitening is not None
         inputs = self.form(images) if whitened else normalise(images, self.form.mean, self.form.std)
-        return inputs, self.labels[rows.to(self.device)]
+        return inputs, self.labels[rows.to(self.device, non_blocking=True)]

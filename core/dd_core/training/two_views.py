@@ -82,7 +82,7 @@ class Learner:
 
     def _step(self, rows: Tensor, records: Sequence[distortions.Distorted], *, part: float) -> Tensor:
         """One step on the views of `rows`; part: the fraction of the training that is done."""
-        images = self.source.take(rows).to(self.device)
+        images = self.source.take(rows).to(self.device, non_blocking=True)
         first, second = (self._normalised(distortions.distorted(images, record.of(rows))) for record in records)
         loss = self._loss(first, second)
         self.optimiser.zero_grad(set_to_none=True)

@@ -68,7 +68,7 @@ class ViewedLessons:
         if not self._mixes:
             return shown, targets
         other, other_targets = self._shown(own.partners, records.of(own.partners), epoch=epoch, index=index)
-        shares = own.shares.to(shown)[:, None]
+        shares = own.shares.to(shown, non_blocking=True)[:, None]
         return views.mix(shown, other, own), torch.lerp(self._soft(other_targets), self._soft(targets), shares)
 
     def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:

@@ -142,7 +142,7 @@ class DatasetDistillationDistiller:
 
     def _part_loss(self, network: torch.nn.Module, rows: Tensor, *final: Tensor) -> Tensor:
         """The mean cross-entropy on the real images `rows`, with `goals` as labels."""
-        images = self.form(self.source.take(rows).to(self.device))
+        images = self.form(self.source.take(rows).to(self.device, non_blocking=True))
         return F.cross_entropy(unroll.apply(network, final, images), self.goals[rows].to(self.device))
 
     def _rates(self) -> Tensor:

@@ -79,7 +79,7 @@ class DMDistiller:
 
     def _real(self, rows: Tensor) -> Tensor:
         """Normalised real images."""
-        return self.form(self.source.take(rows).to(self.device))
+        return self.form(self.source.take(rows).to(self.device, non_blocking=True))
 
     def _embed_synthetic(self, network: torch.nn.Module, images: Tensor, index: int) -> Tensor:
         """psi(A(images)) with its gradient; with several parts, each is embedded again in the backward pass."""

@@ -173,7 +173,7 @@ class GradientMatchingDistiller:
 
     def _real(self, rows: Tensor) -> Tensor:
         """Real images as network inputs."""
-        return self.form(self.source.take(rows).to(self.device))
+        return self.form(self.source.take(rows).to(self.device, non_blocking=True))
 
     # --- state and result -------------------------------------------------------------------------------------------
 

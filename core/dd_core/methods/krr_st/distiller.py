@@ -140,7 +140,7 @@ class KRRSTDistiller:
         return result.loss, result.learned
 
     def _distance(self, predicted: Tensor, rows: Tensor) -> Tensor:
-        answers = self.answers[rows].to(predicted)
+        answers = self.answers[rows].to(predicted, non_blocking=True)
         if self.config.objective == "labels":
             return F.cross_entropy(predicted, answers.argmax(1))
         return F.mse_loss(predicted, answers)
@@ -159,7 +159,7 @@ class KRRSTDistiller:
         self.images.updated()
 
     def _real(self, rows: Tensor) -> Tensor:
-        return self.form(self.source.take(rows).to(self.device))
+        return self.form(self.source.take(rows).to(self.device, non_blocking=True))
 
     def _measured(self) -> int:
         """How many real images may go through a network together."""

@@ -213,7 +213,7 @@ class TrajectoryMatchingDistiller:
         batches: list[Tensor] = []
         while len(batches) < self.config.syn_steps:
             batches += torch.randperm(count, generator=generator).split(size)
-        return [rows.to(self.device) for rows in batches[: self.config.syn_steps]]
+        return [rows.to(self.device, non_blocking=True) for rows in batches[: self.config.syn_steps]]
 
     def _add_distance(self, index: int, start: Tensors) -> float:
         """Add the weighted gradient of the distance `also`, at the weights `start`; returns that distance."""
@@ -246,7 +246,8 @@ class TrajectoryMatchingDistiller:
         """Random real images of a class, as network inputs."""
         members = self.members[label]
         order = torch.randperm(len(members), generator=self.streams.generator(f"real-{label}", index))
-        return self.form(self.source.take(members[order[: self.config.batch_real]]).to(self.device))
+        images = self.source.take(members[order[: self.config.batch_real]])
+        return self.form(images.to(self.device, non_blocking=True))
 
     # --- what experts say of real images ----------------------------------------------------------------------------
 

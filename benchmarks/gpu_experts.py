@@ -19,12 +19,14 @@ from torch.func import functional_call, grad, vmap
 
 from dd_core import augment
 from dd_core.distilled import Size
+from dd_core.errors import UserError
 from dd_core.images import LabelledImages, Source
 from dd_core.methods import method
 from dd_core.methods.trajectory_matching.expert import Expert
 from dd_core.methods.trajectory_matching.expert_training import Sharpness
 from dd_core.methods.trajectory_matching.experts import ExpertsSpec, form_of
 from dd_core.streams import Streams
+from dd_core.system import device as devices
 
 Weights = dict[str, Tensor]
 
@@ -62,19 +64,20 @@ class Batches:
 
 
 class InTurn:
-    """Experts of the engine, of which each in turn takes a step; with `streams` on a CUDA stream of its own."""
+    """Experts of the engine, of which each in turn takes a step; with `streams` in a `Queue` of its own."""
 
     def __init__(self, several: Sequence[Expert], *, streams: bool = False) -> None:
         self.experts = several
         self.batches = [Batches(expert) for expert in several]
-        self.streams = [torch.cuda.Stream() for _ in several] if streams else [None for _ in several]
-        for stream in filter(None, self.streams):
-            stream.wait_stream(torch.cuda.current_stream())
+        device = several[0].loop.device
+        if streams and not devices.overlaps(device):
+            raise UserError(f"{device} has no streams")
+        self.queues = [devices.Queue(device) if streams else None for _ in several]
 
     def step(self, index: int) -> None:
         """Step `index` of every expert."""
-        for expert, batches, stream in zip(self.experts, self.batches, self.streams, strict=True):
-            with torch.cuda.stream(stream) if stream else nullcontext():
+        for expert, batches, queue in zip(self.experts, self.batches, self.queues, strict=True):
+            with queue.used() if queue else nullcontext():
                 expert.loop.step(batches.rows(index))
 
     def weights(self) -> Tensor:

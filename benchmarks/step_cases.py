@@ -93,7 +93,7 @@ def expert_epoch(*, network: str, real: int, sharpness: Record | None, cache: Pa
     )
     form = experts.form_of(source, spec.statistics)
     expert = spec.expert(source, form, streams=Streams(0), device=torch.device("cpu"))
-    return {"epoch": expert.train_epoch}
+    return {"epoch": expert.loop.epoch}
 
 
 def evaluation(*, network: str, ipc: int, epochs: int, scored: int, cache: Path) -> Parts:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dd_core.images import Source
 
 Tensors = dict[str, np.ndarray]
+MadePart = tuple[int, Tensors, Mapping[str, Any]]  # index, tensors and facts
 FACTS_BYTES = 16 << 20  # most bytes of a complete.json, which takes 64 for each part
 
 
@@ -123,6 +124,19 @@ class ArtefactSpec(Config):
         `resources` is a `Resources` with the images of `sources` and the artefacts of `needs`, and no others. A spec
         with neither may be made from another picklable value, which is given to `get` as `resources`.
         """
+
+    def at_once(self, resources: Any) -> int:
+        """How many parts a job makes at the same time: more than 1 only where a device works on several of them."""
+        del resources
+        return 1
+
+    def make_parts(
+        self, indices: Sequence[int], *, resources: Any, progress: Mapping[int, Progress]
+    ) -> Iterator[MadePart]:
+        """The parts `indices`, each as `make_part` makes it, in the order in which they are done."""
+        for index in indices:
+            tensors, facts = self.make_part(index, resources=resources, progress=progress[index])
+            yield index, tensors, facts
 
 
 @dataclass(frozen=True)
@@ -301,10 +315,13 @@ def _make_parts(
         reporter.message(_plan(spec.verb, noun, missing=len(missing), total=total))
         if cost := spec.cost(inputs, len(missing)):
             reporter.message(f"  {cost}")
-    jobs = [_PartJob(spec, index, folder, inputs) for index in missing]
+    workers = workers or Workers()
+    size = max(1, min(spec.at_once(inputs), len(missing) // workers.count))  # no worker waits while others have several
+    jobs = [_PartsJob(spec, missing[at : at + size], folder, inputs) for at in range(0, len(missing), size)]
     with (reporter or Silent()).stage(several(noun), total=total, first=total - len(missing)) as stage:
-        for _ in parallel.run(_make_part, jobs, workers=workers, uses_torch=spec.uses_torch):
-            stage.advance()
+        for job, _ in zip(jobs, parallel.run(_make, jobs, workers=workers, uses_torch=spec.uses_torch), strict=True):
+            for _ in job.indices:
+                stage.advance()
 
 
 def _plan(verb: str, noun: str, *, missing: int, total: int) -> str:
@@ -359,19 +376,20 @@ def _facts(folder: Path) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class _PartJob:
+class _PartsJob:
     spec: ArtefactSpec
-    index: int
+    indices: Sequence[int]
     folder: Path
     resources: Any
 
 
-def _make_part(job: _PartJob) -> None:
-    progress = Progress(job.folder / f"part-{job.index:05d}.progress")
-    tensors, facts = job.spec.make_part(job.index, resources=job.resources, progress=progress)
-    body = {"artefact": job.spec.digest(), "index": job.index, "facts": dict(facts)}
-    store.write_container(_part_path(job.folder, job.index), store.ARTEFACT, tensors, body)
-    progress.path.unlink(missing_ok=True)
+def _make(job: _PartsJob) -> None:
+    indices = [index for index in job.indices if not _part_path(job.folder, index).exists()]  # a worker may have died
+    progress = {index: Progress(job.folder / f"part-{index:05d}.progress") for index in indices}
+    for index, tensors, facts in job.spec.make_parts(indices, resources=job.resources, progress=progress):
+        body = {"artefact": job.spec.digest(), "index": index, "facts": dict(facts)}
+        store.write_container(_part_path(job.folder, index), store.ARTEFACT, tensors, body)
+        progress[index].path.unlink(missing_ok=True)
 
 
 def _complete(spec: ArtefactSpec, folder: Path) -> None:

@@ -44,6 +44,22 @@ class Squares(ArtefactSpec):
         return {"value": np.array([index**2])}, {"index": index}
 
 
+class Several(Squares):
+    """Squares whose jobs make up to `size` parts, the last first; a log has each job's."""
+
+    size: int = 3
+
+    def digest(self) -> str:
+        return digest({"squares": self.count})
+
+    def at_once(self, resources):
+        return self.size
+
+    def make_parts(self, indices, *, resources, progress):
+        store.append_line(resources, {"job": [*indices], "progress": [progress[index].path.name for index in indices]})
+        yield from super().make_parts(indices[::-1], resources=resources, progress=progress)
+
+
 POOL = spec_of(Recipe(network="convnet-2-w16"), (1, 8, 8), 3, StartingPool(distribution="default", count=3, seed=4))
 
 
@@ -87,6 +103,37 @@ def test_prune_removes_the_half_made_and_all_on_request(tmp_path):
     assert [row["kind"] for row in artefacts.listing(tmp_path)] == ["starting-weights"]
     assert len(artefacts.prune(everything=True, cache=tmp_path)) == 1
     assert artefacts.listing(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "jobs"),
+    [(1, [[0, 1, 2], [3, 4, 5], [6]]), (2, [[0, 1, 2], [3, 4, 5], [6]]), (3, [[0, 1], [2, 3], [4, 5], [6]])],
+)
+def test_a_job_makes_several_parts_but_leaves_none_to_waiting_workers(
+    tmp_path, monkeypatch, workers: int, jobs: list[list[int]]
+):
+    # in this process: another one cannot import these specs
+    monkeypatch.setattr(artefacts.parallel, "run", lambda function, jobs, **_: map(function, jobs))
+    log = tmp_path / "log"
+    made = artefacts.get(Several(count=7), resources=log, cache=tmp_path, workers=Workers(count=workers))
+    assert [tensors["value"].item() for tensors, _ in made] == [index**2 for index in range(7)]
+    assert made.content == artefacts.get(Squares(count=7), resources=log, cache=tmp_path / "other").content
+    told = [record for record in store.read_lines(log) if "job" in record]
+    assert [record["job"] for record in told] == jobs
+    names = [name for record in told for name in record["progress"]]
+    assert names == [f"part-{index:05d}.progress" for index in range(7)]
+
+
+def test_parts_that_a_job_had_made_are_kept_where_it_fails_or_begins_again(tmp_path):
+    log, spec = tmp_path / "log", Several(count=3, fail_at=0)
+    with pytest.raises(UserError, match="no more"):
+        artefacts.get(spec, resources=log, cache=tmp_path)
+    artefacts.get(Several(count=3), resources=log, cache=tmp_path)
+    assert [record["made"] for record in store.read_lines(log) if "made" in record] == [2, 1, 0, 0]
+    job = artefacts._PartsJob(Several(count=3), [0, 1, 2], artefacts._folder_of(spec, tmp_path), log)
+    artefacts._part_path(job.folder, 1).unlink()
+    artefacts._make(job)  # as for a job whose worker died
+    assert [record["made"] for record in store.read_lines(log) if "made" in record][4:] == [1]
 
 
 def test_prune_leaves_alone_what_is_being_made_and_does_not_stop_at_stray_files(tmp_path):

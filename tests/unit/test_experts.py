@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dd_core import artefacts, training
 from dd_core.artefacts import Artefact, Resources
@@ -25,6 +26,7 @@ from dd_core.streams import Streams
 from dd_core.system.parallel import Workers
 from dd_core.system.reporter import Messages
 from dd_core.testing import blobs
+from dd_core.training import Loop
 
 NETWORK = "convnet-1-w4"
 BLOBS = blobs()
@@ -121,21 +123,80 @@ def test_a_killed_expert_goes_on_exactly(how: dict[str, Any], tmp_path: Path, mo
     whole = made(tmp_path / "whole", count=1, **how)
     monkeypatch.setattr(experts, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(experts, "SAVING_SHARE", float("inf"))
-    real, epochs = Expert.train_epoch, []
+    real, epochs = Expert.steps, []
 
-    def dying(expert: Any) -> None:
+    def dying(expert: Any) -> Iterator[Tensor]:
         if len(epochs) == 2:
             epochs.append(None)
             raise KeyboardInterrupt
         epochs.append(expert.epochs)
-        real(expert)
+        return real(expert)
 
-    monkeypatch.setattr(Expert, "train_epoch", dying)
+    monkeypatch.setattr(Expert, "steps", dying)
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "killed", count=1, **how)
     resumed = made(tmp_path / "killed", count=1, **how)
     assert epochs == [0, 1, None, 2], "no epoch is lost, and none is done twice"
     assert resumed.content == whole.content
+
+
+def several_at_once(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
+    """Train so many experts in turn, as on a GPU; returns the list of which expert took each step."""
+    taken, seen = list[int](), list[Loop]()
+    real = Loop.step
+
+    def step(loop: Loop, rows: Tensor) -> Tensor:
+        seen.extend([] if loop in seen else [loop])
+        taken.append(seen.index(loop))
+        return real(loop, rows)
+
+    monkeypatch.setattr(experts.ExpertsSpec, "at_once", lambda self, resources: count)
+    monkeypatch.setattr(Loop, "step", step)
+    return taken
+
+
+@pytest.mark.parametrize("how", [{}, {"momentum": 0.9, "sharpness": Sharpness(), "augmentation": "color_crop"}])
+def test_experts_that_train_in_turn_are_those_that_train_alone(
+    how: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    alone = made(tmp_path / "alone", count=3, **how)
+    taken = several_at_once(monkeypatch, 2)
+    before = torch.random.get_rng_state()
+    assert made(tmp_path / "in turn", count=3, **how).content == alone.content
+    assert torch.equal(torch.random.get_rng_state(), before)
+    steps = len(taken) // 3
+    assert taken[:5] == [0, 0, 1, 0, 1], "the second begins after a step of the first"
+    assert [taken.count(index) for index in range(3)] == [steps] * 3
+    assert taken[-steps:] == [2] * steps
+
+
+def test_experts_that_train_in_turn_go_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = made(tmp_path / "whole", count=2, momentum=0.9)
+    monkeypatch.setattr(experts, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(experts, "SAVING_SHARE", float("inf"))
+    taken = several_at_once(monkeypatch, 2)
+    real, epochs = Expert.steps, []
+
+    def dying(expert: Any) -> Iterator[Tensor]:
+        epochs.append(expert.epochs)
+        if len(epochs) == 5:
+            raise KeyboardInterrupt
+        return real(expert)
+
+    monkeypatch.setattr(Expert, "steps", dying)
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path / "killed", count=2, momentum=0.9)
+    assert epochs == [0, 0, 1, 1, 2]
+    done = len(taken)
+    assert made(tmp_path / "killed", count=2, momentum=0.9).content == whole.content
+    assert epochs[5:] == [2, 1, 2], "of the second expert, the epoch that was not finished is done again"
+    assert len(taken) > done
+
+
+def test_two_experts_train_at_once_on_a_gpu_and_one_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    assert spec().at_once(HERE) == 1
+    monkeypatch.setattr(experts.devices, "resolve", lambda name: torch.device("cuda"))
+    assert spec().at_once(HERE) == 2
 
 
 def test_experts_do_not_depend_on_workers_and_more_of_them_are_added(tmp_path: Path):

@@ -8,7 +8,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -178,3 +178,30 @@ class Captured:
             mine.copy_(given)
         self.graph.replay()
         return tuple(one.clone() for one in self.outputs)
+
+
+def overlaps(device: torch.device) -> bool:
+    """Whether this device works on several queues at the same time; see `Queue`."""
+    return device.type == "cuda"
+
+
+class Queue:
+    """A queue of a GPU's work: a CUDA stream, whose kernels run beside those of other streams. Nothing on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        if overlaps(device):
+            self._stream = torch.cuda.Stream(device)
+            self._stream.wait_stream(torch.cuda.current_stream(device))  # which may still write what is read here
+
+    def used(self) -> AbstractContextManager[object]:
+        """Work that is begun within the block lies in this queue."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+
+def has_room(device: torch.device, *, beside: int) -> bool:
+    """Whether a GPU has memory for another task beside so many, if it takes twice what each of these took at most."""
+    if device.type != "cuda":
+        return True
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free_memory_bytes(device) + unused >= 2 * torch.cuda.max_memory_allocated(device) // beside

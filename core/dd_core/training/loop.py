@@ -11,7 +11,7 @@ bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -79,13 +79,21 @@ class Loop:
 
         Raises `Diverged` where the loss stops being finite.
         """
+        for _ in self.steps(until):
+            pass
+
+    def steps(self, until: int | None = None) -> Iterator[Tensor]:
+        """Train as `run` does, a mini-batch at a time; gives the loss of each step, a scalar.
+
+        Between steps, torch's global generator is the one of this training.
+        """
         # so that a layer whose draws `draws_numbers` misses does not use the caller's generator
         with self.streams.seeded("training", self.done):
             while self.done < (self.settings.epochs if until is None else until):
                 batches = self.mini_batches()
                 with self._ahead(batches):
                     for rows in batches:
-                        self.step(rows)
+                        yield self.step(rows)
                 self.end_epoch()
 
     def epoch(self) -> None:

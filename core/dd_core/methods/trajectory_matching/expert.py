@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -51,9 +51,9 @@ class Expert:
         """How many epochs are done."""
         return self.loop.done
 
-    def train_epoch(self) -> None:
-        """One pass over the real images; raises `Diverged` where the loss stops being finite."""
-        self.loop.epoch()
+    def steps(self) -> Iterator[Tensor]:
+        """One pass over the real images, a step at a time; raises `Diverged` where the loss stops being finite."""
+        return self.loop.steps(self.epochs + 1)
 
     def seconds_a_step(self) -> float:
         """Seconds of a step: the mean of 1 to 3 steps after a first, uncounted one. The weights change."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dd_core import training, zca
-from dd_core.artefacts import Artefact, ArtefactSpec, Progress, Resources, Tensors
+from dd_core.artefacts import Artefact, ArtefactSpec, MadePart, Progress, Resources, Tensors
 from dd_core.distilled import IMAGENET
 from dd_core.errors import UserError
 from dd_core.images import InputForm, Source
@@ -33,8 +33,10 @@ from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
 from dd_core.system.threads import computing
+from dd_core.system.turns import in_turns
 
 WHITENING = "whitening"  # role of the whitening among the artefacts of experts and students
+AT_ONCE = 2  # experts on a GPU: two have 1.4 times the throughput of one (SGD), four 1.5 times, in twice the memory
 SAVE_SECONDS = 30.0  # least time between two saved states of an unfinished expert
 SAVING_SHARE = 0.05  # most part of the time that saving an unfinished expert may take
 
@@ -147,31 +149,54 @@ class ExpertsSpec(ArtefactSpec):
 
     def make_part(self, index: int, *, resources: Any, progress: Progress) -> tuple[Tensors, Mapping[str, Any]]:
         """Train expert `index` in one thread, and keep its flat weights (epochs, P); resumes after a kill."""
+        ((_, tensors, facts),) = self.make_parts([index], resources=resources, progress={index: progress})
+        return tensors, facts
+
+    def at_once(self, resources: Resources) -> int:
+        """Two experts on a GPU, which one alone does not fill; one on a CPU."""
+        return AT_ONCE if devices.overlaps(devices.resolve(resources.device)) else 1
+
+    def make_parts(
+        self, indices: Sequence[int], *, resources: Any, progress: Mapping[int, Progress]
+    ) -> Iterator[MadePart]:
+        """Train the experts `indices` in one thread, up to `at_once` in turn, each to the bits that it has alone."""
         device = devices.resolve(resources.device)
-        with computing(1):
-            source, streams = resources.sources[self.source], Streams(self.seed).child("expert", index)
-            form = form_of(source, self.statistics, resources.artefacts.get(WHITENING))
-            expert = self.expert(source, form, streams=streams, device=device)
-            expert.load_state_dict(progress.load())
-            saved, wait = time.monotonic(), SAVE_SECONDS
-            while expert.epochs < self.end:
-                expert.train_epoch()
-                if (begun := time.monotonic()) - saved >= wait:
-                    progress.save(expert.state_dict())
-                    saved = time.monotonic()
-                    wait = max(SAVE_SECONDS, (saved - begun) / SAVING_SHARE)
-        return {"t0": np.stack(expert.kept)}, {"losses": expert.losses, "dtype": self.training.dtype}
+        with computing(1), Streams(self.seed).seeded("experts"):
+            source = resources.sources[self.source]
+            lessons = self._lessons(source, form_of(source, self.statistics, resources.artefacts.get(WHITENING)))
+            lessons = lessons.to(device)  # whose pixels, on a GPU, all experts share
+            experts = (self._trained(index, lessons, progress[index], device) for index in indices)
+            yield from in_turns(experts, device, most=self.at_once(resources))
+
+    def _trained(
+        self, index: int, lessons: training.RealLessons, progress: Progress, device: torch.device
+    ) -> Generator[Tensor, None, MadePart]:
+        expert = self._expert(lessons, streams=Streams(self.seed).child("expert", index), device=device)
+        expert.load_state_dict(progress.load())
+        saved, wait = time.monotonic(), SAVE_SECONDS
+        while expert.epochs < self.end:
+            yield from expert.steps()
+            if (begun := time.monotonic()) - saved >= wait:
+                progress.save(expert.state_dict())
+                saved = time.monotonic()
+                wait = max(SAVE_SECONDS, (saved - begun) / SAVING_SHARE)
+        return index, {"t0": np.stack(expert.kept)}, {"losses": expert.losses, "dtype": self.training.dtype}
 
     def expert(self, source: Source, form: InputForm, *, streams: Streams, device: torch.device) -> Expert:
         """An expert at epoch 0, with inputs in `form`; raises `UserError` for another image shape or class count."""
+        return self._expert(self._lessons(source, form), streams=streams, device=device)
+
+    def _lessons(self, source: Source, form: InputForm) -> training.RealLessons:
         if source.image_shape != self.image_shape or len(source.classes) != self.classes:
             raise UserError(
                 f"experts are for {self.classes} classes of images {self.image_shape}, and {source.name} has "
                 f"{len(source.classes)} classes of {source.image_shape}"
             )
+        return training.RealLessons(source, form)
+
+    def _expert(self, lessons: training.RealLessons, *, streams: Streams, device: torch.device) -> Expert:
         recipe = Recipe(network=self.network, initialisation=self.initialisation)
         model = training.initialised(recipe, self.image_shape, self.classes, streams=streams)
-        lessons = training.RealLessons(source, form)
         return Expert(model, lessons, self.training, keeps=self.keeps, streams=streams, device=device)
 
 

@@ -1,16 +1,17 @@
 """What grows with what: seconds and memory of the engine, as one number of a problem grows and the others stay.
 
-    python benchmarks/growth.py [--only CURVE ...]      # appends to benchmarks/results/growth.jsonl
+    python benchmarks/growth.py [--only CURVE ...] [--processes N]      # appends to benchmarks/results/growth.jsonl
 
 unroll      inner steps 10 to 160 of a student on ten images, by both exact gradients
-dm-real     twenty steps of `dm` with 64 real images a class, by the number of real images
+dm-real     sixty steps of `dm` with 64 real images a class, by the number of real images: the heap, which grows by
+            steps at first, has its size after some twenty of these
 dm-classes  the same by the number of classes
 evaluation  networks trained on a set, by their number
 folder      indexing a folder of small files and streaming it once, by the number of files
 nas         architectures ranked by two proxies against a table, by their number
 
-Each point is a process of its own with one thread. Seconds are of the process on the CPU; memory is its peak above what
-it has loaded. A curve is `linear` where a unit costs as much between the last two points as between the two before, and
+Each point is the median of three processes of one thread, since the heap of one may be a tenth larger than that of the
+next. Seconds are of the process on the CPU; memory is its peak above what it has loaded. A curve is `linear` where a unit costs as much between the last two points as between the two before, and
 `flat` where its last point is as its first, each to a tenth; what is asked of a curve can be lost.
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -86,7 +88,7 @@ def _dm(real: int, classes: int, folder: Path) -> object:
     source = _images(real * classes, classes)
     context = Context.gather(config, source, Size(ipc=1), seed=0, device=torch.device("cpu"), cache=folder)
     distiller = config.build(context)
-    return [distiller.step(index) for index in range(20)]
+    return [distiller.step(index) for index in range(60)]
 
 
 def _evaluation(nets: int, folder: Path) -> object:
@@ -200,10 +202,19 @@ def judged(curve: Curve, points: list[Point]) -> Point:
     return {"ratios": found, "met": all(ratio <= 1 + TENTH for ratio in found.values())}
 
 
+def _in_a_process(name: str, size: int) -> Point:
+    with tempfile.TemporaryDirectory(prefix="growth-") as folder:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "DD_APPS_CACHE": f"{folder}/cache"}
+        command = [sys.executable, __file__, "--measure", name, str(size), folder]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     """Every curve, or those that are named."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=CURVES, default=list(CURVES), metavar="CURVE")
+    parser.add_argument("--processes", type=int, default=3, help="of which a point is the median (default 3)")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -215,12 +226,10 @@ def main() -> None:
     for name in options.only:
         curve, points = CURVES[name], list[Point]()
         for size in curve.sizes:
-            with tempfile.TemporaryDirectory(prefix="growth-") as folder:
-                env = {**os.environ, "OMP_NUM_THREADS": "1", "DD_APPS_CACHE": f"{folder}/cache"}
-                command = [sys.executable, __file__, "--measure", name, str(size), folder]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
-            points.append({"size": size, **json.loads(done.stdout.splitlines()[-1])})
-            print(name, points[-1], flush=True)
+            each = [_in_a_process(name, size) for _ in range(options.processes)]
+            medians = {key: round(statistics.median(point[key] for point in each), 3) for key in each[0]}
+            points.append({"size": size, **medians, "processes": each})
+            print(name, {"size": size, **medians}, flush=True)
         verdict = judged(curve, points)
         print(name, verdict, flush=True)
         record = {"curve": name, "points": points, **verdict}

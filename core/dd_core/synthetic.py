@@ -81,14 +81,11 @@ class Synthetic:
         assert self.labels is not None
         return self.labels.repeat(self.formation**2)
 
-    def seen_of(self, counts: Sequence[int], classes: range) -> Float[Tensor, "m C H W"]:
-        """What networks see of the images of some classes, class after class; class c has counts[c] stored images."""
-        first = sum(counts[: classes.start])
-        own = counts[classes.start : classes.stop]
-        pixels = self.pixels[first : first + sum(own)]
+    def decode_classes(self, pixels: Float[Tensor, "n C H W"], counts: Sequence[int]) -> Float[Tensor, "m C H W"]:
+        """What networks see of stored images of several classes, class after class; class c has counts[c] of them."""
         if self.formation == 1:
             return pixels
-        return torch.cat([self.decode(part) for part in pixels.split(list(own))])
+        return torch.cat([self.decode(part) for part in pixels.split(list(counts))])
 
     # --- updates and state ------------------------------------------------------------------------------------------
 

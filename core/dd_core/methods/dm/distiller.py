@@ -43,14 +43,16 @@ class DMDistiller:
             self.config.recipe.network, self.source, seed=self.streams.seed, stream="network", step=index
         )
         network = network.to(self.device).requires_grad_(False)
-        self.optimiser.zero_grad()
-        loss = 0.0
+        loss, gradient = 0.0, torch.empty_like(self.pixels)
         for classes in self._class_groups():
-            part = self._loss(network, index, classes)
-            part.backward()
+            first, count = sum(self.counts[: classes.start]), sum(self.counts[classes.start : classes.stop])
+            # a leaf of its own: through a part of all pixels, each group's gradient would be as large as the set
+            pixels = self.pixels.detach()[first : first + count].requires_grad_()
+            part = self._loss(network, index, classes, pixels)
+            gradient[first : first + count] = torch.autograd.grad(part, pixels)[0]
             loss += part.item()
-        assert self.pixels.grad is not None
-        require_finite(loss=loss, gradient=self.pixels.grad.norm().item())
+        self.pixels.grad = gradient
+        require_finite(loss=loss, gradient=gradient.norm().item())
         self.optimiser.step()
         self.images.updated()
         return {"loss": loss}
@@ -60,11 +62,11 @@ class DMDistiller:
         count, together = len(self.counts), self.plan.classes
         return [range(first, min(first + together, count)) for first in range(0, count, together)]
 
-    def _loss(self, network: torch.nn.Module, index: int, classes: range) -> Tensor:
-        """Equation 7 over a group of classes."""
+    def _loss(self, network: torch.nn.Module, index: int, classes: range, pixels: Tensor) -> Tensor:
+        """Equation 7 over a group of classes, whose stored images are `pixels`."""
         rows = [self._real_rows(index, label) for label in classes]
-        counts = [count * self.config.formation**2 for count in self.counts[classes.start : classes.stop]]
-        synthetic = self.images.seen_of(self.counts, classes)
+        own = self.counts[classes.start : classes.stop]
+        counts, synthetic = [count * self.config.formation**2 for count in own], self.images.decode_classes(pixels, own)
         with torch.no_grad():
             parts = torch.cat(rows).split(self.plan.together)
             features = torch.cat([self._embed(network, self._real(part), index) for part in parts])

@@ -70,9 +70,11 @@ class InTurn:
         self.experts = several
         self.batches = [Batches(expert) for expert in several]
         device = several[0].loop.device
-        if streams and not devices.overlaps(device):
+        if streams and not devices.overlapping(str(device), 1):
             raise UserError(f"{device} has no streams")
-        self.queues = [devices.Queue(device) if streams else None for _ in several]
+        self.queues = devices.queues(device, len(several)) if streams else [None for _ in several]
+        for queue in filter(None, self.queues):
+            queue.begin()
 
     def step(self, index: int) -> None:
         """Step `index` of every expert."""

@@ -11,8 +11,9 @@ folder      indexing a folder of small files and streaming it once, by the numbe
 nas         architectures ranked by two proxies against a table, by their number
 
 Each point is the median of three processes of one thread, since the heap of one may be a tenth larger than that of the
-next. Seconds are of the process on the CPU; memory is its peak above what it has loaded. A curve is `linear` where a unit costs as much between the last two points as between the two before, and
-`flat` where its last point is as its first, each to a tenth; what is asked of a curve can be lost.
+next. Seconds are of the process on the CPU; memory is its peak above what it has loaded. A curve is `linear` where a
+unit costs as much between the last two points as between the two before, and `flat` where its last point is as its
+first, each to a tenth; what is asked of a curve can be lost.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -125,14 +125,14 @@ class ArtefactSpec(Config):
         with neither may be made from another picklable value, which is given to `get` as `resources`.
         """
 
-    def at_once(self, resources: Any) -> int:
-        """How many parts a job makes at the same time: more than 1 only where a device works on several of them."""
-        del resources
+    def at_once(self, resources: Any, workers: Workers) -> int:
+        """How many parts a job of `workers` makes: several only where a device works on them at the same time."""
+        del resources, workers
         return 1
 
     def make_parts(
         self, indices: Sequence[int], *, resources: Any, progress: Mapping[int, Progress]
-    ) -> Iterator[MadePart]:
+    ) -> Generator[MadePart]:
         """The parts `indices`, each as `make_part` makes it, in the order in which they are done."""
         for index in indices:
             tensors, facts = self.make_part(index, resources=resources, progress=progress[index])
@@ -316,7 +316,9 @@ def _make_parts(
         if cost := spec.cost(inputs, len(missing)):
             reporter.message(f"  {cost}")
     workers = workers or Workers()
-    size = max(1, min(spec.at_once(inputs), len(missing) // workers.count))  # no worker waits while others have several
+    size = max(
+        1, min(spec.at_once(inputs, workers), len(missing) // workers.count)
+    )  # no worker waits while others have several
     jobs = [_PartsJob(spec, missing[at : at + size], folder, inputs) for at in range(0, len(missing), size)]
     with (reporter or Silent()).stage(several(noun), total=total, first=total - len(missing)) as stage:
         for job, _ in zip(jobs, parallel.run(_make, jobs, workers=workers, uses_torch=spec.uses_torch), strict=True):
@@ -386,10 +388,12 @@ class _PartsJob:
 def _make(job: _PartsJob) -> None:
     indices = [index for index in job.indices if not _part_path(job.folder, index).exists()]  # a worker may have died
     progress = {index: Progress(job.folder / f"part-{index:05d}.progress") for index in indices}
-    for index, tensors, facts in job.spec.make_parts(indices, resources=job.resources, progress=progress):
-        body = {"artefact": job.spec.digest(), "index": index, "facts": dict(facts)}
-        store.write_container(_part_path(job.folder, index), store.ARTEFACT, tensors, body)
-        progress[index].path.unlink(missing_ok=True)
+    parts = job.spec.make_parts(indices, resources=job.resources, progress=progress)
+    with closing(parts):
+        for index, tensors, facts in parts:
+            body = {"artefact": job.spec.digest(), "index": index, "facts": dict(facts)}
+            store.write_container(_part_path(job.folder, index), store.ARTEFACT, tensors, body)
+            progress[index].path.unlink(missing_ok=True)
 
 
 def _complete(spec: ArtefactSpec, folder: Path) -> None:

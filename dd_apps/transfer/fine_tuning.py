@@ -120,8 +120,9 @@ class ShiftedLessons(RealLessons):
         draw = self.streams.generator("views", epoch)
         shifts = torch.randint(-self.crop, self.crop + 1, (len(rows), 2), generator=draw)
         mirrored = torch.rand(len(rows), generator=draw) < 0.5
-        pixels = self.source.take(rows).to(self.device).float()
-        images = augment.crop(pixels, shifts.to(self.device)).to(torch.uint8)
+        pixels = self.source.take(rows).to(self.device, non_blocking=True).float()
+        images = augment.crop(pixels, shifts.to(self.device, non_blocking=True)).to(torch.uint8)
         if self.source.name not in MIRRORED:
-            images = images.flip(3).where(mirrored.to(self.device)[:, None, None, None], images)
-        return self.form(images), self.labels[rows.to(self.device)]
+            mirrored = mirrored.to(self.device, non_blocking=True)
+            images = images.flip(3).where(mirrored[:, None, None, None], images)
+        return self.form(images), self.labels[rows.to(self.device, non_blocking=True)]

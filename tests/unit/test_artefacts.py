@@ -52,7 +52,7 @@ class Several(Squares):
     def digest(self) -> str:
         return digest({"squares": self.count})
 
-    def at_once(self, resources):
+    def at_once(self, resources, workers):
         return self.size
 
     def make_parts(self, indices, *, resources, progress):

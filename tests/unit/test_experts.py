@@ -140,8 +140,8 @@ def test_a_killed_expert_goes_on_exactly(how: dict[str, Any], tmp_path: Path, mo
     assert resumed.content == whole.content
 
 
-def several_at_once(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
-    """Train so many experts in turn, as on a GPU; returns the list of which expert took each step."""
+def two_at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Train two experts in turn, as on a GPU; returns the list of which expert took each step."""
     taken, seen = list[int](), list[Loop]()
     real = Loop.step
 
@@ -150,7 +150,7 @@ def several_at_once(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
         taken.append(seen.index(loop))
         return real(loop, rows)
 
-    monkeypatch.setattr(experts.ExpertsSpec, "at_once", lambda self, resources: count)
+    monkeypatch.setattr(experts.ExpertsSpec, "at_once", lambda self, resources, workers: 2)
     monkeypatch.setattr(Loop, "step", step)
     return taken
 
@@ -160,7 +160,7 @@ def test_experts_that_train_in_turn_are_those_that_train_alone(
     how: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     alone = made(tmp_path / "alone", count=3, **how)
-    taken = several_at_once(monkeypatch, 2)
+    taken = two_at_once(monkeypatch)
     before = torch.random.get_rng_state()
     assert made(tmp_path / "in turn", count=3, **how).content == alone.content
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -174,7 +174,7 @@ def test_experts_that_train_in_turn_go_on_after_a_kill(tmp_path: Path, monkeypat
     whole = made(tmp_path / "whole", count=2, momentum=0.9)
     monkeypatch.setattr(experts, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(experts, "SAVING_SHARE", float("inf"))
-    taken = several_at_once(monkeypatch, 2)
+    taken = two_at_once(monkeypatch)
     real, epochs = Expert.steps, []
 
     def dying(expert: Any) -> Iterator[Tensor]:
@@ -193,10 +193,57 @@ def test_experts_that_train_in_turn_go_on_after_a_kill(tmp_path: Path, monkeypat
     assert len(taken) > done
 
 
-def test_two_experts_train_at_once_on_a_gpu_and_one_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
-    assert spec().at_once(HERE) == 1
-    monkeypatch.setattr(experts.devices, "resolve", lambda name: torch.device("cuda"))
-    assert spec().at_once(HERE) == 2
+def test_networks_that_draw_train_in_turn_as_they_do_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of RReLU, unlike dropout, the loop does not know that it draws."""
+    real = training.initialised
+
+    def drawing(*args: Any, **options: Any) -> nn.Module:
+        return nn.Sequential(nn.RReLU(), real(*args, **options))
+
+    monkeypatch.setattr(training, "initialised", drawing)
+    alone = made(tmp_path / "alone", count=2)
+    two_at_once(monkeypatch)
+    assert made(tmp_path / "in turn", count=2).content == alone.content
+
+
+def test_an_expert_that_diverges_costs_its_partner_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    alone = made(tmp_path / "alone", count=2)
+    two_at_once(monkeypatch)
+    real = Expert.steps
+
+    def diverging(expert: Any) -> Iterator[Tensor]:
+        if expert.loop.streams == Streams(0).child("expert", 1) and expert.epochs == 1:
+            raise Diverged("the loss of an expert is no longer finite")
+        return real(expert)
+
+    monkeypatch.setattr(Expert, "steps", diverging)
+    with pytest.raises(Diverged, match="loss of an expert"):
+        made(tmp_path / "in turn", count=2)
+    monkeypatch.setattr(Expert, "steps", real)
+    kept = made(tmp_path / "in turn", count=1)
+    assert torch.equal(trajectory(kept, 0), trajectory(alone, 0))
+    assert kept.folder.joinpath("part-00000.safetensors").stat().st_mtime_ns > 0
+    assert not kept.folder.joinpath("part-00001.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "count"),
+    [
+        ("cpu", Workers(), 1),
+        ("auto", Workers(), 2),
+        ("cuda", Workers(count=2), 2),
+        ("auto", Workers(count=3), 1),  # workers that share a GPU
+        ("cuda:1", Workers(), 2),
+        ("cuda:1", Workers(count=2), 1),
+        ("auto", Workers(engine="ray"), 1),  # which GPUs its nodes have is not known here
+    ],
+)
+def test_two_experts_train_at_once_where_a_worker_has_a_gpu(
+    device: str, workers: Workers, count: int, monkeypatch: pytest.MonkeyPatch
+):
+    assert spec().at_once(Resources.of([BLOBS], device="auto"), Workers()) == 1, "here is no GPU"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert spec().at_once(Resources.of([BLOBS], device=device), workers) == count
 
 
 def test_experts_do_not_depend_on_workers_and_more_of_them_are_added(tmp_path: Path):

@@ -164,14 +164,20 @@ def test_pixels_that_lie_on_the_device_are_those_of_the_source(monkeypatch: pyte
 
 
 def test_few_pixels_lie_on_a_device_that_is_no_cpu(monkeypatch: pytest.MonkeyPatch):
-    form, place = InputForm.of(BLOBS), torch.device("meta")
-    lessons = RealLessons(BLOBS, form)
-    assert lessons._resident is None
-    there = lessons.to(place)._resident
+    form, place, rows = InputForm.of(BLOBS), torch.device("meta"), torch.tensor([1, 2])
+
+    def resident(device: torch.device) -> Tensor | None:
+        lessons = RealLessons(BLOBS, form).to(device)
+        assert lessons._resident is None, "before the first batch"
+        lessons.batch(rows, epoch=0, index=0)
+        return lessons._resident
+
+    assert resident(CPU) is None
+    there = resident(place)
     assert there is not None
     assert (there.device.type, there.dtype, len(there)) == ("meta", torch.uint8, len(BLOBS))
     monkeypatch.setattr(lessons_module, "RESIDENT_BYTES", BLOBS.images.nbytes - 1)
-    assert RealLessons(BLOBS, form).to(place)._resident is None
+    assert resident(place) is None
 
 
 @pytest.mark.parametrize("augmentation", ["none", DSA])

@@ -56,15 +56,15 @@ def draw(
 def distorted(images: UInt8[Tensor, "n C H W"], records: Distorted) -> Float[Tensor, "n C H W"]:
     """The views of n images that `records` describe, in [0, 1], on the images' device."""
     shown = views.crops(images.float() / 255, records.boxes, records.flips).clamp(0, 1)
-    factors = records.factors.to(shown.device, non_blocking=True)
+    factors, greyed, solarised = (
+        each.to(shown.device, non_blocking=True) for each in (records.factors, records.greyed, records.solarised)
+    )
     operations = (colour.brightened, colour.contrasted, colour.saturated, colour.hued)
     for place in range(len(operations)):
         for number, operation in enumerate(operations):
             chosen = records.jittered & (records.order[:, place] == number)
-            rows = (
-                chosen.nonzero().flatten().to(shown.device, non_blocking=True)
-            )  # found on the CPU, so that nothing waits for a GPU
-            if len(rows):
+            if chosen.any():  # on the CPU, so that nothing waits for a GPU
+                rows = chosen.nonzero().flatten().to(shown.device, non_blocking=True)
                 shown = shown.index_copy(0, rows, operation(shown[rows], factors[rows, number]))
-    shown = colour.where(records.greyed.to(shown.device, non_blocking=True), colour.grey(shown).expand_as(shown), shown)
-    return colour.where(records.solarised.to(shown.device, non_blocking=True), colour.solarised(shown), shown)
+    shown = colour.where(greyed, colour.grey(shown).expand_as(shown), shown)
+    return colour.where(solarised, colour.solarised(shown), shown)

@@ -57,7 +57,7 @@ class Names(Sequence[str]):
     def __getitem__(self, row: int | slice) -> str | Names:
         if isinstance(row, slice):
             return self.take(np.arange(len(self))[row])
-        return os.fsdecode(self._bytes(range(len(self))[row]))
+        return os.fsdecode(self._bytes(row))
 
     def __iter__(self) -> Iterator[str]:
         return (os.fsdecode(self._bytes(row)) for row in range(len(self)))
@@ -68,6 +68,7 @@ class Names(Sequence[str]):
         return self._joined(self._bytes(row) for row in numbers)
 
     def _bytes(self, row: int) -> bytes:
+        row = range(len(self))[row]
         begin = int(self.ends[row - 1]) if row else 0
         return self.block[begin : int(self.ends[row])].tobytes()
 
@@ -126,12 +127,14 @@ class Headers:
             *(header.checksum, self._number(header.levels)),
         )
 
-    def copy(self, rows: np.ndarray, other: Headers, others: np.ndarray) -> None:
-        """Fill `rows` with the rows `others` of another table."""
-        taken = other.table[others]
-        numbers = np.array([self._number(text) for text in other.levels], dtype=np.int32)
-        taken["levels"] = numbers[taken["levels"]]
-        self.table[rows] = taken
+    def copy(self, rows: np.ndarray, table: np.ndarray, numbers: np.ndarray) -> None:
+        """Fill `rows` with rows of another table; numbers: `numbers_of` the texts of that table."""
+        self.table[rows] = table
+        self.table["levels"][rows] = numbers[table["levels"]]
+
+    def numbers_of(self, levels: Iterable[str]) -> np.ndarray:
+        """int32, the number of each text of `Header.levels` in this table."""
+        return np.array([self._number(text) for text in levels], dtype=np.int32)
 
     def _number(self, levels: str) -> int:
         return self._numbers.setdefault(levels, len(self._numbers))

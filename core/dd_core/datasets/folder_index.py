@@ -176,7 +176,10 @@ class _Found(NamedTuple):
         return self._take(np.flatnonzero(known))._replace(classes=classes)
 
     def by_name(self) -> _Found:
-        """The same, all names in order: in a list of classes 'cat' is before 'cat big', of names 'cat big/1.png'."""
+        """The same with the names in order, as the index has them.
+
+        Class by class they need not be: class 'cat' comes before 'cat big', but 'cat big/1.png' before 'cat/1.png'.
+        """
         if len(self.classes) == 1 or [*self.classes] == sorted(self.classes, key=lambda label: f"{label}/"):
             return self
         ends = dict(zip(self.classes, accumulate(self.classes.values()), strict=True))
@@ -276,6 +279,8 @@ class _Index:
         known = found if found.headers.known.all() else found.known()
         try:
             store.write_container(self.path, _INDEX, _to_tensors(known.by_name()), {"examined": _EXAMINED})
+            with suppress(OSError):
+                self.path.with_suffix(".json").unlink()  # of an earlier version, which wrote JSON
         except DDError as error:
             say(f"{error}; every image will be read again next time")
 
@@ -306,12 +311,14 @@ def _is_table(tensors: Mapping[str, np.ndarray]) -> bool:
         return False
     if not _are_names(tensors["names"], tensors["ends"]) or not _are_names(*texts):
         return False
-    table, numbers = tensors["headers"].view(HEADER), len(texts[1])
-    sound = (table["height"] > 0) & (table["width"] > 0) & (table["levels"] >= 0) & (table["levels"] < numbers)
+    table, levels = tensors["headers"].view(HEADER), set(Names(*texts))
+    sound = (table["height"] > 0) & (table["width"] > 0) & (table["levels"] >= 0) & (table["levels"] < len(levels))
+    for name in ("grey", "transparent", "constant"):
+        sound &= table[name].view(np.uint8) <= 1
     with suppress(ValueError):
-        for text in Names(*texts):
+        for text in levels:
             bytes.fromhex(text)
-        return bool(sound.all())
+        return len(levels) == len(texts[1]) and bool(sound.all())
     return False
 
 
@@ -323,7 +330,7 @@ def _are_names(block: np.ndarray, ends: np.ndarray) -> bool:
 
 def _fill(found: _Found, known: _Found) -> None:
     """Fill what is known of files that have the size and time that they had; the names of `known` are in order."""
-    pairs, at = list[tuple[int, int]](), 0
+    pairs, at, numbers = list[tuple[int, int]](), 0, found.headers.numbers_of(known.headers.levels)
     for row, name in enumerate(found.names):
         if at == len(known.names) or known.names[at] != name:  # most often a name follows the one before
             at = bisect_left(known.names, name)
@@ -331,16 +338,16 @@ def _fill(found: _Found, known: _Found) -> None:
             pairs.append((row, at))
             at += 1
         if len(pairs) == _TOGETHER or (pairs and row == len(found.names) - 1):
-            _copy(found, known, np.array(pairs))
+            _copy(found, known, np.array(pairs), numbers)
             pairs.clear()
 
 
-def _copy(found: _Found, known: _Found, pairs: np.ndarray) -> None:
+def _copy(found: _Found, known: _Found, pairs: np.ndarray, numbers: np.ndarray) -> None:
     """Copy what is known of each pair (row of `found`, row of `known`) whose size and time are the same."""
     same = (found.stats[pairs[:, 0]] == known.stats[pairs[:, 1]]).all(axis=1)
     rows, others = pairs[same].T
     found.sha256[rows] = known.sha256[others]
-    found.headers.copy(rows, known.headers, others)
+    found.headers.copy(rows, known.headers.table[others], numbers)
 
 
 def _examined(folder: Path, names: Names, rows: np.ndarray, workers: Workers) -> Iterator[tuple[int, _Facts | str]]:

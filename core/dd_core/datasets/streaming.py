@@ -153,7 +153,7 @@ class StreamedFolder:
         return _stacked(view, jobs, shape=(channels, *size))
 
     def _files(self, rows: Int64[Tensor, " n"]) -> ImageFiles:
-        return self.files.take(rows.numpy())
+        return self.files.take(rows.cpu().numpy())
 
     @surroundings.own()
     def _decoded(self, files: ImageFiles) -> UInt8[Tensor, "n C H W"]:

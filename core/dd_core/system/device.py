@@ -180,28 +180,72 @@ class Captured:
         return tuple(one.clone() for one in self.outputs)
 
 
-def overlaps(device: torch.device) -> bool:
-    """Whether this device works on several queues at the same time; see `Queue`."""
-    return device.type == "cuda"
+# --- several tasks at the same time ------------------------------------------------------------------------------
+
+
+def overlapping(name: str, jobs: int) -> bool:
+    """Whether each of `jobs` processes has a GPU of this machine to itself, which can then do several tasks at once.
+
+    name: as in `resolve`; without an index, processes share all GPUs.
+    """
+    if name == "cpu":
+        return False
+    return jobs <= (1 if ":" in name else torch.cuda.device_count())
 
 
 class Queue:
-    """A queue of a GPU's work: a CUDA stream, whose kernels run beside those of other streams. Nothing on a CPU."""
+    """A queue of a GPU's work: a CUDA stream, whose kernels run beside those of other streams. Nothing on a CPU.
 
-    def __init__(self, device: torch.device) -> None:
-        self._stream: torch.cuda.Stream | None = None
-        if overlaps(device):
-            self._stream = torch.cuda.Stream(device)
-            self._stream.wait_stream(torch.cuda.current_stream(device))  # which may still write what is read here
+    own: False: no stream, but the one that all other work lies in.
+    """
+
+    def __init__(self, device: torch.device, *, own: bool = True) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if own and device.type == "cuda" else None
+
+    def begin(self) -> None:
+        """Wait for work that has begun outside of the queue, and which may still write what is read here."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
     def used(self) -> AbstractContextManager[object]:
-        """Work that is begun within the block lies in this queue."""
+        """Work that begins within the block lies in this queue."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
 
+_QUEUES: dict[
+    torch.device, list[Queue]
+] = {}  # of this process: memory that a stream has freed serves that stream alone
+
+
+def queues(device: torch.device, count: int) -> list[Queue]:
+    """`count` queues of a device, the same at each call; a single one is the queue of all other work."""
+    if count == 1:
+        return [Queue(device, own=False)]
+    known = _QUEUES.setdefault(device, [])
+    known += [Queue(device) for _ in range(count - len(known))]
+    return known[:count]
+
+
 def has_room(device: torch.device, *, beside: int) -> bool:
-    """Whether a GPU has memory for another task beside so many, if it takes twice what each of these took at most."""
-    if device.type != "cuda":
-        return True
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free_memory_bytes(device) + unused >= 2 * torch.cuda.max_memory_allocated(device) // beside
+    """Whether a GPU has memory for another task beside so many: twice as much as each of these has reserved so far."""
+    return device.type != "cuda" or free_memory_bytes(device) >= 2 * torch.cuda.memory_reserved(device) // beside
+
+
+def emptied(device: torch.device, queues: int) -> None:
+    """Give back what several queues of a GPU have freed, which other queues and processes cannot use."""
+    if device.type == "cuda" and queues > 1:
+        torch.cuda.empty_cache()
+
+
+def generator_states(device: torch.device) -> tuple[Tensor, ...]:
+    """The states of torch's global generators: the CPU's, and a GPU's own."""
+    on_gpu = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
+    return (torch.get_rng_state(), *on_gpu)
+
+
+def set_generator_states(device: torch.device, states: tuple[Tensor, ...]) -> None:
+    """Put back states of `generator_states`."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)

@@ -228,7 +228,7 @@ class RealLessons:
         self.labels = require_labels(source).to(self.device)
         self.black = form.black
         self._reader = Reader(source, workers=decoders)
-        self._resident = source.images.to(self.device) if _is_resident(source, self.device) else None
+        self._resident: Tensor | None = None  # from the first batch on
 
     @property
     def image_shape(self) -> Shape:
@@ -252,9 +252,11 @@ class RealLessons:
     def batch(self, rows: Int64[Tensor, " n"], *, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Network inputs, normalised or whitened on the device, with labels."""
         del epoch, index
-        if self._resident is not None:
-            return self._fed(self._resident[rows.to(self.device, non_blocking=True)], rows)
-        return self._fed(self._reader.images(Wanted(rows)), rows)
+        if not _is_resident(self.source, self.device):
+            return self._fed(self._reader.images(Wanted(rows)), rows)
+        if self._resident is None:
+            self._resident = self.source.images.to(self.device)
+        return self._fed(self._resident[rows.to(self.device, non_blocking=True)], rows)
 
     def ahead(self, batches: Iterable[Int64[Tensor, " _"]], *, epoch: int) -> AbstractContextManager[object]:
         """See `Foreseeing`: with `decoders`, images are decoded ahead."""

@@ -33,7 +33,8 @@ def test_names_are_the_texts(count: int) -> None:
 
 def test_names_are_a_sequence() -> None:
     names = Names.of(TEXTS)
-    assert names[-1] == TEXTS[-1]
+    assert [names[-row] for row in range(1, len(TEXTS) + 1)] == TEXTS[::-1]
+    assert [*names.take(np.array([-1, -len(TEXTS)]))] == [TEXTS[-1], TEXTS[0]]
     assert names.index("cat/10.png") == 3
     assert "" in names
     assert "cat" not in names
@@ -105,6 +106,6 @@ def test_copied_headers_keep_their_levels_under_other_numbers() -> None:
     for row, levels in enumerate(("00", "01", "02")):
         one.put(row, header(row)._replace(levels=levels))
         other.put(row, header(10 + row)._replace(levels=("03", "02", "00")[row]))
-    one.copy(np.array([2, 0]), other, np.array([0, 2]))
+    one.copy(np.array([2, 0]), other.table[[0, 2]], one.numbers_of(other.levels))
     assert [each.levels for each in listed(one)] == ["00", "01", "03"]
     assert [each.checksum for each in listed(one)] == [header(seed).checksum for seed in (12, 1, 10)]

@@ -122,6 +122,16 @@ def test_times_after_the_year_2262_are_compared(root: Path, monkeypatch: pytest.
     assert said[1] == "reading 2 images for the first time"
 
 
+def test_the_index_of_an_earlier_version_gives_way(root: Path, cache: Path) -> None:
+    put_classes(root)
+    load(root)
+    (index,) = (cache / "index").iterdir()
+    index.with_suffix(".json").write_text("{}")
+    index.unlink()
+    load(root)
+    assert [*(cache / "index").iterdir()] == [index]
+
+
 def test_a_removed_file_is_forgotten(root: Path) -> None:
     put_classes(root, count=5)
     load(root)
@@ -168,6 +178,7 @@ STRANGE: dict[str, dict[str, Any]] = {
     "headers of another length": {"headers": np.ones((10, 7), np.uint8)},
     "headers in a row": {"headers": np.ones(10 * file_rows.HEADER.itemsize, np.uint8)},
     "levels that are no digits": {"levels": np.frombuffer(b"xyz!", np.uint8), "level_ends": np.array([4])},
+    "levels that are there twice": {"levels": np.array([], np.uint8), "level_ends": np.array([0, 0])},
     "levels without ends": {"levels": np.frombuffer(b"00ff", np.uint8), "level_ends": np.array([], np.int64)},
 }
 
@@ -183,15 +194,17 @@ def test_a_strange_index_is_made_again(root: Path, cache: Path, tensors: dict[st
     assert said[0] == "reading 10 images for the first time"
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("height", 0), ("height", -6), ("width", 0), ("levels", 1), ("levels", -1)]
-)
+HEADERS = [("height", 0), ("height", -6), ("width", 0), ("levels", 1), ("levels", -1), ("grey", 2), ("constant", 255)]
+
+
+@pytest.mark.parametrize(("field", "value"), HEADERS)
 def test_an_index_with_one_strange_header_is_made_again(root: Path, cache: Path, field: str, value: int) -> None:
     put_classes(root)
     before = load(root).fingerprint()
     (index,) = (cache / "index").iterdir()
     headers = store.read_container(index, folder_index._INDEX)[0]["headers"].copy()
-    headers.view(file_rows.HEADER)[field][3] = value
+    column = headers.view(file_rows.HEADER)[field]
+    (column.view(np.uint8) if column.dtype == bool else column)[3] = value
     change(index, {"headers": headers})
     said: list[str] = []
     assert load(root, progress=said.append).fingerprint() == before

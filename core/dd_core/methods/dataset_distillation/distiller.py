@@ -143,7 +143,8 @@ class DatasetDistillationDistiller:
     def _part_loss(self, network: torch.nn.Module, rows: Tensor, *final: Tensor) -> Tensor:
         """The mean cross-entropy on the real images `rows`, with `goals` as labels."""
         images = self.form(self.source.take(rows).to(self.device, non_blocking=True))
-        return F.cross_entropy(unroll.apply(network, final, images), self.goals[rows].to(self.device))
+        goals = self.goals[rows].to(self.device, non_blocking=True)
+        return F.cross_entropy(unroll.apply(network, final, images), goals)
 
     def _rates(self) -> Tensor:
         return F.softplus(self.raw_rates.detach())

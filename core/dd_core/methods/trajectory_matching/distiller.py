@@ -182,7 +182,7 @@ class TrajectoryMatchingDistiller:
 
     def _seen(self, index: int) -> Callable[[int, Tensors], Tensors]:
         """What student step t reads: a mini-batch of the synthetic images under DSA, their targets, and alpha."""
-        batches, labels = self._batches(index), self.images.seen_labels.to(self.device)
+        batches, labels = self._batches(index), self.images.seen_labels.to(self.device, non_blocking=True)
 
         def seen(t: int, learned: Tensors) -> Tensors:
             rows, generator = batches[t], self.streams.generator("augmentation", index * self.config.syn_steps + t)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ from dd_core.methods.trajectory_matching.expert_training import Training
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
+from dd_core.system.parallel import Workers
 from dd_core.system.threads import computing
 from dd_core.system.turns import in_turns
 
@@ -152,21 +153,22 @@ class ExpertsSpec(ArtefactSpec):
         ((_, tensors, facts),) = self.make_parts([index], resources=resources, progress={index: progress})
         return tensors, facts
 
-    def at_once(self, resources: Resources) -> int:
-        """Two experts on a GPU, which one alone does not fill; one on a CPU."""
-        return AT_ONCE if devices.overlaps(devices.resolve(resources.device)) else 1
+    def at_once(self, resources: Resources, workers: Workers) -> int:
+        """Two experts for a worker that has a GPU of this machine to itself, which one does not fill; else one."""
+        alone = workers.engine == "processes" and devices.overlapping(resources.device, workers.count)
+        return AT_ONCE if alone else 1
 
     def make_parts(
         self, indices: Sequence[int], *, resources: Any, progress: Mapping[int, Progress]
-    ) -> Iterator[MadePart]:
-        """Train the experts `indices` in one thread, up to `at_once` in turn, each to the bits that it has alone."""
+    ) -> Generator[MadePart]:
+        """Train the experts `indices` in one thread, on a GPU up to two in turn, each as if it were alone."""
         device = devices.resolve(resources.device)
-        with computing(1), Streams(self.seed).seeded("experts"):
+        with computing(1):
             source = resources.sources[self.source]
             lessons = self._lessons(source, form_of(source, self.statistics, resources.artefacts.get(WHITENING)))
             lessons = lessons.to(device)  # whose pixels, on a GPU, all experts share
-            experts = (self._trained(index, lessons, progress[index], device) for index in indices)
-            yield from in_turns(experts, device, most=self.at_once(resources))
+            experts = [partial(self._trained, index, lessons, progress[index], device) for index in indices]
+            yield from in_turns(experts, device, most=min(len(experts), AT_ONCE))
 
     def _trained(
         self, index: int, lessons: training.RealLessons, progress: Progress, device: torch.device

@@ -125,9 +125,9 @@ class ArtefactSpec(Config):
         with neither may be made from another picklable value, which is given to `get` as `resources`.
         """
 
-    def at_once(self, resources: Any, workers: Workers) -> int:
-        """How many parts a job of `workers` makes: several only where a device works on them at the same time."""
-        del resources, workers
+    def at_once(self, resources: Any, *, processes: int) -> int:
+        """How many parts each of some processes makes at a time: several only where its device works on all of them."""
+        del resources, processes
         return 1
 
     def make_parts(
@@ -316,9 +316,9 @@ def _make_parts(
         if cost := spec.cost(inputs, len(missing)):
             reporter.message(f"  {cost}")
     workers = workers or Workers()
-    size = max(
-        1, min(spec.at_once(inputs, workers), len(missing) // workers.count)
-    )  # no worker waits while others have several
+    # what devices a cluster has is not known here; and no worker waits while another has several parts
+    most = spec.at_once(inputs, processes=workers.count) if workers.engine == "processes" else 1
+    size = max(1, min(most, len(missing) // workers.count))
     jobs = [_PartsJob(spec, missing[at : at + size], folder, inputs) for at in range(0, len(missing), size)]
     with (reporter or Silent()).stage(several(noun), total=total, first=total - len(missing)) as stage:
         for job, _ in zip(jobs, parallel.run(_make, jobs, workers=workers, uses_torch=spec.uses_torch), strict=True):

@@ -52,7 +52,7 @@ class Several(Squares):
     def digest(self) -> str:
         return digest({"squares": self.count})
 
-    def at_once(self, resources, workers):
+    def at_once(self, resources, *, processes):
         return self.size
 
     def make_parts(self, indices, *, resources, progress):
@@ -107,15 +107,20 @@ def test_prune_removes_the_half_made_and_all_on_request(tmp_path):
 
 @pytest.mark.parametrize(
     ("workers", "jobs"),
-    [(1, [[0, 1, 2], [3, 4, 5], [6]]), (2, [[0, 1, 2], [3, 4, 5], [6]]), (3, [[0, 1], [2, 3], [4, 5], [6]])],
+    [
+        (Workers(count=1), [[0, 1, 2], [3, 4, 5], [6]]),
+        (Workers(count=2), [[0, 1, 2], [3, 4, 5], [6]]),
+        (Workers(count=3), [[0, 1], [2, 3], [4, 5], [6]]),
+        (Workers(count=2, engine="dask"), [[index] for index in range(7)]),  # whose devices are not known here
+    ],
 )
 def test_a_job_makes_several_parts_but_leaves_none_to_waiting_workers(
-    tmp_path, monkeypatch, workers: int, jobs: list[list[int]]
+    tmp_path, monkeypatch, workers: Workers, jobs: list[list[int]]
 ):
     # in this process: another one cannot import these specs
     monkeypatch.setattr(artefacts.parallel, "run", lambda function, jobs, **_: map(function, jobs))
     log = tmp_path / "log"
-    made = artefacts.get(Several(count=7), resources=log, cache=tmp_path, workers=Workers(count=workers))
+    made = artefacts.get(Several(count=7), resources=log, cache=tmp_path, workers=workers)
     assert [tensors["value"].item() for tensors, _ in made] == [index**2 for index in range(7)]
     assert made.content == artefacts.get(Squares(count=7), resources=log, cache=tmp_path / "other").content
     told = [record for record in store.read_lines(log) if "job" in record]

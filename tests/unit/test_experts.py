@@ -150,7 +150,7 @@ def two_at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         taken.append(seen.index(loop))
         return real(loop, rows)
 
-    monkeypatch.setattr(experts.ExpertsSpec, "at_once", lambda self, resources, workers: 2)
+    monkeypatch.setattr(experts.ExpertsSpec, "at_once", lambda self, resources, *, processes: 2)
     monkeypatch.setattr(Loop, "step", step)
     return taken
 
@@ -227,23 +227,22 @@ def test_an_expert_that_diverges_costs_its_partner_nothing(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("device", "workers", "count"),
+    ("device", "processes", "count"),
     [
-        ("cpu", Workers(), 1),
-        ("auto", Workers(), 2),
-        ("cuda", Workers(count=2), 2),
-        ("auto", Workers(count=3), 1),  # workers that share a GPU
-        ("cuda:1", Workers(), 2),
-        ("cuda:1", Workers(count=2), 1),
-        ("auto", Workers(engine="ray"), 1),  # which GPUs its nodes have is not known here
+        ("cpu", 1, 1),
+        ("auto", 1, 2),
+        ("cuda", 2, 2),
+        ("auto", 3, 1),  # processes that share a GPU
+        ("cuda:1", 1, 2),
+        ("cuda:1", 2, 1),
     ],
 )
-def test_two_experts_train_at_once_where_a_worker_has_a_gpu(
-    device: str, workers: Workers, count: int, monkeypatch: pytest.MonkeyPatch
+def test_two_experts_train_at_once_where_a_process_has_a_gpu(
+    device: str, processes: int, count: int, monkeypatch: pytest.MonkeyPatch
 ):
-    assert spec().at_once(Resources.of([BLOBS], device="auto"), Workers()) == 1, "here is no GPU"
+    assert spec().at_once(Resources.of([BLOBS], device="auto"), processes=1) == 1, "here is no GPU"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert spec().at_once(Resources.of([BLOBS], device=device), workers) == count
+    assert spec().at_once(Resources.of([BLOBS], device=device), processes=processes) == count
 
 
 def test_experts_do_not_depend_on_workers_and_more_of_them_are_added(tmp_path: Path):

@@ -32,7 +32,6 @@ from dd_core.methods.trajectory_matching.expert_training import Training
 from dd_core.recipe import Recipe
 from dd_core.streams import Streams
 from dd_core.system import device as devices
-from dd_core.system.parallel import Workers
 from dd_core.system.threads import computing
 from dd_core.system.turns import in_turns
 
@@ -153,10 +152,9 @@ class ExpertsSpec(ArtefactSpec):
         ((_, tensors, facts),) = self.make_parts([index], resources=resources, progress={index: progress})
         return tensors, facts
 
-    def at_once(self, resources: Resources, workers: Workers) -> int:
-        """Two experts for a worker that has a GPU of this machine to itself, which one does not fill; else one."""
-        alone = workers.engine == "processes" and devices.overlapping(resources.device, workers.count)
-        return AT_ONCE if alone else 1
+    def at_once(self, resources: Resources, *, processes: int) -> int:
+        """Two experts for a process that has a GPU to itself, which one expert does not fill; else one."""
+        return AT_ONCE if devices.overlapping(resources.device, processes) else 1
 
     def make_parts(
         self, indices: Sequence[int], *, resources: Any, progress: Mapping[int, Progress]

@@ -8,14 +8,14 @@ with its repetitions. More is better in `proxy` and in `truth`; both are finite 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from numpy import ndarray
 from scipy.special import gammaln
 
 Each = Float[ndarray, " n"]
 Weights = Float[ndarray, "B n"]
 Results = Float[ndarray, " B"]
-_PAIRS = 1 << 15  # pairs of architectures that are compared at a time: their signs take 8 bytes each
+_PAIRS = 1 << 16  # pairs of architectures that are compared at a time: their signs take 8 bytes each
 
 
 def spearman(proxy: Each, truth: Each, weights: Weights) -> Results:
@@ -38,7 +38,7 @@ def kendall(proxy: Each, truth: Each, weights: Weights) -> Results:
     count = max(1, _PAIRS // len(proxy))
     for start in range(0, len(proxy), count):
         rows = slice(start, start + count)
-        signs = _signs(proxy, rows) * _signs(truth, rows)
+        signs = (_signs(proxy, rows) * _signs(truth, rows)).astype(float)
         agreement += (weights[:, rows] * (weights @ signs.T)).sum(1)
     pairs = weights.sum(1) ** 2
     unequal = (pairs - (weights * _standing(side, weights)[1]).sum(1) for side in (proxy, truth))
@@ -119,9 +119,9 @@ def _standing(side: Each, weights: Weights) -> tuple[Weights, Weights]:
     return better[:, level], equal[:, level]
 
 
-def _signs(side: Each, rows: slice) -> Float[ndarray, "r n"]:
+def _signs(side: Each, rows: slice) -> Int8[ndarray, "r n"]:
     """The signs of the differences of some architectures to all."""
-    return (side[rows, None] > side).astype(float) - (side[rows, None] < side)
+    return (side[rows, None] > side).view(np.int8) - (side[rows, None] < side).view(np.int8)
 
 
 def _ratio(part: Results, square: Results) -> Results:

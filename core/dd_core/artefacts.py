@@ -126,7 +126,10 @@ class ArtefactSpec(Config):
         """
 
     def at_once(self, resources: Any, *, processes: int) -> int:
-        """How many parts each of some processes makes at a time: several only where its device works on all of them."""
+        """How many parts each of so many processes makes at the same time.
+
+        More than 1 only where the device of a process has time for several parts.
+        """
         del resources, processes
         return 1
 

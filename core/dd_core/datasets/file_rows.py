@@ -24,7 +24,7 @@ HEADER = np.dtype(
 _TOGETHER = 4096  # rows that are Python's objects at a time
 
 
-class Names(Sequence[str]):
+class Names:
     """Texts, such as file names, in one block of bytes (uint8). ends: int64 (N,), where each ends in the block."""
 
     def __init__(self, block: np.ndarray, ends: np.ndarray) -> None:
@@ -50,13 +50,7 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> Names: ...
-    def __getitem__(self, row: int | slice) -> str | Names:
-        if isinstance(row, slice):
-            return self.take(np.arange(len(self))[row])
+    def __getitem__(self, row: int) -> str:
         return os.fsdecode(self._bytes(row))
 
     def __iter__(self) -> Iterator[str]:
@@ -88,7 +82,7 @@ class ImageFiles(Sequence[ImageFile]):
     def __getitem__(self, row: slice) -> ImageFiles: ...
     def __getitem__(self, row: int | slice) -> ImageFile | ImageFiles:
         if isinstance(row, slice):
-            return ImageFiles(self.names[row], self.sha256[row])
+            return self.take(np.arange(len(self))[row])
         return ImageFile(self.names[row], self.sha256[row].tobytes().hex())
 
     def take(self, rows: np.ndarray) -> ImageFiles:

@@ -228,7 +228,10 @@ def queues(device: torch.device, count: int) -> list[Queue]:
 
 
 def has_room(device: torch.device, *, beside: int) -> bool:
-    """Whether a GPU has memory for another task beside so many: twice as much as each of these has reserved so far."""
+    """Whether a GPU has memory for another task; a CPU always has.
+
+    beside: how many tasks run. The free memory must be twice what each of these has reserved so far.
+    """
     return device.type != "cuda" or free_memory_bytes(device) >= 2 * torch.cuda.memory_reserved(device) // beside
 
 
